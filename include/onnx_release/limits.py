@@ -1,0 +1,98 @@
+"""Every number and pattern that someone may want to change, in one place.
+
+The DAG's Params form takes its defaults from here and hands changed values back as `ParityLimits` and `LatencyBudget`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# Opset 20 is where Gelu becomes one node; 18 is the oldest that torch's dynamo exporter writes.
+OPSET_MIN = 18
+OPSET_MAX = 23
+
+# The example that the exporter traces must have a batch of at least 2: torch.export makes sizes 0 and 1 constants.
+EXPORT_BATCH_SIZE = 2
+BATCH_SIZES = (1, 8, 32)
+SERVING_BATCH_SIZE = 1
+# Added to the parity check when no other size differs from the one the exporter saw.
+UNSEEN_BATCH_SIZE = 3
+BATCH_SIZE_MAX = 4096
+SAMPLE_SEEDS = (11, 23)
+
+# External data keeps one name: mlflow's own writer picks a random one, which would change the sha256 at each save.
+MODEL_FILE = "model.onnx"
+EXTERNAL_DATA_FILE = "model.onnx.data"
+REPORT_FILE = "report.json"
+
+# Protocol buffers stop at 2 GiB; a model with its weights inside the file cannot be larger.
+PROTO_MAX_BYTES = 2**31 - 1
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+# Names that become a part of an object key, a registry URI and a shell argument; portable in all of them.
+MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+ALIAS_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
+RUN_ID_PATTERN = r"^[0-9a-zA-Z_-]{1,64}$"
+BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+MODEL_URI_PATTERN = r"^(runs:/[0-9a-zA-Z_-]{1,64}/.+|models:/.+)$"
+SHA_PREFIX_LENGTH = 16
+
+MODEL_NAME = "heimdall-localization-onnx"
+BUCKET = "heimdall-models"
+ALIAS = "candidate"
+
+MEASURE_POOL = "onnx_measure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityLimits:
+    """How far ONNX Runtime's outputs may be from PyTorch's, per output. A limit of None is not applied.
+
+    `mae_max` is the mean absolute difference (strictly below), `max_abs` the largest absolute difference, `rtol`/`atol`
+    hold together and element by element: ``|a - b| <= atol + rtol * |b|`` with b the PyTorch value, and `cosine_min`
+    is the least cosine similarity. Integer and boolean outputs must be equal whatever the limits say.
+
+    `per_output` replaces fields for a named output and `per_dtype` for a dtype (``{"positions": {"max_abs": 1e-4}}``);
+    an output's own entry wins over its dtype's, which wins over the general fields.
+    """
+
+    mae_max: float | None = 1e-5
+    max_abs: float | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    cosine_min: float | None = None
+    per_output: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    per_dtype: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyBudget:
+    """What speed a release must reach, at the batch size it is served with; other batch sizes are only reported.
+
+    `speedup_min` is required and `speedup_goal` wished for (PyTorch's median time over ONNX Runtime's). `p95_max_ms`
+    bounds ONNX Runtime's 95th percentile. `on_miss` says what a missed requirement does: ``refuse`` the model, or
+    ``warn`` and go on. An interval that straddles `speedup_min` after `measure_max_s` is inconclusive, and is treated
+    as a miss under either policy, in its own words.
+    """
+
+    batch_size: int = SERVING_BATCH_SIZE
+    speedup_min: float = 1.0
+    speedup_goal: float = 1.5
+    p95_max_ms: float | None = None
+    on_miss: Literal["refuse", "warn"] = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurePlan:
+    """How long and how often to measure, per batch size; a round times each side once, in a block of calls."""
+
+    threads: int | None = None
+    warmup_rounds: int = 5
+    rounds_min: int = 30
+    measure_min_s: float = 4.0
+    measure_max_s: float = 40.0
+    confidence: float = 0.95
+    bootstrap_samples: int = 2000
+    interval_width_max: float = 0.25
