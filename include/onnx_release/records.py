@@ -155,8 +155,8 @@ class FileDigest(Record):
 class OnnxArtifact(Record):
     """An exported model folder: ``model.onnx``, its external data, and what MLflow needs to load them.
 
-    `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it is
-    staged and is empty for a folder that only the current process knows.
+    `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it
+    is staged and is empty for a folder that only the current process knows.
     """
 
     uri: str = ""
