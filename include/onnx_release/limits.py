@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from onnx_release.records import Record
+
 # Opset 20 is where Gelu becomes one node; 18 is the oldest that torch's dynamo exporter writes.
 OPSET_MIN = 18
 OPSET_MAX = 23
@@ -45,9 +47,12 @@ ALIAS = "candidate"
 
 MEASURE_POOL = "onnx_measure"
 
+# How long the work folder of an unfinished release is kept, so that a cleared task finds what the one before it made.
+WORK_KEEP_S = 7 * 24 * 3600.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParityLimits:
+class ParityLimits(Record):
     """How far ONNX Runtime's outputs may be from PyTorch's, per output. A limit of None is not applied.
 
     `mae_max` is the mean absolute difference (strictly below), `max_abs` the largest absolute difference, `rtol`/`atol`
@@ -68,7 +73,7 @@ class ParityLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyBudget:
+class LatencyBudget(Record):
     """What speed a release must reach, at the batch size it is served with; other batch sizes are only reported.
 
     `speedup_min` is required and `speedup_goal` wished for (PyTorch's median time over ONNX Runtime's). `p95_max_ms`
@@ -85,7 +90,7 @@ class LatencyBudget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasurePlan:
+class MeasurePlan(Record):
     """How long and how often to measure, per batch size; a round times each side once, in a block of calls."""
 
     threads: int | None = None

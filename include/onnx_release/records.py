@@ -52,7 +52,7 @@ def _wrong(where: str, data: object, wanted: str) -> Refused:
     return Refused(
         where,
         f"is {data!r:.80}, not {wanted}",
-        "It was written by another version or by hand: rerun the step before it.",
+        "Correct it where it was given, or rerun the step that wrote it.",
     )
 
 
@@ -306,10 +306,13 @@ class BenchmarkReport(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseReport(Record):
-    """The evidence of one release, as `report.json` holds it beside the model and in the training run."""
+    """The evidence of one release, as `report.json` holds it beside the model and in the training run.
+
+    `status` is the verdict on the artifact; what became of it afterwards (version, alias) is MLflow's to tell.
+    """
 
     schema_version: int = 1
-    status: Literal["released", "refused"]
+    status: Literal["accepted", "refused"]
     reasons: tuple[str, ...] = ()
     model_name: str
     training: TrainedModel

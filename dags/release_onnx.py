@@ -1,0 +1,221 @@
+"""Releases one finished training run as an ONNX model: wait, export, check, measure, upload, register, promote.
+
+Trigger it with a training run's id or a model URI, from the form in Airflow's UI or over the API. Clearing a task and
+triggering again are both safe: one training run and one set of bytes make one model version.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, TriggerRule
+
+from airflow_onnx.operators.check import CheckOperator
+from airflow_onnx.operators.export import ExportOperator
+from airflow_onnx.operators.parity_latency import ParityLatencyOperator
+from airflow_onnx.operators.promote import PromoteOperator
+from airflow_onnx.operators.register import RegisterOperator
+from airflow_onnx.operators.upload import TARGET_KEY, UploadOperator
+from airflow_onnx.operators.work import CleanWorkOperator, PrepareWorkOperator
+from airflow_onnx.sensors.training import TrainingCompleteSensor
+from onnx_release import limits
+
+PARITY, BUDGET, PLAN = limits.ParityLimits(), limits.LatencyBudget(), limits.MeasurePlan()
+# The sections of the trigger form, in its order.
+WHAT, SAME, FAST, WHERE = "What to release", "The same numbers", "Fast enough", "Where to"
+
+
+def param(default: Any, kind: str, section: str, title: str, help_text: str, **schema: Any) -> Param:
+    """A field of the form; one without a default may stay empty."""
+    types = kind if default is not None else ["null", kind]
+    return Param(default, type=types, section=section, title=title, description_md=help_text, **schema)
+
+
+def given(name: str) -> str:
+    """The template of a text parameter; an empty field is empty text."""
+    return "{{ params.%s or '' }}" % name  # noqa: UP031 - braces are Jinja's
+
+
+def as_json(name: str) -> str:
+    """The template of a parameter that is no text, which the operator reads back as JSON."""
+    return "{{ params.%s | tojson }}" % name  # noqa: UP031 - braces are Jinja's
+
+
+PARAMS = {
+    "training_run_id": param(
+        None, "string", WHAT, "Training run id", "The run's id in MLflow. Give this **or** a model URI.",
+        pattern=limits.RUN_ID_PATTERN,
+    ),
+    "model_uri": param(
+        None, "string", WHAT, "Model URI",
+        "`runs:/<run id>/<path>`, `models:/m-<id>`, `models:/<name>/<version>` or `models:/<name>@<alias>`.",
+        pattern=limits.MODEL_URI_PATTERN,
+    ),
+    "model_name": param(
+        limits.MODEL_NAME, "string", WHAT, "Registered model",
+        "The name in MLflow's registry; made if it is not there.", pattern=limits.MODEL_NAME_PATTERN,
+    ),
+    "opset": param(
+        None, "integer", WHAT, "Opset", "The ONNX opset to write; empty takes the exporter's default.",
+        minimum=limits.OPSET_MIN, maximum=limits.OPSET_MAX,
+    ),
+    "allowed_domains": param(
+        [], "array", WHAT, "Custom operator domains", "Domains besides ONNX's own that the serving runtime knows.",
+        items={"type": "string"},
+    ),
+    "wait_timeout_h": param(
+        24.0, "number", WHAT, "Wait for the training (hours)", "How long to wait for a run that is still going on.",
+        exclusiveMinimum=0, maximum=24 * 30,
+    ),
+    "batch_sizes": param(
+        list(limits.BATCH_SIZES), "array", SAME, "Batch sizes",
+        "Compared and timed at each of these; one size that the exporter has not seen is added if none is here.",
+        items={"type": "integer", "minimum": 1, "maximum": limits.BATCH_SIZE_MAX}, minItems=1,
+    ),
+    "mae_max": param(
+        PARITY.mae_max, "number", SAME, "Mean absolute error below", "Per output, PyTorch against ONNX Runtime.",
+        exclusiveMinimum=0,
+    ),
+    "max_abs": param(None, "number", SAME, "Largest absolute error", "Empty: not limited.", minimum=0),
+    "rtol": param(
+        None, "number", SAME, "Relative tolerance", "Each value: error <= atol + rtol * abs(PyTorch's).", minimum=0
+    ),
+    "atol": param(None, "number", SAME, "Absolute tolerance", "Used together with the relative one.", minimum=0),
+    "cosine_min": param(
+        None, "number", SAME, "Least cosine similarity", "Empty: not limited.", minimum=-1, maximum=1
+    ),
+    "per_output": param(
+        {}, "object", SAME, "Limits of single outputs", 'For example `{"positions": {"max_abs": 1e-4}}`.'
+    ),
+    "per_dtype": param(
+        {}, "object", SAME, "Limits of single dtypes", 'For example `{"float16": {"mae_max": 1e-3}}`.'
+    ),
+    "serving_batch_size": param(
+        BUDGET.batch_size, "integer", FAST, "Serving batch size", "The speed limits hold at this size.",
+        minimum=1, maximum=limits.BATCH_SIZE_MAX,
+    ),
+    "speedup_min": param(
+        BUDGET.speedup_min, "number", FAST, "Required speedup", "PyTorch's median time over ONNX Runtime's.", minimum=0
+    ),
+    "speedup_goal": param(
+        BUDGET.speedup_goal, "number", FAST, "Wished-for speedup", "Said in the report when reached.", minimum=0
+    ),
+    "p95_max_ms": param(
+        None, "number", FAST, "p95 at most (ms)", "ONNX Runtime at the serving batch size. Empty: not limited.",
+        exclusiveMinimum=0,
+    ),
+    "on_miss": param(
+        BUDGET.on_miss, "string", FAST, "When a speed limit is missed",
+        "`refuse` the model, or `warn` and release it with the warning on record.", enum=["refuse", "warn"],
+    ),
+    "threads": param(
+        None, "integer", FAST, "Threads", "Of either side. Empty: all processors that the task may use.",
+        minimum=1, maximum=1024,
+    ),
+    "measure_max_s": param(
+        PLAN.measure_max_s, "number", FAST, "Measure at most (s)",
+        "Per batch size, when shorter measuring leaves the answer open.", exclusiveMinimum=0, maximum=3600,
+    ),
+    "bucket": param(limits.BUCKET, "string", WHERE, "Bucket", "An existing one.", pattern=limits.BUCKET_PATTERN),
+    "alias": param(
+        limits.ALIAS, "string", WHERE, "Alias", "Moved to the new version at the end.", pattern=limits.ALIAS_PATTERN
+    ),
+    "stage": param(
+        "", "string", WHERE, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
+        enum=["", "Staging", "Production"],
+    ),
+    "mlflow_conn_id": param("mlflow_default", "string", WHERE, "MLflow connection", "Of type `mlflow`.", minLength=1),
+    "s3_conn_id": param("minio_default", "string", WHERE, "Object store connection", "Of type `aws`.", minLength=1),
+}  # fmt: skip
+
+with DAG(
+    dag_id="release_onnx",
+    dag_display_name="Release a training run as ONNX",
+    description=__doc__.splitlines()[0],
+    doc_md=__doc__,
+    schedule=None,
+    catchup=False,
+    params=PARAMS,
+    tags=["onnx", "mlflow", "release"],
+    # What may heal heals within minutes; a refusal is never repeated, whatever stands here.
+    default_args={
+        "retries": 3,
+        "retry_delay": timedelta(seconds=10),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(minutes=5),
+    },
+):
+    store: dict[str, Any] = {"s3_conn_id": given("s3_conn_id")}
+    server: dict[str, Any] = {"mlflow_conn_id": given("mlflow_conn_id"), "model_name": given("model_name")}
+
+    wait = TrainingCompleteSensor(
+        task_id="wait_for_training",
+        training_run_id=given("training_run_id"),
+        model_uri=given("model_uri"),
+        wait_timeout_h=as_json("wait_timeout_h"),
+        **server,
+    )
+    prepare = PrepareWorkOperator(task_id="prepare_work").as_setup()
+    export = ExportOperator(
+        task_id="export", trained=wait.output, work_uri=prepare.output, opset=as_json("opset"), **server
+    )
+    check = CheckOperator(
+        task_id="check",
+        trained=wait.output,
+        artifact=export.output,
+        allowed_domains=as_json("allowed_domains"),
+        **server,
+    )
+    parity_latency = ParityLatencyOperator(
+        task_id="parity_latency",
+        trained=wait.output,
+        artifact=export.output,
+        check=check.output,
+        batch_sizes=as_json("batch_sizes"),
+        parity={
+            name: as_json(name)
+            for name in ("mae_max", "max_abs", "rtol", "atol", "cosine_min", "per_output", "per_dtype")
+        },
+        budget={
+            "batch_size": as_json("serving_batch_size"),
+            **{name: as_json(name) for name in ("speedup_min", "speedup_goal", "p95_max_ms", "on_miss")},
+        },
+        plan={name: as_json(name) for name in ("threads", "measure_max_s")},
+        # One slot: two measurements at once would time each other.
+        pool=limits.MEASURE_POOL,
+        **server,
+    )
+    judged: dict[str, Any] = {"artifact": export.output, "check": check.output, "benchmark": parity_latency.output}
+    upload = UploadOperator(task_id="upload", trained=wait.output, bucket=given("bucket"), **judged, **server, **store)
+    register = RegisterOperator(
+        task_id="register",
+        trained=wait.output,
+        artifact=export.output,
+        uploaded=upload.output,
+        **server,
+        **store,
+    )
+    promote = PromoteOperator(
+        task_id="promote",
+        trained=wait.output,
+        uploaded=upload.output,
+        version=register.output,
+        alias=given("alias"),
+        stage=given("stage"),
+        **judged,
+        **server,
+        **store,
+    )
+    clean = CleanWorkOperator(
+        task_id="clean_work",
+        work_uri=prepare.output,
+        trained=wait.output,
+        target_uri="{{ ti.xcom_pull(task_ids='upload', key='%s') or '' }}" % TARGET_KEY,  # noqa: UP031
+        version=promote.output,
+        trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS,
+        **server,
+        **store,
+    ).as_teardown(setups=prepare)
+
+    wait >> prepare >> export >> check >> parity_latency >> upload >> register >> promote >> clean

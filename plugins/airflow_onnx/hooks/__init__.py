@@ -1,0 +1,1 @@
+"""Hooks and what they need to speak to MLflow."""

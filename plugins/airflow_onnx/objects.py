@@ -1,0 +1,171 @@
+"""Folders in an S3 store, through Airflow's `S3Hook`: put, read back, fetch, remove."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mimetypes
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_release.errors import Refused, Transient
+from onnx_release.records import FileDigest
+
+if TYPE_CHECKING:
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+log = logging.getLogger(__name__)
+
+READ_CHUNK_BYTES = 1 << 20
+CONTENT_TYPES = {
+    ".onnx": "application/octet-stream",
+    ".data": "application/octet-stream",
+    ".yaml": "application/yaml",
+    "MLmodel": "application/yaml",
+}
+# Answers that the same request gets again, in S3's own words; the numbers are what a HEAD request gets instead.
+_ACCESS = "Check the key, the secret and the account's policy in the connection."
+FINAL_ANSWERS = {
+    "NoSuchBucket": "Create the bucket, or name another one.",
+    "NoSuchKey": "Clear the task 'upload' with its downstream tasks, so that the objects are put again.",
+    "404": "Create the bucket, or clear the task 'upload' with its downstream tasks.",
+    "AccessDenied": _ACCESS,
+    "403": _ACCESS,
+    "InvalidAccessKeyId": _ACCESS,
+    "SignatureDoesNotMatch": _ACCESS,
+    "InvalidBucketName": "Name another bucket.",
+    "XMinioStorageFull": "Free some room in the store.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """A bucket and the key prefix (ending in ``/``) that stands for one folder in it."""
+
+    hook: S3Hook = field(repr=False)
+    bucket: str
+    prefix: str
+
+    @classmethod
+    def from_uri(cls, hook: S3Hook, uri: str) -> Folder:
+        """Read the ``s3://bucket/prefix`` that `uri` gives."""
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        return cls(hook=hook, bucket=bucket, prefix=f"{prefix.rstrip('/')}/")
+
+    @property
+    def uri(self) -> str:
+        """The folder as ``s3://bucket/prefix``, without a trailing slash."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def key(self, path: str) -> str:
+        """Return the object key of a file of the folder."""
+        return self.prefix + path
+
+
+@contextmanager
+def explained(folder: Folder, what: str) -> Iterator[None]:
+    """Turn what boto3 raises about `what` into `Refused` or `Transient` with the next action."""
+    from boto3.exceptions import S3UploadFailedError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+
+    subject = f"{what} at {folder.uri} (connection '{folder.hook.aws_conn_id}')"
+    try:
+        yield
+    except (ClientError, S3UploadFailedError) as error:
+        # boto3's transfer wraps the answer; the original hangs on the exception as its context.
+        answer = error if isinstance(error, ClientError) else error.__context__
+        code = answer.response.get("Error", {}).get("Code", "") if isinstance(answer, ClientError) else ""
+        if code in FINAL_ANSWERS:
+            raise Refused(subject, f"the store refuses ({code})", FINAL_ANSWERS[code]) from error
+        raise Transient(subject, f"the store failed: {str(error)[:300]}", _OUTAGE) from error
+    except (NoCredentialsError, ParamValidationError) as error:
+        raise Refused(subject, f"the request cannot be made: {str(error)[:300]}", _ACCESS) from error
+    except BotoCoreError as error:
+        raise Transient(subject, f"the store cannot be reached: {str(error)[:300]}", _OUTAGE) from error
+
+
+def require_bucket(folder: Folder) -> None:
+    """Raise `Refused` when the bucket does not exist or may not be used, before anything is put."""
+    with explained(folder, f"bucket '{folder.bucket}'"):
+        folder.hook.get_conn().head_bucket(Bucket=folder.bucket)
+
+
+def put(folder: Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
+    """Put one file, in parts when it is large; S3 shows the object only when it is complete."""
+    with explained(folder, file.path):
+        folder.hook.get_conn().upload_file(
+            str(local / file.path),
+            folder.bucket,
+            folder.key(file.path),
+            ExtraArgs={"ContentType": content_type(file.path), "Metadata": {**metadata, "sha256": file.sha256}},
+            Config=folder.hook.transfer_config,
+        )
+
+
+def content_type(path: str) -> str:
+    """Return the media type that a browser or a client should see for this file of a model folder."""
+    name = Path(path)
+    known = CONTENT_TYPES.get(name.suffix or name.name)
+    return known or mimetypes.guess_type(path)[0] or "application/octet-stream"
+
+
+def read_digest(folder: Folder, path: str) -> FileDigest | None:
+    """Read an object back, byte by byte, and return what it is; None when there is no such object."""
+    from botocore.exceptions import ClientError
+
+    digest, size = hashlib.sha256(), 0
+    with explained(folder, path):
+        try:
+            body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(path))["Body"]
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                return None
+            raise
+        for chunk in body.iter_chunks(READ_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileDigest(path=path, sha256=digest.hexdigest(), size_bytes=size)
+
+
+def sizes(folder: Folder) -> dict[str, int]:
+    """Return path and size in bytes of every object below the prefix."""
+    with explained(folder, "the listing"):
+        pages = folder.hook.get_conn().get_paginator("list_objects_v2")
+        found: list[dict[str, Any]] = []
+        for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.prefix):
+            found += page.get("Contents", [])
+    return {item["Key"].removeprefix(folder.prefix): item["Size"] for item in found}
+
+
+def fetch(folder: Folder, files: Iterable[FileDigest], target: Path) -> None:
+    """Download the files into `target`, an empty folder; what arrives is for the caller to verify."""
+    for file in files:
+        local = target / file.path
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with explained(folder, file.path):
+            folder.hook.get_conn().download_file(
+                folder.bucket, folder.key(file.path), str(local), Config=folder.hook.transfer_config
+            )
+
+
+def remove(folder: Folder, paths: Iterable[str]) -> None:
+    """Delete objects of the folder; one that is gone already is no error."""
+    # One by one: DeleteObjects wants a checksum header that not every S3 server agrees on.
+    for path in paths:
+        with explained(folder, path):
+            folder.hook.get_conn().delete_object(Bucket=folder.bucket, Key=folder.key(path))
+
+
+def console_url(folder: Folder) -> str:
+    """Return where a person can look at the folder: the console named in the connection, else the endpoint."""
+    extra = folder.hook.conn_config.extra_config or {}
+    if console := str(extra.get("console_url") or "").rstrip("/"):
+        return f"{console}/browser/{folder.bucket}/{folder.prefix}"
+    endpoint = str(extra.get("endpoint_url") or "").rstrip("/")
+    return f"{endpoint}/{folder.bucket}/{folder.prefix}" if endpoint else ""
+
+
+_OUTAGE = "It is tried again; if that does not help, look at the store's log and the network between."

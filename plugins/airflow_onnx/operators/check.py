@@ -1,0 +1,49 @@
+"""Static checks of the staged ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx import rendered, staging
+from airflow_onnx.operators.base import ReleaseOperator
+from onnx_release.errors import Refused
+from onnx_release.records import CheckReport, OnnxArtifact
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class CheckOperator(ReleaseOperator):
+    """Runs `onnx.checker` and the checks around it; returns a `CheckReport` that passed, or fails with every finding.
+
+    :param artifact: the `OnnxArtifact` that the export returned.
+    :param allowed_domains: custom operator domains that the serving runtime knows, besides ONNX's own.
+    """
+
+    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "artifact", "allowed_domains")
+    ui_color = "#dcfce7"
+
+    def __init__(self, *, artifact: Any, allowed_domains: Any = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.artifact = artifact
+        self.allowed_domains = allowed_domains
+
+    def release(self, context: Context) -> CheckReport:
+        """Check, keep the report, raise last."""
+        from onnx_release.check import CheckOptions, check_artifact
+
+        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
+        domains = tuple(str(domain) for domain in rendered.value(self.allowed_domains) or ())
+        report = check_artifact(staging.staged(artifact.uri), artifact, CheckOptions(allowed_domains=domains))
+        self.gathered["check"] = report
+        for finding in report.findings:
+            self.log.info("%s %s: %s", finding.severity, finding.code, finding.message)
+        if not report.passed:
+            errors = "; ".join(f.message for f in report.findings if f.severity == "error")
+            raise Refused(
+                f"artifact {artifact.sha256}",
+                f"failed its checks: {errors}",
+                "The report on the training run lists every finding.",
+            )
+        return report

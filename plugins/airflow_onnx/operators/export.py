@@ -1,0 +1,57 @@
+"""PyTorch to ONNX: fetch the trained model, export it, stage the artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx import names, rendered, settings, staging
+from airflow_onnx.links import TrainingRunLink
+from airflow_onnx.operators.base import ReleaseOperator
+from onnx_release import limits
+from onnx_release.records import OnnxArtifact
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+
+class ExportOperator(ReleaseOperator):
+    """Exports the trained model and returns an `OnnxArtifact` whose `uri` is the staged folder.
+
+    :param work_uri: the DAG run's work folder, as `PrepareWorkOperator` returned it.
+    :param opset: the ONNX opset to write; empty takes the exporter's default.
+    :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+    """
+
+    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "work_uri", "opset", "device")
+    operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
+    ui_color = "#dbeafe"
+
+    def __init__(self, *, work_uri: str, opset: Any = None, device: str = "auto", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.work_uri = work_uri
+        self.opset = opset
+        self.device = device
+
+    def release(self, context: Context) -> OnnxArtifact:
+        """Download to a folder that ends with the task, export into staging."""
+        from onnx_release.steps import ExportStepOptions, export_trained
+
+        names.model_name(self.model_name)
+        options = ExportStepOptions(
+            opset=rendered.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
+            device=self.device,
+            allow_pickle=settings.allow_pickle(),
+        )
+        self.link_urls[TrainingRunLink.name] = self.hook.server.run_url(
+            self.training.experiment_id, self.training.training_run_id
+        )
+        uri = f"{self.work_uri}/{staging.ARTIFACT}"
+        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+            trained = self.hook.download(self.training.model_uri, Path(scratch, "trained"))
+            artifact = export_trained(trained, staging.local_path(uri), options)
+        self.log.info("Exported %s (%d bytes, opset %d).", artifact.sha256, artifact.size_bytes, artifact.opset)
+        return dataclasses.replace(artifact, uri=uri)

@@ -1,0 +1,108 @@
+"""The alias that consumers load by, moved to a version whose objects are all there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx import evidence, names, objects, registry, rendered
+from airflow_onnx.links import ModelVersionLink
+from airflow_onnx.operators.base import ReleaseOperator
+from onnx_release.errors import Refused
+from onnx_release.records import BenchmarkReport, CheckReport, ModelVersion, OnnxArtifact, ReleaseReport, S3Object
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+
+class PromoteOperator(ReleaseOperator):
+    """Moves the alias (and, on request, a legacy stage) and writes the release down on the training run.
+
+    :param artifact: the `OnnxArtifact` that the export returned.
+    :param check: its `CheckReport`.
+    :param benchmark: its `BenchmarkReport`.
+    :param uploaded: the `S3Object` that the upload returned.
+    :param version: the `ModelVersion` that the registration returned.
+    :param alias: the alias to move, for example ``candidate``.
+    :param stage: ``Staging`` or ``Production`` for consumers that load by stage, or empty.
+    :param s3_conn_id: the connection that the upload used.
+    """
+
+    template_fields: Sequence[str] = (
+        *ReleaseOperator.template_fields,
+        "artifact",
+        "check",
+        "benchmark",
+        "uploaded",
+        "version",
+        "alias",
+        "stage",
+        "s3_conn_id",
+    )
+    operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
+    ui_color = "#fee2e2"
+
+    def __init__(
+        self,
+        *,
+        artifact: Any,
+        check: Any,
+        benchmark: Any,
+        uploaded: Any,
+        version: Any,
+        alias: str,
+        stage: str = "",
+        s3_conn_id: str = "minio_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.artifact = artifact
+        self.check = check
+        self.benchmark = benchmark
+        self.uploaded = uploaded
+        self.version = version
+        self.alias = alias
+        self.stage = stage
+        self.s3_conn_id = s3_conn_id
+
+    def release(self, context: Context) -> ModelVersion:
+        """Look at the objects once more, move the alias, leave the evidence."""
+        alias = names.alias(self.alias)
+        version = rendered.record(ModelVersion, self.version, "register")
+        uploaded = rendered.record(S3Object, self.uploaded, "upload")
+        report = self._report(context)
+        self._require_objects(uploaded)
+        registry.set_alias(self.hook, version, alias)
+        if self.stage:
+            registry.set_stage(self.hook, version, self.stage)
+        url = self.hook.server.version_url(version.name, version.version)
+        self.link_urls[ModelVersionLink.name] = url
+        released = {"version": str(version.version), "alias": alias, "s3_uri": uploaded.uri, "status": "released"}
+        evidence.leave(self.hook, report, **released)
+        self.log.info("models:/%s@%s is now version %d: %s", version.name, alias, version.version, url)
+        return dataclasses.replace(version, alias=alias)
+
+    def _report(self, context: Context) -> ReleaseReport:
+        self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
+        self.gathered["check"] = rendered.record(CheckReport, self.check, "check")
+        self.gathered["benchmark"] = rendered.record(BenchmarkReport, self.benchmark, "parity_latency")
+        return ReleaseReport(
+            status="accepted",
+            model_name=self.model_name,
+            training=self.training,
+            dag_run_url=evidence.dag_run_url(context),
+            **self.gathered,
+        )
+
+    def _require_objects(self, uploaded: S3Object) -> None:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        folder = objects.Folder(hook=S3Hook(self.s3_conn_id), bucket=uploaded.bucket, prefix=uploaded.prefix)
+        found = objects.sizes(folder)
+        if missing := [file.path for file in uploaded.files if found.get(file.path) != file.size_bytes]:
+            raise Refused(
+                f"objects {missing} at {uploaded.uri}",
+                "are gone or changed since they were verified",
+                "Clear the task 'upload' with its downstream tasks.",
+            )

@@ -1,0 +1,168 @@
+"""The judged bytes, into the object store, and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx import evidence, names, objects, rendered, staging
+from airflow_onnx.links import ObjectLink
+from airflow_onnx.operators.base import ReleaseOperator
+from airflow_onnx.verdict import require_accepted
+from onnx_release.errors import Refused, Transient
+from onnx_release.records import (
+    BenchmarkReport,
+    CheckReport,
+    FileDigest,
+    OnnxArtifact,
+    ReleaseReport,
+    S3Object,
+)
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+
+TARGET_KEY = "target_uri"
+
+
+class UploadOperator(ReleaseOperator):
+    """Puts the artifact and its report below ``s3://<bucket>/<model name>/<training run id>/<sha256 prefix>/``.
+
+    Refuses unless both reports passed and speak of this artifact. Objects that are there and right are left alone, so
+    a retry or a second release of the same bytes moves nothing. Returns an `S3Object` once every object was read back.
+
+    :param artifact: the `OnnxArtifact` that the export returned.
+    :param check: its `CheckReport`.
+    :param benchmark: its `BenchmarkReport`.
+    :param bucket: an existing bucket.
+    :param s3_conn_id: an Airflow connection of type `aws`; see docs/connections.md for MinIO's extras.
+    """
+
+    template_fields: Sequence[str] = (
+        *ReleaseOperator.template_fields,
+        "artifact",
+        "check",
+        "benchmark",
+        "bucket",
+        "s3_conn_id",
+    )
+    operator_extra_links: Sequence[BaseOperatorLink] = (ObjectLink(),)
+    ui_color = "#fae8ff"
+
+    def __init__(
+        self,
+        *,
+        artifact: Any,
+        check: Any,
+        benchmark: Any,
+        bucket: str,
+        s3_conn_id: str = "minio_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.artifact = artifact
+        self.check = check
+        self.benchmark = benchmark
+        self.bucket = bucket
+        self.s3_conn_id = s3_conn_id
+
+    def release(self, context: Context) -> S3Object:
+        """Verify what is staged, put what is missing, read everything back."""
+        from onnx_release.artifact import verify_folder
+
+        artifact = self._accepted_artifact()
+        staged = staging.staged(artifact.uri)
+        verify_folder(staged, artifact.files)
+        target = self._target(artifact)
+        objects.require_bucket(target)
+        # Pushed before the first object: the clean-up must know of a half-done upload too.
+        context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
+        metadata = {"training-run-id": self.training.training_run_id, "artifact-sha256": artifact.sha256}
+        for file in artifact.files:
+            self._put_verified(target, staged, file, metadata)
+        report = self._put_report(target, self._report(context, artifact), metadata)
+        stray = set(objects.sizes(target)) - {file.path for file in artifact.files} - {report.path}
+        objects.remove(target, sorted(stray))
+        self.link_urls[ObjectLink.name] = objects.console_url(target)
+        files = tuple(sorted((*artifact.files, report), key=lambda file: file.path))
+        return S3Object(
+            uri=target.uri,
+            bucket=target.bucket,
+            prefix=target.prefix,
+            sha256=artifact.sha256,
+            size_bytes=sum(file.size_bytes for file in files),
+            files=files,
+        )
+
+    def _accepted_artifact(self) -> OnnxArtifact:
+        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
+        check = self.gathered["check"] = rendered.record(CheckReport, self.check, "check")
+        benchmark = self.gathered["benchmark"] = rendered.record(BenchmarkReport, self.benchmark, "parity_latency")
+        require_accepted(artifact, check, benchmark)
+        return artifact
+
+    def _target(self, artifact: OnnxArtifact) -> objects.Folder:
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        prefix = names.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
+        return objects.Folder(hook=S3Hook(self.s3_conn_id), bucket=names.bucket(self.bucket), prefix=prefix)
+
+    def _report(self, context: Context, artifact: OnnxArtifact) -> ReleaseReport:
+        return ReleaseReport(
+            status="accepted",
+            model_name=self.model_name,
+            training=self.training,
+            # Where it was staged means nothing to a reader of the report.
+            artifact=dataclasses.replace(artifact, uri=""),
+            check=self.gathered["check"],
+            benchmark=self.gathered["benchmark"],
+            dag_run_url=evidence.dag_run_url(context),
+        )
+
+    def _put_verified(self, target: objects.Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
+        if objects.read_digest(target, file.path) == file:
+            self.log.info("%s/%s is there already.", target.uri, file.path)
+            return
+        objects.put(target, local, file, metadata)
+        if (found := objects.read_digest(target, file.path)) != file:
+            raise Transient(
+                f"object {target.uri}/{file.path}",
+                f"reads back as {found and found.sha256}, not {file.sha256}",
+                "It is put again; if that does not help, look at the store's disk.",
+            )
+        self.log.info("Put %s/%s, %d bytes.", target.uri, file.path, file.size_bytes)
+
+    def _put_report(self, target: objects.Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
+        """Keep a report that speaks well of these bytes; the version's tags and readers may already quote it."""
+        from onnx_release.artifact import describe_folder
+        from onnx_release.limits import REPORT_FILE
+        from onnx_release.report import write_report
+
+        there = objects.read_digest(target, REPORT_FILE)
+        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+            if there is not None:
+                objects.fetch(target, [there], Path(scratch))
+                if _speaks_for(Path(scratch, REPORT_FILE), report):
+                    return there
+            write_report(Path(scratch), report)
+            (written,) = describe_folder(Path(scratch))
+            self._put_verified(target, Path(scratch), written, metadata)
+        return written
+
+
+def _speaks_for(path: Path, report: ReleaseReport) -> bool:
+    from onnx_release.report import read_report
+
+    try:
+        found = read_report(path)
+    except Refused:
+        return False
+    return found.status == "accepted" and _sha256(found) == _sha256(report)
+
+
+def _sha256(report: ReleaseReport) -> str | None:
+    return report.artifact.sha256 if report.artifact else None

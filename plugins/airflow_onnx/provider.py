@@ -1,0 +1,64 @@
+"""What Airflow's provider manager reads: the connection type with its form, the links, the settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _field(label: str, description: str, kind: str, **more: Any) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": [kind, "null"], **more}}
+
+
+def _option(description: str, default: str | None, example: str | None = None) -> dict[str, Any]:
+    return {
+        "description": description,
+        "default": default,
+        "example": example,
+        "type": "string",
+        "version_added": "0.1.0",
+    }
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's description in the form of Airflow's provider schema."""
+    return {
+        "package-name": "airflow-onnx-release",
+        "name": "ONNX release",
+        "description": "Turns a finished PyTorch training run into a tested, stored and registered ONNX model.",
+        "connection-types": [
+            {
+                "connection-type": "mlflow",
+                "hook-class-name": "airflow_onnx.hooks.mlflow.MlflowHook",
+                "hook-name": "MLflow",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema"],
+                    "relabeling": {"host": "Server", "login": "User"},
+                    "placeholders": {"host": "https://mlflow.example.org", "port": "leave empty when Server names it"},
+                },
+                "conn-fields": {
+                    "token": _field(
+                        "Token", "Bearer token; used instead of user and password.", "string", format="password"
+                    ),
+                    "ui_url": _field("UI address", "Where people open MLflow, if not at Server.", "string"),
+                    "insecure_tls": _field("Skip TLS verification", "Only for a test server.", "boolean"),
+                    "ca_file": _field("CA file", "Path on the workers of the server's CA certificate.", "string"),
+                },
+            }
+        ],
+        "extra-links": [
+            "airflow_onnx.links.TrainingRunLink",
+            "airflow_onnx.links.ModelVersionLink",
+            "airflow_onnx.links.ObjectLink",
+        ],
+        "config": {
+            "onnx_release": {
+                "description": "Settings of the ONNX release that only the deployment decides.",
+                "options": {
+                    "allow_pickle": _option("Load pickled models. A pickle runs its author's code.", "False"),
+                    "staging_uri": _option(
+                        "Folder that a release's tasks hand the artifact through.", None, "file:///var/lib/onnx_release"
+                    ),
+                },
+            }
+        },
+    }

@@ -1,0 +1,116 @@
+"""From what a person or an event names (a run id, a model URI) to the one trained model that is meant."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx import names
+from onnx_release.errors import Refused
+from onnx_release.records import TrainedModel
+
+if TYPE_CHECKING:
+    from airflow_onnx.hooks.mlflow import MlflowHook
+
+UNFINISHED = {"RUNNING", "SCHEDULED"}
+_RELOG = "Log the model with mlflow.pytorch.log_model in the training run, or give the URI of another run's model."
+
+
+def training_run_id(hook: MlflowHook, run_id: str, model_uri: str) -> str:
+    """Return the id of the training run that a release is about.
+
+    :param run_id: given directly, or empty.
+    :param model_uri: ``runs:/<run id>/<path>`` or ``models:/…``, or empty; exactly one of the two is needed.
+    """
+    if bool(run_id) == bool(model_uri):
+        given = "both are given" if run_id else "neither is given"
+        raise Refused("training_run_id and model_uri", given, "Give exactly one of them.")
+    if run_id:
+        return names.run_id(run_id)
+    if found := re.fullmatch(r"runs:/([^/]+)/(.+)", model_uri):
+        return names.run_id(found[1])
+    return _run_of_registered(hook, model_uri)
+
+
+def _run_of_registered(hook: MlflowHook, model_uri: str) -> str:
+    with hook.explained(f"model {model_uri}", "Check the URI against MLflow's Models page."):
+        if found := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", model_uri):
+            run_id = hook.client.get_logged_model(found[1]).source_run_id
+        elif found := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", model_uri):
+            run_id = hook.client.get_model_version_by_alias(found[1], found[2]).run_id
+        elif found := re.fullmatch(r"models:/([^/@]+)/(\d+)", model_uri):
+            run_id = hook.client.get_model_version(found[1], found[2]).run_id
+        else:
+            raise Refused(
+                f"model URI {model_uri!r:.200}",
+                "is of no known form",
+                "Use runs:/<run id>/<path>, models:/m-<id>, models:/<name>/<version> or models:/<name>@<alias>.",
+            )
+    if not run_id:
+        raise Refused(
+            f"model {model_uri}", "belongs to no training run", "Log it from a run: the release is filed there."
+        )
+    return str(run_id)
+
+
+def find_trained_model(hook: MlflowHook, run_id: str, model_uri: str = "") -> TrainedModel | None:
+    """Return the model of a finished run, or None while the run is unfinished.
+
+    Raises `Refused` when the run failed, was killed or deleted, does not exist, or holds no PyTorch model.
+    """
+    with hook.explained(f"training run {run_id}", "Check the run id and the MLflow connection."):
+        run = hook.client.get_run(run_id)
+    if run.info.lifecycle_stage == "deleted":
+        raise Refused(f"training run {run_id}", "was deleted", "Restore it in MLflow, or release another run.")
+    if run.info.status in UNFINISHED:
+        return None
+    if run.info.status != "FINISHED":
+        raise Refused(
+            f"training run {run_id}", f"ended as {run.info.status}", "Only a FINISHED run is released: train again."
+        )
+    uri = model_uri or _only_pytorch_model(hook, run)
+    _require_pytorch(hook, uri)
+    return TrainedModel(
+        training_run_id=run_id,
+        model_uri=uri,
+        model_id=uri.removeprefix("models:/") if uri.startswith("models:/m-") else None,
+        run_name=run.info.run_name or "",
+        experiment_id=run.info.experiment_id,
+        ended_at_ms=run.info.end_time,
+    )
+
+
+def _require_pytorch(hook: MlflowHook, uri: str) -> None:
+    if "pytorch" not in _flavors(hook, uri):
+        raise Refused(f"model {uri}", "has no pytorch flavor", _RELOG)
+
+
+def _flavors(hook: MlflowHook, uri: str) -> dict[str, Any]:
+    from mlflow.models import get_model_info
+
+    with hook.explained(f"model {uri}", "Check that the run's artifacts still exist."):
+        _ = hook.client
+        flavors: dict[str, Any] = get_model_info(uri).flavors
+        return flavors
+
+
+def _only_pytorch_model(hook: MlflowHook, run: Any) -> str:
+    """Return the newest PyTorch model of a run: an MLflow 3 logged model, or a folder among the run's artifacts."""
+    run_id = run.info.run_id
+    logged = run.outputs.model_outputs if run.outputs else []
+    # A run may log a model per checkpoint; the last step is the trained one.
+    uris = [f"models:/{output.model_id}" for output in sorted(logged, key=lambda output: output.step, reverse=True)]
+    for uri in uris or _artifact_models(hook, run_id):
+        if "pytorch" in _flavors(hook, uri):
+            return uri
+    raise Refused(f"training run {run_id}", "holds no PyTorch model", _RELOG)
+
+
+def _artifact_models(hook: MlflowHook, run_id: str) -> list[str]:
+    with hook.explained(f"artifacts of run {run_id}"):
+        folders = [item.path for item in hook.client.list_artifacts(run_id) if item.is_dir]
+        return [
+            f"runs:/{run_id}/{folder}"
+            for folder in folders
+            if any(item.path == f"{folder}/MLmodel" for item in hook.client.list_artifacts(run_id, folder))
+        ]

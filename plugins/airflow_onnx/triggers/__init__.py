@@ -1,0 +1,1 @@
+"""Triggers that poll MLflow from the triggerer."""
