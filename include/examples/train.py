@@ -1,0 +1,171 @@
+"""Train `LocalizationNet` on synthetic spectrograms into an MLflow run: ``python -m examples.train --help``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from examples.fit import Epoch, FitOptions, fit, validation_set
+from examples.localization import INPUT_SHAPE, SIZES, LocalizationNet
+
+# With a batch of 1 torch.export would freeze the batch at 1 in the pt2 archive that MLflow writes.
+EXAMPLE_BATCH_SIZE = 4
+
+# An epoch of nano takes about two seconds on two cores, one of tiny about nine: the time limit is kept within that.
+SAMPLES_PER_EPOCH = {"nano": 1024}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Where to log a training, what to train, and for how long; `seconds` and `epochs_min` as in `FitOptions`.
+
+    Without `tracking_uri` MLflow's own settings decide. `serialization` is how MLflow stores the model: ``pt2`` (an
+    exported program, no code needed to load it) or ``pickle`` (the module, with this package beside it).
+    """
+
+    tracking_uri: str | None = None
+    experiment: str = "localization"
+    run_name: str | None = None
+    size: str = "tiny"
+    seconds: float = 60.0
+    epochs_min: int = 1
+    seed: int = 7
+    serialization: Literal["pt2", "pickle"] = "pt2"
+
+    def fit_options(self) -> FitOptions:
+        """Return what the training loop takes from this, with an epoch's length that suits the size."""
+        return FitOptions(
+            seconds=self.seconds,
+            epochs_min=self.epochs_min,
+            seed=self.seed,
+            samples_per_epoch=SAMPLES_PER_EPOCH.get(self.size, FitOptions().samples_per_epoch),
+        )
+
+
+def train(config: TrainConfig) -> str:
+    """Train and log one run, printing a line for each epoch; return the run's id.
+
+    The run is FINISHED only once the model is logged; whatever is raised before that leaves it FAILED. MLflow's global
+    tracking URI and experiment are set and stay so.
+    """
+    torch.manual_seed(config.seed)
+    model = LocalizationNet(config.size).to("cuda" if torch.cuda.is_available() else "cpu")
+    options = config.fit_options()
+    if config.tracking_uri:
+        mlflow.set_tracking_uri(config.tracking_uri)
+    mlflow.set_experiment(config.experiment)
+    with mlflow.start_run(run_name=config.run_name or f"localization-{config.size}-seed{config.seed}") as run:
+        _log_settings(model, config, options)
+        for epoch in fit(model, options):
+            mlflow.log_metrics(epoch.metrics, step=epoch.number)
+            print(_progress_line(epoch, options), flush=True)
+        _log_model(model.cpu().eval(), config, options)
+        return str(run.info.run_id)
+
+
+def _log_settings(model: LocalizationNet, config: TrainConfig, options: FitOptions) -> None:
+    mlflow.log_params(
+        dataclasses.asdict(options)
+        | {
+            "size": config.size,
+            "parameter_count": sum(parameter.numel() for parameter in model.parameters()),
+            "optimizer": "AdamW",
+            "loss": "gaussian_nll",
+            "device": next(model.parameters()).device.type,
+            "threads": torch.get_num_threads(),
+        }
+    )
+    mlflow.set_tags(
+        {
+            "model_class": "LocalizationNet",
+            "data": "synthetic mel-spectrograms, three receivers",
+            "position_unit": "100 m",
+            "serialization_format": config.serialization,
+            "torch_version": torch.__version__,
+        }
+    )
+
+
+def _log_model(model: LocalizationNet, config: TrainConfig, options: FitOptions) -> None:
+    """Log `model`, on the CPU and in eval mode: a pt2 archive keeps the device and the mode it was traced in."""
+    # Given requirements spare MLflow loading the model again to guess them; PyPI knows no "+cpu" versions.
+    versions = {"mlflow": mlflow.__version__, "numpy": np.__version__, "torch": torch.__version__.split("+")[0]}
+    mlflow.pytorch.log_model(
+        model,
+        name="model",
+        signature=_signature(),
+        input_example=validation_set(options)[0][:EXAMPLE_BATCH_SIZE].numpy(),
+        pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
+        serialization_format=config.serialization,
+        code_paths=[str(Path(__file__).parent)] if config.serialization == "pickle" else None,
+    )
+
+
+def _signature() -> ModelSignature:
+    float32 = np.dtype(np.float32)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, *INPUT_SHAPE), "mel_spectrogram")]),
+        outputs=Schema([TensorSpec(float32, (-1, 2), "positions"), TensorSpec(float32, (-1, 2), "uncertainties")]),
+    )
+
+
+def _progress_line(epoch: Epoch, options: FitOptions) -> str:
+    when = f"epoch {epoch.number:3d}  {epoch.elapsed_s:5.0f} of {options.seconds:.0f} s"
+    likelihood = f"train_nll {epoch.train_nll:6.3f}  val_nll {epoch.val_nll:6.3f}"
+    return f"{when}  {likelihood}  val_mae {epoch.val_mae:.3f}  (guessing the mean: {epoch.val_mae_baseline:.3f})"
+
+
+def _parse(arguments: list[str] | None) -> TrainConfig:
+    default = TrainConfig()
+    parser = argparse.ArgumentParser(prog="python -m examples.train", description=__doc__)
+    parser.add_argument("--tracking-uri", help="MLflow server or store; default: MLFLOW_TRACKING_URI")
+    parser.add_argument("--experiment", default=default.experiment, metavar="NAME")
+    parser.add_argument("--run-name", metavar="NAME")
+    parser.add_argument("--size", choices=tuple(SIZES), default=default.size)
+    parser.add_argument("--seconds", type=float, default=default.seconds, help="end after the epoch that passes this")
+    parser.add_argument("--epochs-min", type=int, default=default.epochs_min, metavar="N", help="but not before these")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--serialization", choices=("pt2", "pickle"), default=default.serialization)
+    return TrainConfig(**vars(parser.parse_args(arguments)))
+
+
+def _quiet_mlflow() -> None:
+    """Leave the terminal to the progress lines: no migrations, no progress bars, no links, no pickle lecture."""
+    for variable in ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "MLFLOW_DISABLE_TELEMETRY"):
+        os.environ.setdefault(variable, "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the last line of the output is ``run_id=<id>``."""
+    config = _parse(arguments)
+    _quiet_mlflow()
+    # Python dies of SIGTERM without unwinding, which would leave the run RUNNING for ever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        run_id = train(config)
+    except (MlflowException, FloatingPointError) as error:
+        print(f"training failed: {error}", file=sys.stderr)
+        return 1
+    print(f"run_id={run_id}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
