@@ -45,11 +45,7 @@ def record(cls: type[R], argument: object, task: str) -> R:
 def optional_integer(argument: Any, name: str, low: int, high: int) -> int | None:
     """Read a whole number or nothing; raises `Refused` naming `name` and the limits."""
     number = value(argument)
-    if number is None or number == "":
-        return None
-    if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
-        raise Refused(f"parameter '{name}'", f"is {number!r}", f"Give a whole number from {low} to {high}, or nothing.")
-    return number
+    return None if number in (None, "") else _in_range(number, name, low, high)
 
 
 def integers(argument: Any, name: str, low: int, high: int) -> tuple[int, ...]:
@@ -60,8 +56,7 @@ def integers(argument: Any, name: str, low: int, high: int) -> tuple[int, ...]:
     return tuple(sorted({_in_range(item, name, low, high) for item in items}))
 
 
-def _in_range(item: Any, name: str, low: int, high: int) -> int:
-    number = optional_integer(item, name, low, high)
-    if number is None:
-        raise Refused(f"parameter '{name}'", "holds an empty entry", f"Give whole numbers from {low} to {high}.")
+def _in_range(number: Any, name: str, low: int, high: int) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+        raise Refused(f"parameter '{name}'", f"is {number!r}", f"Give whole numbers from {low} to {high}.")
     return number

@@ -60,7 +60,7 @@ def use(server: MlflowServer) -> None:
     _servers[origin(server.tracking_uri)] = server
     os.environ["MLFLOW_TRACKING_AUTH"] = PROVIDER_NAME
     # The task is retried as a whole; the client's own seven retries with backoff would hide an outage for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     for name, setting in (
         ("MLFLOW_TRACKING_INSECURE_TLS", "true" if server.insecure_tls else ""),
         ("MLFLOW_TRACKING_SERVER_CERT_PATH", server.ca_file),
