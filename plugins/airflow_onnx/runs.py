@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import names
@@ -16,8 +17,16 @@ UNFINISHED = {"RUNNING", "SCHEDULED"}
 _RELOG = "Log the model with mlflow.pytorch.log_model in the training run, or give the URI of another run's model."
 
 
-def training_run_id(hook: MlflowHook, run_id: str, model_uri: str) -> str:
-    """Return the id of the training run that a release is about.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A training run, and the one model of it that was asked for (empty: the run's own). An alias is pinned."""
+
+    training_run_id: str
+    model_uri: str = ""
+
+
+def target(hook: MlflowHook, run_id: str, model_uri: str) -> Target:
+    """Return what a release is about.
 
     :param run_id: given directly, or empty.
     :param model_uri: ``runs:/<run id>/<path>`` or ``models:/…``, or empty; exactly one of the two is needed.
@@ -26,38 +35,40 @@ def training_run_id(hook: MlflowHook, run_id: str, model_uri: str) -> str:
         given = "both are given" if run_id else "neither is given"
         raise Refused("training_run_id and model_uri", given, "Give exactly one of them.")
     if run_id:
-        return names.run_id(run_id)
+        return Target(names.run_id(run_id))
     if found := re.fullmatch(r"runs:/([^/]+)/(.+)", model_uri):
-        return names.run_id(found[1])
-    return _run_of_registered(hook, model_uri)
-
-
-def _run_of_registered(hook: MlflowHook, model_uri: str) -> str:
+        return Target(names.run_id(found[1]), model_uri)
     with hook.explained(f"model {model_uri}", "Check the URI against MLflow's Models page."):
-        if found := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", model_uri):
-            run_id = hook.client.get_logged_model(found[1]).source_run_id
-        elif found := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", model_uri):
-            run_id = hook.client.get_model_version_by_alias(found[1], found[2]).run_id
-        elif found := re.fullmatch(r"models:/([^/@]+)/(\d+)", model_uri):
-            run_id = hook.client.get_model_version(found[1], found[2]).run_id
-        else:
-            raise Refused(
-                f"model URI {model_uri!r:.200}",
-                "is of no known form",
-                "Use runs:/<run id>/<path>, models:/m-<id>, models:/<name>/<version> or models:/<name>@<alias>.",
-            )
-    if not run_id:
+        found_run, pinned = _registered(hook, model_uri)
+    if not found_run:
         raise Refused(
             f"model {model_uri}", "belongs to no training run", "Log it from a run: the release is filed there."
         )
-    return str(run_id)
+    return Target(found_run, pinned)
 
 
-def find_trained_model(hook: MlflowHook, run_id: str, model_uri: str = "") -> TrainedModel | None:
+def _registered(hook: MlflowHook, uri: str) -> tuple[str | None, str]:
+    """Return the run of a logged model or model version, and a URI that keeps its meaning when an alias moves."""
+    if found := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
+        return hook.client.get_logged_model(found[1]).source_run_id, uri
+    if found := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", uri):
+        version = hook.client.get_model_version_by_alias(found[1], found[2])
+        return version.run_id, f"models:/{found[1]}/{version.version}"
+    if found := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri):
+        return hook.client.get_model_version(found[1], found[2]).run_id, uri
+    raise Refused(
+        f"model URI {uri!r:.200}",
+        "is of no known form",
+        "Use runs:/<run id>/<path>, models:/m-<id>, models:/<name>/<version> or models:/<name>@<alias>.",
+    )
+
+
+def find_trained_model(hook: MlflowHook, wanted: Target) -> TrainedModel | None:
     """Return the model of a finished run, or None while the run is unfinished.
 
     Raises `Refused` when the run failed, was killed or deleted, does not exist, or holds no PyTorch model.
     """
+    run_id = wanted.training_run_id
     with hook.explained(f"training run {run_id}", "Check the run id and the MLflow connection."):
         run = hook.client.get_run(run_id)
     if run.info.lifecycle_stage == "deleted":
@@ -68,7 +79,7 @@ def find_trained_model(hook: MlflowHook, run_id: str, model_uri: str = "") -> Tr
         raise Refused(
             f"training run {run_id}", f"ended as {run.info.status}", "Only a FINISHED run is released: train again."
         )
-    uri = model_uri or _only_pytorch_model(hook, run)
+    uri = wanted.model_uri or _only_pytorch_model(hook, run)
     _require_pytorch(hook, uri)
     return TrainedModel(
         training_run_id=run_id,

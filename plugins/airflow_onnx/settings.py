@@ -5,6 +5,7 @@ Each option can be set as an environment variable, e.g. ``AIRFLOW__ONNX_RELEASE_
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from airflow.sdk import conf
@@ -19,7 +20,8 @@ def allow_pickle() -> bool:
 
 def staging_uri() -> str:
     """Return the folder (``file://…``) that the tasks of one release hand the artifact through."""
-    default = (Path(conf.get("core", "dags_folder")).parent / "onnx_release_staging").as_uri()
+    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser().resolve()
+    default = (home / "onnx_release_staging").as_uri()
     return str(conf.get(SECTION, "staging_uri", fallback=default)).rstrip("/")
 
 

@@ -91,8 +91,9 @@ class TrainingCompleteSensor(BaseSensorOperator):
         hook = MlflowHook(self.mlflow_conn_id)
         self._run_id = ""
         with airflow_outcome(lambda error: self._leave_refusal(hook, context, error)):
-            self._run_id = runs.training_run_id(hook, self.training_run_id.strip(), self.model_uri.strip())
-            trained = runs.find_trained_model(hook, self._run_id, self.model_uri.strip())
+            wanted = runs.target(hook, self.training_run_id.strip(), self.model_uri.strip())
+            self._run_id = wanted.training_run_id
+            trained = runs.find_trained_model(hook, wanted)
         if trained is None:
             return None
         self.link_urls = {TrainingRunLink.name: hook.server.run_url(trained.experiment_id, self._run_id)}

@@ -1,0 +1,96 @@
+"""A real MLflow server and a real MinIO gateway, for tests of the edge that need no scheduler."""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+from airflow_onnx import objects
+from airflow_onnx.hooks.mlflow import MlflowHook
+from stack import minio, mlflow_server, processes, setup
+from stack.context import Context
+from stack.credentials import Credentials
+from stack.layout import Layout
+from stack.ports import Ports
+
+START_TIMEOUT_S = 90.0
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@dataclass(frozen=True)
+class Services:
+    """The running services, and the Airflow connections that lead to them."""
+
+    context: Context
+
+    def stop(self, name: str) -> None:
+        """Stop one of them, as an outage does."""
+        processes.stop(self.context.layout, [name])
+
+    def start(self, name: str) -> None:
+        """Start one of them and wait until it answers."""
+        service = {minio.NAME: minio, mlflow_server.NAME: mlflow_server}[name]
+        processes.start(self.context.layout, service.command(self.context))
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not service.is_healthy(self.context):
+            assert time.monotonic() < deadline, processes.log_tail(self.context.layout, name)
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    layout = Layout(tmp_path_factory.mktemp("services") / "state")
+    layout.create()
+    airflow_port, mlflow_port, minio_port = _free_ports(3)
+    ports = Ports(airflow=airflow_port, mlflow=mlflow_port, minio=minio_port)
+    running = Services(Context(layout, ports, Credentials.generate()))
+    minio.prepare(running.context)
+    try:
+        running.start(minio.NAME)
+        minio.create_buckets(running.context)
+        running.start(mlflow_server.NAME)
+        yield running
+    finally:
+        processes.stop(layout, [mlflow_server.NAME, minio.NAME])
+
+
+@pytest.fixture
+def connections(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow's connections, in the form that needs no metadata database."""
+    import json
+
+    for connection in setup.connections(services.context):
+        text = json.dumps({key: value for key, value in connection.items() if key != "connection_id"})
+        monkeypatch.setenv(f"AIRFLOW_CONN_{connection['connection_id'].upper()}", text)
+
+
+@pytest.fixture
+def hook(connections: None) -> MlflowHook:
+    return MlflowHook("mlflow_default")
+
+
+@pytest.fixture
+def folder(connections: None) -> objects.Folder:
+    """An empty folder of its own in the store."""
+    return objects.Folder(hook=S3Hook("minio_default"), bucket="heimdall-models", prefix=f"test/{uuid.uuid4().hex}/")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    made = tmp_path / "local"
+    made.mkdir()
+    return made

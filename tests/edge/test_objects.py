@@ -1,0 +1,99 @@
+"""Folders in a real S3 store: whole or not there, and errors that say what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+from airflow_onnx import objects
+from onnx_release.errors import Refused, Transient
+from onnx_release.records import FileDigest
+
+from .conftest import Services
+
+
+def write(local: Path, path: str, content: bytes) -> FileDigest:
+    (local / path).parent.mkdir(parents=True, exist_ok=True)
+    (local / path).write_bytes(content)
+    return FileDigest(path=path, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+def test_a_large_file_goes_in_parts_and_reads_back(folder: objects.Folder, local: Path) -> None:
+    file = write(local, "model.onnx.data", bytes(range(256)) * 80_000)  # 20 MB: above the part size
+    objects.put(folder, local, file, {"training-run-id": "r"})
+    assert objects.read_digest(folder, file.path) == file
+    head = folder.hook.head_object(folder.key(file.path), folder.bucket)
+    assert head is not None
+    assert head["ETag"].strip('"').endswith("-3"), "three parts of 8 MiB"
+    assert head["Metadata"] == {"training-run-id": "r", "sha256": file.sha256}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("report.json", "application/json"), ("MLmodel", "application/yaml"), ("a/b.onnx", "application/octet-stream")],
+)
+def test_content_types(folder: objects.Folder, local: Path, path: str, expected: str) -> None:
+    objects.put(folder, local, write(local, path, b"x"), {})
+    head = folder.hook.head_object(folder.key(path), folder.bucket)
+    assert head is not None
+    assert head["ContentType"] == expected
+
+
+def test_a_folder_comes_back_as_it_went(folder: objects.Folder, local: Path, tmp_path: Path) -> None:
+    files = [write(local, "MLmodel", b"a"), write(local, "data/one two.bin", b"b")]
+    for file in files:
+        objects.put(folder, local, file, {})
+    assert objects.sizes(folder) == {"MLmodel": 1, "data/one two.bin": 1}
+    back = tmp_path / "back"
+    back.mkdir()
+    objects.fetch(folder, files, back)
+    assert (back / "data/one two.bin").read_bytes() == b"b"
+    objects.remove(folder, ["MLmodel", "data/one two.bin", "never there"])
+    assert objects.sizes(folder) == {}
+
+
+def test_an_absent_object_reads_as_none(folder: objects.Folder) -> None:
+    assert objects.read_digest(folder, "nothing") is None
+
+
+def test_a_missing_bucket_is_refused_with_the_next_action(folder: objects.Folder) -> None:
+    with pytest.raises(Refused, match=r"no-such-bucket.*minio_default.*Create the bucket"):
+        objects.require_bucket(dataclasses.replace(folder, bucket="no-such-bucket"))
+
+
+def test_wrong_keys_are_refused_on_every_call(
+    folder: objects.Folder, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    wrong = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"]) | {"password": "wrong"}
+    monkeypatch.setenv("AIRFLOW_CONN_MINIO_WRONG", json.dumps(wrong))
+    bad = dataclasses.replace(folder, hook=S3Hook("minio_wrong"))
+    file = write(local, "f", b"x")
+    with pytest.raises(Refused, match=r"minio_wrong.*Check the key"):
+        objects.require_bucket(bad)
+    with pytest.raises(Refused, match="Check the key"):
+        objects.put(bad, local, file, {})
+    with pytest.raises(Refused, match="Check the key"):
+        objects.read_digest(bad, "f")
+
+
+def test_an_outage_is_transient(folder: objects.Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    connection = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"])
+    extra = json.loads(connection["extra"])
+    extra["endpoint_url"] = "http://127.0.0.1:9"
+    extra["config_kwargs"] |= {"connect_timeout": 1, "retries": {"max_attempts": 1}}
+    monkeypatch.setenv("AIRFLOW_CONN_MINIO_DOWN", json.dumps(connection | {"extra": json.dumps(extra)}))
+    with pytest.raises(Transient, match=r"minio_down.*cannot be reached"):
+        objects.require_bucket(dataclasses.replace(folder, hook=S3Hook("minio_down")))
+
+
+def test_the_console_is_linked_when_the_connection_names_it(services: Services, folder: objects.Folder) -> None:
+    assert objects.console_url(folder) == f"{services.context.minio_url}/{folder.bucket}/{folder.prefix}"

@@ -1,0 +1,158 @@
+"""Training runs of every kind on a real MLflow server: the one model that is meant, or the reason why there is none."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from airflow_onnx import runs
+from airflow_onnx.hooks.mlflow import MlflowHook
+from onnx_release.errors import Refused, Transient
+
+SIGNATURE = ModelSignature(
+    Schema([TensorSpec(np.dtype("float32"), (-1, 3), "x")]), Schema([TensorSpec(np.dtype("float32"), (-1, 2), "y")])
+)
+
+
+def log_model(name: str = "model", step: int = 0) -> str:
+    """Log a small real model to the active run; returns its id."""
+    info = mlflow.pytorch.log_model(
+        torch.nn.Linear(3, 2).eval(),
+        name=name,
+        signature=SIGNATURE,
+        input_example=np.ones((2, 3), np.float32),
+        pip_requirements=["torch"],
+        step=step,
+    )
+    assert info.model_id
+    return str(info.model_id)
+
+
+@pytest.fixture
+def hook(hook: MlflowHook) -> MlflowHook:
+    """The hook, with MLflow's fluent API pointed at the same server."""
+    _ = hook.client
+    mlflow.set_experiment("runs")
+    return hook
+
+
+def test_a_finished_run_gives_its_model(hook: MlflowHook) -> None:
+    with mlflow.start_run(run_name="../../etc/ünï code\n") as run:
+        model_id = log_model()
+    found = runs.find_trained_model(hook, runs.Target(run.info.run_id))
+    assert found is not None
+    assert (found.training_run_id, found.model_uri) == (run.info.run_id, f"models:/{model_id}")
+    assert found.run_name == "../../etc/ünï code\n", "data, carried as it is"
+    assert found.ended_at_ms
+
+
+def test_the_last_step_of_several_models_is_taken(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        last = log_model("best", step=20)
+        log_model("early", step=10)
+    found = runs.find_trained_model(hook, runs.Target(run.info.run_id))
+    assert found is not None
+    assert found.model_id == last
+
+
+def test_an_unfinished_run_is_waited_for(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        assert runs.find_trained_model(hook, runs.Target(run.info.run_id)) is None
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_did_not_finish_is_refused(hook: MlflowHook, status: str) -> None:
+    run = mlflow.start_run()
+    mlflow.end_run(status)
+    with pytest.raises(Refused, match=f"ended as {status}"):
+        runs.find_trained_model(hook, runs.Target(run.info.run_id))
+
+
+def test_a_deleted_run_is_refused(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        log_model()
+    hook.client.delete_run(run.info.run_id)
+    with pytest.raises(Refused, match="was deleted"):
+        runs.find_trained_model(hook, runs.Target(run.info.run_id))
+
+
+def test_a_run_without_a_model_is_refused(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        mlflow.log_text("no model", "notes.txt")
+    with pytest.raises(Refused, match=r"holds no PyTorch model.*log_model"):
+        runs.find_trained_model(hook, runs.Target(run.info.run_id))
+
+
+def test_an_unknown_run_is_refused(hook: MlflowHook) -> None:
+    with pytest.raises(Refused, match="Check the run id"):
+        runs.find_trained_model(hook, runs.Target("0" * 32))
+
+
+def test_a_model_of_mlflow_2_lies_among_the_artifacts(hook: MlflowHook, tmp_path: Path) -> None:
+    mlflow.pytorch.save_model(
+        torch.nn.Linear(3, 2), tmp_path / "m", serialization_format="pickle", pip_requirements=["torch"]
+    )
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(tmp_path / "m"), "old_model")
+        mlflow.log_text("x", "notes/other.txt")
+    found = runs.find_trained_model(hook, runs.Target(run.info.run_id))
+    assert found is not None
+    assert (found.model_uri, found.model_id) == (f"runs:/{run.info.run_id}/old_model", None)
+
+
+def test_a_model_of_another_flavor_is_refused(hook: MlflowHook, tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps({}))
+    (tmp_path / "MLmodel").write_text(json.dumps({"flavors": {"sklearn": {"pickled_model": "model.pkl"}}}))
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(tmp_path), "model")
+    with pytest.raises(Refused, match="has no pytorch flavor"):
+        runs.find_trained_model(hook, runs.Target(run.info.run_id, f"runs:/{run.info.run_id}/model"))
+
+
+def test_every_form_of_model_uri_leads_to_its_run(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        model_id = log_model()
+    run_id = run.info.run_id
+    version = mlflow.register_model(f"models:/{model_id}", "torch-models").version
+    hook.client.set_registered_model_alias("torch-models", "best", version)
+    uris = (f"runs:/{run_id}/model", f"models:/{model_id}", f"models:/torch-models/{version}")
+    assert [runs.target(hook, "", uri) for uri in uris] == [runs.Target(run_id, uri) for uri in uris]
+    by_alias = runs.target(hook, "", "models:/torch-models@best")
+    assert by_alias == runs.Target(run_id, uris[2]), "pinned: the alias may move while the release goes on"
+    found = runs.find_trained_model(hook, by_alias)
+    assert found is not None
+    assert found.model_uri == uris[2]
+
+
+@pytest.mark.parametrize(
+    ("run_id", "uri", "word"),
+    [
+        ("", "", "neither is given"),
+        ("abc", "models:/m@a", "both are given"),
+        ("../../x", "", "training run id"),
+        ("", "runs:/../x", "training run id"),
+        ("", "s3://bucket/x", "no known form"),
+        ("", "models:/no-such-model/1", "Check the URI"),
+        ("", "models:/m-0123456789abcdef0123456789abcdef", "Check the URI"),
+    ],
+)
+def test_what_names_no_run_is_refused(hook: MlflowHook, run_id: str, uri: str, word: str) -> None:
+    with pytest.raises(Refused, match=word):
+        runs.target(hook, run_id, uri)
+
+
+def test_a_model_is_downloaded_whole_and_a_missing_one_leaves_nothing(hook: MlflowHook, tmp_path: Path) -> None:
+    with mlflow.start_run():
+        model_id = log_model()
+    assert (hook.download(f"models:/{model_id}", tmp_path / "there") / "data/model.pt2").stat().st_size > 0
+    with pytest.raises((Refused, Transient), match="m-00"):
+        hook.download("models:/m-00000000000000000000000000000000", tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
