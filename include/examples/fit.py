@@ -33,8 +33,8 @@ class FitOptions:
     epochs_min: int = 1
     seed: int = 7
     batch_size: int = 32
-    samples_per_epoch: int = 256
-    validation_samples: int = 256
+    samples_per_epoch: int = 128
+    validation_samples: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
 

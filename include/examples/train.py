@@ -25,7 +25,7 @@ from examples.localization import INPUT_SHAPE, SIZES, LocalizationNet
 # With a batch of 1 torch.export would freeze the batch at 1 in the pt2 archive that MLflow writes.
 EXAMPLE_BATCH_SIZE = 4
 
-# An epoch of nano takes about two seconds on two cores, one of tiny about nine: the time limit is kept within that.
+# An epoch takes nano about two seconds on two idle cores and tiny about five; a run is at most that much late.
 SAMPLES_PER_EPOCH = {"nano": 1024}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import names
@@ -97,12 +99,21 @@ def _require_pytorch(hook: MlflowHook, uri: str) -> None:
 
 
 def _flavors(hook: MlflowHook, uri: str) -> dict[str, Any]:
-    from mlflow.models import get_model_info
+    from mlflow.models import Model
 
-    with hook.explained(f"model {uri}", "Check that the run's artifacts still exist."):
-        _ = hook.client
-        flavors: dict[str, Any] = get_model_info(uri).flavors
-        return flavors
+    # Not get_model_info: it leaves its download behind in the worker's temporary folder.
+    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+        path = hook.download(f"{_root(hook, uri)}/MLmodel", Path(scratch, "model"))
+        flavors: dict[str, Any] = Model.load(str(path)).flavors
+    return flavors
+
+
+def _root(hook: MlflowHook, uri: str) -> str:
+    """Return an address below which single files can be fetched; MLflow cannot for ``models:/m-…`` itself."""
+    if not uri.startswith("models:/m-"):
+        return uri
+    with hook.explained(f"model {uri}"):
+        return str(hook.client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
 
 
 def _only_pytorch_model(hook: MlflowHook, run: Any) -> str:
