@@ -1,0 +1,56 @@
+# Everything a newcomer types. `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down status clean-demo test lint format bench
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## Train a model and watch Airflow release it (ONCE=1: stop the services at the end)
+	@$(BIN)/python -m stack demo
+
+up: $(STAMP) ## Start MinIO, MLflow and Airflow in the background, on 127.0.0.1
+	@$(BIN)/python -m stack up
+
+# These two install nothing: without the environment nothing can be running.
+down: ## Stop them
+	@test ! -x $(BIN)/python || $(BIN)/python -m stack down
+
+status: ## Say what runs, and where
+	@if test -x $(BIN)/python; then $(BIN)/python -m stack status; else echo "Not installed yet: make up does it."; fi
+
+clean-demo: $(STAMP) ## Stop them and remove their state (.local)
+	@$(BIN)/python -m stack clean
+
+test: $(STAMP) ## Run every test, those on the embedded stack too
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check format, lint rules and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure, and write bench/results.json
+	@PYTHONPATH=include:plugins:. $(BIN)/python -m bench
+
+# Set-up: again only when a list of packages has changed. A failed install leaves no stamp, so the next call repeats it.
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares Linux machines without a GPU the CUDA packages.
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found. Install Python 3.11 or newer, or run make PYTHON=/path/to/python." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1). Python 3.11 to 3.13 is needed: run make PYTHON=/path/to/python." >&2; exit 1; }
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free; sys.exit(free < 4e9 and f"make: {free / 1e9:.1f} GB are free on this disk and the packages need 4 GB: free some.")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
+	@echo "Installing the packages into $(VENV) (a few minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	@touch $@

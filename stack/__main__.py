@@ -1,0 +1,85 @@
+"""The stack's command line: ``python -m stack up|down|status|demo|clean``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from types import FrameType
+
+from rich.console import Console
+from rich.table import Table
+
+from stack.console import make_console, make_error_console
+from stack.demo import Demo
+from stack.errors import StackError
+from stack.layout import Layout
+from stack.lifecycle import down, load, states, up
+from stack.result import print_addresses
+
+INTERRUPTED = 130
+# As `systemctl status` answers for a service that does not run.
+NOT_RUNNING = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns 0 when it did what it says, and prints one clear message when it did not."""
+    parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
+    parser.add_argument("command", choices=sorted(_COMMANDS), help="what to do with the stack in STACK_HOME or .local")
+    chosen = parser.parse_args(arguments).command
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return _COMMANDS[chosen](Layout.from_environ(), make_console())
+    except StackError as error:
+        make_error_console().print(f"{chosen}: {error}")
+        return 1
+    except KeyboardInterrupt:
+        make_error_console().print(f"{chosen}: interrupted; what it had started is stopped.")
+        return INTERRUPTED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Treat a closed terminal and a polite kill like Ctrl-C, so that the clean-up runs."""
+    raise KeyboardInterrupt
+
+
+def _up(layout: Layout, console: Console) -> int:
+    print_addresses(console, up(layout, console))
+    return 0
+
+
+def _down(layout: Layout, console: Console) -> int:
+    down(layout, console)
+    return 0
+
+
+def _status(layout: Layout, console: Console) -> int:
+    context = load(layout)
+    if context is None:
+        console.print(f"No stack in {layout.home}: `make up` starts one.")
+        return NOT_RUNNING
+    found = states(context)
+    table = Table("service", "state", "pid", "address")
+    for state in found:
+        word = "running" if state.healthy else "not answering" if state.pid else "stopped"
+        table.add_row(state.name, word, str(state.pid or ""), state.address)
+    console.print(table)
+    return 0 if all(state.healthy for state in found) else NOT_RUNNING
+
+
+def _demo(layout: Layout, console: Console) -> int:
+    return Demo(layout, console).run(once=os.environ.get("ONCE", "") not in ("", "0"))
+
+
+def _clean(layout: Layout, console: Console) -> int:
+    down(layout, console)
+    console.print(f"Removed {layout.home}." if layout.remove() else f"{layout.home} is not there.")
+    return 0
+
+
+_COMMANDS = {"up": _up, "down": _down, "status": _status, "demo": _demo, "clean": _clean}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Airflow: its settings, and its four components, each on loopback or without a listener."""
+
+from __future__ import annotations
+
+import configparser
+import io
+import json
+import os
+import subprocess
+from importlib.metadata import version
+
+import requests
+
+from stack.context import Context
+from stack.environment import clean_environment
+from stack.errors import StackError
+from stack.http import TIMEOUT_S, session
+from stack.layout import REPO, tool
+from stack.ports import HOST
+from stack.private import write_private
+from stack.processes import Command
+
+API_SERVER = "airflow-api-server"
+BACKGROUND = ("airflow-scheduler", "airflow-triggerer", "airflow-dag-processor")
+PYTHONPATH = os.pathsep.join(str(REPO / folder) for folder in ("include", "plugins"))
+
+
+def prepare(context: Context) -> None:
+    """Write the settings and the login, and bring the metadata database to this version's schema, once."""
+    home = context.layout.airflow_home
+    write_private(home / "airflow.cfg", _settings(context))
+    login = {context.credentials.airflow_username: context.credentials.airflow_password}
+    write_private(home / "simple_auth_manager_passwords.json.generated", json.dumps(login) + "\n")
+    marker, wanted = home / "migrated", version("apache-airflow")
+    if marker.exists() and marker.read_text() == wanted:
+        return
+    argv = [tool("airflow"), "db", "migrate"]
+    done = subprocess.run(argv, cwd=home, env=environment(context), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StackError(f"`airflow db migrate` failed:\n{(done.stderr or done.stdout).strip()[-1500:]}")
+    marker.write_text(wanted)
+
+
+def commands(context: Context) -> list[Command]:
+    """Return how to start the components one by one.
+
+    `airflow standalone` would listen on 0.0.0.0, and the log servers have no setting for their address. They are left
+    out: with LocalExecutor the API server reads the task logs from the folder that the tasks write them to.
+    """
+    home, env = context.layout.airflow_home, environment(context)
+    api = [tool("airflow"), "api-server", "--host", HOST, "--port", str(context.ports.airflow), "--workers", "1"]
+    arguments = (["scheduler", "--skip-serve-logs"], ["triggerer", "--skip-serve-logs"], ["dag-processor"])
+    background = [
+        Command(name, (tool("airflow"), *argv), env, home) for name, argv in zip(BACKGROUND, arguments, strict=True)
+    ]
+    return [Command(API_SERVER, tuple(api), env, home), *background]
+
+
+def is_healthy(context: Context) -> bool:
+    """Tell whether the API server serves and reaches its database."""
+    return _component_is_healthy(context, "metadatabase")
+
+
+def has_heartbeat(context: Context, name: str) -> bool:
+    """Tell whether a background component has lately written its heartbeat, as the API server sees it."""
+    return _component_is_healthy(context, name.removeprefix("airflow-").replace("-", "_"))
+
+
+def _component_is_healthy(context: Context, component: str) -> bool:
+    try:
+        response = session().get(f"{context.airflow_url}/api/v2/monitor/health", timeout=TIMEOUT_S)
+        return bool(response.ok and response.json()[component]["status"] == "healthy")
+    except (requests.RequestException, ValueError, KeyError):
+        return False
+
+
+def environment(context: Context) -> dict[str, str]:
+    """Return the environment of Airflow's processes and of its command line; secrets are in airflow.cfg instead."""
+    return clean_environment(
+        AIRFLOW_HOME=str(context.layout.airflow_home),
+        # `include/` is not on Airflow's own path; `plugins/` must be there from the start for the connection's form.
+        PYTHONPATH=PYTHONPATH,
+        MLFLOW_DISABLE_TELEMETRY="true",
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+    )
+
+
+def _settings(context: Context) -> str:
+    home, secrets = context.layout.airflow_home, context.credentials
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_dict(
+        {
+            "core": {
+                "executor": "LocalExecutor",
+                "parallelism": "4",
+                "load_examples": "False",
+                "dags_folder": str(REPO / "dags"),
+                "plugins_folder": str(REPO / "plugins"),
+                "dags_are_paused_at_creation": "False",
+                "fernet_key": secrets.fernet_key,
+                "simple_auth_manager_users": f"{secrets.airflow_username}:admin",
+                "test_connection": "Enabled",
+                "execution_api_server_url": f"{context.airflow_url}/execution/",
+                # The default asks DNS for the full name, which takes seconds where there is none.
+                "hostname_callable": "socket.gethostname",
+            },
+            "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
+            "api": {
+                "base_url": context.airflow_url,
+                "host": HOST,
+                "port": str(context.ports.airflow),
+                "workers": "1",
+                "secret_key": secrets.api_secret_key,
+            },
+            "api_auth": {"jwt_secret": secrets.jwt_secret},
+            "dag_processor": {"parsing_processes": "1", "refresh_interval": "30"},
+            "logging": {"base_log_folder": str(home / "logs")},
+            "usage_data_collection": {"enabled": "False"},
+        }
+    )
+    text = io.StringIO()
+    parser.write(text)
+    return text.getvalue().replace("%", "%%")

@@ -1,0 +1,56 @@
+"""Secrets, generated once for each state folder."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from stack.errors import StackError
+from stack.private import write_private
+
+FILE = "credentials.json"
+
+
+def _fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Every secret of the stack. Losing `fernet_key` makes Airflow's stored connections unreadable."""
+
+    airflow_username: str
+    airflow_password: str
+    minio_access_key: str
+    minio_secret_key: str
+    fernet_key: str
+    jwt_secret: str
+    api_secret_key: str
+
+    @classmethod
+    def generate(cls) -> Credentials:
+        """Return fresh random secrets."""
+        return cls(
+            airflow_username="admin",
+            airflow_password=secrets.token_urlsafe(15),
+            minio_access_key="minio-" + secrets.token_hex(4),
+            minio_secret_key=secrets.token_hex(20),
+            fernet_key=_fernet_key(),
+            jwt_secret=secrets.token_urlsafe(48),
+            api_secret_key=secrets.token_urlsafe(32),
+        )
+
+    @classmethod
+    def load_or_generate(cls, home: Path) -> Credentials:
+        """Return the secrets that `home` holds, or write fresh ones (mode 600)."""
+        path = home / FILE
+        if not path.exists():
+            write_private(path, json.dumps(dataclasses.asdict(cls.generate()), indent=2) + "\n")
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise StackError(f"{path} is damaged ({error}): run `make clean-demo` to start afresh.") from error

@@ -1,0 +1,197 @@
+"""Bring the whole stack up, take it down, and say how it is."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from stack import airflow, minio, mlflow_server, processes
+from stack.context import Context
+from stack.credentials import Credentials
+from stack.errors import StackError
+from stack.layout import Layout, check_machine
+from stack.ports import Ports, variables
+from stack.processes import Command
+from stack.setup import configure_airflow, write_env_file
+
+NAMES = (minio.NAME, mlflow_server.NAME, airflow.API_SERVER, *airflow.BACKGROUND)
+# Stopped in this order, each row together: what writes goes before what it writes to.
+STOP_ORDER = ((*airflow.BACKGROUND, airflow.API_SERVER), (mlflow_server.NAME,), (minio.NAME,))
+PORT_OF = {minio.NAME: "minio", mlflow_server.NAME: "mlflow", airflow.API_SERVER: "airflow"}
+START_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """One service as `status` shows it."""
+
+    name: str
+    pid: int | None
+    healthy: bool
+    address: str
+
+
+def up(layout: Layout, console: Console) -> Context:
+    """Start whatever does not run yet and return the running stack; a failure leaves nothing running.
+
+    Raises `StackError` for a taken port, a missing program, a full disk, or a service that does not come up.
+    """
+    check_machine(layout.home)
+    layout.create()
+    with layout.locked():
+        ports = Ports.choose(layout.home)
+        running = [name for name in NAMES if processes.find(layout, name)]
+        context = _settle_ports(layout, ports, running)
+        if len(running) == len(NAMES) and all(state.healthy for state in states(context)):
+            console.print("The stack is already up.")
+            return context
+        with _nothing_left_running(layout):
+            _start_all(context, console)
+    return context
+
+
+def down(layout: Layout, console: Console) -> None:
+    """Stop every service of this state folder, and wait until its last process is gone. Nothing running is fine."""
+    if not layout.pids.is_dir():
+        console.print("The stack is not running.")
+        return
+    with layout.locked():
+        stopped = _stop_all(layout)
+    console.print(f"Stopped: {', '.join(stopped)}." if stopped else "The stack is not running.")
+
+
+def is_up(layout: Layout) -> bool:
+    """Tell whether every service's process runs."""
+    return all(processes.find(layout, name) for name in NAMES)
+
+
+def load(layout: Layout) -> Context | None:
+    """Return the stack that the state folder describes, running or not; None when there never was one."""
+    if not layout.home.is_dir() or not any(layout.home.iterdir()):
+        return None
+    layout.create()
+    return Context(layout, Ports.choose(layout.home), Credentials.load_or_generate(layout.home))
+
+
+def states(context: Context) -> list[ServiceState]:
+    """Return each service with its pid and whether it answers."""
+    probes = _probes(context)
+    found = {name: processes.find(context.layout, name) for name in NAMES}
+    return [
+        ServiceState(
+            name=name,
+            pid=record.pid if record else None,
+            healthy=record is not None and probes[name](),
+            address=_addresses(context).get(name, ""),
+        )
+        for name, record in found.items()
+    ]
+
+
+def _settle_ports(layout: Layout, ports: Ports, running: list[str]) -> Context:
+    """Check the ports of what is to be started; running services keep theirs."""
+    settled = Ports.remembered(layout.home)
+    moved = [PORT_OF[name] for name in running if name in PORT_OF]
+    moved = [name for name in moved if getattr(ports, name) != getattr(settled, name)]
+    if moved:
+        raise StackError(f"The stack runs on other ports: run `make down` before you change {variables(moved)}.")
+    ports.require_free(PORT_OF[name] for name in PORT_OF if name not in running)
+    ports.remember(layout.home)
+    return Context(layout, ports, Credentials.load_or_generate(layout.home))
+
+
+@contextlib.contextmanager
+def _nothing_left_running(layout: Layout) -> Iterator[None]:
+    """Stop everything when the start fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        _stop_all(layout)
+        raise
+
+
+def _stop_all(layout: Layout) -> list[str]:
+    with _uninterrupted():
+        return [name for row in STOP_ORDER for name in processes.stop(layout, row)]
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let an impatient second Ctrl-C pass: stopping takes seconds, and half of it leaves processes behind."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+
+
+def _start_all(context: Context, console: Console) -> None:
+    """Start in the order of need; MLflow comes up while Airflow's database is made."""
+    write_env_file(context)
+    minio.prepare(context)
+    began = _start(context, minio.command(context))
+    _await(context, console, minio.NAME, began)
+    minio.create_buckets(context)
+    began_mlflow = _start(context, mlflow_server.command(context))
+    airflow.prepare(context)
+    api, *background = airflow.commands(context)
+    began_api = _start(context, api)
+    _await(context, console, mlflow_server.NAME, began_mlflow)
+    _await(context, console, airflow.API_SERVER, began_api)
+    configure_airflow(context)
+    began_rest = [(command.name, _start(context, command)) for command in background]
+    for name, began in began_rest:
+        _await(context, console, name, began)
+
+
+def _start(context: Context, command: Command) -> float:
+    """Start the service unless it runs, and return when."""
+    if processes.find(context.layout, command.name) is None:
+        processes.stop(context.layout, [command.name])  # workers that outlived their server hold its port
+        processes.start(context.layout, command)
+    return time.monotonic()
+
+
+def _await(context: Context, console: Console, name: str, began: float) -> None:
+    """Wait until the service is healthy; raises `StackError` with the end of its log when it dies or takes too long."""
+    probe = _probes(context)[name]
+    address = _addresses(context).get(name, "")
+    with console.status(f"{name}: starting"):
+        while not probe():
+            alive = processes.find(context.layout, name) is not None
+            waited = time.monotonic() - began
+            if not alive or waited > START_TIMEOUT_S:
+                problem = f"was not ready after {waited:.0f} s" if alive else "ended while it started"
+                log = context.layout.logs / f"{name}.log"
+                raise StackError(f"{name} {problem}. The end of {log}:\n{processes.log_tail(context.layout, name)}")
+            time.sleep(0.3)
+    console.print(f"  {name:<22} ready after {time.monotonic() - began:4.1f} s  {address}".rstrip())
+
+
+def _probes(context: Context) -> dict[str, Callable[[], bool]]:
+    background = {name: _heartbeat_probe(context, name) for name in airflow.BACKGROUND}
+    return {
+        minio.NAME: lambda: minio.is_healthy(context),
+        mlflow_server.NAME: lambda: mlflow_server.is_healthy(context),
+        airflow.API_SERVER: lambda: airflow.is_healthy(context),
+        **background,
+    }
+
+
+def _heartbeat_probe(context: Context, name: str) -> Callable[[], bool]:
+    return lambda: airflow.has_heartbeat(context, name)
+
+
+def _addresses(context: Context) -> dict[str, str]:
+    return {
+        minio.NAME: context.minio_url,
+        mlflow_server.NAME: context.mlflow_url,
+        airflow.API_SERVER: context.airflow_url,
+    }

@@ -1,0 +1,90 @@
+"""The object store: JuiceFS's S3 gateway, which is MinIO's server code over a SQLite file and a folder."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+from stack.context import Context
+from stack.environment import clean_environment
+from stack.errors import StackError
+from stack.http import answers
+from stack.layout import tool
+from stack.processes import Command
+
+NAME = "minio"
+REGION = "us-east-1"
+BUCKETS = ("heimdall-models", "mlflow")
+
+
+def prepare(context: Context) -> None:
+    """Format the store, once."""
+    folder = context.layout.minio
+    if (folder / "formatted").exists():
+        return
+    # Without `--trash-days 0` deleted objects keep their bytes for ever, as the gateway's background jobs are off.
+    argv = [tool("juicefs"), "--no-agent", "format", "--no-update", "--trash-days", "0", "--storage", "file"]
+    argv += ["--bucket", f"{folder / 'data'}/", _metadata(context), "store"]
+    done = subprocess.run(argv, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StackError(f"The object store in {folder} cannot be made:\n{done.stderr.strip()[-800:]}")
+    (folder / "formatted").touch()
+
+
+def command(context: Context) -> Command:
+    """Return how to start the gateway: its S3 API, and its metrics on a free port, both on loopback."""
+    secrets = context.credentials
+    # `--no-agent`: no unauthenticated profiler on port 6060.
+    argv = [tool("juicefs"), "--no-agent", "gateway", "--multi-buckets", "--keep-etag", "--object-meta"]
+    argv += ["--object-tag", "--no-bgjob", "--no-usage-report", "--metrics", "127.0.0.1:0"]
+    argv += ["--cache-dir", str(context.layout.minio / "cache"), "--cache-size", "512", _metadata(context)]
+    argv += [f"127.0.0.1:{context.ports.minio}"]
+    env = clean_environment(MINIO_ROOT_USER=secrets.minio_access_key, MINIO_ROOT_PASSWORD=secrets.minio_secret_key)
+    return Command(NAME, tuple(argv), env, context.layout.minio)
+
+
+def is_healthy(context: Context) -> bool:
+    """Tell whether the gateway serves."""
+    return answers(f"{context.minio_url}/minio/health/live")
+
+
+def create_buckets(context: Context) -> None:
+    """Create the buckets of models and of MLflow's artifacts; this also proves that the credentials are taken."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = s3_client(context)
+    try:
+        there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+        for name in BUCKETS:
+            if name not in there:
+                client.create_bucket(Bucket=name)
+    except (BotoCoreError, ClientError) as error:
+        raise StackError(f"MinIO at {context.minio_url} refuses its own credentials or buckets: {error}") from error
+
+
+def s3_client(context: Context) -> Any:
+    """Return a boto3 S3 client for the gateway with the root credentials."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=context.minio_url,
+        aws_access_key_id=context.credentials.minio_access_key,
+        aws_secret_access_key=context.credentials.minio_secret_key,
+        region_name=REGION,
+        config=Config(**S3_CONFIG),
+    )
+
+
+# boto3 >= 1.36 sends CRC trailers by default, which some S3 servers refuse; bucket names in host names need DNS.
+S3_CONFIG: dict[str, Any] = {
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+    "s3": {"addressing_style": "path"},
+    "proxies": {},
+}
+
+
+def _metadata(context: Context) -> str:
+    return f"sqlite3://{context.layout.minio / 'metadata.db'}"

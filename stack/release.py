@@ -1,0 +1,130 @@
+"""One DAG run of `release_onnx`: triggered or adopted, followed to its end, explained when it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import requests
+
+from stack.airflow_api import AirflowApi
+from stack.errors import StackError
+
+DAG_ID = "release_onnx"
+TASKS = (
+    "wait_for_training", "prepare_work", "export", "check", "parity_latency", "upload", "register", "promote",
+    "clean_work",
+)  # fmt: skip
+ENDED = ("success", "failed")
+POLL_S = 1.0
+PARSE_TIMEOUT_S = 120.0
+RELEASE_TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """A task as a person watches it; `seconds` is None until it has started."""
+
+    name: str
+    state: str
+    attempt: int
+    seconds: float | None
+
+
+class Release:
+    """The DAG run that releases one training run; its id is made from the run's, so there is one whoever asks."""
+
+    def __init__(self, api: AirflowApi, training_run_id: str) -> None:
+        self._api = api
+        self.training_run_id = training_run_id
+        self.dag_run_id = f"release__{training_run_id}"
+        self._path = f"/dags/{DAG_ID}/dagRuns/{quote(self.dag_run_id, safe='')}"
+
+    def await_dag(self) -> None:
+        """Wait until Airflow has parsed the DAG; raises `StackError` with the import error when it cannot."""
+        deadline = time.monotonic() + PARSE_TIMEOUT_S
+        while not self._api.call("GET", f"/dags/{DAG_ID}").ok:
+            if broken := self._api.get("/importErrors")["import_errors"]:
+                lines = broken[0]["stack_trace"].strip().splitlines()
+                raise StackError(f"Airflow cannot import {broken[0]['filename']}: {lines[-1]}")
+            if time.monotonic() > deadline:
+                raise StackError(f"Airflow has not found the DAG {DAG_ID} within {PARSE_TIMEOUT_S:.0f} s.")
+            time.sleep(POLL_S)
+        self._api.patch(f"/dags/{DAG_ID}", {"is_paused": False})
+
+    def begin(self) -> bool:
+        """Start the DAG run, or adopt the one that is there; a failed one is run again.
+
+        Returns False when it had succeeded before, and so nothing runs now.
+        """
+        body = {
+            "dag_run_id": self.dag_run_id,
+            "logical_date": None,
+            "conf": {"training_run_id": self.training_run_id},
+        }
+        response = self._api.call("POST", f"/dags/{DAG_ID}/dagRuns", body)
+        if response.status_code != requests.codes.conflict:
+            if not response.ok:
+                raise StackError(f"Airflow refused to start {DAG_ID}: {response.status_code} {response.text:.500}")
+            return True
+        state = self.state()
+        if state == "failed":
+            self.again()
+        return state != "success"
+
+    def again(self) -> None:
+        """Run all tasks of an ended DAG run again."""
+        self._api.post(f"{self._path}/clear", {"dry_run": False, "only_failed": False})
+
+    def state(self) -> str:
+        """Return the DAG run's state in Airflow's words."""
+        return str(self._api.get(self._path)["state"])
+
+    def tasks(self) -> list[TaskState]:
+        """Return the tasks in the order in which they run."""
+        found = {task["task_id"]: task for task in self._api.get(f"{self._path}/taskInstances")["task_instances"]}
+        names = [name for name in TASKS if name in found] + sorted(set(found) - set(TASKS))
+        return [
+            TaskState(name, found[name]["state"] or "waiting", found[name]["try_number"], found[name]["duration"])
+            for name in names
+        ]
+
+    def follow(self, show: Callable[[list[TaskState]], None], check: Callable[[], None]) -> bool:
+        """Show the tasks until the DAG run ends and return whether it succeeded; `check` raises when a service died."""
+        deadline = time.monotonic() + RELEASE_TIMEOUT_S
+        while True:
+            state = self.state()
+            show(self.tasks())
+            if state in ENDED:
+                return state == "success"
+            check()
+            if time.monotonic() > deadline:
+                raise StackError(f"The release {self.dag_run_id} is still {state} after {RELEASE_TIMEOUT_S:.0f} s.")
+            time.sleep(POLL_S)
+
+    def result(self, task_id: str) -> Any:
+        """Return the record that a task handed on, as a dict, or None."""
+        return self._api.xcom(DAG_ID, self.dag_run_id, task_id)
+
+    def failure(self) -> str:
+        """Return which task failed and the last line of its error."""
+        failed = [task for task in self.tasks() if task.state == "failed"]
+        if not failed:
+            return f"The DAG run {self.dag_run_id} failed without a failed task."
+        path = f"{self._path}/taskInstances/{failed[0].name}/logs/{failed[0].attempt}"
+        content = self._api.get(path, full_content="true")["content"]
+        return f"Task {failed[0].name} failed: {_last_error(content)}"
+
+
+def _last_error(content: list[dict[str, Any]]) -> str:
+    """Return the last error of a task's log: the exception if there is one, else the last line logged as an error."""
+    last = "no error in its log"
+    for entry in content:
+        if details := entry.get("error_detail"):
+            last = f"{details[0]['exc_type']}: {details[0]['exc_value']}"
+        elif entry.get("level") in ("error", "critical"):
+            last = str(entry.get("event"))
+    return last.strip().splitlines()[-1] if last.strip() else last

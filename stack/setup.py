@@ -1,0 +1,61 @@
+"""What the DAGs expect to find in Airflow, and clients in the shell: connections, the pool, the exports."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from stack.airflow import PYTHONPATH
+from stack.airflow_api import AirflowApi
+from stack.context import Context
+from stack.minio import REGION, S3_CONFIG
+from stack.private import write_private
+
+# The name that `onnx_release.limits` gives it. A task whose pool is missing waits for ever, without an error.
+MEASURE_POOL = "onnx_measure"
+
+
+def configure_airflow(context: Context) -> None:
+    """Create the connections and the pool through the API, which takes a second where the command line takes ten."""
+    api = AirflowApi(context)
+    for connection in connections(context):
+        api.put_connection(connection)
+    api.ensure_pool(MEASURE_POOL, 1, "Latency is measured alone: one task at a time.")
+
+
+def connections(context: Context) -> list[dict[str, str]]:
+    """Return the two connections, as Airflow's REST API takes them."""
+    config = {key: value for key, value in S3_CONFIG.items() if key != "proxies"}
+    extra = {"endpoint_url": context.minio_url, "region_name": REGION, "config_kwargs": config}
+    return [
+        {"connection_id": "mlflow_default", "conn_type": "mlflow", "host": context.mlflow_url},
+        {
+            "connection_id": "minio_default",
+            "conn_type": "aws",
+            "login": context.credentials.minio_access_key,
+            "password": context.credentials.minio_secret_key,
+            "extra": json.dumps(extra),
+        },
+    ]
+
+
+def client_environment(context: Context) -> dict[str, str]:
+    """Return what a client of the stack needs in its environment."""
+    return {
+        "MLFLOW_TRACKING_URI": context.mlflow_url,
+        "MLFLOW_S3_ENDPOINT_URL": context.minio_url,
+        "AWS_ACCESS_KEY_ID": context.credentials.minio_access_key,
+        "AWS_SECRET_ACCESS_KEY": context.credentials.minio_secret_key,
+        "AWS_DEFAULT_REGION": REGION,
+        "AIRFLOW_API_URL": context.airflow_url,
+        "AIRFLOW_USERNAME": context.credentials.airflow_username,
+        "AIRFLOW_PASSWORD": context.credentials.airflow_password,
+        "AIRFLOW_HOME": str(context.layout.airflow_home),
+    }
+
+
+def write_env_file(context: Context) -> None:
+    """Write the exports (mode 600) for ``source .local/env``; PYTHONPATH is for the `airflow` command line."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in client_environment(context).items()]
+    lines.append(f'export PYTHONPATH={shlex.quote(PYTHONPATH)}"${{PYTHONPATH:+:$PYTHONPATH}}"')
+    write_private(context.layout.env_file, "\n".join(lines) + "\n")

@@ -1,0 +1,102 @@
+"""The training that the demo releases: run once, remembered, found again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+
+import requests
+from rich.console import Console
+
+from stack.context import Context
+from stack.environment import clean_environment
+from stack.errors import StackError
+from stack.http import TIMEOUT_S, session
+from stack.layout import REPO
+from stack.private import write_private
+
+EXPERIMENT = "demo"
+ARGUMENTS = ("--experiment", EXPERIMENT, "--size", "tiny", "--seconds", "60", "--seed", "7")
+STOP_TIMEOUT_S = 10.0
+FILE = "demo.json"
+
+
+def trained_run(context: Context, console: Console) -> str:
+    """Return the id of the demo's finished training run; trains it, for about a minute, when there is none yet."""
+    path = context.layout.home / FILE
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        run_id = str(json.loads(path.read_text())["training_run_id"])
+        if _is_finished(context, run_id):
+            console.print(f"Training run {run_id} is there already.")
+            return run_id
+    run_id = _train(context, console)
+    write_private(path, json.dumps({"training_run_id": run_id}) + "\n")
+    return run_id
+
+
+def version_exists(context: Context, name: str, version: int) -> bool:
+    """Tell whether the registry still holds the model version."""
+    return _mlflow(context, "model-versions/get", name=name, version=str(version)).ok
+
+
+def _is_finished(context: Context, run_id: str) -> bool:
+    response = _mlflow(context, "runs/get", run_id=run_id)
+    if not response.ok:
+        return False
+    info = response.json()["run"]["info"]
+    return bool(info["status"] == "FINISHED" and info["lifecycle_stage"] == "active")
+
+
+def _mlflow(context: Context, call: str, **params: str) -> requests.Response:
+    try:
+        return session().get(f"{context.mlflow_url}/api/2.0/mlflow/{call}", params=params, timeout=TIMEOUT_S)
+    except requests.RequestException as error:
+        raise StackError(f"MLflow at {context.mlflow_url} does not answer: {error}") from error
+
+
+def _train(context: Context, console: Console) -> str:
+    argv = [sys.executable, "-m", "examples.train", "--tracking-uri", context.mlflow_url, *ARGUMENTS]
+    console.print("Training the reference model (about a minute):")
+    # Same session as this process: a Ctrl-C reaches the training too, which then ends its run in MLflow.
+    process = subprocess.Popen(
+        argv,
+        env=clean_environment(PYTHONPATH=str(REPO / "include"), MLFLOW_DISABLE_TELEMETRY="true"),
+        cwd=context.layout.home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        lines = _relay(process, console)
+        code = process.wait()
+    finally:
+        _end(process)
+    name, _, run_id = lines[-1].partition("=") if lines else ("", "", "")
+    if code != 0 or name != "run_id":
+        last = lines[-1] if lines else "no output"
+        raise StackError(f"The training ended with status {code}: {last}")
+    return run_id
+
+
+def _relay(process: subprocess.Popen[str], console: Console) -> list[str]:
+    """Print the training's lines as they come, and keep them."""
+    lines = []
+    for line in process.stdout or ():
+        if text := line.rstrip():
+            lines.append(text)
+            console.print(f"  {text}", markup=False)
+    return lines
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

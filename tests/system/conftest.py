@@ -1,0 +1,24 @@
+"""One embedded stack for all system tests of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .embedded import RunningStack, describe, free_ports, run_stack, stack_environment
+
+
+@pytest.fixture(scope="session")
+def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """The stack, up and healthy; stopped after the last test, and its logs shown when it does not start."""
+    home = tmp_path_factory.mktemp("stack") / "state"
+    environment = stack_environment(home, free_ports(3))
+    try:
+        started = run_stack("up", environment)
+        assert started.returncode == 0, f"the stack did not start:\n{started.stdout}\n{started.stderr}"
+        context = describe(home, environment)
+        yield RunningStack(context, environment)
+    finally:
+        stopped = run_stack("down", environment)
+        assert stopped.returncode == 0, stopped.stderr

@@ -1,0 +1,96 @@
+"""Start and reach an embedded stack from tests, in a folder and on ports of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack.airflow_api import AirflowApi
+from stack.context import Context
+from stack.layout import REPO, Layout
+from stack.lifecycle import load
+from stack.minio import s3_client
+from stack.setup import client_environment
+
+COMMAND_TIMEOUT_S = 400
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now, all different."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def stack_environment(home: Path, ports: list[int] | None = None) -> dict[str, str]:
+    """Return the environment that points ``python -m stack`` at a folder and at ports (airflow, mlflow, minio)."""
+    names = ("AIRFLOW_PORT", "MLFLOW_PORT", "MINIO_PORT")
+    rest = {name: value for name, value in os.environ.items() if name not in (*names, "ONCE")}
+    chosen = dict(zip(names, map(str, ports or []), strict=False))
+    return {**rest, "STACK_HOME": str(home), **chosen}
+
+
+def run_stack(command: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m stack COMMAND`` as make does."""
+    return subprocess.run(
+        [sys.executable, "-m", "stack", command],
+        cwd=REPO,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """A started stack: its context (URLs, credentials, folders), clients, and the environments for child processes."""
+
+    context: Context
+    stack_env: dict[str, str]
+
+    @property
+    def api(self) -> AirflowApi:
+        """A logged-in client of Airflow's REST API."""
+        return AirflowApi(self.context)
+
+    @property
+    def s3(self) -> Any:
+        """A boto3 client of MinIO."""
+        return s3_client(self.context)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The exports of `.local/env`: MLFLOW_TRACKING_URI, AWS_ACCESS_KEY_ID, AIRFLOW_API_URL and so on."""
+        return client_environment(self.context)
+
+    def child_env(self) -> dict[str, str]:
+        """The whole environment for a client in a process of its own: the exports, and the project on PYTHONPATH."""
+        path = os.pathsep.join(str(REPO / folder) for folder in ("include", "plugins", "."))
+        return {**os.environ, **self.env, "PYTHONPATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+    def command(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m stack NAME`` against this stack."""
+        return run_stack(name, self.stack_env)
+
+
+def describe(home: Path, environment: dict[str, str]) -> Context:
+    """Read the started stack's description; its ports are remembered there, so this process needs no variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AIRFLOW_PORT", "MLFLOW_PORT", "MINIO_PORT"):
+            patch.delenv(name, raising=False)
+        context = load(Layout(home))
+    assert context is not None
+    assert str(context.ports.airflow) == environment["AIRFLOW_PORT"]
+    return context

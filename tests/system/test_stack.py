@@ -1,0 +1,317 @@
+"""The embedded stack keeps its promises: clear refusals, loopback only, private secrets, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import requests
+
+from onnx_release import limits
+from stack import lifecycle, processes
+from stack.airflow_api import AirflowApi
+from stack.credentials import Credentials
+from stack.environment import clean_environment
+from stack.errors import StackError
+from stack.layout import REPO, Layout, check_machine
+from stack.ports import Ports
+from stack.processes import Command, Record
+from stack.setup import MEASURE_POOL
+
+from .embedded import RunningStack, free_ports, run_stack, stack_environment
+
+pytestmark = pytest.mark.system
+SLEEPER = (sys.executable, "-c", "import time; time.sleep(60)")
+# A leader that starts a child in its session and says so; the child ignores SIGTERM, as a hung worker would.
+STUBBORN = (
+    sys.executable,
+    "-c",
+    "import signal, subprocess, sys, time\n"
+    "ignore = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); '\n"
+    "child = ignore + 'print(1, flush=True); time.sleep(60)'\n"
+    "process = subprocess.Popen([sys.executable, '-c', child], stdout=subprocess.PIPE)\n"
+    "process.stdout.readline()\n"
+    "open('child', 'w').write(str(process.pid))\n"
+    "time.sleep(60)\n",
+)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    made = Layout(tmp_path / "state")
+    made.create()
+    return made
+
+
+def sleeper(layout: Layout, name: str = "minio", argv: tuple[str, ...] = SLEEPER) -> Record:
+    return processes.start(layout, Command(name, argv, clean_environment(), layout.home))
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Every live process that works inside the state folder, which is where all of the stack's do."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(home):
+                found.append(process)
+    return found
+
+
+def wait_for_file(path: Path) -> str:
+    deadline = time.monotonic() + 20
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} was not written"
+        time.sleep(0.02)
+    return path.read_text()
+
+
+# Without services
+
+
+@pytest.mark.parametrize("name", ["airflow", "mlflow", "minio"])
+def test_a_taken_port_is_named_with_its_variable_and_nothing_is_left_running(tmp_path: Path, name: str) -> None:
+    ports = free_ports(3)
+    taken = ports[("airflow", "mlflow", "minio").index(name)]
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", taken))
+        stranger.listen()
+        done = run_stack("up", stack_environment(tmp_path / "state", ports))
+    assert done.returncode == 1
+    assert f"Port {taken} ({name}) is taken" in done.stderr
+    assert f"{name.upper()}_PORT=" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert processes_of(tmp_path / "state") == []
+    assert not list((tmp_path / "state" / "run").iterdir())
+
+
+@pytest.mark.parametrize("value", ["abc", "80", "70000"])
+def test_a_port_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MLFLOW_PORT", value)
+    with pytest.raises(StackError, match=f"MLFLOW_PORT={value}"):
+        Ports.choose(tmp_path)
+
+
+def test_two_services_do_not_get_one_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_PORT", "9100")
+    monkeypatch.setenv("MINIO_PORT", "9100")
+    with pytest.raises(StackError, match="cannot share"):
+        Ports.choose(tmp_path)
+
+
+def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("airflow", "mlflow"):
+        (folder / name).touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    with pytest.raises(StackError, match=f"juicefs not found in {folder}"):
+        check_machine(tmp_path)
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    home = tmp_path / "not" / "yet"
+    with pytest.raises(StackError, match="MB free and the stack needs"):
+        check_machine(home, free_bytes_min=10**18)
+    assert not home.parent.exists()
+
+
+def test_a_foreign_folder_is_neither_used_nor_removed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for command in ("up", "clean"):
+        done = run_stack(command, stack_environment(tmp_path))
+        assert done.returncode == 1
+        assert str(tmp_path) in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_status_and_down_of_a_stack_that_never_was(tmp_path: Path) -> None:
+    environment = stack_environment(tmp_path / "state")
+    assert run_stack("status", environment).returncode == 3
+    assert run_stack("down", environment).returncode == 0
+    assert run_stack("clean", environment).returncode == 0
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_service_that_dies_while_it_starts_shows_its_log_and_takes_the_others_down(layout: Layout) -> None:
+    (layout.mlflow / "mlflow.db").mkdir()  # SQLite cannot open a folder
+    done = run_stack("up", stack_environment(layout.home, free_ports(3)))
+    assert done.returncode == 1
+    assert "minio" in done.stdout
+    assert "mlflow ended while it started" in done.stderr
+    assert "unable to open database file" in done.stderr
+    assert processes_of(layout.home) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_start_leaves_nothing_running(layout: Layout, number: signal.Signals) -> None:
+    argv = [sys.executable, "-m", "stack", "up"]
+    environment = stack_environment(layout.home, free_ports(3))
+    with subprocess.Popen(argv, cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_file(layout.pids / "mlflow.json")
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert processes_of(layout.home) == []
+
+
+def test_a_second_command_at_the_same_time_is_refused(layout: Layout) -> None:
+    with layout.locked():
+        done = run_stack("up", stack_environment(layout.home, free_ports(3)))
+    assert done.returncode == 1
+    assert "Another command" in done.stderr
+
+
+def test_a_stale_pid_file_never_stops_a_stranger(layout: Layout) -> None:
+    record = sleeper(layout)
+    path = layout.pids / "minio.json"
+    # The pid is now somebody else's, as after a reboot: same number, another start.
+    path.write_text(json.dumps({"name": "minio", "pid": record.pid, "identity": "another-boot:123"}))
+    try:
+        assert processes.find(layout, "minio") is None
+        assert processes.stop(layout, ["minio"]) == []
+        assert record.is_alive()
+    finally:
+        os.kill(record.pid, signal.SIGKILL)
+
+
+def test_stop_ends_the_children_too_and_those_that_ignore_the_signal(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 1.0)
+    sleeper(layout, argv=STUBBORN)
+    child = int(wait_for_file(layout.home / "child"))
+    assert processes.stop(layout, ["minio"]) == ["minio"]
+    assert processes.identity(child) is None
+
+
+def test_stop_finds_the_children_of_a_leader_that_was_killed(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 1.0)
+    record = sleeper(layout, argv=STUBBORN)
+    child = int(wait_for_file(layout.home / "child"))
+    os.kill(record.pid, signal.SIGKILL)
+    os.waitpid(record.pid, 0)
+    assert processes.find(layout, "minio") is None
+    assert processes.stop(layout, ["minio"]) == ["minio"]
+    assert processes.identity(child) is None
+
+
+def test_secrets_are_generated_once_and_private(layout: Layout) -> None:
+    first = Credentials.load_or_generate(layout.home)
+    assert Credentials.load_or_generate(layout.home) == first
+    assert Credentials.generate().minio_secret_key != first.minio_secret_key
+    assert stat.S_IMODE((layout.home / "credentials.json").stat().st_mode) == 0o600
+
+
+def test_settings_of_the_user_do_not_reach_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AIRFLOW__CORE__EXECUTOR", "AWS_PROFILE", "MLFLOW_TRACKING_URI", "PYTHONPATH", "MINIO_ROOT_USER"):
+        monkeypatch.setenv(name, "somebody else's")
+    assert "somebody else's" not in clean_environment().values()
+
+
+def test_the_pool_has_the_name_that_the_dag_uses() -> None:
+    assert MEASURE_POOL == limits.MEASURE_POOL
+
+
+# With services
+
+
+def test_everything_listens_on_loopback_only(running_stack: RunningStack) -> None:
+    listening = {
+        connection.laddr
+        for process in processes_of(running_stack.context.layout.home)
+        for connection in process.net_connections("all")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    ports = running_stack.context.ports
+    assert {ports.airflow, ports.mlflow, ports.minio} <= {address.port for address in listening}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_the_exports_are_private_and_work_in_a_shell(running_stack: RunningStack) -> None:
+    path = running_stack.context.layout.env_file
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    script = f"source {shlex.quote(str(path))} && env -0"
+    shell = subprocess.run(["bash", "-c", script], env={"PATH": os.environ["PATH"]}, capture_output=True, check=True)
+    seen = dict(line.split("=", 1) for line in shell.stdout.decode().split("\0") if line)
+    names = "MLFLOW_TRACKING_URI MLFLOW_S3_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION "
+    names += "AIRFLOW_API_URL AIRFLOW_USERNAME AIRFLOW_PASSWORD AIRFLOW_HOME"
+    assert all(seen.get(name) for name in names.split())
+    assert {name: seen[name] for name in running_stack.env} == running_stack.env
+
+
+def test_no_secret_is_in_a_command_line_or_a_log(running_stack: RunningStack) -> None:
+    secrets = running_stack.context.credentials
+    hidden = [secrets.airflow_password, secrets.minio_secret_key, secrets.jwt_secret, secrets.fernet_key]
+    layout = running_stack.context.layout
+    texts = {str(process.pid): " ".join(process.cmdline()) for process in processes_of(layout.home)}
+    texts |= {path.name: path.read_text(errors="replace") for path in layout.logs.iterdir()}
+    assert len(texts) > len(lifecycle.NAMES)
+    assert [name for name, text in texts.items() for secret in hidden if secret in text] == []
+
+
+def test_airflow_wants_the_password(running_stack: RunningStack) -> None:
+    url = running_stack.context.airflow_url
+    wrong = {"username": running_stack.context.credentials.airflow_username, "password": "guess"}
+    assert requests.post(f"{url}/auth/token", json=wrong, timeout=10).status_code == 401
+    assert requests.get(f"{url}/api/v2/connections", timeout=10).status_code == 401
+
+
+def test_connections_and_the_pool_are_there(running_stack: RunningStack) -> None:
+    found = {row["connection_id"]: row for row in running_stack.api.get("/connections")["connections"]}
+    context = running_stack.context
+    assert found["mlflow_default"]["host"] == context.mlflow_url
+    assert found["minio_default"]["login"] == context.credentials.minio_access_key
+    assert json.loads(found["minio_default"]["extra"])["endpoint_url"] == context.minio_url
+    assert running_stack.api.get(f"/pools/{MEASURE_POOL}")["slots"] == 1
+
+
+def test_artifacts_reach_minio_through_mlflow(running_stack: RunningStack) -> None:
+    code = "import mlflow\nwith mlflow.start_run():\n    mlflow.log_text('hello', 'note.txt')\n"
+    environment = {name: value for name, value in running_stack.child_env().items() if not name.startswith("AWS_")}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=120)
+    keys = [row["Key"] for row in running_stack.s3.list_objects_v2(Bucket="mlflow")["Contents"]]
+    assert any(key.endswith("/artifacts/note.txt") for key in keys)
+
+
+def test_a_second_up_changes_nothing(running_stack: RunningStack) -> None:
+    before = {process.pid for process in processes_of(running_stack.context.layout.home)}
+    done = running_stack.command("up")
+    assert done.returncode == 0, done.stderr
+    assert "already up" in done.stdout
+    assert before <= {process.pid for process in processes_of(running_stack.context.layout.home)}
+    assert running_stack.command("status").returncode == 0
+
+
+def test_ports_of_a_running_stack_cannot_be_changed(running_stack: RunningStack) -> None:
+    done = run_stack("up", {**running_stack.stack_env, "MINIO_PORT": str(free_ports(1)[0])})
+    assert done.returncode == 1
+    assert "make down" in done.stderr
+    assert "MINIO_PORT" in done.stderr
+
+
+def test_down_leaves_no_process_and_up_again_keeps_the_state(running_stack: RunningStack) -> None:
+    home = running_stack.context.layout.home
+    running_stack.s3.put_object(Bucket=limits.BUCKET, Key="kept", Body=b"kept")
+    for _ in range(2):
+        assert running_stack.command("down").returncode == 0
+        assert processes_of(home) == []
+    assert running_stack.command("status").returncode == 3
+    try:
+        again = running_stack.command("up")
+        assert again.returncode == 0, again.stderr
+        assert running_stack.s3.get_object(Bucket=limits.BUCKET, Key="kept")["Body"].read() == b"kept"
+        assert AirflowApi(running_stack.context).get("/pools")["total_entries"] == 2
+    finally:
+        running_stack.s3.delete_object(Bucket=limits.BUCKET, Key="kept")
