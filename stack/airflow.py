@@ -17,9 +17,10 @@ from stack.errors import StackError
 from stack.http import TIMEOUT_S, session
 from stack.layout import REPO, tool
 from stack.ports import HOST
-from stack.private import write_private
+from stack.private import remove_database, write_private
 from stack.processes import Command
 
+DATABASE = "airflow.db"
 API_SERVER = "airflow-api-server"
 BACKGROUND = ("airflow-scheduler", "airflow-triggerer", "airflow-dag-processor")
 PYTHONPATH = os.pathsep.join(str(REPO / folder) for folder in ("include", "plugins"))
@@ -34,6 +35,8 @@ def prepare(context: Context) -> None:
     marker, wanted = home / "migrated", version("apache-airflow")
     if marker.exists() and marker.read_text() == wanted:
         return
+    if not marker.exists():
+        remove_database(home / DATABASE)
     argv = [tool("airflow"), "db", "migrate"]
     done = subprocess.run(argv, cwd=home, env=environment(context), capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -104,7 +107,7 @@ def _settings(context: Context) -> str:
                 # The default asks DNS for the full name, which takes seconds where there is none.
                 "hostname_callable": "socket.gethostname",
             },
-            "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
+            "database": {"sql_alchemy_conn": f"sqlite:///{home / DATABASE}"},
             "api": {
                 "base_url": context.airflow_url,
                 "host": HOST,

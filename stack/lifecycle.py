@@ -139,15 +139,16 @@ def _start_all(context: Context, console: Console) -> None:
     began = _start(context, minio.command(context))
     _await(context, console, minio.NAME, began)
     minio.create_buckets(context)
+    mlflow_server.prepare(context)
     began_mlflow = _start(context, mlflow_server.command(context))
     airflow.prepare(context)
-    api, *background = airflow.commands(context)
-    began_api = _start(context, api)
+    # All at once: most of a component's start is imports, and one process alone leaves the other processors idle.
+    began_airflow = {command.name: _start(context, command) for command in airflow.commands(context)}
     _await(context, console, mlflow_server.NAME, began_mlflow)
-    _await(context, console, airflow.API_SERVER, began_api)
+    mlflow_server.mark_complete(context)
+    _await(context, console, airflow.API_SERVER, began_airflow.pop(airflow.API_SERVER))
     configure_airflow(context)
-    began_rest = [(command.name, _start(context, command)) for command in background]
-    for name, began in began_rest:
+    for name, began in began_airflow.items():
         _await(context, console, name, began)
 
 

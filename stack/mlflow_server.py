@@ -8,9 +8,23 @@ from stack.http import answers
 from stack.layout import tool
 from stack.minio import REGION
 from stack.ports import HOST
+from stack.private import remove_database
 from stack.processes import Command
 
 NAME = "mlflow"
+DATABASE = "mlflow.db"
+COMPLETE = "complete"
+
+
+def prepare(context: Context) -> None:
+    """Remove a database whose first start was interrupted: MLflow does not go on with half of its tables."""
+    if not (context.layout.mlflow / COMPLETE).exists():
+        remove_database(context.layout.mlflow / DATABASE)
+
+
+def mark_complete(context: Context) -> None:
+    """Note that the server has come up, and so its database is whole."""
+    (context.layout.mlflow / COMPLETE).touch()
 
 
 def command(context: Context) -> Command:
@@ -19,9 +33,8 @@ def command(context: Context) -> Command:
     Clients need no S3 keys: the server passes artifacts through (`--serve-artifacts`). One worker is enough: it serves
     requests in threads, and SQLite has one writer anyway.
     """
-    database = context.layout.mlflow / "mlflow.db"
     argv = [tool("mlflow"), "server", "--host", HOST, "--port", str(context.ports.mlflow), "--workers", "1"]
-    argv += ["--backend-store-uri", f"sqlite:///{database}", "--serve-artifacts"]
+    argv += ["--backend-store-uri", f"sqlite:///{context.layout.mlflow / DATABASE}", "--serve-artifacts"]
     argv += ["--artifacts-destination", "s3://mlflow"]
     return Command(NAME, tuple(argv), _environment(context), context.layout.mlflow)
 

@@ -1,4 +1,4 @@
-"""Files that hold secrets: never readable by others, never half written."""
+"""Files of the state folder that must not be read by others, half written, or kept half made."""
 
 from __future__ import annotations
 
@@ -14,3 +14,9 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
         handle.write(text)
     temporary.replace(path)
+
+
+def remove_database(path: Path) -> None:
+    """Remove a SQLite file with its journals: one whose tables were being made when it was interrupted."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -144,12 +144,15 @@ def test_status_and_down_of_a_stack_that_never_was(tmp_path: Path) -> None:
 
 
 def test_a_service_that_dies_while_it_starts_shows_its_log_and_takes_the_others_down(layout: Layout) -> None:
-    (layout.mlflow / "mlflow.db").mkdir()  # SQLite cannot open a folder
-    done = run_stack("up", stack_environment(layout.home, free_ports(3)))
+    (layout.minio / "formatted").touch()  # a lie: the gateway finds no store
+    other = sleeper(layout, "mlflow")
+    ports = free_ports(3)
+    Ports(*ports).remember(layout.home)
+    done = run_stack("up", stack_environment(layout.home, ports))
     assert done.returncode == 1
-    assert "minio" in done.stdout
-    assert "mlflow ended while it started" in done.stderr
-    assert "unable to open database file" in done.stderr
+    assert "minio ended while it started" in done.stderr
+    assert "not formatted" in done.stderr
+    assert not other.is_alive()
     assert processes_of(layout.home) == []
 
 
