@@ -14,7 +14,7 @@ from stack.layout import Layout
 from stack.lifecycle import NAMES, down, is_up, up
 from stack.progress import TaskProgress
 from stack.release import Release
-from stack.result import print_addresses, print_result
+from stack.result import print_addresses, print_outcome
 from stack.training import trained_run, version_exists
 
 WATCH_S = 2.0
@@ -42,10 +42,9 @@ class Demo:
         return 0 if released else 1
 
     def _release(self, context: Context) -> bool:
-        run_id = trained_run(context, self._console)
-        release = Release(AirflowApi(context), run_id)
+        release = Release(AirflowApi(context), trained_run(context, self._console))
         release.await_dag()
-        if release.begin() or self._is_gone(context, release):
+        if release.begin() or self._begin_again(context, release):
             self._console.print(f"Airflow releases it (DAG run {release.dag_run_id}):")
             with TaskProgress(self._console) as progress:
                 succeeded = release.follow(progress.show, lambda: self._check_services(context))
@@ -55,14 +54,19 @@ class Demo:
                 return False
         else:
             self._console.print("It is released already.")
-        print_result(self._console, release)
+        outcome = release.outcome()
+        if outcome is None:
+            raise StackError(
+                f"{release.dag_run_id} succeeded, but a task handed on nothing: see {context.airflow_url}."
+            )
+        print_outcome(self._console, outcome)
         print_addresses(self._console, context)
         return True
 
-    def _is_gone(self, context: Context, release: Release) -> bool:
-        """Tell whether the version of an earlier release was deleted since; then it is made again."""
-        version = release.result("promote")
-        if version is not None and version_exists(context, version["name"], version["version"]):
+    def _begin_again(self, context: Context, release: Release) -> bool:
+        """Repeat an earlier release whose model version or records were deleted since; False when all is there."""
+        outcome = release.outcome()
+        if outcome and version_exists(context, outcome.version["name"], outcome.version["version"]):
             return False
         release.again()
         return True

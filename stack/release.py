@@ -34,6 +34,17 @@ class TaskState:
     seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a successful release handed on: the tasks' records as dicts, see `onnx_release.records`."""
+
+    training_run_id: str
+    artifact: dict[str, Any]  # OnnxArtifact
+    benchmark: dict[str, Any]  # BenchmarkReport
+    uploaded: dict[str, Any]  # S3Object
+    version: dict[str, Any]  # ModelVersion
+
+
 class Release:
     """The DAG run that releases one training run; its id is made from the run's, so there is one whoever asks."""
 
@@ -105,9 +116,11 @@ class Release:
                 raise StackError(f"The release {self.dag_run_id} is still {state} after {RELEASE_TIMEOUT_S:.0f} s.")
             time.sleep(POLL_S)
 
-    def result(self, task_id: str) -> Any:
-        """Return the record that a task handed on, as a dict, or None."""
-        return self._api.xcom(DAG_ID, self.dag_run_id, task_id)
+    def outcome(self) -> Outcome | None:
+        """Return what the tasks handed on, or None when some of it is gone or was never made."""
+        tasks = ("export", "parity_latency", "upload", "promote")
+        records = [self._api.xcom(DAG_ID, self.dag_run_id, task_id) for task_id in tasks]
+        return None if None in records else Outcome(self.training_run_id, *records)
 
     def failure(self) -> str:
         """Return which task failed and the last line of its error."""
@@ -116,10 +129,10 @@ class Release:
             return f"The DAG run {self.dag_run_id} failed without a failed task."
         path = f"{self._path}/taskInstances/{failed[0].name}/logs/{failed[0].attempt}"
         content = self._api.get(path, full_content="true")["content"]
-        return f"Task {failed[0].name} failed: {_last_error(content)}"
+        return f"Task {failed[0].name} failed: {last_error(content)}"
 
 
-def _last_error(content: list[dict[str, Any]]) -> str:
+def last_error(content: list[dict[str, Any]]) -> str:
     """Return the last error of a task's log: the exception if there is one, else the last line logged as an error."""
     last = "no error in its log"
     for entry in content:

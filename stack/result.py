@@ -9,17 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from stack.context import Context
-from stack.release import Release
+from stack.release import Outcome
 
 
-def print_result(console: Console, release: Release) -> None:
+def print_outcome(console: Console, outcome: Outcome) -> None:
     """Print the released model's identity, its parity per output and its speed per batch size."""
-    artifact, benchmark = release.result("export"), release.result("parity_latency")
-    uploaded, version = release.result("upload"), release.result("promote")
-    console.print(_facts(release, artifact, uploaded, version))
-    console.print(_parity(benchmark["parity"]))
-    if benchmark["latency"]:
-        console.print(_latency(benchmark["latency"]))
+    console.print(_facts(outcome))
+    console.print(_parity(outcome.benchmark["parity"]))
+    if outcome.benchmark["latency"]:
+        console.print(_latency(outcome.benchmark["latency"]))
 
 
 def print_addresses(console: Console, context: Context) -> None:
@@ -33,18 +31,19 @@ def print_addresses(console: Console, context: Context) -> None:
     console.print(f"Exports for a shell: source {context.layout.env_file}")
 
 
-def _facts(release: Release, artifact: Any, uploaded: Any, version: Any) -> Table:
+def _facts(outcome: Outcome) -> Table:
+    artifact, version = outcome.artifact, outcome.version
     # Folded, never cut: a person copies these.
     table = Table(title="Released", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     rows = {
-        "training run": release.training_run_id,
+        "training run": outcome.training_run_id,
         "sha256": artifact["sha256"],
         "size": f"{artifact['size_bytes'] / 1e6:.2f} MB in {len(artifact['files'])} files",
         "opset": f"{artifact['opset']} (IR {artifact['ir_version']})",
         "exporter": f"{artifact['exporter']} on {artifact['device']}, {artifact['export_wall_s']:.1f} s",
-        "object": uploaded["uri"],
+        "object": outcome.uploaded["uri"],
         "model": version["name"],
         "version": str(version["version"]),
         "alias": version["alias"],
