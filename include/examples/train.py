@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+# OpenMP's threads spin while they wait for each other, and on cores that others use too an epoch then takes two to
+# three times as long. OpenMP reads this as torch is loaded; an importing process keeps its own choice.
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import mlflow
 import numpy as np
 import torch
