@@ -22,6 +22,8 @@ SERVING_BATCH_SIZE = 1
 UNSEEN_BATCH_SIZE = 3
 BATCH_SIZE_MAX = 4096
 SAMPLE_SEEDS = (11, 23)
+# The size of a dimension that varies, is not the batch, and of which the run left no example.
+VARYING_DIMENSION_SIZE = 16
 
 # External data keeps one name: mlflow's own writer picks a random one, which would change the sha256 at each save.
 MODEL_FILE = "model.onnx"
@@ -44,6 +46,12 @@ SHA_PREFIX_LENGTH = 16
 MODEL_NAME = "heimdall-localization-onnx"
 BUCKET = "heimdall-models"
 ALIAS = "candidate"
+
+# A block of timed calls lasts at least this long, so that a switch of sides weighs little; at most this many calls.
+MEASURE_BLOCK_S = 0.02
+CALLS_PER_ROUND_MAX = 200
+# Above this part of their time spent waiting for a CPU, timings are of the host's other work too: a warning.
+CPU_WAIT_SHARE_MAX = 0.1
 
 MEASURE_POOL = "onnx_measure"
 
@@ -91,7 +99,12 @@ class LatencyBudget(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurePlan(Record):
-    """How long and how often to measure, per batch size; a round times each side once, in a block of calls."""
+    """How long and how often to measure, per batch size; a round times each side once, in a block of calls.
+
+    Measuring stops when the interval of the speedup is no wider than `interval_width_max` times the speedup and clear
+    of the budget's limit, but not before `measure_min_s` and `rounds_min`; and at `measure_max_s` in any case. Fewer
+    rounds than `rounds_min` by then are inconclusive. `threads` of None means every CPU that the process may use.
+    """
 
     threads: int | None = None
     warmup_rounds: int = 5

@@ -202,7 +202,11 @@ class CheckReport(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputParity(Record):
-    """One output compared on one sample. A measure that could not be taken is None, and then `failures` says why."""
+    """One output compared on one sample. A measure that could not be taken is None, and a limit on it then failed.
+
+    `mae` and `max_abs` are over the finite values, `max_rel` leaves out those whose PyTorch value is 0 (None when all
+    are), and `cosine` is None when one side alone is all zeros.
+    """
 
     output: str
     sample: str
@@ -244,7 +248,9 @@ class SideLatency(Record):
 class BatchLatency(Record):
     """Both sides at one batch size. `speedup` is PyTorch's median over ONNX Runtime's, with its bootstrap interval.
 
-    `rounds` counts interleaved rounds, of `calls_per_round` timed calls of each side.
+    `rounds` counts interleaved rounds, of `calls_per_round` timed calls of each side. `cpu_wait_share` is the part of
+    their time that this process's threads were ready to run and waited for a CPU that others had; a busy host slows
+    PyTorch more than ONNX Runtime, and flatters the speedup. None where the kernel does not count it.
     """
 
     batch_size: int
@@ -258,6 +264,7 @@ class BatchLatency(Record):
     calls_per_round: int
     measured_s: float
     conclusive: bool
+    cpu_wait_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

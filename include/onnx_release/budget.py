@@ -1,0 +1,131 @@
+"""What measured speeds mean for a release: the budget's verdict, and what a reader has to know beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx_release.errors import Refused
+from onnx_release.limits import CPU_WAIT_SHARE_MAX, LatencyBudget, MeasurePlan
+from onnx_release.records import BatchLatency, HostInfo, LatencyReport
+
+Verdict = Literal["goal", "met", "missed", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Under which conditions both sides were timed."""
+
+    sha256: str
+    threads: int
+    device: str
+    providers_requested: tuple[str, ...]
+    providers_active: tuple[str, ...]
+    host: HostInfo
+
+
+def require_sane(budget: LatencyBudget, plan: MeasurePlan) -> None:
+    """Raise `Refused` naming every number that no measurement could be made or judged by."""
+    rules = {
+        f"batch_size is {budget.batch_size}, not 1 or more": budget.batch_size >= 1,
+        f"speedup_min is {budget.speedup_min}, not above 0": 0 < budget.speedup_min < math.inf,
+        f"speedup_goal is {budget.speedup_goal}, not above 0": 0 < budget.speedup_goal < math.inf,
+        f"p95_max_ms is {budget.p95_max_ms}, not above 0": budget.p95_max_ms is None or budget.p95_max_ms > 0,
+        f"threads is {plan.threads}, not 1 or more": plan.threads is None or plan.threads >= 1,
+        f"warmup_rounds is {plan.warmup_rounds}, not 0 or more": plan.warmup_rounds >= 0,
+        f"rounds_min is {plan.rounds_min}, not 2 or more": plan.rounds_min >= 2,
+        f"measure_min_s is {plan.measure_min_s}, not from 0 to measure_max_s {plan.measure_max_s}": (
+            0 <= plan.measure_min_s <= plan.measure_max_s < math.inf
+        ),
+        f"confidence is {plan.confidence}, not from 0.5 to below 1": 0.5 <= plan.confidence < 1,
+        f"bootstrap_samples is {plan.bootstrap_samples}, not 100 or more": plan.bootstrap_samples >= 100,
+        f"interval_width_max is {plan.interval_width_max}, not above 0": plan.interval_width_max > 0,
+    }
+    if wrong := [text for text, holds in rules.items() if not holds]:
+        raise Refused("The latency parameters", "; ".join(wrong), "Correct them in the release's parameters.")
+
+
+def judge_latency(
+    batches: Sequence[BatchLatency], budget: LatencyBudget, plan: MeasurePlan, conditions: Conditions
+) -> LatencyReport:
+    """Hold what was measured against the budget; only what the budget may excuse becomes a warning under ``warn``."""
+    served = next((batch for batch in batches if batch.batch_size == budget.batch_size), None)
+    verdict, misses = _judge_served(served, budget, plan)
+    invalid = _invalid(served, budget, conditions)
+    warn = budget.on_miss == "warn"
+    failures = [*invalid, *([] if warn else misses)]
+    warnings = [*(misses if warn else []), *_remarks(batches, budget, plan)]
+    return LatencyReport(
+        sha256=conditions.sha256,
+        passed=not failures,
+        verdict="missed" if invalid else verdict,
+        batches=tuple(batches),
+        budget=budget.to_dict(),
+        threads=conditions.threads,
+        device=conditions.device,
+        providers_requested=conditions.providers_requested,
+        providers_active=conditions.providers_active,
+        host=conditions.host,
+        failures=tuple(failures),
+        warnings=tuple(warnings),
+    )
+
+
+def _judge_served(served: BatchLatency | None, budget: LatencyBudget, plan: MeasurePlan) -> tuple[Verdict, list[str]]:
+    if served is None:
+        return "missed", []
+    what = f"speedup at batch {served.batch_size} is {_interval(served)}"
+    p95_ms = served.onnxruntime.p95_ms
+    misses = []
+    if budget.p95_max_ms is not None and not p95_ms <= budget.p95_max_ms:
+        misses.append(f"p95 at batch {served.batch_size} is {p95_ms:.3g} ms, above {budget.p95_max_ms:g} ms")
+    if not served.speedup_high >= budget.speedup_min:
+        misses.append(f"{what}, below the required {budget.speedup_min:g}")
+    if misses:
+        return "missed", misses
+    if not (served.conclusive and served.speedup_low >= budget.speedup_min):
+        why = _why_inconclusive(served, budget, plan)
+        return "inconclusive", [f"{what}: inconclusive against the required {budget.speedup_min:g}, {why}"]
+    return ("goal" if served.speedup_low >= budget.speedup_goal else "met"), []
+
+
+def _why_inconclusive(served: BatchLatency, budget: LatencyBudget, plan: MeasurePlan) -> str:
+    after = f"after {served.rounds} rounds in {served.measured_s:.3g} s"
+    if served.speedup_low < budget.speedup_min:
+        return f"which the interval straddles {after}"
+    if served.rounds < plan.rounds_min:
+        return f"with fewer than {plan.rounds_min} rounds {after}; raise measure_max_s"
+    return f"the interval being wider than {plan.interval_width_max:.0%} of it {after}; measure on a quieter host"
+
+
+def _invalid(served: BatchLatency | None, budget: LatencyBudget, conditions: Conditions) -> list[str]:
+    """Return why the measurement itself does not count, whatever the budget's policy."""
+    found = []
+    if served is None:
+        found.append(f"the serving batch size {budget.batch_size} was not measured")
+    requested, active = conditions.providers_requested, conditions.providers_active
+    if requested[:1] != active[:1]:
+        found.append(f"ONNX Runtime ran on {', '.join(active) or 'nothing'}, not on {', '.join(requested)} as asked")
+    return found
+
+
+def _remarks(batches: Sequence[BatchLatency], budget: LatencyBudget, plan: MeasurePlan) -> list[str]:
+    """Return what makes a figure less than it looks; none of it changes a verdict."""
+    remarks = [
+        f"batch {b.batch_size}: the speedup {_interval(b)} is uncertain after {b.rounds} rounds in {b.measured_s:.3g} s"
+        for b in batches
+        if not b.conclusive and b.batch_size != budget.batch_size
+    ]
+    remarks += [
+        f"batch {b.batch_size}: the process waited {b.cpu_wait_share:.0%} of its time for a CPU that others had; "
+        "that slows PyTorch more, so the speedup flatters ONNX Runtime: measure again on a quiet host"
+        for b in batches
+        if b.cpu_wait_share is not None and b.cpu_wait_share > CPU_WAIT_SHARE_MAX
+    ]
+    return remarks
+
+
+def _interval(batch: BatchLatency) -> str:
+    return f"{batch.speedup:.2f} [{batch.speedup_low:.2f}, {batch.speedup_high:.2f}]"

@@ -1,0 +1,242 @@
+"""The evidence of one release: as JSON beside the model, as text for a person, as metrics for MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnx_release.errors import Refused
+from onnx_release.limits import REPORT_FILE
+from onnx_release.records import (
+    BatchLatency,
+    BenchmarkReport,
+    CheckReport,
+    LatencyReport,
+    OnnxArtifact,
+    OutputParity,
+    ParityReport,
+    ReleaseReport,
+    TrainedModel,
+)
+
+SCHEMA_VERSION = 1
+METRIC_ROOT = "onnx_release"
+
+
+def reasons(check: CheckReport | None, benchmark: BenchmarkReport | None) -> tuple[str, ...]:
+    """Return every reason that these reports give to refuse the artifact; a step that has no report gives none."""
+    found: list[str] = []
+    if check is not None:
+        errors = [f"check {f.code}: {f.message}" for f in check.findings if f.severity == "error"]
+        found += errors or ([] if check.passed else ["the check did not pass, and names no error"])
+    if benchmark is not None:
+        judged = [f"parity: {why}" for why in benchmark.parity.failures]
+        judged += [f"latency: {why}" for why in (benchmark.latency.failures if benchmark.latency else ())]
+        found += judged or ([] if benchmark.passed else ["the benchmark did not pass, and names no failure"])
+    return tuple(found)
+
+
+def build_report(
+    model_name: str,
+    training: TrainedModel,
+    artifact: OnnxArtifact | None,
+    check: CheckReport | None,
+    benchmark: BenchmarkReport | None,
+) -> ReleaseReport:
+    """Gather the records of a release; it is accepted only when every step passed, on the same bytes, and was timed."""
+    found = [*reasons(check, benchmark), *_gaps(artifact, check, benchmark)]
+    return ReleaseReport(
+        schema_version=SCHEMA_VERSION,
+        status="refused" if found else "accepted",
+        reasons=tuple(found),
+        model_name=model_name,
+        training=training,
+        artifact=artifact,
+        check=check,
+        benchmark=benchmark,
+    )
+
+
+def _gaps(artifact: OnnxArtifact | None, check: CheckReport | None, benchmark: BenchmarkReport | None) -> Iterator[str]:
+    if artifact is None:
+        yield "nothing was exported"
+    for name, report in (("check", check), ("benchmark", benchmark)):
+        if report is None:
+            yield f"there is no {name} report"
+        elif artifact is not None and report.sha256 != artifact.sha256:
+            yield f"the {name} report is about {report.sha256}, not {artifact.sha256}"
+    if benchmark is not None and benchmark.passed and not (benchmark.parity.passed and benchmark.latency is not None):
+        yield "the benchmark says that it passed, without parity or without a latency"
+
+
+def write_report(folder: Path, report: ReleaseReport) -> Path:
+    """Write `REPORT_FILE` into `folder` and return its path; equal reports give equal bytes, and it appears whole."""
+    text = json.dumps(report.to_dict(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    target = folder / REPORT_FILE
+    half_done = folder / f".{REPORT_FILE}.{os.getpid()}"
+    try:
+        half_done.write_text(text, encoding="utf-8", newline="\n")
+        half_done.replace(target)
+    finally:
+        half_done.unlink(missing_ok=True)
+    return target
+
+
+def read_report(path: Path) -> ReleaseReport:
+    """Read what `write_report` wrote; raises `Refused` when it is missing, broken, or of another schema."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refused(f"report {path.name}", f"cannot be read: {error}", "Release the training run again.") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise Refused(
+            f"report {path.name}",
+            f"has schema version {version!r}, and this release reads {SCHEMA_VERSION}",
+            "Read it with the version that wrote it, or release the training run again.",
+        )
+    return ReleaseReport.from_dict(data)
+
+
+def metrics(report: ReleaseReport) -> dict[str, float]:
+    """Return the figures under MLflow metric names below ``onnx_release/``: per output the worst, per batch size all.
+
+    What was not measured, or is not finite, has no metric.
+    """
+    found: dict[str, float | None] = {}
+    if report.artifact is not None:
+        found["size_bytes"] = report.artifact.size_bytes
+        found["export_wall_s"] = report.artifact.export_wall_s
+    if report.benchmark is not None:
+        for output, worst in worst_per_output(report.benchmark.parity).items():
+            found |= {f"parity/{_metric_part(output)}/{name}": value for name, value in worst.items()}
+        for batch in report.benchmark.latency.batches if report.benchmark.latency else ():
+            found |= {f"latency/batch_{batch.batch_size}/{name}": value for name, value in _batch_metrics(batch)}
+    return {
+        f"{METRIC_ROOT}/{name}": float(value)
+        for name, value in found.items()
+        if value is not None and math.isfinite(value)
+    }
+
+
+def _metric_part(output: str) -> str:
+    """Replace what MLflow allows in no metric name, and the slash, which would look like another level."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", output)
+
+
+def worst_per_output(parity: ParityReport) -> dict[str, dict[str, float | None]]:
+    """Return each output's worst measures over all its samples; None when any one of them could not be taken."""
+    worst = {}
+    for output in dict.fromkeys(comparison.output for comparison in parity.comparisons):
+        every = [comparison for comparison in parity.comparisons if comparison.output == output]
+        worst[output] = {
+            "mae": _worst([c.mae for c in every]),
+            "max_abs": _worst([c.max_abs for c in every]),
+            "max_rel": _worst([c.max_rel for c in every]),
+            "cosine": _worst([c.cosine for c in every], least=True),
+        }
+    return worst
+
+
+def _worst(values: list[float | None], *, least: bool = False) -> float | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known:
+        return None
+    return min(known) if least else max(known)
+
+
+def _batch_metrics(batch: BatchLatency) -> Iterator[tuple[str, float | None]]:
+    for side, latency in (("torch", batch.torch), ("onnxruntime", batch.onnxruntime)):
+        yield f"{side}_p50_ms", latency.p50_ms
+        yield f"{side}_p95_ms", latency.p95_ms
+        yield f"{side}_cpu_p50_ms", latency.cpu_p50_ms
+        yield f"{side}_throughput_per_s", latency.throughput_per_s
+    yield "speedup", batch.speedup
+    yield "speedup_low", batch.speedup_low
+    yield "speedup_high", batch.speedup_high
+    yield "cpu_wait_share", batch.cpu_wait_share
+
+
+def summary_markdown(report: ReleaseReport) -> str:
+    """Describe the release for a person: the verdict and why, what was exported, parity per output, speed per batch."""
+    blocks = [f"**{report.model_name}**: {report.status}", "\n".join(f"- {why}" for why in report.reasons)]
+    blocks.append(_training_line(report.training))
+    if report.artifact is not None:
+        blocks.append(_artifact_line(report.artifact))
+    if report.benchmark is not None:
+        blocks.append(_parity_table(report.benchmark.parity))
+        blocks.append(_latency_text(report.benchmark.latency))
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _training_line(training: TrainedModel) -> str:
+    name = f" ({training.run_name})" if training.run_name else ""
+    return f"Training run `{training.training_run_id}`{name}, model `{training.model_uri}`."
+
+
+def _artifact_line(artifact: OnnxArtifact) -> str:
+    return (
+        f"Opset {artifact.opset}, IR version {artifact.ir_version}, {artifact.size_bytes / 1e6:.1f} MB, "
+        f"exporter {artifact.exporter}, sha256 `{artifact.sha256}`."
+    )
+
+
+def _parity_table(parity: ParityReport) -> str:
+    failed = {c.output for c in parity.comparisons if not c.passed}
+    sizes = ", ".join(map(str, parity.batch_sizes)) or "none"
+    unseen = ", ".join(map(str, parity.unseen_batch_sizes)) or "none"
+    lines = [
+        f"Parity with PyTorch, the worst of {_samples(parity.comparisons)} at batch sizes {sizes} "
+        f"(not seen at export: {unseen}):",
+        "",
+        "| output | MAE | largest absolute | largest relative | cosine | passed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for output, worst in worst_per_output(parity).items():
+        cosine = "-" if worst["cosine"] is None else f"{worst['cosine']:.8f}"
+        measures = " | ".join(_short(worst[name]) for name in ("mae", "max_abs", "max_rel"))
+        lines.append(f"| {_cell(output)} | {measures} | {cosine} | {'no' if output in failed else 'yes'} |")
+    return "\n".join(lines)
+
+
+def _samples(comparisons: tuple[OutputParity, ...]) -> str:
+    return f"{len({(c.sample, c.batch_size) for c in comparisons})} samples"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}"
+
+
+def _latency_text(latency: LatencyReport | None) -> str:
+    if latency is None:
+        return "Latency was not measured, because parity failed."
+    lines = [
+        f"Latency on {latency.device}, {latency.threads} threads a side, {latency.host.cpu_model} "
+        f"({latency.host.usable_cpus} of {latency.host.logical_cpus} CPUs, load {latency.host.load_1m:.2f} at the "
+        f"start), {', '.join(latency.providers_active)}; verdict: {latency.verdict}.",
+        "",
+        "| batch | PyTorch p50 / p95 ms | ONNX Runtime p50 / p95 ms | samples/s | speedup [interval] | rounds x calls |",
+        "|---|---|---|---|---|---|",
+        *map(_latency_row, latency.batches),
+    ]
+    if latency.warnings:
+        lines += ["", *(f"- warning: {warning}" for warning in latency.warnings)]
+    return "\n".join(lines)
+
+
+def _latency_row(batch: BatchLatency) -> str:
+    torch, ort = batch.torch, batch.onnxruntime
+    speedup = f"{batch.speedup:.2f} [{batch.speedup_low:.2f}, {batch.speedup_high:.2f}] at {batch.confidence:.0%}"
+    return (
+        f"| {batch.batch_size} | {torch.p50_ms:.3g} / {torch.p95_ms:.3g} | {ort.p50_ms:.3g} / {ort.p95_ms:.3g} "
+        f"| {torch.throughput_per_s:.4g} / {ort.throughput_per_s:.4g} "
+        f"| {speedup}{'' if batch.conclusive else ' (uncertain)'} | {batch.rounds} x {batch.calls_per_round} |"
+    )
