@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
 
+from stack import interrupts
 from stack.console import make_console, make_error_console
 from stack.demo import Demo
 from stack.errors import StackError
@@ -28,8 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
     parser.add_argument("command", choices=sorted(_COMMANDS), help="what to do with the stack in STACK_HOME or .local")
     chosen = parser.parse_args(arguments).command
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupts.install()
     try:
         return _COMMANDS[chosen](Layout.from_environ(), make_console())
     except StackError as error:
@@ -38,11 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         make_error_console().print(f"{chosen}: interrupted; what it had started is stopped.")
         return INTERRUPTED
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Treat a closed terminal and a polite kill like Ctrl-C, so that the clean-up runs."""
-    raise KeyboardInterrupt
 
 
 def _up(layout: Layout, console: Console) -> int:

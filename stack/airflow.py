@@ -6,11 +6,11 @@ import configparser
 import io
 import json
 import os
-import subprocess
 from importlib.metadata import version
 
 import requests
 
+from stack import children
 from stack.context import Context
 from stack.environment import clean_environment
 from stack.errors import StackError
@@ -19,17 +19,19 @@ from stack.layout import REPO, tool
 from stack.ports import HOST
 from stack.private import remove_database, write_private
 from stack.processes import Command
+from stack.provider import write_metadata
 
 DATABASE = "airflow.db"
+PROVIDER = "provider"
 API_SERVER = "airflow-api-server"
 BACKGROUND = ("airflow-scheduler", "airflow-triggerer", "airflow-dag-processor")
-PYTHONPATH = os.pathsep.join(str(REPO / folder) for folder in ("include", "plugins"))
 
 
 def prepare(context: Context) -> None:
     """Write the settings and the login, and bring the metadata database to this version's schema, once."""
     home = context.layout.airflow_home
     write_private(home / "airflow.cfg", _settings(context))
+    write_metadata(home / PROVIDER)
     login = {context.credentials.airflow_username: context.credentials.airflow_password}
     write_private(home / "simple_auth_manager_passwords.json.generated", json.dumps(login) + "\n")
     marker, wanted = home / "migrated", version("apache-airflow")
@@ -38,9 +40,9 @@ def prepare(context: Context) -> None:
     if not marker.exists():
         remove_database(home / DATABASE)
     argv = [tool("airflow"), "db", "migrate"]
-    done = subprocess.run(argv, cwd=home, env=environment(context), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise StackError(f"`airflow db migrate` failed:\n{(done.stderr or done.stdout).strip()[-1500:]}")
+    status, output = children.run(argv, environment(context), home)
+    if status != 0:
+        raise StackError(f"`airflow db migrate` failed:\n{output[-1500:]}")
     marker.write_text(wanted)
 
 
@@ -81,11 +83,15 @@ def environment(context: Context) -> dict[str, str]:
     """Return the environment of Airflow's processes and of its command line; secrets are in airflow.cfg instead."""
     return clean_environment(
         AIRFLOW_HOME=str(context.layout.airflow_home),
-        # `include/` is not on Airflow's own path; `plugins/` must be there from the start for the connection's form.
-        PYTHONPATH=PYTHONPATH,
+        PYTHONPATH=python_path(context),
         MLFLOW_DISABLE_TELEMETRY="true",
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
     )
+
+
+def python_path(context: Context) -> str:
+    """Return what Airflow must import from: `include/` is not on its own path, and `plugins/` comes there too late."""
+    return os.pathsep.join(map(str, (REPO / "include", REPO / "plugins", context.layout.airflow_home / PROVIDER)))
 
 
 def _settings(context: Context) -> str:

@@ -30,13 +30,13 @@ class Demo:
     def run(self, *, once: bool) -> int:
         """Return 0 when the model is released; `once` stops the services at once, else they wait for Ctrl-C."""
         borrowed = is_up(self._layout)
-        context = up(self._layout, self._console)
         try:
+            context = up(self._layout, self._console)
             released = self._release(context)
             if released and not once and not borrowed:
                 self._stay(context)
         finally:
-            if not borrowed:
+            if not borrowed and any(processes.find(self._layout, name) for name in NAMES):
                 self._console.print("Stopping the services.")
                 down(self._layout, self._console)
         return 0 if released else 1

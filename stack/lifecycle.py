@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
 
-from stack import airflow, minio, mlflow_server, processes
+from stack import airflow, interrupts, minio, mlflow_server, processes
 from stack.context import Context
 from stack.credentials import Credentials
 from stack.errors import StackError
@@ -116,20 +115,8 @@ def _nothing_left_running(layout: Layout) -> Iterator[None]:
 
 
 def _stop_all(layout: Layout) -> list[str]:
-    with _uninterrupted():
+    with interrupts.ignored():
         return [name for row in STOP_ORDER for name in processes.stop(layout, row)]
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let an impatient second Ctrl-C pass: stopping takes seconds, and half of it leaves processes behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, handlers, strict=True):
-            signal.signal(number, handler)
 
 
 def _start_all(context: Context, console: Console) -> None:

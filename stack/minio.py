@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import Any
 
+from stack import children
 from stack.context import Context
 from stack.environment import clean_environment
 from stack.errors import StackError
@@ -25,9 +25,9 @@ def prepare(context: Context) -> None:
     # Without `--trash-days 0` deleted objects keep their bytes for ever, as the gateway's background jobs are off.
     argv = [tool("juicefs"), "--no-agent", "format", "--no-update", "--trash-days", "0", "--storage", "file"]
     argv += ["--bucket", f"{folder / 'data'}/", _metadata(context), "store"]
-    done = subprocess.run(argv, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise StackError(f"The object store in {folder} cannot be made:\n{done.stderr.strip()[-800:]}")
+    status, output = children.run(argv, clean_environment(), folder)
+    if status != 0:
+        raise StackError(f"The object store in {folder} cannot be made:\n{output[-800:]}")
     (folder / "formatted").touch()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from stack import interrupts
 from stack.layout import Layout
 from stack.private import write_private
 
@@ -66,7 +67,7 @@ def identity(pid: int) -> str | None:
 
 def start(layout: Layout, command: Command) -> Record:
     """Start the command in its own session (a Ctrl-C at the terminal does not reach it) and write its pid file."""
-    with (layout.logs / f"{command.name}.log").open("ab") as log:
+    with (layout.logs / f"{command.name}.log").open("ab") as log, interrupts.deferred():
         log.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} start {command.name}\n".encode())
         log.flush()
         process = subprocess.Popen(
@@ -78,8 +79,8 @@ def start(layout: Layout, command: Command) -> Record:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    record = Record(command.name, process.pid, identity(process.pid) or "ended at once")
-    write_private(layout.pids / f"{command.name}.json", json.dumps(dataclasses.asdict(record)) + "\n")
+        record = Record(command.name, process.pid, identity(process.pid) or "ended at once")
+        write_private(layout.pids / f"{command.name}.json", json.dumps(dataclasses.asdict(record)) + "\n")
     return record
 
 

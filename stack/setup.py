@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 
-from stack.airflow import PYTHONPATH
+from stack.airflow import python_path
 from stack.airflow_api import AirflowApi
 from stack.context import Context
 from stack.minio import REGION, S3_CONFIG
@@ -57,5 +57,5 @@ def client_environment(context: Context) -> dict[str, str]:
 def write_env_file(context: Context) -> None:
     """Write the exports (mode 600) for ``source .local/env``; PYTHONPATH is for the `airflow` command line."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in client_environment(context).items()]
-    lines.append(f'export PYTHONPATH={shlex.quote(PYTHONPATH)}"${{PYTHONPATH:+:$PYTHONPATH}}"')
+    lines.append(f'export PYTHONPATH={shlex.quote(python_path(context))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
     write_private(context.layout.env_file, "\n".join(lines) + "\n")

@@ -10,6 +10,7 @@ import sys
 import requests
 from rich.console import Console
 
+from stack.children import child
 from stack.context import Context
 from stack.environment import clean_environment
 from stack.errors import StackError
@@ -19,7 +20,6 @@ from stack.private import write_private
 
 EXPERIMENT = "demo"
 ARGUMENTS = ("--experiment", EXPERIMENT, "--size", "tiny", "--seconds", "60", "--seed", "7")
-STOP_TIMEOUT_S = 10.0
 FILE = "demo.json"
 
 
@@ -59,22 +59,11 @@ def _mlflow(context: Context, call: str, **params: str) -> requests.Response:
 def _train(context: Context, console: Console) -> str:
     argv = [sys.executable, "-m", "examples.train", "--tracking-uri", context.mlflow_url, *ARGUMENTS]
     console.print("Training the reference model (about a minute):")
-    # Same session as this process: a Ctrl-C reaches the training too, which then ends its run in MLflow.
-    process = subprocess.Popen(
-        argv,
-        env=clean_environment(PYTHONPATH=str(REPO / "include"), MLFLOW_DISABLE_TELEMETRY="true"),
-        cwd=context.layout.home,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    try:
+    env = clean_environment(PYTHONPATH=str(REPO / "include"), MLFLOW_DISABLE_TELEMETRY="true")
+    # In this process's session: a Ctrl-C reaches the training too, which then ends its run in MLflow.
+    with child(argv, env, context.layout.home) as process:
         lines = _relay(process, console)
         code = process.wait()
-    finally:
-        _end(process)
     name, _, run_id = lines[-1].partition("=") if lines else ("", "", "")
     if code != 0 or name != "run_id":
         last = lines[-1] if lines else "no output"
@@ -90,13 +79,3 @@ def _relay(process: subprocess.Popen[str], console: Console) -> list[str]:
             lines.append(text)
             console.print(f"  {text}", markup=False)
     return lines
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -280,6 +280,23 @@ def test_connections_and_the_pool_are_there(running_stack: RunningStack) -> None
     assert running_stack.api.get(f"/pools/{MEASURE_POOL}")["slots"] == 1
 
 
+def test_airflow_knows_the_connection_type_and_its_test_button_works(running_stack: RunningStack) -> None:
+    url, secrets = running_stack.context.airflow_url, running_stack.context.credentials
+    login = {"username": secrets.airflow_username, "password": secrets.airflow_password}
+    token = requests.post(f"{url}/auth/token", json=login, timeout=10).json()["access_token"]
+    # What the UI's connection form is made from; the public API does not tell it.
+    forms = requests.get(f"{url}/ui/connections/hook_meta", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    assert {"mlflow", "aws"} <= {row["connection_type"] for row in forms.json()}
+    body = {"connection_id": "mlflow_default", "conn_type": "mlflow", "host": running_stack.context.mlflow_url}
+    answer = running_stack.api.post("/connections/test", body)
+    assert answer["status"] is True, answer["message"]
+
+
+def test_the_plugin_is_loaded_once(running_stack: RunningStack) -> None:
+    names = [row["name"] for row in running_stack.api.get("/plugins")["plugins"]]
+    assert names.count("airflow_onnx") == 1, names
+
+
 def test_artifacts_reach_minio_through_mlflow(running_stack: RunningStack) -> None:
     code = "import mlflow\nwith mlflow.start_run():\n    mlflow.log_text('hello', 'note.txt')\n"
     environment = {name: value for name, value in running_stack.child_env().items() if not name.startswith("AWS_")}
