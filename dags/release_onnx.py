@@ -122,8 +122,8 @@ PARAMS = {
         limits.ALIAS, "string", WHERE, "Alias", "Moved to the new version at the end.", pattern=limits.ALIAS_PATTERN
     ),
     "stage": param(
-        "", "string", WHERE, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
-        enum=["", "Staging", "Production"],
+        "none", "string", WHERE, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
+        enum=["none", "Staging", "Production"],
     ),
     "mlflow_conn_id": param("mlflow_default", "string", WHERE, "MLflow connection", "Of type `mlflow`.", minLength=1),
     "s3_conn_id": param("minio_default", "string", WHERE, "Object store connection", "Of type `aws`.", minLength=1),

@@ -25,7 +25,7 @@ class PromoteOperator(ReleaseOperator):
     :param uploaded: the `S3Object` that the upload returned.
     :param version: the `ModelVersion` that the registration returned.
     :param alias: the alias to move, for example ``candidate``.
-    :param stage: ``Staging`` or ``Production`` for consumers that load by stage, or empty.
+    :param stage: ``Staging`` or ``Production`` for consumers that load by stage; ``none`` or empty for no stage.
     :param s3_conn_id: the connection that the upload used.
     """
 
@@ -74,7 +74,7 @@ class PromoteOperator(ReleaseOperator):
         report = self._report(context)
         self._require_objects(uploaded)
         registry.set_alias(self.hook, version, alias)
-        if self.stage:
+        if self.stage not in ("", "none"):
             registry.set_stage(self.hook, version, self.stage)
         url = self.hook.server.version_url(version.name, version.version)
         self.link_urls[ModelVersionLink.name] = url
