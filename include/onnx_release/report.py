@@ -223,7 +223,7 @@ def _latency_text(latency: LatencyReport | None) -> str:
         f"({latency.host.usable_cpus} of {latency.host.logical_cpus} CPUs, load {latency.host.load_1m:.2f} at the "
         f"start), {', '.join(latency.providers_active)}; verdict: {latency.verdict}.",
         "",
-        "| batch | PyTorch p50 / p95 ms | ONNX Runtime p50 / p95 ms | samples/s | speedup [interval] | rounds x calls |",
+        "| batch | PyTorch p50 / p95 ms | ONNX Runtime p50 / p95 ms | samples/s | speedup [interval] | rounds |",
         "|---|---|---|---|---|---|",
         *map(_latency_row, latency.batches),
     ]

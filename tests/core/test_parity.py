@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from onnx_release.errors import Refused
+from onnx_release.limits import ParityLimits
+from onnx_release.parity import compare_outputs, judge_parity, limits_of, require_limits
+from onnx_release.records import OutputParity, TensorSpec
+from onnx_release.samples import Sample
+from tests.core import records
+
+SAMPLE = Sample(name="example", inputs={}, batch_size=2)
+NAN, INF = float("nan"), float("inf")
+LOOSE = ParityLimits(mae_max=1e9)
+
+
+def _one(reference: Any, candidate: Any, limits: ParityLimits | None = None, dtype: str = "float32") -> OutputParity:
+    sides = ({"y": np.asarray(values, dtype=dtype)} for values in (reference, candidate))
+    (result,) = compare_outputs(*sides, SAMPLE, limits or ParityLimits())
+    return result
+
+
+def _failure(result: OutputParity) -> str:
+    assert not result.passed
+    return "; ".join(result.failures)
+
+
+def test_equal_outputs_pass_with_every_measure() -> None:
+    result = _one([[1.0, -2.0]], [[1.0, -2.0]])
+    assert result.passed
+    assert (result.mae, result.max_abs, result.max_rel, result.cosine) == (0.0, 0.0, 0.0, 1.0)
+    assert (result.dtype, result.shape, result.batch_size) == ("float32", (1, 2), 2)
+
+
+def test_measures_are_what_they_are_called() -> None:
+    result = _one([1.0, 2.0, 4.0, 0.0], [1.0, 3.0, 3.0, 0.5], LOOSE)
+    assert result.mae == pytest.approx(0.625)
+    assert result.max_abs == 1.0
+    assert result.max_rel == 0.5
+    assert result.cosine == pytest.approx(19 / np.sqrt(21 * 19.25))
+
+
+@pytest.mark.parametrize(("reference", "candidate"), [(1.0, NAN), (NAN, 1.0), (INF, 1.0), (1.0, -INF), (INF, -INF)])
+def test_a_special_value_on_one_side_fails(reference: float, candidate: float) -> None:
+    result = _one([reference, 1.0], [candidate, 1.0], LOOSE)
+    assert "differ" in _failure(result)
+
+
+def test_special_values_at_the_same_places_pass_and_the_rest_is_compared() -> None:
+    assert _one([NAN, INF, -INF, 1.0], [NAN, INF, -INF, 1.0]).passed
+    assert "MAE 0.5 is not below" in _failure(_one([NAN, INF, -INF, 1.0], [NAN, INF, -INF, 1.5]))
+
+
+def test_nothing_but_nan_is_nothing_compared() -> None:
+    result = _one([NAN, NAN], [NAN, NAN])
+    assert "nothing was compared" in _failure(result)
+    assert result.mae is None
+
+
+def test_an_empty_output_is_nothing_compared() -> None:
+    assert "nothing was compared" in _failure(_one(np.ones((0, 2)), np.ones((0, 2))))
+
+
+def test_shapes_that_would_broadcast_fail() -> None:
+    result = _one(np.ones((3, 1)), np.ones((1, 3)), LOOSE)
+    assert "shape is [1, 3], PyTorch's is [3, 1]" in _failure(result)
+    assert result.mae is None
+
+
+def test_another_dtype_fails() -> None:
+    (result,) = compare_outputs({"y": np.ones(2, np.float32)}, {"y": np.ones(2, np.float64)}, SAMPLE, LOOSE)
+    assert "dtype is float64, PyTorch's is float32" in _failure(result)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+def test_integers_and_booleans_are_exact_whatever_the_limits_say(dtype: str) -> None:
+    limits = ParityLimits(mae_max=100.0, per_output={"y": {"max_abs": 100.0}})
+    assert _one([1, 0, 1], [1, 0, 1], limits, dtype).passed
+    assert "1 of 3" in _failure(_one([1, 0, 1], [1, 1, 1], limits, dtype))
+
+
+def test_unsigned_differences_do_not_wrap() -> None:
+    assert _one([5], [6], dtype="uint8").max_abs == 1.0
+
+
+def test_large_integers_that_a_float_cannot_tell_apart_differ() -> None:
+    assert not _one([2**60], [2**60 + 1], dtype="int64").passed
+
+
+def test_what_only_one_side_gives_fails_and_the_rest_is_still_compared() -> None:
+    one = np.ones(1, np.float32)
+    results = compare_outputs({"a": one, "b": one}, {"b": one, "c": one}, SAMPLE, LOOSE)
+    assert [(r.output, r.passed) for r in results] == [("a", False), ("b", True), ("c", False)]
+    assert "ONNX Runtime does not" in _failure(results[0])
+    assert "PyTorch does not" in _failure(results[2])
+
+
+def test_texts_cannot_be_compared() -> None:
+    assert "cannot be compared" in _failure(_one(["a"], ["a"], dtype="str"))
+
+
+def test_mae_must_be_strictly_below_and_max_abs_may_reach_its_limit() -> None:
+    assert not _one([0.0], [0.5], ParityLimits(mae_max=0.5)).passed
+    assert _one([0.0], [0.5], ParityLimits(mae_max=None, max_abs=0.5)).passed
+    assert not _one([0.0], [0.75], ParityLimits(mae_max=None, max_abs=0.5)).passed
+
+
+def test_one_bad_place_that_the_mean_hides_is_found_by_max_abs() -> None:
+    candidate = np.zeros(10**5)
+    candidate[7] = 0.5
+    assert _one(np.zeros(10**5), candidate).passed
+    assert not _one(np.zeros(10**5), candidate, ParityLimits(max_abs=1e-3)).passed
+
+
+def test_rtol_and_atol_hold_together_element_by_element() -> None:
+    limits = ParityLimits(mae_max=None, rtol=0.1, atol=0.01)
+    assert _one([100.0, 0.0], [109.0, 0.005], limits).passed
+    assert "1 of 2 values" in _failure(_one([100.0, 0.0], [109.0, 0.02], limits))
+    assert not _one([0.0], [0.001], ParityLimits(mae_max=None, rtol=0.1)).passed
+
+
+def test_cosine_that_cannot_be_taken_fails_only_its_own_limit() -> None:
+    zeros, ones = np.zeros(3), np.full(3, 1e-7)
+    assert _one(zeros, ones).passed
+    assert _one(zeros, ones).cosine is None
+    assert "could not be taken" in _failure(_one(zeros, ones, ParityLimits(cosine_min=0.9)))
+    assert _one(zeros, zeros, ParityLimits(cosine_min=0.9)).passed
+
+
+def test_cosine_holds_for_values_whose_squares_overflow() -> None:
+    result = _one([1e200, 1e200], [1e200, 0.9e200], ParityLimits(mae_max=None, cosine_min=0.99), "float64")
+    assert result.passed
+
+
+def test_finite_values_too_far_apart_for_a_float_fail() -> None:
+    assert not _one([1.7e308], [-1.7e308], LOOSE, "float64").passed
+
+
+def test_an_outputs_own_limit_wins_over_its_dtypes_and_that_over_the_general() -> None:
+    limits = ParityLimits(
+        mae_max=1.0,
+        max_abs=1.0,
+        per_dtype={"float16": {"mae_max": 2.0, "max_abs": 2.0}},
+        per_output={"y": {"mae_max": 3.0}},
+    )
+    assert (limits_of(limits, "y", "float16").mae_max, limits_of(limits, "y", "float16").max_abs) == (3.0, 2.0)
+    assert (limits_of(limits, "z", "float32").mae_max, limits_of(limits, "z", "float16").mae_max) == (1.0, 2.0)
+
+
+def test_an_override_loosens_only_its_own_output() -> None:
+    sides: list[dict[str, npt.NDArray[Any]]] = [
+        {"y": np.full(2, value, np.float32), "z": np.full(2, value, np.float32)} for value in (0.0, 1e-3)
+    ]
+    results = compare_outputs(sides[0], sides[1], SAMPLE, ParityLimits(per_output={"y": {"mae_max": 1e-2}}))
+    assert {r.output: r.passed for r in results} == {"y": True, "z": False}
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (ParityLimits(per_output={"posotions": {"max_abs": 1.0}}), "'posotions', which is none of ['y', 'n']"),
+        (ParityLimits(per_output={"y": {"mae": 1.0}}), "knows no limit 'mae'"),
+        (ParityLimits(per_dtype={"float23": {"mae_max": 1.0}}), "'float23', which is no dtype"),
+        (ParityLimits(mae_max=NAN), "mae_max is nan"),
+        (ParityLimits(max_abs=-1.0), "max_abs is -1.0"),
+        (ParityLimits(cosine_min=2.0), "cosine_min is 2.0"),
+        (ParityLimits(mae_max=None), "output 'y' is left without any limit"),
+        (ParityLimits(per_output={"y": {"mae_max": None}}), "output 'y' is left without any limit"),
+    ],
+)
+def test_limits_that_mean_nothing_are_refused(limits: ParityLimits, words: str) -> None:
+    outputs = [TensorSpec(name="y", dtype="float32", shape=()), TensorSpec(name="n", dtype="int64", shape=())]
+    with pytest.raises(Refused) as refusal:
+        require_limits(limits, outputs)
+    assert words in str(refusal.value)
+
+
+def test_sane_limits_are_taken() -> None:
+    outputs = [TensorSpec(name="y", dtype="float32", shape=())]
+    require_limits(ParityLimits(mae_max=None, per_dtype={"float32": {"cosine_min": 0.9}}), outputs)
+
+
+def test_a_report_of_passed_comparisons_passes() -> None:
+    report = judge_parity(records.artifact(), [records.comparison(), records.comparison(batch_size=2)], ParityLimits())
+    assert report.passed
+    assert (report.batch_sizes, report.unseen_batch_sizes) == ((1, 2), (1,))
+    assert report.limits["mae_max"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "words"),
+    [
+        ([], "nothing was compared"),
+        ([records.comparison(batch_size=2)], "no batch size was compared but 2"),
+        ([records.comparison(output="other")], "output 'y' was never compared"),
+        (
+            [records.comparison(), records.comparison(output="z"), records.comparison(output="z", batch_size=4)],
+            "1 of 2",
+        ),
+        ([records.comparison(passed=False)], "did not pass"),
+        (
+            [records.comparison(), records.comparison(batch_size=4, passed=False, failures=("too far",))],
+            "batch 4): too far",
+        ),
+    ],
+)
+def test_a_report_with_a_gap_or_a_failure_does_not(comparisons: list[OutputParity], words: str) -> None:
+    report = judge_parity(records.artifact(), comparisons, ParityLimits())
+    assert not report.passed
+    assert words in "; ".join(report.failures)
+
+
+def test_a_side_that_could_not_run_fails_the_report() -> None:
+    report = judge_parity(records.artifact(), [records.comparison()], ParityLimits(), ["batch 8: it crashed"])
+    assert not report.passed
+    assert "batch 8: it crashed" in report.failures

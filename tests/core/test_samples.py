@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_release.errors import Refused
+from onnx_release.limits import VARYING_DIMENSION_SIZE
+from onnx_release.records import TensorSpec
+from onnx_release.samples import batch_axis, make_samples
+
+X = TensorSpec(name="x", dtype="float32", shape=("batch", 3))
+IDS = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))
+MASK = TensorSpec(name="mask", dtype="bool", shape=("batch", "length"))
+SCALE = TensorSpec(name="scale", dtype="float32", shape=(1,))
+
+
+def test_example_comes_as_it_is_tiled_and_cut() -> None:
+    example = np.arange(6, dtype=np.float32).reshape(2, 3)
+    samples = [s for s in make_samples([X], {"x": example}, (1, 2, 5)) if s.name == "example"]
+    assert [s.batch_size for s in samples] == [2, 1, 5]
+    np.testing.assert_array_equal(samples[0].inputs["x"], example)
+    np.testing.assert_array_equal(samples[1].inputs["x"], example[:1])
+    np.testing.assert_array_equal(samples[2].inputs["x"], example[[0, 1, 0, 1, 0]])
+
+
+def test_every_sample_has_its_batch_size_and_a_name_of_its_own() -> None:
+    example = {"ids": np.array([[4, 9, 5]]), "mask": np.array([[True, False, True]])}
+    samples = make_samples([IDS, MASK], example, (1, 4))
+    assert len({(s.name, s.batch_size) for s in samples}) == len(samples) == 6
+    for sample in samples:
+        assert {array.shape for array in sample.inputs.values()} == {(sample.batch_size, 3)}
+
+
+def test_seeded_values_follow_the_example() -> None:
+    example = {"x": np.random.default_rng(0).normal(50.0, 4.0, (8, 3)).astype(np.float32)}
+    seeded = [s for s in make_samples([X], example, (512,)) if s.name != "example"]
+    for sample in seeded:
+        assert sample.inputs["x"].dtype == np.float32
+        assert sample.inputs["x"].mean() == pytest.approx(example["x"].mean(), abs=1.0)
+        assert sample.inputs["x"].std() == pytest.approx(example["x"].std(), rel=0.2)
+    assert not np.array_equal(seeded[0].inputs["x"], seeded[1].inputs["x"])
+
+
+def test_seeded_integers_stay_within_the_example_and_booleans_vary() -> None:
+    example = {"ids": np.array([[4, 9, 5]]), "mask": np.array([[True, True, True]])}
+    sample = make_samples([IDS, MASK], example, (64,))[-1]
+    assert (sample.inputs["ids"].min(), sample.inputs["ids"].max()) == (4, 9)
+    assert set(np.unique(sample.inputs["mask"])) == {False, True}
+
+
+def test_without_an_example_there_are_seeded_samples_alone() -> None:
+    samples = make_samples([X, IDS], None, (2,))
+    assert [s.name for s in samples] == ["seed 11", "seed 23"]
+    assert samples[0].inputs["ids"].shape == (2, VARYING_DIMENSION_SIZE)
+    assert set(np.unique(samples[0].inputs["ids"])) <= {0, 1}
+
+
+def test_same_arguments_give_same_values() -> None:
+    first, second = (make_samples([X, IDS], None, (3, 7)) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        for name in one.inputs:
+            np.testing.assert_array_equal(one.inputs[name], other.inputs[name])
+
+
+def test_a_constant_example_still_gives_samples_that_vary() -> None:
+    sample = make_samples([X], {"x": np.zeros((2, 3), np.float32)}, (4,))[-1]
+    assert sample.inputs["x"].std() > 0.1
+
+
+def test_a_half_precision_sample_does_not_overflow() -> None:
+    spec = TensorSpec(name="x", dtype="float16", shape=("batch", 64))
+    example = {"x": np.tile(np.array([-65504, 65504], np.float16), (2, 32))}
+    assert all(np.isfinite(s.inputs["x"]).all() for s in make_samples([spec], example, (64,)))
+
+
+def test_an_input_without_a_batch_keeps_its_shape() -> None:
+    example = {"x": np.ones((2, 3), np.float32), "scale": np.array([7.0], np.float32)}
+    for sample in make_samples([X, SCALE], example, (1, 4)):
+        assert sample.inputs["scale"].shape == (1,)
+
+
+def test_batch_axis_prefers_the_dimension_of_that_name() -> None:
+    assert batch_axis(TensorSpec(name="x", dtype="float32", shape=("time", "batch", 3))) == 1
+    assert batch_axis(TensorSpec(name="x", dtype="float32", shape=(3, "n"))) == 1
+    assert batch_axis(SCALE) is None
+
+
+@pytest.mark.parametrize(
+    ("specs", "example", "sizes", "words"),
+    [
+        ([X], {"x": np.ones((2, 4), np.float32)}, (1,), "[2, 4], not ['batch', 3]"),
+        ([X], {"x": np.ones(3, np.float32)}, (1,), "[3], not ['batch', 3]"),
+        ([X], {"x": np.ones((2, 3))}, (1,), "float64, not float32"),
+        ([X], {"y": np.ones((2, 3), np.float32)}, (1,), "lacks x; has y"),
+        ([X], {"x": np.full((2, 3), np.nan, np.float32)}, (1,), "NaN or infinity in 'x'"),
+        ([X], {"x": np.ones((0, 3), np.float32)}, (1,), "no values in 'x'"),
+        ([X, IDS], {"x": np.ones((2, 3), np.float32), "ids": np.ones((3, 2), np.int64)}, (1,), "[2, 3]"),
+        ([SCALE], None, (1,), "no batch dimension that varies: scale [1]"),
+        ([], None, (1,), "none at all"),
+        ([X], None, (), "are []"),
+        ([X], None, (1, 0), "are [1, 0]"),
+        ([TensorSpec(name="t", dtype="str", shape=("batch",))], None, (1,), "dtype str"),
+        ([TensorSpec(name="t", dtype="bfloat16", shape=("batch",))], None, (1,), "dtype bfloat16"),
+        ([TensorSpec(name="t", dtype="complex64", shape=("batch",))], None, (1,), "dtype complex64"),
+    ],
+)
+def test_what_makes_no_sample_is_refused_by_name(specs, example, sizes, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(Refused) as refusal:
+        make_samples(specs, example, sizes)
+    assert words in str(refusal.value)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnx_release.stats import Interval, Times, _weighted_medians, ratio_of_medians
+
+
+def _times(seed: int, rounds: int, calls: int, median: float, noise: float = 0.1) -> Times:
+    return median * np.exp(np.random.default_rng(seed).normal(0.0, noise, (rounds, calls)))
+
+
+def test_the_estimate_is_the_ratio_of_the_medians_of_all_calls() -> None:
+    a, b = _times(1, 31, 4, 3.0), _times(2, 31, 4, 2.0)
+    assert ratio_of_medians(a, b, 100).value == np.median(a) / np.median(b)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 1), (6, 2), (1, 1)])
+def test_weighted_medians_are_the_medians_of_the_repeated_rounds(shape: tuple[int, int]) -> None:
+    generator = np.random.default_rng(3)
+    times = generator.random(shape)
+    weights = generator.multinomial(shape[0], np.full(shape[0], 1 / shape[0]), size=50)
+    expected = [np.median(np.repeat(times, row, axis=0)) for row in weights]
+    np.testing.assert_allclose(_weighted_medians(times, weights), expected)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    hits = 0
+    for seed in range(200):
+        ratio = ratio_of_medians(_times(seed, 40, 3, 3.0), _times(seed + 1000, 40, 3, 2.0), 300)
+        interval = ratio.interval(0.9)
+        hits += interval.low <= 1.5 <= interval.high
+    assert 165 <= hits <= 196  # 180 expected; seeded, so this never changes by chance
+
+
+def test_noise_that_both_sides_share_cancels() -> None:
+    # The machine is slower in some rounds; the two sides' blocks of a round feel it together.
+    drift = np.exp(np.random.default_rng(5).normal(0.0, 0.5, (60, 1)))
+    a, b = _times(6, 60, 2, 3.0, 0.01) * drift, _times(7, 60, 2, 2.0, 0.01) * drift
+    paired = ratio_of_medians(a, b, 500).interval(0.95)
+    unpaired = ratio_of_medians(a, b[np.random.default_rng(8).permutation(60)], 500).interval(0.95)
+    assert paired.relative_width < unpaired.relative_width / 3
+    assert paired.low <= 1.5 <= paired.high
+
+
+def test_calls_of_one_round_are_not_counted_as_independent() -> None:
+    per_round = _times(9, 20, 1, 3.0, 0.3)
+    repeated = np.repeat(per_round, 50, axis=1)
+    other = np.full((20, 1), 2.0)
+    one = ratio_of_medians(per_round, other, 500).interval(0.95)
+    many = ratio_of_medians(repeated, np.repeat(other, 50, axis=1), 500).interval(0.95)
+    assert many.relative_width == pytest.approx(one.relative_width, rel=0.15)
+
+
+def test_the_same_times_give_the_same_interval() -> None:
+    a, b = _times(1, 30, 2, 3.0), _times(2, 30, 2, 2.0)
+    assert ratio_of_medians(a, b, 300).interval(0.95) == ratio_of_medians(a, b, 300).interval(0.95)
+
+
+def test_more_confidence_asks_for_a_wider_interval() -> None:
+    ratio = ratio_of_medians(_times(1, 30, 2, 3.0), _times(2, 30, 2, 2.0), 1000)
+    narrow, wide = ratio.interval(0.8), ratio.interval(0.99)
+    assert wide.low < narrow.low <= ratio.value <= narrow.high < wide.high
+
+
+@pytest.mark.parametrize(("limit", "open_"), [(0.9, False), (1.0, False), (1.1, True), (1.2, True), (1.3, False)])
+def test_an_interval_straddles_what_it_leaves_open(limit: float, open_: bool) -> None:
+    assert Interval(value=1.1, low=1.0, high=1.2, confidence=0.95).straddles(limit) is open_
+
+
+@pytest.mark.parametrize(("one", "other"), [((3, 2), (3, 1)), ((0, 2), (0, 2)), ((4,), (4,))])
+def test_sides_of_different_shape_have_no_ratio(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="same"):
+        ratio_of_medians(np.ones(one), np.ones(other), 100)
