@@ -11,6 +11,8 @@ from onnx_release.errors import Refused
 from onnx_release.limits import CPU_WAIT_SHARE_MAX, LatencyBudget, MeasurePlan
 from onnx_release.records import BatchLatency, HostInfo, LatencyReport
 
+_ROUNDS_LEAST = 10
+
 Verdict = Literal["goal", "met", "missed", "inconclusive"]
 
 
@@ -35,10 +37,10 @@ def require_sane(budget: LatencyBudget, plan: MeasurePlan) -> None:
         f"p95_max_ms is {budget.p95_max_ms}, not above 0": budget.p95_max_ms is None or budget.p95_max_ms > 0,
         f"threads is {plan.threads}, not 1 or more": plan.threads is None or plan.threads >= 1,
         f"warmup_rounds is {plan.warmup_rounds}, not 0 or more": plan.warmup_rounds >= 0,
-        f"rounds_min is {plan.rounds_min}, not 2 or more": plan.rounds_min >= 2,
-        f"measure_min_s is {plan.measure_min_s}, not from 0 to measure_max_s {plan.measure_max_s}": (
-            0 <= plan.measure_min_s <= plan.measure_max_s < math.inf
-        ),
+        # A bootstrap over fewer rounds claims intervals that are far too narrow.
+        f"rounds_min is {plan.rounds_min}, not {_ROUNDS_LEAST} or more": plan.rounds_min >= _ROUNDS_LEAST,
+        f"measure_min_s is {plan.measure_min_s}, not 0 or more": 0 <= plan.measure_min_s < math.inf,
+        f"measure_max_s is {plan.measure_max_s}, not above 0": 0 < plan.measure_max_s < math.inf,
         f"confidence is {plan.confidence}, not from 0.5 to below 1": 0.5 <= plan.confidence < 1,
         f"bootstrap_samples is {plan.bootstrap_samples}, not 100 or more": plan.bootstrap_samples >= 100,
         f"interval_width_max is {plan.interval_width_max}, not above 0": plan.interval_width_max > 0,

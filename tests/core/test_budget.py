@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_release.budget import Conditions, judge_latency, require_sane
+from onnx_release.errors import Refused
+from onnx_release.host import CpuWait, _cgroup_quota, describe_host, usable_cpus
+from onnx_release.limits import LatencyBudget, MeasurePlan
+from onnx_release.records import BatchLatency, LatencyReport
+from tests.core import records
+
+PLAN = MeasurePlan()
+
+
+def _judge(*batches: BatchLatency, active: tuple[str, ...] = ("CPUExecutionProvider",), **budget: Any) -> LatencyReport:
+    conditions = Conditions(
+        sha256=records.SHA,
+        threads=2,
+        device="cpu",
+        providers_requested=("CPUExecutionProvider",),
+        providers_active=active,
+        host=records.HOST,
+    )
+    return judge_latency(batches, LatencyBudget(**budget), PLAN, conditions)
+
+
+def _batch(low: float, speedup: float, high: float, **changes: Any) -> BatchLatency:
+    return records.batch(speedup_low=low, speedup=speedup, speedup_high=high, **changes)
+
+
+@pytest.mark.parametrize(
+    ("low", "speedup", "high", "verdict", "passed"),
+    [
+        (1.6, 1.7, 1.8, "goal", True),
+        (1.5, 1.7, 1.8, "goal", True),
+        (1.4, 1.6, 1.8, "met", True),
+        (1.0, 1.1, 1.2, "met", True),
+        (0.9, 1.1, 1.2, "inconclusive", False),
+        (0.9, 0.95, 1.0, "inconclusive", False),
+        (0.8, 0.9, 0.99, "missed", False),
+    ],
+)
+def test_the_interval_decides_and_not_the_estimate(
+    low: float, speedup: float, high: float, verdict: str, passed: bool
+) -> None:
+    report = _judge(_batch(low, speedup, high, conclusive=verdict != "inconclusive"))
+    assert (report.verdict, report.passed) == (verdict, passed)
+    assert bool(report.failures) is not passed
+    assert report.warnings == ()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 1.2), (0.8, 0.9)])
+def test_a_policy_of_warning_passes_and_says_so(low: float, high: float) -> None:
+    strict = _judge(_batch(low, low, high, conclusive=False))
+    lenient = _judge(_batch(low, low, high, conclusive=False), on_miss="warn")
+    assert not strict.passed
+    assert lenient.passed
+    assert lenient.verdict == strict.verdict
+    assert lenient.warnings == strict.failures != ()
+
+
+def test_an_interval_that_is_clear_of_the_limit_but_too_wide_is_inconclusive() -> None:
+    report = _judge(_batch(1.1, 2.0, 4.0, conclusive=False))
+    assert report.verdict == "inconclusive"
+    assert "wider than 25%" in report.failures[0]
+
+
+def test_too_few_rounds_are_inconclusive_and_name_the_cure() -> None:
+    report = _judge(_batch(1.1, 1.2, 1.3, conclusive=False, rounds=12))
+    assert report.verdict == "inconclusive"
+    assert "fewer than 30 rounds" in report.failures[0]
+    assert "raise measure_max_s" in report.failures[0]
+
+
+def test_a_wide_interval_below_the_limit_is_a_miss() -> None:
+    assert _judge(_batch(0.2, 0.5, 0.9, conclusive=False)).verdict == "missed"
+
+
+def test_a_p95_above_its_limit_is_a_miss_whatever_the_speedup() -> None:
+    report = _judge(_batch(0.9, 1.1, 1.2, conclusive=False), p95_max_ms=1.0)
+    assert report.verdict == "missed"
+    assert "p95 at batch 1 is 1.2 ms, above 1 ms" in report.failures[0]
+    assert _judge(records.batch(), p95_max_ms=1.2).passed
+
+
+def test_other_batch_sizes_never_change_the_verdict() -> None:
+    slow = _batch(0.4, 0.5, 0.6, batch_size=32)
+    report = _judge(records.batch(), slow)
+    assert (report.verdict, report.passed, report.warnings) == ("goal", True, ())
+
+
+def test_an_uncertain_figure_at_another_batch_size_is_a_warning() -> None:
+    report = _judge(records.batch(), _batch(0.4, 1.5, 2.6, batch_size=32, conclusive=False))
+    assert report.passed
+    assert "batch 32: the speedup 1.50 [0.40, 2.60] is uncertain" in report.warnings[0]
+
+
+def test_a_busy_host_is_a_warning_beside_the_figure_it_flatters() -> None:
+    report = _judge(records.batch(cpu_wait_share=0.4))
+    assert "waited 40% of its time" in report.warnings[0]
+    assert _judge(records.batch(cpu_wait_share=None)).warnings == ()
+
+
+@pytest.mark.parametrize("on_miss", ["refuse", "warn"])
+def test_what_was_not_measured_fails_under_either_policy(on_miss: str) -> None:
+    report = _judge(records.batch(batch_size=8), on_miss=on_miss)
+    assert (report.verdict, report.passed) == ("missed", False)
+    assert "serving batch size 1 was not measured" in report.failures[0]
+
+
+@pytest.mark.parametrize("on_miss", ["refuse", "warn"])
+def test_another_provider_than_asked_for_fails_under_either_policy(on_miss: str) -> None:
+    report = _judge(records.batch(), active=("AzureExecutionProvider",), on_miss=on_miss)
+    assert not report.passed
+    assert "ran on AzureExecutionProvider, not on CPUExecutionProvider" in report.failures[0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "plan", "words"),
+    [
+        ({"batch_size": 0}, {}, "batch_size is 0"),
+        ({"speedup_min": float("nan")}, {}, "speedup_min is nan"),
+        ({"speedup_goal": 0.0}, {}, "speedup_goal is 0.0"),
+        ({"p95_max_ms": -1.0}, {}, "p95_max_ms is -1.0"),
+        ({}, {"threads": 0}, "threads is 0"),
+        ({}, {"warmup_rounds": -1}, "warmup_rounds is -1"),
+        ({}, {"rounds_min": 9}, "rounds_min is 9"),
+        ({}, {"measure_min_s": float("nan")}, "measure_min_s is nan"),
+        ({}, {"measure_max_s": float("inf")}, "measure_max_s is inf"),
+        ({}, {"measure_max_s": 0.0}, "measure_max_s is 0.0"),
+        ({}, {"confidence": 1.0}, "confidence is 1.0"),
+        ({}, {"bootstrap_samples": 10}, "bootstrap_samples is 10"),
+        ({}, {"interval_width_max": 0.0}, "interval_width_max is 0.0"),
+    ],
+)
+def test_numbers_that_nothing_can_be_measured_by_are_refused(
+    budget: dict[str, Any], plan: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Refused) as refusal:
+        require_sane(LatencyBudget(**budget), MeasurePlan(**plan))
+    assert words in str(refusal.value)
+
+
+def test_the_defaults_are_sane() -> None:
+    require_sane(LatencyBudget(), MeasurePlan())
+
+
+def test_the_host_is_described() -> None:
+    host = describe_host()
+    assert 1 <= host.usable_cpus <= host.logical_cpus
+    assert host.cpu_model
+    assert usable_cpus() == host.usable_cpus
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+        ({"cpu.max": "nonsense"}, None),
+    ],
+)
+def test_a_containers_quota_counts(tmp_path: Path, files: dict[str, str], cpus: float | None) -> None:
+    for name, text in files.items():
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    assert _cgroup_quota(tmp_path) == cpus
+
+
+def test_the_wait_for_a_cpu_is_a_share() -> None:
+    wait = CpuWait()
+    sum(range(10**6))
+    share = wait.share()
+    assert share is None or 0 <= share <= 1

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, save
+
+from onnx_release.errors import Refused
+from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
+from onnx_release.runners.torch_runner import TorchOptions, TorchRunner, name_outputs
+
+ONE = TorchOptions(input_names=("x",), output_names=("y",))
+
+
+class Halves(torch.nn.Module):
+    """Takes two inputs whose order matters, and returns what it is told to."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> object:
+        difference, total = self.dropout(a - b), a + b
+        forms: dict[str, object] = {
+            "tuple": (difference, total),
+            "dict": {"total": total, "difference": difference},
+            "foreign dict": {"z": difference, "a": total},
+            "nested": [(difference,), None, {"t": total}],
+            "three": (difference, total, total),
+            "text": (difference, "total"),
+            "bfloat16": (difference, total.bfloat16()),
+        }
+        return forms[self.form]
+
+
+@pytest.fixture
+def square(tmp_path: Path) -> Path:
+    """A graph of y = x * x, n = 2 * x."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("x", "y", "n")]
+    nodes = [helper.make_node("Mul", ["x", "x"], ["y"]), helper.make_node("Add", ["x", "x"], ["n"])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "square", value[:1], value[1:]),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    path = tmp_path / "model.onnx"
+    save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict", "foreign dict", "nested"])
+def test_torch_outputs_get_their_names_and_dropout_is_off(form: str) -> None:
+    options = TorchOptions(input_names=("a", "b"), output_names=("difference", "total"))
+    inputs = {"b": np.full((2, 3), 2.0, np.float32), "a": np.full((2, 3), 5.0, np.float32)}
+    with TorchRunner(Halves(form).train(), options) as runner:
+        outputs = runner.run(inputs)
+    assert list(outputs) == ["difference", "total"]
+    np.testing.assert_array_equal(outputs["difference"], np.full((2, 3), 3.0, np.float32))
+    np.testing.assert_array_equal(outputs["total"], np.full((2, 3), 7.0, np.float32))
+
+
+@pytest.mark.parametrize(("form", "words"), [("three", "is 3 values"), ("text", "['str']"), ("bfloat16", "bfloat16")])
+def test_torch_outputs_that_the_signature_does_not_name_are_refused(form: str, words: str) -> None:
+    options = TorchOptions(input_names=("a", "b"), output_names=("difference", "total"))
+    inputs = {name: np.ones((1, 1), np.float32) for name in ("a", "b")}
+    with TorchRunner(Halves(form), options) as runner, pytest.raises(Refused) as refusal:
+        runner.run(inputs)
+    assert words in str(refusal.value)
+
+
+def test_an_exported_program_runs_at_other_batch_sizes() -> None:
+    model = torch.nn.Linear(3, 2).eval()
+    program = torch.export.export(model, (torch.ones(2, 3),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    with TorchRunner(program, ONE) as runner:
+        y = runner.run({"x": x})["y"]
+    np.testing.assert_allclose(y, model(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
+
+
+def test_a_model_that_cannot_run_a_shape_is_refused_in_its_own_words() -> None:
+    with TorchRunner(torch.nn.Linear(3, 2), ONE) as runner, pytest.raises(Refused, match=r"\[2, 4\].*mat1 and mat2"):
+        runner.run({"x": np.ones((2, 4), np.float32)})
+
+
+def test_process_wide_settings_are_put_back() -> None:
+    threads, fastpath = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
+    options = TorchOptions(input_names=("x",), output_names=("y",), threads=threads + 1, mha_fastpath=not fastpath)
+    with TorchRunner(torch.nn.Linear(3, 2), options) as runner:
+        assert torch.get_num_threads() == threads + 1
+        assert torch.backends.mha.get_fastpath_enabled() is not fastpath
+    assert torch.get_num_threads() == threads
+    assert torch.backends.mha.get_fastpath_enabled() is fastpath
+    with pytest.raises(RuntimeError, match="closed"):
+        runner.run({"x": np.ones((1, 3), np.float32)})
+
+
+def test_a_single_tensor_and_a_dict_of_other_names_are_taken_in_order() -> None:
+    one = torch.ones(1)
+    assert list(name_outputs(one, ("y",))) == ["y"]
+    assert list(name_outputs({"logits": one}, ("y",))) == ["y"]
+
+
+def test_onnx_outputs_come_by_name_with_the_threads_asked_for(square: Path) -> None:
+    with OrtRunner(square, OrtOptions(threads=1)) as runner:
+        outputs = runner.run({"x": np.array([[2.0, 3.0]], np.float32)})
+        assert runner.providers_requested == runner.providers_active == ("CPUExecutionProvider",)
+        options = runner._session.get_session_options()
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+        assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    np.testing.assert_array_equal(outputs["y"], [[4.0, 9.0]])
+    np.testing.assert_array_equal(outputs["n"], [[4.0, 6.0]])
+    with pytest.raises(RuntimeError, match="closed"):
+        runner.run({})
+
+
+def test_onnx_inputs_that_do_not_fit_are_refused(square: Path) -> None:
+    with OrtRunner(square, OrtOptions()) as runner:
+        with pytest.raises(Refused, match=r"x float32 \[1, 3\].*Got: 3 Expected: 2"):
+            runner.run({"x": np.ones((1, 3), np.float32)})
+        with pytest.raises(Refused, match="z float32"):
+            runner.run({"z": np.ones((1, 2), np.float32)})
+
+
+def test_a_broken_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(Refused, match=r"model\.onnx: is not accepted by ONNX Runtime"):
+        OrtRunner(path, OrtOptions())
+
+
+def test_a_provider_that_is_not_installed_is_refused_and_not_replaced(square: Path) -> None:
+    absent = "CoreMLExecutionProvider"
+    assert absent not in onnxruntime.get_available_providers()
+    with pytest.raises(Refused, match=f"has no {absent} here"):
+        OrtRunner(square, OrtOptions(providers=(absent, "CPUExecutionProvider")))
