@@ -122,6 +122,9 @@ def _settings(context: Context) -> str:
                 "secret_key": secrets.api_secret_key,
             },
             "api_auth": {"jwt_secret": secrets.jwt_secret},
+            # A task that died with the stack (a Ctrl-C in the middle of a release) is found and retried after a minute,
+            # not after five. The heartbeat is the supervisor's, so a long computation does not hold it up.
+            "scheduler": {"task_instance_heartbeat_timeout": "60", "orphaned_tasks_check_interval": "30"},
             "dag_processor": {"parsing_processes": "1", "refresh_interval": "30"},
             "logging": {"base_log_folder": str(home / "logs")},
             "usage_data_collection": {"enabled": "False"},
