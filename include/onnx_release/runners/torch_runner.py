@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 
 from onnx_release.errors import Refused
 from onnx_release.samples import Arrays
+
+TorchModel = torch.nn.Module | torch.export.ExportedProgram
 
 
 def cuda_available() -> bool:
@@ -44,12 +46,10 @@ class TorchRunner:
 
     name = "PyTorch"
 
-    def __init__(self, model: torch.nn.Module | torch.export.ExportedProgram, options: TorchOptions) -> None:
+    def __init__(self, model: TorchModel, options: TorchOptions) -> None:
         self._options = options
         self._module: Callable[..., Any] | None = _callable(model, options.device)
-        self._settings = ExitStack()
-        self._settings.enter_context(_threads(options.threads))
-        self._settings.enter_context(_mha_fastpath(options.mha_fastpath))
+        self._settings = _process_settings(options)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Return the outputs by name; raises `Refused` when the model fails on these inputs or gives other outputs."""
@@ -76,7 +76,7 @@ class TorchRunner:
         self.close()
 
 
-def _callable(model: torch.nn.Module | torch.export.ExportedProgram, device: str) -> Callable[..., Any]:
+def _callable(model: TorchModel, device: str) -> Callable[..., Any]:
     if not isinstance(model, torch.export.ExportedProgram):
         return model.eval().to(device)
     # An exported program has its mode baked in, and its module's eval() raises.
@@ -116,23 +116,13 @@ def _refused(inputs: Arrays, error: Exception) -> Refused:
     )
 
 
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _mha_fastpath(enabled: bool | None) -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    if enabled is not None:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+def _process_settings(options: TorchOptions) -> ExitStack:
+    """Make the process-wide settings, and return the stack that puts the former ones back."""
+    former = ExitStack()
+    if options.threads is not None:
+        former.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(options.threads)
+    if options.mha_fastpath is not None:
+        former.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(options.mha_fastpath)
+    return former

@@ -1,0 +1,298 @@
+"""A trained model as MLflow saves it, its ONNX folder, and what the judge says of the two."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow.pytorch
+import numpy as np
+import onnx
+import pytest
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema
+from mlflow.types import TensorSpec as MlflowTensorSpec
+from onnx import numpy_helper
+
+from onnx_release.artifact import describe_folder, folder_sha256
+from onnx_release.errors import Refused
+from onnx_release.judge import JudgeOptions, judge_artifact, smoke_test
+from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, LatencyBudget, MeasurePlan, ParityLimits
+from onnx_release.package import PackageSpec, write_package
+from onnx_release.records import OnnxArtifact, TensorSpec
+from tests.core import records
+
+INPUTS = (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)
+OUTPUTS = tuple(TensorSpec(name=name, dtype="float32", shape=("batch", 2)) for name in ("mean", "spread"))
+EXAMPLE = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+QUICK = MeasurePlan(
+    threads=1, rounds_min=10, measure_min_s=0.0, measure_max_s=1.0, bootstrap_samples=100, interval_width_max=99.0
+)
+# A model this small says nothing about speed; these tests are about what the judge does with what it finds.
+ANY_SPEED = LatencyBudget(speedup_min=1e-6, speedup_goal=1e-6)
+OPTIONS = JudgeOptions(batch_sizes=(1, 4), budget=ANY_SPEED, plan=QUICK, device="cpu")
+
+
+class Net(torch.nn.Module):
+    """Two outputs of one shape, which must not be taken for each other, and a dropout that must be off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = torch.nn.Linear(4, 8)
+        self.heads = torch.nn.Linear(8, 4)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = self.heads(self.dropout(torch.relu(self.hidden(x))))
+        return out[:, :2], out[:, 2:].exp()
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    trained: Path
+    folder: Path
+    artifact: OnnxArtifact
+
+    def judge(self, **changes: Any) -> Any:
+        return judge_artifact(self.trained, self.folder, self.artifact, dataclasses.replace(OPTIONS, **changes))
+
+
+def _schema(specs: tuple[TensorSpec, ...]) -> Schema:
+    return Schema([MlflowTensorSpec(np.dtype(s.dtype), (-1, *s.shape[1:]), s.name) for s in specs])
+
+
+def _described(folder: Path) -> OnnxArtifact:
+    files = describe_folder(folder)
+    return records.artifact(
+        sha256=folder_sha256(files),
+        size_bytes=sum(file.size_bytes for file in files),
+        files=files,
+        inputs=INPUTS,
+        outputs=OUTPUTS,
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    torch.manual_seed(0)
+    model = Net().eval()
+    root = tmp_path_factory.mktemp("judged")
+    mlflow.pytorch.save_model(
+        model,
+        root / "trained",
+        signature=ModelSignature(inputs=_schema(INPUTS), outputs=_schema(OUTPUTS)),
+        input_example=EXAMPLE,
+        pip_requirements=[],
+    )
+    (root / "folder").mkdir()
+    torch.onnx.export(
+        model,
+        (torch.from_numpy(EXAMPLE),),
+        root / "folder" / MODEL_FILE,
+        input_names=["x"],
+        output_names=[spec.name for spec in OUTPUTS],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        verbose=False,
+    )
+    versions = dict.fromkeys(("mlflow", "numpy", "onnx", "onnxruntime"), "1.0")
+    write_package(
+        root / "folder",
+        PackageSpec(
+            inputs=INPUTS,
+            outputs=OUTPUTS,
+            example={"x": EXAMPLE},
+            providers=("CPUExecutionProvider",),
+            tool_versions=versions,
+        ),
+    )
+    return Case(root / "trained", root / "folder", _described(root / "folder"))
+
+
+@pytest.fixture
+def case(prepared: Case, tmp_path: Path) -> Case:
+    """A copy of the prepared case that a test may spoil."""
+    folder = shutil.copytree(prepared.folder, tmp_path / "folder")
+    return dataclasses.replace(prepared, folder=folder)
+
+
+def _edited(case: Case, edit: Any) -> Case:
+    """Change the ONNX graph, and describe the folder anew: the bytes are as recorded, and the model is another."""
+    path = case.folder / MODEL_FILE
+    model = onnx.load(path)
+    edit(model.graph)
+    (case.folder / EXTERNAL_DATA_FILE).unlink(missing_ok=True)
+    onnx.save(model, path)
+    return dataclasses.replace(case, artifact=_described(case.folder))
+
+
+def _scale_weights(factor: float) -> Any:
+    def edit(graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            if values.dtype == np.float32 and values.ndim == 2:
+                tensor.CopyFrom(numpy_helper.from_array(values * np.float32(factor), tensor.name))
+
+    return edit
+
+
+def test_a_faithful_export_passes_and_is_timed(prepared: Case) -> None:
+    threads = torch.get_num_threads()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    report = prepared.judge()
+    assert report.passed
+    assert report.sha256 == report.parity.sha256 == report.latency.sha256 == prepared.artifact.sha256
+    assert {c.output for c in report.parity.comparisons} == {"mean", "spread"}
+    assert {c.sample for c in report.parity.comparisons} == {"example", "seed 11", "seed 23"}
+    assert report.parity.batch_sizes == (1, 2, 4)
+    assert report.parity.unseen_batch_sizes == (1, 4)
+    assert [b.batch_size for b in report.latency.batches] == [1, 4]
+    assert report.latency.threads == 1
+    assert report.latency.providers_active == ("CPUExecutionProvider",)
+    assert torch.get_num_threads() == threads
+    assert torch.backends.mha.get_fastpath_enabled() is fastpath
+
+
+def test_the_served_batch_size_is_judged_even_when_not_asked_for(prepared: Case) -> None:
+    budget = dataclasses.replace(ANY_SPEED, batch_size=3)
+    report = prepared.judge(batch_sizes=(1,), budget=budget)
+    assert [b.batch_size for b in report.latency.batches] == [1, 3]
+    assert 3 in report.parity.batch_sizes
+
+
+def test_a_batch_size_that_the_exporter_has_not_seen_is_added(prepared: Case) -> None:
+    budget = dataclasses.replace(ANY_SPEED, batch_size=2)
+    report = prepared.judge(batch_sizes=(2,), budget=budget)
+    assert report.parity.unseen_batch_sizes == (3,)
+    assert [b.batch_size for b in report.latency.batches] == [2]
+
+
+def test_a_missed_budget_refuses_and_keeps_the_figures(prepared: Case) -> None:
+    report = prepared.judge(budget=LatencyBudget(speedup_min=1e6, speedup_goal=1e6))
+    assert (report.passed, report.parity.passed, report.latency.verdict) == (False, True, "missed")
+    assert report.latency.batches
+    assert prepared.judge(budget=LatencyBudget(speedup_min=1e6, speedup_goal=1e6, on_miss="warn")).passed
+
+
+def test_other_weights_fail_parity_and_are_not_timed(case: Case) -> None:
+    report = _edited(case, _scale_weights(1.01)).judge()
+    assert not report.passed
+    assert report.latency is None
+    assert any("output 'mean'" in why and "MAE" in why for why in report.parity.failures)
+    assert report.parity.comparisons
+
+
+def test_loose_limits_are_the_callers_to_give(case: Case) -> None:
+    loose = ParityLimits(mae_max=None, per_dtype={"float32": {"max_abs": 1.0}})
+    assert _edited(case, _scale_weights(1.0001)).judge(limits=loose).passed
+
+
+def test_nan_in_the_onnx_model_alone_fails(case: Case) -> None:
+    report = _edited(case, _scale_weights(float("nan"))).judge()
+    assert not report.passed
+    assert any("NaN" in why for why in report.parity.failures)
+
+
+def test_a_lost_output_fails_by_name(case: Case) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        del graph.output[1]
+
+    report = _edited(case, edit).judge()
+    assert not report.passed
+    assert any("'spread'" in why and "ONNX Runtime does not" in why for why in report.parity.failures)
+
+
+def test_swapped_output_names_fail(case: Case) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        swapped = copy.deepcopy([graph.output[1], graph.output[0]])
+        names = {"mean": "spread", "spread": "mean"}
+        for node in graph.node:
+            for at, name in enumerate(node.output):
+                node.output[at] = names.get(name, name)
+        del graph.output[:]
+        graph.output.extend(swapped)
+
+    report = _edited(case, edit).judge()
+    assert not report.passed
+    assert ["output 'mean'" in why or "output 'spread'" in why for why in report.parity.failures] == [True, True]
+
+
+def test_an_input_of_another_name_fails_with_the_runtimes_words(case: Case) -> None:
+    def edit(graph: onnx.GraphProto) -> None:
+        graph.input[0].name = "z"
+        for node in graph.node:
+            for at, name in enumerate(node.input):
+                node.input[at] = "z" if name == "x" else name
+
+    report = _edited(case, edit).judge()
+    assert not report.passed
+    assert "nothing was compared" in report.parity.failures
+    assert any("ONNX Runtime" in why for why in report.parity.failures)
+
+
+def test_a_file_that_is_no_model_is_a_failed_report(case: Case) -> None:
+    (case.folder / MODEL_FILE).write_bytes(b"no model")
+    case = dataclasses.replace(case, artifact=_described(case.folder))
+    report = case.judge()
+    assert not report.passed
+    assert "is not accepted by ONNX Runtime" in report.parity.failures[0]
+
+
+def test_changed_bytes_are_refused_before_anything_runs(case: Case) -> None:
+    (case.folder / MODEL_FILE).write_bytes(b"other bytes")
+    with pytest.raises(Refused, match="not the bytes that were judged"):
+        case.judge()
+    with pytest.raises(Refused, match="not the bytes that were judged"):
+        smoke_test(case.folder, case.artifact)
+
+
+def test_a_record_whose_sha256_is_not_its_files_is_refused(case: Case) -> None:
+    artifact = dataclasses.replace(case.artifact, sha256="0" * 64)
+    with pytest.raises(Refused, match="its files amount to"):
+        dataclasses.replace(case, artifact=artifact).judge()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"device": "tpu"}, "'tpu'"),
+        ({"batch_sizes": (0,)}, r"\[0, 1\]"),
+        ({"limits": ParityLimits(per_output={"maen": {}})}, "'maen'"),
+        ({"plan": MeasurePlan(threads=0)}, "threads is 0"),
+    ],
+)
+def test_senseless_options_are_refused(prepared: Case, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        prepared.judge(**changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused_and_not_replaced(prepared: Case) -> None:
+    with pytest.raises(Refused, match="not seen by PyTorch"):
+        prepared.judge(device="cuda")
+
+
+def test_the_smoke_test_takes_a_good_folder_and_leaves_it_as_it_was(case: Case) -> None:
+    smoke_test(case.folder, case.artifact)
+    assert describe_folder(case.folder) == case.artifact.files
+
+
+def test_the_smoke_test_names_every_output_that_is_not_as_recorded(case: Case) -> None:
+    outputs = (
+        TensorSpec(name="mean", dtype="float64", shape=("batch", 3)),
+        TensorSpec(name="lost", dtype="float32", shape=("batch", 2)),
+    )
+    with pytest.raises(Refused) as refusal:
+        smoke_test(case.folder, dataclasses.replace(case.artifact, outputs=outputs))
+    for words in ("'mean' is float32, not float64", "[2, 2], not ['batch', 3]", "'lost' is missing", "'spread' is not"):
+        assert words in str(refusal.value)
+
+
+def test_the_smoke_test_refuses_what_is_not_finite(case: Case) -> None:
+    spoiled = _edited(case, _scale_weights(float("nan")))
+    with pytest.raises(Refused, match="output 'mean' holds NaN"):
+        smoke_test(spoiled.folder, spoiled.artifact)
