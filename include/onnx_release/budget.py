@@ -58,7 +58,7 @@ def judge_latency(
     invalid = _invalid(served, budget, conditions)
     warn = budget.on_miss == "warn"
     failures = [*invalid, *([] if warn else misses)]
-    warnings = [*(misses if warn else []), *_remarks(batches, budget, plan)]
+    warnings = [*(misses if warn else []), *_remarks(batches, verdict, budget)]
     return LatencyReport(
         sha256=conditions.sha256,
         passed=not failures,
@@ -87,19 +87,18 @@ def _judge_served(served: BatchLatency | None, budget: LatencyBudget, plan: Meas
         misses.append(f"{what}, below the required {budget.speedup_min:g}")
     if misses:
         return "missed", misses
-    if not (served.conclusive and served.speedup_low >= budget.speedup_min):
-        why = _why_inconclusive(served, budget, plan)
+    # A wide interval whose low end is above the limit answers the question; how wide it is stands in the remarks.
+    if served.rounds < plan.rounds_min or not served.speedup_low >= budget.speedup_min:
+        why = _why_inconclusive(served, plan)
         return "inconclusive", [f"{what}: inconclusive against the required {budget.speedup_min:g}, {why}"]
     return ("goal" if served.speedup_low >= budget.speedup_goal else "met"), []
 
 
-def _why_inconclusive(served: BatchLatency, budget: LatencyBudget, plan: MeasurePlan) -> str:
+def _why_inconclusive(served: BatchLatency, plan: MeasurePlan) -> str:
     after = f"after {served.rounds} rounds in {served.measured_s:.3g} s"
-    if served.speedup_low < budget.speedup_min:
-        return f"which the interval straddles {after}"
     if served.rounds < plan.rounds_min:
         return f"with fewer than {plan.rounds_min} rounds {after}; raise measure_max_s"
-    return f"the interval being wider than {plan.interval_width_max:.0%} of it {after}; measure on a quieter host"
+    return f"which the interval straddles {after}; measure on a quieter host, or raise measure_max_s"
 
 
 def _invalid(served: BatchLatency | None, budget: LatencyBudget, conditions: Conditions) -> list[str]:
@@ -113,12 +112,13 @@ def _invalid(served: BatchLatency | None, budget: LatencyBudget, conditions: Con
     return found
 
 
-def _remarks(batches: Sequence[BatchLatency], budget: LatencyBudget, plan: MeasurePlan) -> list[str]:
+def _remarks(batches: Sequence[BatchLatency], verdict: Verdict, budget: LatencyBudget) -> list[str]:
     """Return what makes a figure less than it looks; none of it changes a verdict."""
+    told = {budget.batch_size} if verdict in ("inconclusive", "missed") else set()
     remarks = [
         f"batch {b.batch_size}: the speedup {_interval(b)} is uncertain after {b.rounds} rounds in {b.measured_s:.3g} s"
         for b in batches
-        if not b.conclusive and b.batch_size != budget.batch_size
+        if not b.conclusive and b.batch_size not in told
     ]
     remarks += [
         f"batch {b.batch_size}: the process waited {b.cpu_wait_share:.0%} of its time for a CPU that others had; "
