@@ -1,0 +1,121 @@
+"""A model is a folder, and these are its bytes: digests, their check, and a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from onnx_release.errors import Refused, Transient
+from onnx_release.limits import REPORT_FILE
+from onnx_release.records import FileDigest
+
+_BLOCK_BYTES = 1 << 20
+
+
+def describe_folder(folder: Path) -> tuple[FileDigest, ...]:
+    """Return the digest of every file below `folder`, sorted by path; files are read in blocks.
+
+    :raises Refused: when `folder` is no folder, or something in it is neither that nor a plain file; each is named.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise Refused(f"artifact folder {folder}", "is not a folder", "Rerun the export, which writes it.")
+    files, strange = [], []
+    for path in sorted(folder.rglob("*")):
+        name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            files.append(FileDigest(path=name, sha256=_file_sha256(path), size_bytes=path.lstat().st_size))
+        elif not stat.S_ISDIR(mode):
+            strange.append(f"{name} ({'a symbolic link' if stat.S_ISLNK(mode) else 'a special file'})")
+    if strange:
+        raise Refused(
+            f"artifact folder {folder}",
+            f"holds {', '.join(strange)}, whose bytes are not its own",
+            "An artifact is plain files only: put copies in their place.",
+        )
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def folder_sha256(files: Iterable[FileDigest]) -> str:
+    """Return the sha256 over sorted ``path\\0sha256\\n`` lines.
+
+    `REPORT_FILE` is left out: the report names this digest, and holds timings, which are never twice the same.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.path):
+        if file.path != REPORT_FILE:
+            digest.update(f"{file.path}\0{file.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def verify_folder(folder: Path, files: Iterable[FileDigest]) -> None:
+    """Raise `Refused` naming every file that is missing, extra or changed; a report is no extra file."""
+    wanted = {file.path: file for file in files}
+    found = {file.path: file for file in describe_folder(folder)}
+    problems = [f"{path} is missing" for path in sorted(wanted.keys() - found.keys())]
+    problems += [f"{path} was not there before" for path in sorted(found.keys() - wanted.keys() - {REPORT_FILE})]
+    problems += [
+        f"{path} changed: {found[path].size_bytes} bytes of sha256 {found[path].sha256}, "
+        f"not {wanted[path].size_bytes} of {wanted[path].sha256}"
+        for path in sorted(wanted.keys() & found.keys())
+        if wanted[path] != found[path]
+    ]
+    if problems:
+        raise Refused(
+            f"artifact folder {folder}",
+            f"is not what was exported: {'; '.join(problems)}",
+            "Release the training run again from its export; if it happens twice, look for what writes there.",
+        )
+
+
+@contextmanager
+def fresh_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that takes its place on success and is removed on failure.
+
+    An earlier `target` is replaced as a whole, so that a step can be run again. Nobody sees a half-written one.
+
+    :raises Transient: when the disk refuses (full, no rights); the body's own errors pass through.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    with _disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    try:
+        yield temporary
+        with _disk_errors(target):
+            _replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    # A folder cannot be renamed onto one that has files, so the old one steps aside first.
+    aside = source.with_name(f"{source.name}.old")
+    if os.path.lexists(target):
+        target.rename(aside)
+    source.rename(target)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Transient(f"folder {target}", f"cannot be written: {error}", "Check its disk and its rights.") from error
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,41 @@
+"""Whether an exported program was traced in train mode, which no later `eval()` can undo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_FLAGS = ("train", "training")
+_RATES = ("p", "dropout")
+
+
+def training_nodes(program: torch.export.ExportedProgram) -> list[str]:
+    """Return the operators (``dropout``, ``batch_norm``, …) that behave as in training, each with its node's name.
+
+    They are known by their own flag, so that the same operator in eval mode passes. A dropout of rate 0, as an LSTM
+    has by default, changes nothing and passes too.
+    """
+    return [
+        f"{node.target._schema.name.removeprefix('aten::')} ({node.name})"
+        for node in program.graph.nodes
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and _is_training(node)
+    ]
+
+
+def _is_training(node: Any) -> bool:
+    arguments = _arguments(node)
+    if not any(arguments.get(flag) is True for flag in _FLAGS):
+        return False
+    return all(arguments[rate] != 0 for rate in _RATES if rate in arguments)
+
+
+def _arguments(node: Any) -> dict[str, Any]:
+    """Return the call's arguments by the schema's names, defaults included."""
+    values = {}
+    for position, argument in enumerate(node.target._schema.arguments):
+        if position < len(node.args):
+            values[argument.name] = node.args[position]
+        else:
+            values[argument.name] = node.kwargs.get(argument.name, argument.default_value)
+    return values

@@ -1,0 +1,258 @@
+"""Model folders in MLflow's format: the PyTorch one that a training run left, the ONNX one that a release writes.
+
+Only the format is MLflow's business here; no server is asked, and no model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema
+from mlflow.types import TensorSpec as MlflowTensorSpec
+
+from onnx_release.errors import Refused
+from onnx_release.limits import MODEL_FILE
+from onnx_release.records import TensorSpec
+from onnx_release.samples import Arrays
+
+INPUT_EXAMPLE_FILE = "input_example.json"
+
+_SIGN = (
+    "Log the model again with mlflow.pytorch.log_model(..., signature=ModelSignature(inputs=Schema([TensorSpec("
+    "np.dtype('float32'), (-1, ...), 'name')]), outputs=...)), each tensor named and -1 for its batch."
+)
+_RELOG = "Log the model again with mlflow.pytorch.log_model; if the download was cut short, clear 'export'."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedPackage:
+    """What a training run left: where the model's bytes lie, and what its signature says of them.
+
+    `kind` is ``pt2`` (an exported program) or ``pickle`` (code runs when it is loaded). `code_paths` are the folders
+    that the pickled class is imported from. `example` is keyed by input name, in the signature's dtypes.
+    """
+
+    kind: Literal["pt2", "pickle"]
+    data_path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    example: Arrays | None
+    pytorch_version: str
+    code_paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageSpec:
+    """What to write beside ``model.onnx``.
+
+    `providers` are ONNX Runtime's, in the order that was tested; `tool_versions` by name of distribution.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    example: Arrays
+    tool_versions: dict[str, str]
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+
+
+def read_trained(folder: Path) -> TrainedPackage:
+    """Read the folder of an MLflow PyTorch model, as MLflow 3 (pt2 or pickle) or 2 (pickle) wrote it.
+
+    A single tensor without a name is called ``input`` or ``output``. The first varying dimension of a tensor is
+    ``batch``, others are called after the tensor and their axis.
+
+    :raises Refused: when it is no PyTorch model, or has no tensor signature, or a file of it is missing or broken.
+    """
+    model = _read_mlmodel(folder)
+    flavor = model.flavors.get("pytorch")
+    if not isinstance(flavor, Mapping):
+        found = ", ".join(sorted(model.flavors)) or "none"
+        raise Refused(f"model folder {folder}", f"has no pytorch flavor (found: {found})", _RELOG)
+    kind, data_path = _find_data(folder, str(flavor.get("model_data") or "data"))
+    inputs = _read_schema(model.signature and model.signature.inputs, "input")
+    outputs = _read_schema(model.signature and model.signature.outputs, "output")
+    return TrainedPackage(
+        kind=kind,
+        data_path=data_path,
+        inputs=inputs,
+        outputs=outputs,
+        example=_read_example(model, folder, inputs),
+        pytorch_version=str(flavor.get("pytorch_version") or "unknown"),
+        code_paths=(_inside(folder, str(flavor["code"])),) if flavor.get("code") else (),
+    )
+
+
+def read_example(folder: Path) -> Arrays:
+    """Return the input example of a folder that `write_package` wrote; raises `Refused` when there is none."""
+    model = _read_mlmodel(folder)
+    inputs = _read_schema(model.signature and model.signature.inputs, "input")
+    example = _read_example(model, folder, inputs)
+    if example is None:
+        raise Refused(f"model folder {folder}", "has no input example", "Rerun the export, which writes one.")
+    return example
+
+
+def write_package(folder: Path, spec: PackageSpec) -> None:
+    """Make of the folder that holds ``model.onnx`` a model that ``mlflow.pyfunc`` loads.
+
+    Writes what ``mlflow.onnx.save_model`` would, less what differs from one run to the next (times, random ids), and
+    leaves the ONNX files as they are: the same model gives the same bytes.
+    """
+    requirements = _requirements(spec.tool_versions)
+    (folder / INPUT_EXAMPLE_FILE).write_text(
+        json.dumps({name: array.tolist() for name, array in sorted(spec.example.items())}) + "\n"
+    )
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
+    python = platform.python_version()
+    _write_yaml(folder / "conda.yaml", _conda(python, requirements))
+    _write_yaml(
+        folder / "python_env.yaml",
+        {
+            "python": python,
+            "build_dependencies": ["pip", "setuptools", "wheel"],
+            "dependencies": ["-r requirements.txt"],
+        },
+    )
+    _write_yaml(folder / "MLmodel", _mlmodel(spec, python))
+
+
+def _mlmodel(spec: PackageSpec, python: str) -> dict[str, Any]:
+    schemas = [
+        Schema([MlflowTensorSpec(np.dtype(t.dtype), _mlflow_shape(t), t.name) for t in tensors])
+        for tensors in (spec.inputs, spec.outputs)
+    ]
+    return {
+        "flavors": {
+            "onnx": {
+                "code": None,
+                "data": MODEL_FILE,
+                "onnx_session_options": None,
+                "onnx_version": spec.tool_versions["onnx"],
+                "providers": list(spec.providers),
+            },
+            "python_function": {
+                "data": MODEL_FILE,
+                "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+                "loader_module": "mlflow.onnx",
+                "python_version": python,
+            },
+        },
+        "mlflow_version": spec.tool_versions["mlflow"],
+        "saved_input_example_info": {
+            "artifact_path": INPUT_EXAMPLE_FILE,
+            "type": "ndarray",
+        },
+        "signature": ModelSignature(inputs=schemas[0], outputs=schemas[1]).to_dict(),
+    }
+
+
+def _mlflow_shape(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(-1 if isinstance(size, str) else size for size in spec.shape)
+
+
+def _requirements(versions: Mapping[str, str]) -> list[str]:
+    """Pin what serving the model takes; a local part ("+cpu") names a build that no public index has."""
+    wanted = ("mlflow", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
+    return [f"{name}=={versions[name].split('+')[0]}" for name in wanted if name in versions]
+
+
+def _conda(python: str, requirements: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": "mlflow-env",
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", "pip", {"pip": list(requirements)}],
+    }
+
+
+def _write_yaml(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(dict(data), default_flow_style=False, sort_keys=True))
+
+
+def _read_mlmodel(folder: Path) -> Model:
+    path = folder / "MLmodel"
+    if not path.is_file():
+        raise Refused(f"model folder {folder}", "has no file MLmodel, so it is no MLflow model", _RELOG)
+    with _reading(path):
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or not isinstance(data.get("flavors"), dict):
+            raise TypeError("it has no flavors")
+        return Model.from_dict(data)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever a reader of YAML, JSON or MLflow's schemas raises on a broken file into `Refused`."""
+    try:
+        yield
+    except Exception as error:  # foreign readers on foreign data share no base class of errors
+        raise Refused(f"file {path}", f"cannot be read: {' '.join(str(error).split())[:300]}", _RELOG) from error
+
+
+def _find_data(folder: Path, model_data: str) -> tuple[Literal["pt2", "pickle"], Path]:
+    data = _inside(folder, model_data)
+    for kind, name in (("pt2", "model.pt2"), ("pickle", "model.pth")):
+        if (data / name).is_file():
+            return ("pt2" if kind == "pt2" else "pickle"), _inside(folder, f"{model_data}/{name}")
+    raise Refused(f"model folder {folder}", f"has neither model.pt2 nor model.pth in {model_data!r:.200}", _RELOG)
+
+
+def _inside(folder: Path, relative: str) -> Path:
+    """Return the path; raises `Refused` when it leads out of the folder: an MLmodel is data from elsewhere."""
+    path = (folder / relative).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise Refused(f"model folder {folder}", f"names the path {relative!r:.200}, which leads out of it", _RELOG)
+    return path
+
+
+def _read_schema(schema: Schema | None, unnamed: str) -> tuple[TensorSpec, ...]:
+    if schema is None or not schema.inputs:
+        raise Refused("The model's signature", f"names no {unnamed}s", _SIGN)
+    if not schema.is_tensor_spec():
+        raise Refused("The model's signature", f"has columns, not tensors, for its {unnamed}s", _SIGN)
+    names = schema.input_names() if schema.has_input_names() else [unnamed]
+    if len(names) != len(schema.inputs) or len(set(names)) != len(names):
+        raise Refused("The model's signature", f"does not give each {unnamed} a name of its own", _SIGN)
+    return tuple(_tensor_spec(str(name), tensor) for name, tensor in zip(names, schema.inputs, strict=True))
+
+
+def _tensor_spec(name: str, tensor: MlflowTensorSpec) -> TensorSpec:
+    shape: list[int | str] = []
+    for axis, size in enumerate(tensor.shape):
+        if size >= 0:
+            shape.append(int(size))
+        else:
+            shape.append(f"{name}_dim{axis}" if "batch" in shape else "batch")
+    return TensorSpec(name=name, dtype=str(np.dtype(tensor.type)), shape=tuple(shape))
+
+
+def _read_example(model: Model, folder: Path, inputs: Sequence[TensorSpec]) -> Arrays | None:
+    info = model.saved_input_example_info
+    if info is None:
+        return None
+    path = _inside(folder, str(info.get("artifact_path")))
+    with _reading(path):
+        return _named(model.load_input_example(str(folder)), inputs)
+
+
+def _named(example: Any, inputs: Sequence[TensorSpec]) -> Arrays:
+    """Give the example's arrays their inputs' names and dtypes: MLflow keeps JSON, which has neither."""
+    if isinstance(example, Mapping):
+        values = {str(name): value for name, value in example.items()}
+    elif isinstance(example, list | tuple) and len(example) == len(inputs) > 1:
+        values = {spec.name: value for spec, value in zip(inputs, example, strict=True)}
+    elif len(inputs) == 1:
+        values = {inputs[0].name: example}
+    else:
+        raise ValueError(f"it is one {type(example).__name__}, and the signature names {len(inputs)} inputs")
+    if unlike := sorted(set(values) ^ {spec.name for spec in inputs}):
+        raise ValueError(f"its names and the signature's differ in {', '.join(unlike)}")
+    return {spec.name: np.asarray(values[spec.name], dtype=spec.dtype) for spec in inputs}

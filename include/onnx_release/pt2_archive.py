@@ -1,0 +1,162 @@
+"""What a pt2 archive may hold when no code of the training run is to run here.
+
+`torch.export.load` runs what an archive says in four ways: it unpickles sample inputs, constants and some weights; it
+loads compiled libraries; it hands the graph's symbolic sizes to sympy, which evaluates them as Python; and a graph
+names the functions it calls, which may be any that torch's modules reach (``torch.serialization.os.system``). The
+archive's shape guards, at last, are compiled and run with the model. Each is looked at here first, with the reader
+that loads the archive afterwards, so that both see the same bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onnx_release.errors import Refused
+
+_TEXT = re.compile(rb"[A-Za-z0-9._-]{0,64}\n?")
+_PAYLOAD_CONFIG = re.compile(r"data/(weights|constants)/[^/]+_config\.json")
+_RAW_PREFIXES = ("weight_", "tensor_")
+
+# Operators by full name, torch's functions on symbolic sizes, and Python's that torch.export leaves in a graph.
+_TARGET = re.compile(
+    r"torch\.ops(\.(?!__)\w+){2,3}|torch\._?sym_\w+|math\.[a-z]\w*|"
+    r"_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|xor|not_|"
+    r"lshift|rshift|inv|invert|index)"
+)
+# Reads or writes a file of the graph's choosing.
+_FORBIDDEN_TARGET = re.compile(r"torch\.ops\.aten\.from_file(\.|$)")
+# The nodes that sizes and guards are written with; attributes are looked at by name.
+_EXPRESSION_NODES = (
+    ast.Expression, ast.Load, ast.Name, ast.Constant, ast.Call, ast.keyword, ast.Subscript, ast.Attribute,
+    ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Tuple, ast.List,
+    ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+)  # fmt: skip
+_FUNCTIONS = re.compile(
+    r"Symbol|Integer|Float|Rational|Add|Mul|Pow|Mod|Max|Min|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Abs|Piecewise|floor|ceiling|"
+    r"sqrt|log|log2|exp|PythonMod|CleanDiv|FloorDiv|IntTrueDiv|FloatTrueDiv|ModularIndexing|Where|CeilDiv|LShift|RShift|"
+    r"PowByNatural|FloatPow|IsNonOverlappingAndDenseIndicator|TruncToFloat|TruncToInt|CeilToInt|FloorToInt|RoundToInt|"
+    r"RoundDecimal|ToFloat|Identity|BitwiseFn_\w+|OpaqueUnaryFn_\w+|max|min|len|int|float|abs|sym_\w+"
+)
+_ATTRIBUTES = {"size", "shape", "stride", "storage_offset", "dim", "numel", "math", "ceil", "floor", "trunc", "sqrt",
+               "isnan", "inf", "torch", "sym_max", "sym_min", "sym_not", "sym_ite", "sym_float", "sym_int"}  # fmt: skip
+
+
+def refuse_code(path: Path) -> None:
+    """Raise `Refused`, naming every record or expression, when loading or running the archive could run other code."""
+    try:
+        archive = torch._C.PyTorchFileReader(str(path))
+        names = list(archive.get_all_records())
+    except RuntimeError as error:
+        raise Refused(
+            f"model file {path.name}",
+            f"is no pt2 archive: {' '.join(str(error).split())[:300]}",
+            "Log the model again from the training code; if the download was cut short, clear 'export'.",
+        ) from error
+    records = {name: archive.get_record(name) for name in names}
+    problems = list(_problems(names, records))
+    if problems:
+        raise Refused(
+            f"model file {path.name}",
+            f"holds more than tensors and a graph: {'; '.join(problems[:10])}; loading it could run any code",
+            "Log plain tensors and torch's own operators (tensors as example inputs, no custom objects), "
+            "or let the deployment trust its training runs: [onnx_release] allow_pickle = True.",
+        )
+
+
+def _problems(names: list[str], records: dict[str, bytes]) -> Iterator[str]:
+    # Readers differ in which of two equal names they take, and torch's does not mind upper and lower case.
+    if len({name.casefold() for name in names}) != len(names):
+        yield "two records of one name"
+    if records.get("archive_format") != b"pt2":
+        yield "no record archive_format that says pt2 (archives of torch 2.7 and before hold pickles)"
+    raw = _raw_records(records)
+    for name, content in records.items():
+        if name in raw or _TEXT.fullmatch(content):
+            continue
+        if name.startswith("models/"):
+            yield from (f"{name}: {problem}" for problem in _graph_problems(content))
+        elif _json(content) is None and not _is_plain_checkpoint(content):
+            yield f"record {name}"
+
+
+def _raw_records(records: dict[str, bytes]) -> set[str]:
+    """Return the names of the records that are read as bare bytes of a tensor, and never unpickled."""
+    raw: set[str] = set()
+    pickled: set[str] = set()
+    for name, content in records.items():
+        config = _json(content) if _PAYLOAD_CONFIG.fullmatch(name) else None
+        entries = config.get("config") if isinstance(config, dict) else None
+        for entry in entries.values() if isinstance(entries, dict) else ():
+            if isinstance(entry, dict) and isinstance(file := entry.get("path_name"), str):
+                is_raw = entry.get("use_pickle") is False and file.startswith(_RAW_PREFIXES)
+                (raw if is_raw else pickled).add(f"{name.rpartition('/')[0]}/{file}")
+    return raw - pickled
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content.decode())
+    except ValueError:
+        return None
+
+
+def _is_plain_checkpoint(content: bytes) -> bool:
+    try:
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 — whatever torch's restricted unpickler does not like is not plain
+        return False
+    return True
+
+
+def _graph_problems(content: bytes) -> Iterator[str]:
+    graph = _json(content)
+    if not isinstance(graph, dict):
+        yield "is no JSON object"
+        return
+    for key, value in _walk(graph):
+        texts = value if key == "guards_code" and isinstance(value, list) else [value]
+        if key == "target" and isinstance(value, str) and not _is_operator(value):
+            yield f"calls {value!r:.120}"
+        elif key in ("expr_str", "guards_code"):
+            yield from (f"evaluates {text!r:.120}" for text in texts if not _is_arithmetic(text))
+
+
+def _walk(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key and value of nested JSON."""
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _walk(item)
+    if isinstance(value, dict):
+        yield from value.items()
+
+
+def _is_operator(target: str) -> bool:
+    return bool(_TARGET.fullmatch(target)) and not _FORBIDDEN_TARGET.match(target)
+
+
+def _is_arithmetic(text: object) -> bool:
+    try:
+        nodes = list(ast.walk(ast.parse(str(text), mode="eval")))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+    return isinstance(text, str) and all(_is_harmless(node) for node in nodes)
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else None
+        return isinstance(node.func, ast.Attribute) or (name is not None and bool(_FUNCTIONS.fullmatch(name)))
+    if isinstance(node, ast.Attribute):
+        return node.attr in _ATTRIBUTES
+    if isinstance(node, ast.Name):
+        return "__" not in node.id
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value.isidentifier()
+    return isinstance(node, _EXPRESSION_NODES)
