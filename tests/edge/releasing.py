@@ -1,0 +1,175 @@
+"""The tasks of `release_onnx` in order, on real services, with a stand-in for Airflow's task instance alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import nn
+
+from airflow_onnx.operators.check import CheckOperator
+from airflow_onnx.operators.export import ExportOperator
+from airflow_onnx.operators.parity_latency import ParityLatencyOperator
+from airflow_onnx.operators.promote import PromoteOperator
+from airflow_onnx.operators.register import RegisterOperator
+from airflow_onnx.operators.upload import UploadOperator
+from airflow_onnx.operators.work import CleanWorkOperator, PrepareWorkOperator
+from airflow_onnx.sensors.training import TrainingCompleteSensor
+
+SIGNATURE = ModelSignature(
+    Schema([TensorSpec(np.dtype("float32"), (-1, 8), "signal")]),
+    Schema([TensorSpec(np.dtype("float32"), (-1, 2), "positions"), TensorSpec(np.dtype("float32"), (-1, 2), "spread")]),
+)
+
+
+class TwoHeads(nn.Module):
+    """A small model of the reference model's kind: one trunk, two named outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.2))
+        self.positions, self.spread = nn.Linear(16, 2), nn.Linear(16, 2)
+
+    def forward(self, signal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map (B, 8) to two (B, 2)."""
+        hidden = self.trunk(signal)
+        return self.positions(hidden), nn.functional.softplus(self.spread(hidden)).clamp(0.01, 1.0)
+
+
+def trained_run(*, run_name: str = "small", seed: int = 0, module: nn.Module | None = None) -> str:
+    """Train the small model for a few steps into an MLflow run and return the run's id."""
+    torch.manual_seed(seed)
+    model = module or TwoHeads()
+    signal = torch.randn(64, 8)
+    if module is None:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(20):
+            positions, spread = model(signal)
+            loss = nn.functional.gaussian_nll_loss(positions, signal[:, :2], spread.square())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with mlflow.start_run(run_name=run_name) as run:
+        mlflow.pytorch.log_model(
+            model.eval(),
+            name="model",
+            signature=SIGNATURE,
+            input_example=signal[:4].numpy(),
+            pip_requirements=["torch"],
+        )
+    return str(run.info.run_id)
+
+
+@dataclass
+class Release:
+    """One DAG run. `returned` holds each task's record as XCom would; `tasks` its operator."""
+
+    training_run_id: str
+    model_name: str
+    dag_run_id: str = "manual__1"
+    params: dict[str, Any] = field(default_factory=dict)
+    returned: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, Any] = field(default_factory=dict)
+    pushed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def context(self) -> Any:
+        """What an operator reads of Airflow's context."""
+        ti = SimpleNamespace(xcom_push=lambda key, value: self.pushed.__setitem__(key, value))
+        return {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id=self.dag_run_id), "ti": ti}
+
+    def run(self, *names: str) -> Any:
+        """Run the tasks one after the other and return what the last one returned."""
+        for name in names:
+            self.tasks[name] = getattr(self, f"_{name}")()
+            self.returned[name] = self.tasks[name].execute(self.context)
+        return self.returned[names[-1]]
+
+    def to(self, last: str) -> Any:
+        """Run all tasks up to `last`."""
+        order = ["wait", "prepare", "export", "check", "parity_latency", "upload", "register", "promote"]
+        return self.run(*order[: order.index(last) + 1])
+
+    def clean(self) -> None:
+        """Run the tear-down, as Airflow does after success and failure."""
+        CleanWorkOperator(
+            task_id="clean_work",
+            work_uri=self.returned["prepare"],
+            trained=self.returned.get("wait"),
+            target_uri=self.pushed.get("target_uri", ""),
+            version=self.returned.get("promote"),
+            model_name=self.model_name,
+        ).execute(self.context)
+
+    @property
+    def artifact_folder(self) -> Path:
+        """The staged artifact on this disk."""
+        return Path(self.returned["export"]["uri"].removeprefix("file://"))
+
+    def _wait(self) -> Any:
+        return TrainingCompleteSensor(
+            task_id="wait_for_training", training_run_id=self.training_run_id, model_name=self.model_name
+        )
+
+    def _prepare(self) -> Any:
+        return PrepareWorkOperator(task_id="prepare_work")
+
+    def _shared(self) -> dict[str, Any]:
+        return {"trained": self.returned["wait"], "model_name": self.model_name}
+
+    def _export(self) -> Any:
+        opset = self.params.get("opset")
+        return ExportOperator(task_id="export", work_uri=self.returned["prepare"], opset=opset, **self._shared())
+
+    def _check(self) -> Any:
+        return CheckOperator(task_id="check", artifact=self.returned["export"], **self._shared())
+
+    def _parity_latency(self) -> Any:
+        return ParityLatencyOperator(
+            task_id="parity_latency",
+            artifact=self.returned["export"],
+            check=self.returned["check"],
+            batch_sizes="[1, 4]",
+            parity=self.params.get("parity", {}),
+            # How fast it is does not matter to these tests; that it is measured does.
+            budget={"on_miss": "warn"},
+            plan={"measure_min_s": 0.1, "measure_max_s": 0.5, "rounds_min": 10},
+            **self._shared(),
+        )
+
+    def _judged(self) -> dict[str, Any]:
+        return {
+            "artifact": self.returned["export"],
+            "check": self.returned["check"],
+            "benchmark": self.returned["parity_latency"],
+        }
+
+    def _upload(self) -> Any:
+        bucket = self.params.get("bucket", "heimdall-models")
+        return UploadOperator(task_id="upload", bucket=bucket, **self._judged(), **self._shared())
+
+    def _register(self) -> Any:
+        return RegisterOperator(
+            task_id="register",
+            artifact=self.returned["export"],
+            uploaded=self.returned["upload"],
+            **self._shared(),
+        )
+
+    def _promote(self) -> Any:
+        return PromoteOperator(
+            task_id="promote",
+            uploaded=self.returned["upload"],
+            version=self.returned["register"],
+            alias="candidate",
+            stage=self.params.get("stage", "none"),
+            **self._judged(),
+            **self._shared(),
+        )
