@@ -93,7 +93,8 @@ def export_onnx(model: Trained, folder: Path, contract: ModelContract, options: 
 
 def tool_versions() -> dict[str, str]:
     """Return the versions that decide the exported bytes, as far as this file knows them."""
-    return {"torch": torch.__version__, "onnx_ir": ir.__version__}
+    # torch.__version__ is a class of its own, which no serialiser of records knows.
+    return {"torch": str(torch.__version__), "onnx_ir": ir.__version__}
 
 
 def _require_opset(opset: int | None) -> None:
