@@ -121,7 +121,7 @@ def _remarks(batches: Sequence[BatchLatency], verdict: Verdict, budget: LatencyB
         if not b.conclusive and b.batch_size not in told
     ]
     remarks += [
-        f"batch {b.batch_size}: the process waited {b.cpu_wait_share:.0%} of its time for a CPU that others had; "
+        f"batch {b.batch_size}: the process waited {b.cpu_wait_share:.0%} of its time for a CPU; "
         "that slows PyTorch more, so the speedup flatters ONNX Runtime: measure again on a quiet host"
         for b in batches
         if b.cpu_wait_share is not None and b.cpu_wait_share > CPU_WAIT_SHARE_MAX

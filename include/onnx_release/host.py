@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import time
 from pathlib import Path
 
 from onnx_release.records import HostInfo
@@ -60,16 +61,24 @@ class CpuWait:
     """
 
     def __init__(self) -> None:
+        self._begin_ns = time.perf_counter_ns()
         self._begin = _thread_times()
 
     def share(self) -> float | None:
-        """Return waiting / (running + waiting), in [0, 1], or None where the kernel does not tell."""
+        """Return waiting / (running + waiting), in [0, 1], or None where the kernel does not tell.
+
+        Less than one thread's worth of work counts as that: a process that mostly sleeps is not disturbed by a wait.
+        """
+        now = _thread_times()
+        if not now:
+            return None
         run_ns = wait_ns = 0
-        for thread, (ran, waited) in _thread_times().items():
+        for thread, (ran, waited) in now.items():
             ran_before, waited_before = self._begin.get(thread, (0, 0))
             run_ns += ran - ran_before
             wait_ns += waited - waited_before
-        return wait_ns / (run_ns + wait_ns) if run_ns + wait_ns > 0 else None
+        elapsed_ns = time.perf_counter_ns() - self._begin_ns
+        return wait_ns / max(run_ns + wait_ns, elapsed_ns, 1)
 
 
 def _thread_times() -> dict[str, tuple[int, int]]:

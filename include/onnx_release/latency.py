@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_release.errors import Refused
 from onnx_release.host import CpuWait
-from onnx_release.limits import CALLS_PER_ROUND_MAX, MEASURE_BLOCK_S, MeasurePlan
+from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MEASURE_BLOCK_S, MeasurePlan
 from onnx_release.records import BatchLatency, SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples import Arrays, Sample
@@ -36,52 +36,65 @@ class Block:
     cpu_s: float
 
 
-@dataclass(slots=True)
-class Timings:
-    """What has been measured so far: a block per round of each side."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """A block of each side, and the part of the round that this process's threads waited for a CPU (None: unknown)."""
 
-    torch: list[Block] = field(default_factory=list)
-    onnxruntime: list[Block] = field(default_factory=list)
-
-    def ratio(self, resamples: int) -> RatioOfMedians:
-        """Return PyTorch's median over ONNX Runtime's, over all timed calls."""
-        return ratio_of_medians(_wall(self.torch), _wall(self.onnxruntime), resamples)
+    torch: Block
+    onnxruntime: Block
+    cpu_wait_share: float | None
 
 
 def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: float | None = None) -> BatchLatency:
     """Time both sides on one sample, in interleaved rounds.
 
     The sides change order with each round (ABBA), so that a drift of the machine falls on both. Each block begins with
-    a call that is not timed: it pays for the caches and the threads that the other side left behind.
+    a call that is not timed: it pays for the caches and the threads that the other side left behind. Rounds in which
+    others had the CPU are left out, of both sides, once `plan.rounds_min` undisturbed ones are there.
 
     :param speedup_limit: the speedup to be decided about; None when this batch size is only reported.
     """
     calls = _calls_per_round(_warmed_up(sides, sample, plan))
-    timings, wait, begin = Timings(), CpuWait(), time.perf_counter()
+    rounds: list[Round] = []
+    begin = time.perf_counter()
     for look_s in _look_times(plan):
-        while len(timings.torch) < 2 or _goes_on(time.perf_counter() - begin, len(timings.torch), look_s, plan):
-            _run_round(sides, sample, calls, timings)
-        if len(timings.torch) < plan.rounds_min:
-            continue
-        strict = timings.ratio(plan.bootstrap_samples).interval(1.0 - (1.0 - plan.confidence) / _LOOKS_MAX)
-        if _is_conclusive(strict, plan, speedup_limit):
-            break
+        while len(rounds) < 2 or _goes_on(time.perf_counter() - begin, len(rounds), look_s, plan):
+            rounds.append(_run_round(sides, sample, calls, swapped=len(rounds) % 2 == 1))
+        quiet = [one for one in rounds if is_quiet(one)]
+        if len(quiet) >= plan.rounds_min:
+            strict = ratio_of(quiet, plan).interval(1.0 - (1.0 - plan.confidence) / _LOOKS_MAX)
+            if _is_conclusive(strict, plan, speedup_limit):
+                break
     measured_s = time.perf_counter() - begin
-    interval = timings.ratio(plan.bootstrap_samples).interval(plan.confidence)
+    kept = quiet if len(quiet) >= plan.rounds_min else rounds
+    interval = ratio_of(kept, plan).interval(plan.confidence)
+    waits = [one.cpu_wait_share for one in kept if one.cpu_wait_share is not None]
     return BatchLatency(
         batch_size=sample.batch_size,
-        torch=summarise(timings.torch, sample.batch_size),
-        onnxruntime=summarise(timings.onnxruntime, sample.batch_size),
+        torch=summarise([one.torch for one in kept], sample.batch_size),
+        onnxruntime=summarise([one.onnxruntime for one in kept], sample.batch_size),
         speedup=interval.value,
         speedup_low=interval.low,
         speedup_high=interval.high,
         confidence=interval.confidence,
-        rounds=len(timings.torch),
+        rounds=len(kept),
+        rounds_disturbed=len(rounds) - len(quiet),
         calls_per_round=calls,
         measured_s=measured_s,
-        conclusive=len(timings.torch) >= plan.rounds_min and _is_conclusive(interval, plan, speedup_limit),
-        cpu_wait_share=wait.share(),
+        conclusive=len(kept) >= plan.rounds_min and _is_conclusive(interval, plan, speedup_limit),
+        cpu_wait_share=float(np.mean(waits)) if waits else None,
     )
+
+
+def is_quiet(one: Round) -> bool:
+    """Say whether the round's times are the models' own; where the kernel does not tell, they have to pass for that."""
+    return one.cpu_wait_share is None or one.cpu_wait_share <= CPU_WAIT_SHARE_MAX
+
+
+def ratio_of(rounds: Sequence[Round], plan: MeasurePlan) -> RatioOfMedians:
+    """Return PyTorch's median over ONNX Runtime's, over all timed calls of these rounds."""
+    torch = _wall([one.torch for one in rounds])
+    return ratio_of_medians(torch, _wall([one.onnxruntime for one in rounds]), plan.bootstrap_samples)
 
 
 def _is_conclusive(interval: Interval, plan: MeasurePlan, limit: float | None) -> bool:
@@ -95,7 +108,7 @@ def _look_times(plan: MeasurePlan) -> Iterator[float]:
         if look_s >= plan.measure_max_s:
             break
         yield look_s
-        look_s *= 2.0
+        look_s = max(2.0 * look_s, plan.measure_max_s / 2**_LOOKS_MAX)
     yield plan.measure_max_s
 
 
@@ -107,10 +120,8 @@ def _goes_on(elapsed_s: float, rounds: int, look_s: float, plan: MeasurePlan) ->
 
 def _warmed_up(sides: Sides, sample: Sample, plan: MeasurePlan) -> float:
     """Run the warm-up rounds; return the seconds of the fastest call of them, or of one call when there are none."""
-    warmup = Timings()
-    for _ in range(max(1, plan.warmup_rounds)):
-        _run_round(sides, sample, 1, warmup)
-    return min(min(block.wall_s) for block in (*warmup.torch, *warmup.onnxruntime))
+    warmup = [_run_round(sides, sample, 1, swapped=False) for _ in range(max(1, plan.warmup_rounds))]
+    return min(min(block.wall_s) for one in warmup for block in (one.torch, one.onnxruntime))
 
 
 def _calls_per_round(fastest_s: float) -> int:
@@ -118,12 +129,15 @@ def _calls_per_round(fastest_s: float) -> int:
     return max(1, min(CALLS_PER_ROUND_MAX, wanted))
 
 
-def _run_round(sides: Sides, sample: Sample, calls: int, timings: Timings) -> None:
-    turns = [(sides.torch, timings.torch), (sides.onnxruntime, timings.onnxruntime)]
-    if len(timings.torch) % 2:
-        turns.reverse()
-    for runner, blocks in turns:
-        blocks.append(_time_block(runner, sample, calls))
+def _run_round(sides: Sides, sample: Sample, calls: int, *, swapped: bool) -> Round:
+    wait = CpuWait()
+    if swapped:
+        onnxruntime = _time_block(sides.onnxruntime, sample, calls)
+        torch = _time_block(sides.torch, sample, calls)
+    else:
+        torch = _time_block(sides.torch, sample, calls)
+        onnxruntime = _time_block(sides.onnxruntime, sample, calls)
+    return Round(torch=torch, onnxruntime=onnxruntime, cpu_wait_share=wait.share())
 
 
 def _time_block(runner: Runner, sample: Sample, calls: int) -> Block:

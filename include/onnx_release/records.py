@@ -249,8 +249,9 @@ class BatchLatency(Record):
     """Both sides at one batch size. `speedup` is PyTorch's median over ONNX Runtime's, with its bootstrap interval.
 
     `rounds` counts interleaved rounds, of `calls_per_round` timed calls of each side. `cpu_wait_share` is the part of
-    their time that this process's threads were ready to run and waited for a CPU that others had; a busy host slows
-    PyTorch more than ONNX Runtime, and flatters the speedup. None where the kernel does not count it.
+    their time that this process's threads were ready to run and waited for a CPU that others had (None where the
+    kernel does not count it): a busy host slows PyTorch more than ONNX Runtime, and flatters the speedup. So disturbed
+    rounds, `rounds_disturbed` of them, are not among `rounds`, unless there were too few without.
     """
 
     batch_size: int
@@ -264,6 +265,7 @@ class BatchLatency(Record):
     calls_per_round: int
     measured_s: float
     conclusive: bool
+    rounds_disturbed: int = 0
     cpu_wait_share: float | None = None
 
 

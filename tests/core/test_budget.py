@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +184,31 @@ def test_the_wait_for_a_cpu_is_a_share() -> None:
     sum(range(10**6))
     share = wait.share()
     assert share is None or 0 <= share <= 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count waiting")
+def test_threads_that_share_one_cpu_wait_for_it() -> None:
+    # hashlib lets go of the interpreter's lock, so that both threads are ready to run, on one CPU.
+    affinity = os.sched_getaffinity(0)
+    block = bytes(1 << 22)
+
+    def work() -> None:
+        os.sched_setaffinity(0, {min(affinity)})
+        for _ in range(20):
+            hashlib.sha256(block)
+        done.wait()
+
+    done = threading.Barrier(3)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    wait = CpuWait()
+    for thread in threads:
+        thread.start()
+    # Looked at before the threads end, who take their counts along; they wait for the barrier, not for a CPU.
+    while done.n_waiting < 2:
+        time.sleep(0.01)
+    share = wait.share()
+    done.wait()
+    for thread in threads:
+        thread.join()
+    assert share is not None
+    assert share > 0.2

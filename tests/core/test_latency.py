@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from onnx_release.errors import Refused
-from onnx_release.latency import Block, Sides, measure, measure_all, summarise
-from onnx_release.limits import CALLS_PER_ROUND_MAX, MeasurePlan
+from onnx_release.latency import Block, Round, Sides, is_quiet, measure, measure_all, summarise
+from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MeasurePlan
 from onnx_release.records import BatchLatency
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
@@ -24,6 +24,18 @@ SAMPLE = Sample(name="example", inputs={"x": np.ones((4, 2), np.float32)}, batch
 QUICK = MeasurePlan(
     warmup_rounds=1, rounds_min=4, measure_min_s=0.0, measure_max_s=2.0, bootstrap_samples=200, interval_width_max=0.9
 )
+
+
+class Unknown:
+    """A kernel that does not count how long threads wait: every round counts, however busy the tests' host is."""
+
+    def share(self) -> None:
+        return None
+
+
+@pytest.fixture(autouse=True)
+def _every_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_release.latency.CpuWait", Unknown)
 
 
 class Sleeper:
@@ -68,7 +80,6 @@ def _consistent(result: BatchLatency) -> None:
         assert side.cpu_p50_ms >= 0
     assert result.rounds >= 2
     assert 1 <= result.calls_per_round <= CALLS_PER_ROUND_MAX
-    assert result.cpu_wait_share is None or 0 <= result.cpu_wait_share <= 1
 
 
 def test_sides_change_order_with_each_round() -> None:
@@ -187,3 +198,44 @@ def test_two_real_sides_give_consistent_figures(tmp_path: Path) -> None:
     for result in results:
         _consistent(result)
         assert result.rounds >= QUICK.rounds_min
+
+
+@pytest.mark.parametrize(("share", "quiet"), [(None, True), (0.0, True), (CPU_WAIT_SHARE_MAX, True), (0.5, False)])
+def test_a_round_in_which_others_had_the_cpu_is_disturbed(share: float | None, quiet: bool) -> None:
+    block = Block(wall_s=(0.001,), cpu_s=0.001)
+    assert is_quiet(Round(torch=block, onnxruntime=block, cpu_wait_share=share)) is quiet
+
+
+class Stolen:
+    """A stand-in for the kernel's count: every second round from the start of the measuring was disturbed."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Stolen.made += 1
+        self.number = Stolen.made
+
+    def share(self) -> float:
+        return 0.5 if self.number % 2 else 0.01
+
+
+def test_disturbed_rounds_are_left_out_of_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_release.latency.CpuWait", Stolen)
+    monkeypatch.setattr(Stolen, "made", -QUICK.warmup_rounds)
+    # A block is two calls, and the first round is the warm-up: odd rounds take long on PyTorch's side.
+    sides, _, _ = _sleepers([0.02, 0.02, 0.2, 0.2], [0.02])
+    plan = dataclasses.replace(QUICK, measure_max_s=20.0)
+    result = measure(sides, SAMPLE, plan)
+    assert result.rounds >= plan.rounds_min
+    assert abs(result.rounds - result.rounds_disturbed) <= 1
+    assert result.cpu_wait_share == pytest.approx(0.01)
+    assert result.torch.p50_ms < 200
+
+
+def test_too_few_undisturbed_rounds_leave_all_of_them_and_the_share_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_release.latency.CpuWait", Stolen)
+    monkeypatch.setattr(Stolen, "share", lambda _: 0.5)
+    sides, _, _ = _sleepers([0.02], [0.02])
+    result = measure(sides, SAMPLE, dataclasses.replace(QUICK, measure_max_s=0.8))
+    assert result.rounds == result.rounds_disturbed
+    assert result.cpu_wait_share == 0.5
