@@ -81,7 +81,7 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: floa
         rounds_disturbed=len(rounds) - len(quiet),
         calls_per_round=calls,
         measured_s=measured_s,
-        conclusive=len(kept) >= plan.rounds_min and _is_conclusive(interval, plan, speedup_limit),
+        conclusive=len(quiet) >= plan.rounds_min and _is_conclusive(interval, plan, speedup_limit),
         cpu_wait_share=float(np.mean(waits)) if waits else None,
     )
 

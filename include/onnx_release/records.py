@@ -251,7 +251,8 @@ class BatchLatency(Record):
     `rounds` counts interleaved rounds, of `calls_per_round` timed calls of each side. `cpu_wait_share` is the part of
     their time that this process's threads were ready to run and waited for a CPU that others had (None where the
     kernel does not count it): a busy host slows PyTorch more than ONNX Runtime, and flatters the speedup. So disturbed
-    rounds, `rounds_disturbed` of them, are not among `rounds`, unless there were too few without.
+    rounds, `rounds_disturbed` of them, are not among `rounds`, unless there were too few without; then the figures are
+    not `conclusive`.
     """
 
     batch_size: int

@@ -229,6 +229,7 @@ def test_disturbed_rounds_are_left_out_of_both_sides(monkeypatch: pytest.MonkeyP
     assert result.rounds >= plan.rounds_min
     assert abs(result.rounds - result.rounds_disturbed) <= 1
     assert result.cpu_wait_share == pytest.approx(0.01)
+    assert result.conclusive
     assert result.torch.p50_ms < 200
 
 
@@ -239,3 +240,4 @@ def test_too_few_undisturbed_rounds_leave_all_of_them_and_the_share_says_so(monk
     result = measure(sides, SAMPLE, dataclasses.replace(QUICK, measure_max_s=0.8))
     assert result.rounds == result.rounds_disturbed
     assert result.cpu_wait_share == 0.5
+    assert not result.conclusive
