@@ -15,6 +15,13 @@ from onnx_release.artifact import folder_sha256, verify_folder
 from onnx_release.errors import Refused
 from onnx_release.records import CheckReport, Finding, OnnxArtifact, TensorSpec
 
+_FLOATS = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
@@ -113,7 +120,7 @@ def _external_data(subject: _Subject) -> Iterator[Finding]:
     """Each location must name a plain file inside the folder: the runtime would follow it wherever it leads."""
     locations = {
         entry.value
-        for tensor in subject.model.graph.initializer
+        for tensor in _tensors(subject.model.graph)
         for entry in tensor.external_data
         if entry.key == "location"
     }
@@ -205,11 +212,17 @@ def _size(subject: _Subject, options: CheckOptions) -> Iterator[Finding]:
 
 
 def _weights(subject: _Subject) -> Iterator[Finding]:
-    """Look at every float initializer, one at a time: the file's bytes, not what the exporter meant to write."""
-    for tensor in subject.model.graph.initializer:
+    """Look at every float tensor, one at a time: the file's bytes, not what the exporter meant to write."""
+    for tensor in _tensors(subject.model.graph):
         array = onnx.numpy_helper.to_array(tensor, base_dir=str(subject.folder))
-        if array.dtype.kind == "f" and (count := int((~np.isfinite(array)).sum())):
-            yield _error("weights", f"initializer '{tensor.name}' holds {count} NaN or infinite of {array.size} values")
+        if tensor.data_type not in _FLOATS:
+            continue
+        if count := int((np.isnan(array) | (array == np.inf)).sum()):
+            yield _error("weights", f"tensor '{tensor.name}' holds {count} NaN or infinite of {array.size} values")
+        elif count := int((array == -np.inf).sum()):
+            # An attention mask is made so; that no weight is, was seen when the model was loaded.
+            message = f"tensor '{tensor.name}' holds {count} values of -inf of {array.size}"
+            yield Finding(severity="warning", code="weights", message=message)
 
 
 def _training(subject: _Subject) -> Iterator[Finding]:
@@ -230,6 +243,16 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from _nodes(inner)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor that a graph carries: initializers and constants, those of inner graphs too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def _specs(values: Iterable[Any]) -> tuple[TensorSpec, ...]:

@@ -6,15 +6,15 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
+from torch.utils import _pytree as pytree
 
 from onnx_release import limits
 from onnx_release.errors import Refused
@@ -75,6 +75,8 @@ def export_onnx(model: Trained, folder: Path, contract: ModelContract, options: 
         arguments = tuple(torch.from_numpy(contract.example[spec.name]).to(device) for spec in contract.inputs)
         shapes = tuple(_dynamic_axes(spec) for spec in contract.inputs)
         program = _convert(model.eval().to(device), arguments, shapes, contract, options)
+        _require_eval(program.exported_program)
+    _name_outputs(program, contract.outputs)
     _tidy(program.model, contract.inputs)
     inputs, outputs = _specs(program.model.graph.inputs), _specs(program.model.graph.outputs)
     _require_contract(inputs, outputs, contract)
@@ -84,7 +86,7 @@ def export_onnx(model: Trained, folder: Path, contract: ModelContract, options: 
         ir_version=program.model.ir_version,
         exporter=EXPORTER,
         device=device,
-        export_batch_size=_batch_size(contract),
+        export_batch_size=_batch_size(model, contract),
         wall_s=time.perf_counter() - began,
         inputs=inputs,
         outputs=outputs,
@@ -122,7 +124,12 @@ def _moved(program: torch.export.ExportedProgram, device: str) -> torch.export.E
 
 def _require_eval(program: torch.export.ExportedProgram) -> None:
     if nodes := training_nodes(program):
-        raise Refused("the exported program", f"was logged in train mode: {', '.join(nodes[:5])}", _RELOG)
+        raise Refused(
+            "the model's graph",
+            f"is in train mode: {', '.join(nodes[:5])}",
+            "Call model.eval() before the model is logged, and write functional.dropout(x, training=self.training): "
+            "without that it ignores the mode.",
+        )
 
 
 def _require_dynamic(program: torch.export.ExportedProgram, inputs: tuple[TensorSpec, ...]) -> None:
@@ -195,14 +202,25 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
+def _name_outputs(program: Any, outputs: tuple[TensorSpec, ...]) -> None:
+    """Name the outputs of a model that returns a dict after its keys: their order need not be the signature's."""
+    spec = program.exported_program.call_spec.out_spec
+    result = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    values = program.model.graph.outputs
+    if isinstance(result, Mapping) and set(result) == {spec.name for spec in outputs} and len(values) == len(result):
+        for name, position in result.items():
+            values[position].name = name
+        program.model.graph.outputs[:] = [values[result[spec.name]] for spec in outputs]
+
+
 def _tidy(model: ir.Model, inputs: tuple[TensorSpec, ...]) -> None:
     """Make the bytes depend on weights and graph alone, and write the weights at the disk's speed."""
     graph = model.graph
     renamed = {
-        str(size.value): spec.shape[axis]
+        str(size.value): str(spec.shape[axis])
         for spec, value in zip(inputs, graph.inputs, strict=False)
         for axis, size in enumerate(value.shape or ())
-        if isinstance(size, ir.SymbolicDim) and axis < len(spec.shape)
+        if isinstance(size, ir.SymbolicDim) and axis < len(spec.shape) and isinstance(spec.shape[axis], str)
     }
     # The exporter writes source paths and lines into metadata: they differ by checkout, and tell what is not asked for.
     model.metadata_props.clear()
@@ -216,11 +234,10 @@ def _tidy(model: ir.Model, inputs: tuple[TensorSpec, ...]) -> None:
         _tidy_value(value, renamed)
 
 
-def _tidy_value(value: ir.Value, renamed: dict[str, Any]) -> None:
+def _tidy_value(value: ir.Value, renamed: dict[str, str]) -> None:
     value.metadata_props.clear()
     if value.shape is not None:
-        dimensions = [renamed.get(str(d.value), d) if isinstance(d, ir.SymbolicDim) else d for d in value.shape]
-        value.shape = ir.Shape(dimensions)
+        value.shape = ir.Shape([d if isinstance(d, int) else _renamed(d, renamed) for d in value.shape])
     if value.const_value is not None:
         # A folded Linear's weight is a transposed view, which numpy writes an element at a time.
         array = value.const_value.numpy()
@@ -228,12 +245,18 @@ def _tidy_value(value: ir.Value, renamed: dict[str, Any]) -> None:
             value.const_value = ir.tensor(torch.from_numpy(array).contiguous().numpy(), name=value.name)
 
 
+def _renamed(dimension: ir.SymbolicDim, names: dict[str, str]) -> str | None:
+    # A dimension may be an expression, such as s77 + 1.
+    value = dimension.value
+    return None if value is None else re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(value))
+
+
 def _specs(values: Any) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(
             name=str(value.name),
-            dtype=value.dtype.numpy().name,
-            shape=tuple(size if isinstance(size, int) else str(size.value) for size in value.shape),
+            dtype=value.dtype.numpy().name if value.dtype is not None else "no tensor",
+            shape=tuple(size if isinstance(size, int) else str(size.value) for size in value.shape or ()),
         )
         for value in values
     )
@@ -274,8 +297,12 @@ def _written_opset(model: ir.Model, wanted: int | None) -> int:
     return opset
 
 
-def _batch_size(contract: ModelContract) -> int:
-    for spec in contract.inputs:
+def _batch_size(model: Trained, contract: ModelContract) -> int:
+    """Return the batch size that the graph was traced with: an exported program was traced when it was logged."""
+    shapes = [contract.example[spec.name].shape for spec in contract.inputs]
+    if isinstance(model, torch.export.ExportedProgram) and model.example_inputs is not None:
+        shapes = [leaf.shape for leaf in pytree.tree_leaves(model.example_inputs) if isinstance(leaf, torch.Tensor)]
+    for spec, shape in zip(contract.inputs, shapes, strict=False):
         if (axis := batch_axis(spec)) is not None:
-            return int(np.shape(contract.example[spec.name])[axis])
+            return int(shape[axis])
     return 1

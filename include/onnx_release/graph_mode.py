@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,13 +19,22 @@ def training_nodes(program: torch.export.ExportedProgram) -> list[str]:
     """
     return [
         f"{node.target._schema.name.removeprefix('aten::')} ({node.name})"
-        for node in program.graph.nodes
+        for graph in _graphs(program)
+        for node in graph.nodes
         if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and _is_training(node)
     ]
 
 
+def _graphs(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Graph]:
+    """Yield the graph and those inside it: what ran under `no_grad` or in a `cond` is a graph of its own."""
+    modules = program.graph_module.modules()
+    yield from (module.graph for module in modules if isinstance(module, torch.fx.GraphModule))
+
+
 def _is_training(node: Any) -> bool:
     arguments = _arguments(node)
+    if arguments.get("dropout_p", 0.0) != 0.0:  # attention has a rate and no flag
+        return True
     if not any(arguments.get(flag) is True for flag in _FLAGS):
         return False
     return all(arguments[rate] != 0 for rate in _RATES if rate in arguments)

@@ -1,10 +1,9 @@
 """What a pt2 archive may hold when no code of the training run is to run here.
 
-`torch.export.load` runs what an archive says in four ways: it unpickles sample inputs, constants and some weights; it
-loads compiled libraries; it hands the graph's symbolic sizes to sympy, which evaluates them as Python; and a graph
-names the functions it calls, which may be any that torch's modules reach (``torch.serialization.os.system``). The
-archive's shape guards, at last, are compiled and run with the model. Each is looked at here first, with the reader
-that loads the archive afterwards, so that both see the same bytes.
+`torch.export.load` runs what an archive says in three ways: it unpickles sample inputs, constants and some weights, it
+loads compiled libraries, and it hands the graph's symbolic sizes to sympy, which evaluates them as Python. The guards
+on shapes are compiled and run with the model. (Which functions a graph may call, torch's own verifier decides.) All of
+these are looked at here first, with the reader that loads the archive afterwards, so that both see the same bytes.
 """
 
 from __future__ import annotations
@@ -25,14 +24,8 @@ _TEXT = re.compile(rb"[A-Za-z0-9._-]{0,64}\n?")
 _PAYLOAD_CONFIG = re.compile(r"data/(weights|constants)/[^/]+_config\.json")
 _RAW_PREFIXES = ("weight_", "tensor_")
 
-# Operators by full name, torch's functions on symbolic sizes, and Python's that torch.export leaves in a graph.
-_TARGET = re.compile(
-    r"torch\.ops(\.(?!__)\w+){2,3}|torch\._?sym_\w+|math\.[a-z]\w*|"
-    r"_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|eq|ne|lt|le|gt|ge|and_|or_|xor|not_|"
-    r"lshift|rshift|inv|invert|index)"
-)
-# Reads or writes a file of the graph's choosing.
-_FORBIDDEN_TARGET = re.compile(r"torch\.ops\.aten\.from_file(\.|$)")
+# The one operator that opens a file of the graph's choosing, and may write to it.
+_FILE_OPERATOR = "torch.ops.aten.from_file"
 # The nodes that sizes and guards are written with; attributes are looked at by name.
 _EXPRESSION_NODES = (
     ast.Expression, ast.Load, ast.Name, ast.Constant, ast.Call, ast.keyword, ast.Subscript, ast.Attribute,
@@ -40,11 +33,14 @@ _EXPRESSION_NODES = (
     ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
 )  # fmt: skip
 _FUNCTIONS = re.compile(
-    r"Symbol|Integer|Float|Rational|Add|Mul|Pow|Mod|Max|Min|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Abs|Piecewise|floor|ceiling|"
+    r"Symbol|Integer|Float|Rational|Add|Mul|Pow|Mod|Max|Min|Abs|And|Or|Not|Eq|Ne|Lt|Le|Gt|Ge|Equality|Unequality|"
+    r"GreaterThan|LessThan|StrictGreaterThan|StrictLessThan|Piecewise|ExprCondPair|BooleanTrue|BooleanFalse|floor|ceiling|"
     r"sqrt|log|log2|exp|PythonMod|CleanDiv|FloorDiv|IntTrueDiv|FloatTrueDiv|ModularIndexing|Where|CeilDiv|LShift|RShift|"
     r"PowByNatural|FloatPow|IsNonOverlappingAndDenseIndicator|TruncToFloat|TruncToInt|CeilToInt|FloorToInt|RoundToInt|"
     r"RoundDecimal|ToFloat|Identity|BitwiseFn_\w+|OpaqueUnaryFn_\w+|max|min|len|int|float|abs|sym_\w+"
 )
+# Symbols' names and numbers; a text that is inside quotes here could leave them where torch pastes it into code.
+_WORD = re.compile(r"[\w.+-]{1,60}")
 _ATTRIBUTES = {"size", "shape", "stride", "storage_offset", "dim", "numel", "math", "ceil", "floor", "trunc", "sqrt",
                "isnan", "inf", "torch", "sym_max", "sym_min", "sym_not", "sym_ite", "sym_float", "sym_int"}  # fmt: skip
 
@@ -53,15 +49,13 @@ def refuse_code(path: Path) -> None:
     """Raise `Refused`, naming every record or expression, when loading or running the archive could run other code."""
     try:
         archive = torch._C.PyTorchFileReader(str(path))
-        names = list(archive.get_all_records())
+        problems = list(_problems(archive))
     except RuntimeError as error:
         raise Refused(
             f"model file {path.name}",
             f"is no pt2 archive: {' '.join(str(error).split())[:300]}",
             "Log the model again from the training code; if the download was cut short, clear 'export'.",
         ) from error
-    records = {name: archive.get_record(name) for name in names}
-    problems = list(_problems(names, records))
     if problems:
         raise Refused(
             f"model file {path.name}",
@@ -71,15 +65,16 @@ def refuse_code(path: Path) -> None:
         )
 
 
-def _problems(names: list[str], records: dict[str, bytes]) -> Iterator[str]:
+def _problems(archive: torch._C.PyTorchFileReader) -> Iterator[str]:
+    names = list(archive.get_all_records())
     # Readers differ in which of two equal names they take, and torch's does not mind upper and lower case.
     if len({name.casefold() for name in names}) != len(names):
         yield "two records of one name"
-    if records.get("archive_format") != b"pt2":
+    if "archive_format" not in names or archive.get_record("archive_format") != b"pt2":
         yield "no record archive_format that says pt2 (archives of torch 2.7 and before hold pickles)"
-    raw = _raw_records(records)
-    for name, content in records.items():
-        if name in raw or _TEXT.fullmatch(content):
+    for name in sorted(set(names) - _raw_records(archive)):
+        content = archive.get_record(name)
+        if _TEXT.fullmatch(content):
             continue
         if name.startswith("models/"):
             yield from (f"{name}: {problem}" for problem in _graph_problems(content))
@@ -87,12 +82,12 @@ def _problems(names: list[str], records: dict[str, bytes]) -> Iterator[str]:
             yield f"record {name}"
 
 
-def _raw_records(records: dict[str, bytes]) -> set[str]:
+def _raw_records(archive: torch._C.PyTorchFileReader) -> set[str]:
     """Return the names of the records that are read as bare bytes of a tensor, and never unpickled."""
     raw: set[str] = set()
     pickled: set[str] = set()
-    for name, content in records.items():
-        config = _json(content) if _PAYLOAD_CONFIG.fullmatch(name) else None
+    for name in filter(_PAYLOAD_CONFIG.fullmatch, archive.get_all_records()):
+        config = _json(archive.get_record(name))
         entries = config.get("config") if isinstance(config, dict) else None
         for entry in entries.values() if isinstance(entries, dict) else ():
             if isinstance(entry, dict) and isinstance(file := entry.get("path_name"), str):
@@ -104,7 +99,7 @@ def _raw_records(records: dict[str, bytes]) -> set[str]:
 def _json(content: bytes) -> Any:
     try:
         return json.loads(content.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -123,7 +118,7 @@ def _graph_problems(content: bytes) -> Iterator[str]:
         return
     for key, value in _walk(graph):
         texts = value if key == "guards_code" and isinstance(value, list) else [value]
-        if key == "target" and isinstance(value, str) and not _is_operator(value):
+        if key == "target" and isinstance(value, str) and value.startswith(_FILE_OPERATOR):
             yield f"calls {value!r:.120}"
         elif key in ("expr_str", "guards_code"):
             yield from (f"evaluates {text!r:.120}" for text in texts if not _is_arithmetic(text))
@@ -137,16 +132,12 @@ def _walk(value: Any) -> Iterator[tuple[str, Any]]:
         yield from value.items()
 
 
-def _is_operator(target: str) -> bool:
-    return bool(_TARGET.fullmatch(target)) and not _FORBIDDEN_TARGET.match(target)
-
-
 def _is_arithmetic(text: object) -> bool:
     try:
         nodes = list(ast.walk(ast.parse(str(text), mode="eval")))
     except (SyntaxError, ValueError, RecursionError):
         return False
-    return isinstance(text, str) and all(_is_harmless(node) for node in nodes)
+    return isinstance(text, str) and not set("\\\n#") & set(text) and all(_is_harmless(node) for node in nodes)
 
 
 def _is_harmless(node: ast.AST) -> bool:
@@ -158,5 +149,5 @@ def _is_harmless(node: ast.AST) -> bool:
     if isinstance(node, ast.Name):
         return "__" not in node.id
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value.isidentifier()
+        return bool(_WORD.fullmatch(node.value))
     return isinstance(node, _EXPRESSION_NODES)

@@ -1,0 +1,59 @@
+"""Small models in MLflow's own folders, and what the export makes of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from onnx_release.records import OnnxArtifact
+from onnx_release.steps import ExportStepOptions, export_trained
+from tests.core.models import TwoHeads, save
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An artifact folder and its record."""
+
+    folder: Path
+    artifact: OnnxArtifact
+
+
+@pytest.fixture(scope="module")
+def trained_pt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(TwoHeads().eval(), tmp_path_factory.mktemp("mlflow") / "pt2")
+
+
+@pytest.fixture(scope="module")
+def trained_pickle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # In train mode, as a training script leaves it: the loader has to see to that.
+    return save(TwoHeads().train(), tmp_path_factory.mktemp("mlflow") / "pickle", serialization_format="pickle")
+
+
+@pytest.fixture(scope="module")
+def released(trained_pt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """What the export made of the pt2 model; not to be written to."""
+    folder = tmp_path_factory.mktemp("exported") / "artifact"
+    return Exported(folder, export_trained(trained_pt2, folder, ExportStepOptions(device="cpu")))
+
+
+@pytest.fixture
+def exported(released: Exported, tmp_path: Path) -> Exported:
+    """A copy that a test may damage."""
+    return Exported(Path(shutil.copytree(released.folder, tmp_path / "artifact")), released.artifact)
+
+
+@pytest.fixture
+def log_and_export(tmp_path: Path) -> Callable[..., Exported]:
+    """Save a model as a pickle (which traces nothing) unless told otherwise, and export it."""
+
+    def run(model: torch.nn.Module, opset: int | None = None, **logged: object) -> Exported:
+        trained = save(model, tmp_path / "trained", **{"serialization_format": "pickle"} | logged)
+        options = ExportStepOptions(opset=opset, device="cpu", allow_pickle=True)
+        return Exported(tmp_path / "out", export_trained(trained, tmp_path / "out", options))
+
+    return run

@@ -1,0 +1,116 @@
+"""Folders as bytes: their digests, their check, and their coming into being."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from onnx_release.artifact import describe_folder, folder_sha256, fresh_folder, verify_folder
+from onnx_release.errors import Refused, Transient
+from onnx_release.limits import REPORT_FILE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "model"
+    (root / "sub").mkdir(parents=True)
+    (root / "b.txt").write_bytes(b"bee")
+    (root / "a.bin").write_bytes(bytes(3_000_000))
+    (root / "sub" / "c").write_bytes(b"")
+    return root
+
+
+def test_every_file_is_described_by_its_bytes_sorted_by_path(folder: Path) -> None:
+    files = describe_folder(folder)
+    assert [(file.path, file.size_bytes) for file in files] == [("a.bin", 3_000_000), ("b.txt", 3), ("sub/c", 0)]
+    assert files[0].sha256 == hashlib.sha256(bytes(3_000_000)).hexdigest()
+
+
+def test_the_digest_is_over_paths_and_bytes_in_whatever_order(folder: Path) -> None:
+    files = describe_folder(folder)
+    lines = "".join(f"{file.path}\0{file.sha256}\n" for file in files)
+    assert folder_sha256(files) == hashlib.sha256(lines.encode()).hexdigest() == folder_sha256(reversed(files))
+
+
+def test_a_renamed_file_makes_another_digest(folder: Path) -> None:
+    before = folder_sha256(describe_folder(folder))
+    (folder / "b.txt").rename(folder / "bb.txt")
+    assert folder_sha256(describe_folder(folder)) != before
+
+
+def test_the_report_changes_neither_digest_nor_verdict_and_other_reports_do(folder: Path) -> None:
+    files = describe_folder(folder)
+    (folder / REPORT_FILE).write_text("{}")
+    verify_folder(folder, files)
+    assert folder_sha256(describe_folder(folder)) == folder_sha256(files)
+    (folder / "sub" / REPORT_FILE).write_text("{}")
+    with pytest.raises(Refused, match=rf"sub/{REPORT_FILE} was not there before"):
+        verify_folder(folder, files)
+
+
+def test_every_link_and_special_file_is_refused_by_name(folder: Path) -> None:
+    (folder / "file_link").symlink_to(folder / "b.txt")
+    (folder / "sub" / "folder_link").symlink_to(folder)
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(Refused) as caught:
+        describe_folder(folder)
+    for words in ("file_link (a symbolic link)", "sub/folder_link (a symbolic link)", "pipe (a special file)"):
+        assert words in str(caught.value)
+
+
+def test_a_link_to_the_folder_or_no_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    for path in (tmp_path / "link", tmp_path / "none", folder / "b.txt"):
+        with pytest.raises(Refused, match="is not a folder"):
+            describe_folder(path)
+
+
+def test_verify_names_all_that_is_missing_extra_and_changed(folder: Path) -> None:
+    files = describe_folder(folder)
+    (folder / "a.bin").write_bytes(b"\1" + bytes(2_999_999))
+    (folder / "b.txt").unlink()
+    (folder / "extra").write_bytes(b"")
+    with pytest.raises(Refused) as caught:
+        verify_folder(folder, files)
+    for words in ("a.bin changed: 3000000 bytes", "b.txt is missing", "extra was not there before"):
+        assert words in caught.value.problem
+    assert "sub/c" not in caught.value.problem
+
+
+def test_a_fresh_folder_appears_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "model"
+    with fresh_folder(target) as work:
+        (work / "file").write_text("new")
+        assert work.parent == target.parent
+        assert not target.exists()
+    assert (target / "file").read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_fresh_folder_replaces_the_one_before_as_a_whole(folder: Path) -> None:
+    with fresh_folder(folder) as work:
+        (work / "only").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["only"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_failure_leaves_what_was_there_and_nothing_beside_it(folder: Path) -> None:
+    before = describe_folder(folder)
+
+    def fail_halfway() -> None:
+        with fresh_folder(folder) as work:
+            (work / "half").write_text("done")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_halfway()
+    verify_folder(folder, before)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_disk_that_refuses_may_be_tried_again(folder: Path) -> None:
+    with pytest.raises(Transient, match="cannot be written"), fresh_folder(folder / "b.txt" / "below_a_file"):
+        pytest.fail("the body must not run")

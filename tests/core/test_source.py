@@ -1,0 +1,282 @@
+"""Loading what a training run left: what comes out, and what is refused without having run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from onnx_release.errors import Refused
+from onnx_release.package import TrainedPackage, read_trained
+from onnx_release.source import load_trained
+from tests.core.models import Masked, OneOutput, TwoHeads, image, save
+
+
+class Payload:
+    """Pickles to a call that leaves a file behind."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.marker),)
+
+
+def _rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> None:
+    """Write a pt2 archive anew, with some of its records changed."""
+    reader, writer = torch._C.PyTorchFileReader(str(source)), torch._C.PyTorchFileWriter(str(target))
+    for name in reader.get_all_records():
+        if not name.startswith(".data/") and name != "byteorder":  # the writer adds these itself
+            content = change(name, reader.get_record(name))
+            writer.write_record(name, content, len(content))
+    writer.write_end_of_file()
+
+
+def _graph_changer(change: Callable[[dict[str, Any]], None]) -> Callable[[str, bytes], bytes]:
+    def rewrite(name: str, content: bytes) -> bytes:
+        if name != "models/model.json":
+            return content
+        graph = json.loads(content)
+        change(graph)
+        return json.dumps(graph).encode()
+
+    return rewrite
+
+
+@pytest.fixture
+def archive(trained_pt2: Path, tmp_path: Path) -> TrainedPackage:
+    """A copy of the pt2 model that a test may change."""
+    return read_trained(Path(shutil.copytree(trained_pt2, tmp_path / "trained")))
+
+
+def _changed(package: TrainedPackage, change: Callable[[str, bytes], bytes]) -> TrainedPackage:
+    original = package.data_path.with_suffix(".original")
+    package.data_path.rename(original)
+    _rewrite(original, package.data_path, change)
+    return package
+
+
+def test_a_pt2_model_is_loaded_without_leave_for_pickles(trained_pt2: Path) -> None:
+    model = load_trained(read_trained(trained_pt2), allow_pickle=False)
+    assert isinstance(model, torch.export.ExportedProgram)
+    inputs = torch.from_numpy(image(3))
+    for got, expected in zip(model.module()(inputs), TwoHeads().eval()(inputs), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_rewritten_archive_is_loaded_as_before(archive: TrainedPackage) -> None:
+    """So that the refusals below are about the change and not about the rewriting."""
+    load_trained(_changed(archive, lambda _, content: content), allow_pickle=False)
+
+
+def test_a_pickle_is_not_opened_without_leave(trained_pickle: Path) -> None:
+    with pytest.raises(Refused, match=r"is a pickle.*allows none\. .*'pt2'.*allow_pickle"):
+        load_trained(read_trained(trained_pickle), allow_pickle=False)
+
+
+def test_a_pickle_comes_in_eval_mode(trained_pickle: Path) -> None:
+    model = load_trained(read_trained(trained_pickle), allow_pickle=True)
+    assert isinstance(model, nn.Module)
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_pickled_class_is_found_in_the_code_that_came_with_it(tmp_path: Path) -> None:
+    code = tmp_path / "their_code"
+    code.mkdir()
+    (code / "__init__.py").write_text("")
+    (code / "net.py").write_text("import torch\nclass Net(torch.nn.Linear):\n    pass\n")
+    script = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, 'include', '.']\n"
+        "from pathlib import Path; from their_code.net import Net; from tests.core.models import save\n"
+        f"save(Net(2, 2), Path({str(tmp_path / 'model')!r}), serialization_format='pickle', "
+        f"code_paths=[{str(code)!r}], input_example=None)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    before = list(sys.path)
+    model = load_trained(read_trained(tmp_path / "model"), allow_pickle=True)
+    assert type(model).__name__ == "Net"
+    assert sys.path == before
+
+
+def test_the_loading_is_quiet(trained_pt2: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+        warnings.simplefilter("error")
+        load_trained(read_trained(trained_pt2), allow_pickle=False)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("allow_pickle", [False, True])
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+def test_a_truncated_archive_is_refused(archive: TrainedPackage, kept: float, allow_pickle: bool) -> None:
+    content = archive.data_path.read_bytes()
+    archive.data_path.write_bytes(content[: int(kept * len(content)) if kept < 1 else int(kept)])
+    with pytest.raises(Refused, match=r"model\.pt2.*Log the model again"):
+        load_trained(archive, allow_pickle=allow_pickle)
+
+
+def test_a_truncated_pickle_is_refused(trained_pickle: Path, tmp_path: Path) -> None:
+    package = read_trained(Path(shutil.copytree(trained_pickle, tmp_path / "trained")))
+    package.data_path.write_bytes(package.data_path.read_bytes()[:500])
+    with pytest.raises(Refused, match=r"model\.pth.*cannot be loaded"):
+        load_trained(package, allow_pickle=True)
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.ones(2)}, "a text"])
+def test_a_pickle_that_is_no_module_is_refused(trained_pickle: Path, tmp_path: Path, content: object) -> None:
+    package = read_trained(Path(shutil.copytree(trained_pickle, tmp_path / "trained")))
+    torch.save(content, package.data_path)
+    with pytest.raises(Refused, match=rf"holds a {type(content).__name__}"):
+        load_trained(package, allow_pickle=True)
+
+
+def test_a_torchscript_module_is_refused(trained_pickle: Path, tmp_path: Path) -> None:
+    package = read_trained(Path(shutil.copytree(trained_pickle, tmp_path / "trained")))
+    torch.jit.save(torch.jit.trace(OneOutput().eval(), torch.from_numpy(image(2))), package.data_path)
+    with pytest.raises(Refused, match=r"Module, which the exporter cannot trace.*eager"):
+        load_trained(package, allow_pickle=True)
+
+
+@pytest.mark.parametrize("serialization", ["pt2", "pickle"])
+def test_every_tensor_with_nan_or_infinity_is_named_and_counted(tmp_path: Path, serialization: str) -> None:
+    model = TwoHeads().eval()
+    with torch.no_grad():
+        model.linear.weight[0, :3] = torch.nan
+        model.conv.bias[1] = torch.inf  # type: ignore[index]
+    model.norm.running_mean[0] = -torch.inf  # type: ignore[index]
+    package = read_trained(save(model, tmp_path / "trained", serialization_format=serialization))
+    with pytest.raises(Refused) as caught:
+        load_trained(package, allow_pickle=True)
+    for words in ("linear.weight has 3 of 32", "conv.bias has 1 of 8", "norm.running_mean has 1 of 8"):
+        assert words in caught.value.problem
+
+
+@pytest.mark.parametrize("serialization", ["pt2", "pickle"])
+def test_a_mask_of_zero_and_minus_infinity_passes(tmp_path: Path, serialization: str) -> None:
+    load_trained(
+        read_trained(save(Masked().eval(), tmp_path / "trained", serialization_format=serialization)), allow_pickle=True
+    )
+
+
+@pytest.mark.parametrize("record", ["data/sample_inputs/model.pt", "data/weights/weight_1", "data/constants/opaque"])
+def test_a_pickle_hidden_in_an_archive_is_not_run(archive: TrainedPackage, tmp_path: Path, record: str) -> None:
+    marker = tmp_path / "marker"
+    torch.save(Payload(marker), tmp_path / "payload")
+    payload = (tmp_path / "payload").read_bytes()
+
+    def plant(name: str, content: bytes) -> bytes:
+        if name == "data/weights/model_weights_config.json":
+            config = json.loads(content)
+            entry = next(entry for entry in config["config"].values() if entry["path_name"] == "weight_1")
+            entry["use_pickle"] = record.endswith("weight_1")
+            return json.dumps(config).encode()
+        if name == "data/constants/model_constants_config.json" and record.endswith("opaque"):
+            entry = {"path_name": "opaque", "is_param": False, "use_pickle": True, "tensor_meta": None}
+            return json.dumps({"config": {"object": entry}}).encode()
+        return payload if name == record else content
+
+    package = _changed(archive, plant)
+    if record.endswith("opaque"):
+        with zipfile.ZipFile(package.data_path, "a") as archive_file:
+            archive_file.writestr("model/data/constants/opaque", payload)
+    with pytest.raises(Refused, match=rf"record {record}"):
+        load_trained(package, allow_pickle=False)
+    assert not marker.exists()
+
+
+def test_the_hidden_pickle_would_have_run_with_leave(archive: TrainedPackage, tmp_path: Path) -> None:
+    """So that the test above is about the refusal and not about a payload that does nothing."""
+    torch.save(Payload(tmp_path / "marker"), tmp_path / "payload")
+    payload = (tmp_path / "payload").read_bytes()
+    changed = _changed(archive, lambda name, old: payload if name == "data/sample_inputs/model.pt" else old)
+    with pytest.raises(Refused):
+        load_trained(changed, allow_pickle=True)
+    assert (tmp_path / "marker").exists()
+
+
+def _evil_symbol(marker: Path) -> Callable[[dict[str, Any]], None]:
+    def change(graph: dict[str, Any]) -> None:
+        for size in graph["graph_module"]["graph"]["tensor_values"]["image"]["sizes"]:
+            if "as_expr" in size:
+                size["as_expr"]["expr_str"] = f"__import__('os').mkdir({str(marker)!r})"
+
+    return change
+
+
+def _evil_guard(marker: Path) -> Callable[[dict[str, Any]], None]:
+    return lambda graph: graph.update(guards_code=[f"__import__('os').mkdir({str(marker)!r}) is None"])
+
+
+@pytest.mark.parametrize("evil", [_evil_symbol, _evil_guard])
+def test_code_hidden_in_the_graph_is_not_run(
+    archive: TrainedPackage, tmp_path: Path, evil: Callable[[Path], Callable[[dict[str, Any]], None]]
+) -> None:
+    """torch evaluates symbolic sizes by sympy, which is Python's eval, and compiles guards."""
+    marker = tmp_path / "marker"
+    package = _changed(archive, _graph_changer(evil(marker)))
+    with pytest.raises(Refused, match=r"models/model\.json: evaluates .*mkdir"):
+        load_trained(package, allow_pickle=False)
+    assert not marker.exists()
+    with contextlib.suppress(Refused):
+        program = load_trained(package, allow_pickle=True)
+        assert isinstance(program, torch.export.ExportedProgram)
+        program.module()(torch.from_numpy(image(3)))
+    assert marker.exists(), "with leave it runs: or else this test shows nothing"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os')",
+        "Symbol('x').__class__",
+        "eval('x')",
+        "S('x')",
+        "(lambda: 1)()",
+        "[x for x in y]",
+        "L['x'].system('y')",
+        "Symbol('x y')",
+        "x == 1\n",
+        "x # y",
+    ],
+)
+def test_an_expression_that_is_more_than_arithmetic_is_refused(archive: TrainedPackage, text: str) -> None:
+    package = _changed(archive, _graph_changer(lambda graph: graph.update(guards_code=[text])))
+    with pytest.raises(Refused, match="evaluates"):
+        load_trained(package, allow_pickle=False)
+
+
+def test_an_operator_that_opens_files_is_refused(archive: TrainedPackage) -> None:
+    def change(graph: dict[str, Any]) -> None:
+        graph["graph_module"]["graph"]["nodes"][0]["target"] = "torch.ops.aten.from_file.default"
+
+    with pytest.raises(Refused, match=r"calls 'torch\.ops\.aten\.from_file\.default'"):
+        load_trained(_changed(archive, _graph_changer(change)), allow_pickle=False)
+
+
+class Shapes(nn.Module):
+    """What torch writes of sizes that depend on each other, and of conditions."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        rows, columns = x.shape[:2]
+        folded = torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,))
+        scaled = nn.functional.interpolate(x[:, None], scale_factor=1.5)
+        return folded, scaled, x[:, : columns - 1], torch.arange(rows * columns // 2) * 2.0, x[x > 0]
+
+
+def test_an_honest_graph_with_sizes_and_conditions_is_loaded(archive: TrainedPackage) -> None:
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(Shapes(), (torch.randn(4, 6, 5),), dynamic_shapes=({0: auto, 1: auto},))
+    torch.export.save(program, archive.data_path)
+    load_trained(archive, allow_pickle=False)
