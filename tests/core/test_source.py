@@ -127,6 +127,17 @@ def test_a_truncated_archive_is_refused(archive: TrainedPackage, kept: float, al
         load_trained(archive, allow_pickle=allow_pickle)
 
 
+@pytest.mark.parametrize("source", ["trained_pt2", "trained_pickle"])
+def test_a_flipped_bit_in_a_weight_is_refused(source: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    package = read_trained(Path(shutil.copytree(request.getfixturevalue(source), tmp_path / "trained")))
+    weight = TwoHeads().conv.weight.detach().numpy().tobytes()
+    content = package.data_path.read_bytes()
+    assert weight in content
+    package.data_path.write_bytes(content.replace(weight, bytes([weight[0] ^ 1]) + weight[1:]))
+    with pytest.raises(Refused, match="is damaged"):
+        load_trained(package, allow_pickle=True)
+
+
 def test_a_truncated_pickle_is_refused(trained_pickle: Path, tmp_path: Path) -> None:
     package = read_trained(Path(shutil.copytree(trained_pickle, tmp_path / "trained")))
     package.data_path.write_bytes(package.data_path.read_bytes()[:500])
