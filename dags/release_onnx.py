@@ -42,6 +42,11 @@ def as_json(name: str) -> str:
     return "{{ params.%s | tojson }}" % name  # noqa: UP031 - braces are Jinja's
 
 
+def returned(task_id: str) -> str:
+    """The template of the record that a task returned; as text it draws no second arrow into the graph."""
+    return "{{ ti.xcom_pull(task_ids='%s') | tojson }}" % task_id  # noqa: UP031 - braces are Jinja's
+
+
 PARAMS = {
     "training_run_id": param(
         None, "string", WHAT, "Training run id", "The run's id in MLflow. Give this **or** a model URI.",
@@ -156,22 +161,24 @@ with DAG(
         wait_timeout_h=as_json("wait_timeout_h"),
         **server,
     )
+    step = {**server, "trained": returned("wait_for_training")}
     prepare = PrepareWorkOperator(task_id="prepare_work").as_setup()
     export = ExportOperator(
-        task_id="export", trained=wait.output, work_uri=prepare.output, opset=as_json("opset"), **server
+        task_id="export",
+        work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
+        opset=as_json("opset"),
+        **step,
     )
     check = CheckOperator(
         task_id="check",
-        trained=wait.output,
-        artifact=export.output,
+        artifact=returned("export"),
         allowed_domains=as_json("allowed_domains"),
-        **server,
+        **step,
     )
     parity_latency = ParityLatencyOperator(
         task_id="parity_latency",
-        trained=wait.output,
-        artifact=export.output,
-        check=check.output,
+        artifact=returned("export"),
+        check=returned("check"),
         batch_sizes=as_json("batch_sizes"),
         parity={
             name: as_json(name)
@@ -184,37 +191,38 @@ with DAG(
         plan={name: as_json(name) for name in ("threads", "measure_max_s")},
         # One slot: two measurements at once would time each other.
         pool=limits.MEASURE_POOL,
-        **server,
+        **step,
     )
-    judged: dict[str, Any] = {"artifact": export.output, "check": check.output, "benchmark": parity_latency.output}
-    upload = UploadOperator(task_id="upload", trained=wait.output, bucket=given("bucket"), **judged, **server, **store)
+    judged: dict[str, Any] = {
+        "artifact": returned("export"),
+        "check": returned("check"),
+        "benchmark": returned("parity_latency"),
+    }
+    upload = UploadOperator(task_id="upload", bucket=given("bucket"), **judged, **step, **store)
     register = RegisterOperator(
         task_id="register",
-        trained=wait.output,
-        artifact=export.output,
-        uploaded=upload.output,
-        **server,
+        artifact=returned("export"),
+        uploaded=returned("upload"),
+        **step,
         **store,
     )
     promote = PromoteOperator(
         task_id="promote",
-        trained=wait.output,
-        uploaded=upload.output,
-        version=register.output,
+        uploaded=returned("upload"),
+        version=returned("register"),
         alias=given("alias"),
         stage=given("stage"),
         **judged,
-        **server,
+        **step,
         **store,
     )
     clean = CleanWorkOperator(
         task_id="clean_work",
-        work_uri=prepare.output,
-        trained=wait.output,
+        work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
         target_uri="{{ ti.xcom_pull(task_ids='upload', key='%s') or '' }}" % TARGET_KEY,  # noqa: UP031
-        version=promote.output,
+        version=returned("promote"),
         trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS,
-        **server,
+        **step,
         **store,
     ).as_teardown(setups=prepare)
 

@@ -33,13 +33,20 @@ def settings(cls: type[R], arguments: dict[str, Any], **more: Any) -> R:
 
 def record(cls: type[R], argument: object, task: str) -> R:
     """Read the record that an upstream task returned; raises `Refused` naming the task when there is none."""
-    if argument is None:
+    found = optional_record(cls, argument)
+    if found is None:
         raise Refused(
             f"the {cls.__name__} of task '{task}'",
             "is missing from XCom",
             f"Clear the task '{task}' with its downstream tasks, so that it runs again.",
         )
-    return cls.from_dict(argument)
+    return found
+
+
+def optional_record(cls: type[R], argument: object) -> R | None:
+    """Read a record, or None where the task that returns it has not run."""
+    data = value(argument)
+    return None if data is None or data == "" else cls.from_dict(data)
 
 
 def optional_integer(argument: Any, name: str, low: int, high: int) -> int | None:

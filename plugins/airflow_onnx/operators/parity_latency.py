@@ -100,9 +100,9 @@ class ParityLatencyOperator(ReleaseOperator):
 
     def _log_figures(self, report: BenchmarkReport) -> None:
         for c in report.parity.comparisons:
-            self.log.info(
-                "parity %s, %s, batch %d: MAE %s, passed %s", c.output, c.sample, c.batch_size, c.mae, c.passed
-            )
+            mae = "not measured" if c.mae is None else f"{c.mae:.2e}"
+            verdict = "passed" if c.passed else "; ".join(c.failures)
+            self.log.info("parity %s, %s, batch %d: MAE %s, %s", c.output, c.sample, c.batch_size, mae, verdict)
         for b in report.latency.batches if report.latency else ():
             self.log.info(
                 "batch %d: PyTorch p50 %.3f ms, ONNX Runtime p50 %.3f ms, speedup %.2f [%.2f, %.2f]",
@@ -113,3 +113,5 @@ class ParityLatencyOperator(ReleaseOperator):
                 b.speedup_low,
                 b.speedup_high,
             )
+        for warning in report.latency.warnings if report.latency else ():
+            self.log.warning("%s", warning)

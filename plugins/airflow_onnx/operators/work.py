@@ -11,7 +11,7 @@ from airflow_onnx import objects, registry, rendered, settings, staging
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.outcomes import airflow_outcome
 from onnx_release import limits
-from onnx_release.records import TrainedModel
+from onnx_release.records import ModelVersion, TrainedModel
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -83,9 +83,9 @@ class CleanWorkOperator(BaseOperator):
     def execute(self, context: Context) -> None:
         """Clean up according to how far the release came."""
         with airflow_outcome():
-            if self.version:
+            if rendered.optional_record(ModelVersion, self.version):
                 staging.remove(self.work_uri)
-            elif self.target_uri and self.trained:
+            elif self.target_uri:
                 self._remove_unnamed_objects(rendered.record(TrainedModel, self.trained, "wait_for_training"))
 
     def _remove_unnamed_objects(self, training: TrainedModel) -> None:

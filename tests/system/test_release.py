@@ -1,0 +1,203 @@
+"""A trained model through the real scheduler: released once, however often it is asked for, and served as tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from stack.layout import REPO
+from stack.release import DAG_ID, Release
+
+from .embedded import RunningStack
+
+pytestmark = pytest.mark.system
+
+MODEL_NAME = "heimdall-localization-onnx"
+RELEASE_TIMEOUT_S = 420
+# How fast it is on this host does not matter here; that it is measured and reported does.
+QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 5.0}
+
+# Loads the version as a consumer would, in a process that knows nothing else, and compares it with the trained model.
+CONSUMER = """
+import json, sys
+import mlflow, numpy as np, torch
+name, run_uri = sys.argv[1:]
+model = mlflow.pyfunc.load_model(f"models:/{name}@candidate")
+program = torch.export.load(mlflow.artifacts.download_artifacts(run_uri) + "/data/model.pt2")
+worst = {}
+for batch in (1, 5, 17):
+    inputs = np.random.default_rng(batch).standard_normal((batch, 3, 128, 32)).astype(np.float32)
+    got = model.predict({"mel_spectrogram": inputs})
+    with torch.no_grad():
+        expected = program.module()(torch.from_numpy(inputs))
+    for output, tensor in zip(("positions", "uncertainties"), expected, strict=True):
+        assert got[output].shape == (batch, 2), got[output].shape
+        worst[output] = max(worst.get(output, 0.0), float(np.abs(got[output] - tensor.numpy()).mean()))
+print(json.dumps(worst))
+"""
+
+
+def run_python(stack: RunningStack, *arguments: str) -> str:
+    """Run Python in a fresh process with the stack's exports; return its last line."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPO,
+        env=stack.child_env(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def train(stack: RunningStack, seed: int) -> str:
+    """Train the smallest reference model for a moment and return the run's id."""
+    arguments = ["-m", "examples.train", "--experiment", "system", "--size", "nano", "--seconds", "3"]
+    return run_python(stack, *arguments, "--seed", str(seed)).removeprefix("run_id=")
+
+
+class Dag:
+    """One DAG run with parameters of its own."""
+
+    def __init__(self, stack: RunningStack, dag_run_id: str) -> None:
+        self.api, self.dag_run_id = stack.api, dag_run_id
+        self.path = f"/dags/{DAG_ID}/dagRuns/{dag_run_id}"
+
+    def trigger(self, **conf: Any) -> Dag:
+        body = {"dag_run_id": self.dag_run_id, "logical_date": None, "conf": conf}
+        self.api.post(f"/dags/{DAG_ID}/dagRuns", body)
+        return self
+
+    def end(self) -> str:
+        """Wait for the end of the DAG run and return its state."""
+        deadline = time.monotonic() + RELEASE_TIMEOUT_S
+        while (state := self.api.get(self.path)["state"]) not in ("success", "failed"):
+            assert time.monotonic() < deadline, self.states()
+            time.sleep(0.5)
+        return str(state)
+
+    def states(self) -> dict[str, str]:
+        tasks = self.api.get(f"{self.path}/taskInstances")["task_instances"]
+        return {task["task_id"]: task["state"] for task in tasks}
+
+    def tries(self, task_id: str) -> int:
+        return int(self.api.get(f"{self.path}/taskInstances/{task_id}")["try_number"])
+
+    def xcom(self, task_id: str) -> Any:
+        return self.api.xcom(DAG_ID, self.dag_run_id, task_id)
+
+
+@pytest.fixture(scope="module")
+def stack(running_stack: RunningStack) -> RunningStack:
+    Release(running_stack.api, "none").await_dag()
+    return running_stack
+
+
+@pytest.fixture(scope="module")
+def client(stack: RunningStack) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(stack.context.mlflow_url, stack.context.mlflow_url)
+
+
+@pytest.fixture(scope="module")
+def trained(stack: RunningStack) -> str:
+    return train(stack, seed=1)
+
+
+@pytest.fixture(scope="module")
+def released(stack: RunningStack, trained: str) -> Dag:
+    dag = Dag(stack, f"release__{trained}").trigger(training_run_id=trained, **QUICK)
+    assert dag.end() == "success", dag.states()
+    return dag
+
+
+def versions(client: Any, run_id: str) -> list[Any]:
+    return list(client.search_model_versions(f"name='{MODEL_NAME}' and run_id='{run_id}'"))
+
+
+def keys_below(stack: RunningStack, prefix: str) -> list[str]:
+    return [
+        item["Key"] for item in stack.s3.list_objects_v2(Bucket="heimdall-models", Prefix=prefix).get("Contents", [])
+    ]
+
+
+def test_a_training_run_becomes_a_version_that_a_stranger_can_serve(
+    stack: RunningStack, client: Any, trained: str, released: Dag
+) -> None:
+    assert set(released.states().values()) == {"success"}
+    version = client.get_model_version_by_alias(MODEL_NAME, "candidate")
+    assert version.run_id == trained
+    assert version.source == released.xcom("upload")["uri"]
+    worst = json.loads(run_python(stack, "-c", CONSUMER, MODEL_NAME, released.xcom("wait_for_training")["model_uri"]))
+    assert set(worst) == {"positions", "uncertainties"}
+    assert max(worst.values()) < 1e-5
+    tags = client.get_run(trained).data.tags
+    assert tags["onnx_release.status"] == "released"
+    assert tags["onnx_release.dag_run_url"].startswith(stack.context.airflow_url)
+
+
+def test_the_buttons_lead_to_what_was_made(stack: RunningStack, trained: str, released: Dag) -> None:
+    links = {
+        task: released.api.get(f"{released.path}/taskInstances/{task}/links")["extra_links"]
+        for task in ("wait_for_training", "upload", "promote")
+    }
+    assert links["wait_for_training"]["Training run"].endswith(f"/runs/{trained}")
+    assert links["upload"]["Objects"].endswith(f"/{trained}/{released.xcom('export')['sha256'][:16]}/")
+    assert links["promote"]["Model version"].startswith(f"{stack.context.mlflow_url}/#/models/{MODEL_NAME}/versions/")
+
+
+def test_clearing_and_triggering_again_make_nothing_new(
+    stack: RunningStack, client: Any, trained: str, released: Dag
+) -> None:
+    before = keys_below(stack, f"{MODEL_NAME}/{trained}/")
+    released.api.post(f"{released.path}/clear", {"dry_run": False, "only_failed": False})
+    again = Dag(stack, "by-hand").trigger(training_run_id=trained, **QUICK)
+    assert (released.end(), again.end()) == ("success", "success")
+    assert len(versions(client, trained)) == 1
+    assert keys_below(stack, f"{MODEL_NAME}/{trained}/") == before
+
+
+def test_a_refused_model_leaves_nothing_and_is_not_retried(stack: RunningStack, client: Any) -> None:
+    run_id = train(stack, seed=2)
+    dag = Dag(stack, "strict").trigger(training_run_id=run_id, mae_max=1e-12, **QUICK)
+    assert dag.end() == "failed"
+    states = dag.states()
+    assert (states["parity_latency"], states["upload"], states["clean_work"]) == (
+        "failed",
+        "upstream_failed",
+        "success",
+    )
+    assert dag.tries("parity_latency") == 1
+    assert versions(client, run_id) == []
+    assert keys_below(stack, f"{MODEL_NAME}/{run_id}/") == []
+    tags = client.get_run(run_id).data.tags
+    assert tags["onnx_release.status"] == "refused"
+    assert "1e-12" in tags["onnx_release.reason"]
+
+
+def test_a_running_training_is_waited_for_without_a_worker(stack: RunningStack, client: Any, trained: str) -> None:
+    experiment_id = client.get_run(trained).info.experiment_id
+    run_id = client.create_run(experiment_id).info.run_id
+    dag = Dag(stack, "waiting").trigger(training_run_id=run_id, **QUICK)
+    deadline = time.monotonic() + 60
+    while dag.states().get("wait_for_training") != "deferred":
+        assert time.monotonic() < deadline, dag.states()
+        time.sleep(0.5)
+    client.set_terminated(run_id, status="KILLED")
+    assert dag.end() == "failed"
+    assert "ended as KILLED" in client.get_run(run_id).data.tags["onnx_release.reason"]
+
+
+def test_parameters_are_validated_before_anything_runs(stack: RunningStack) -> None:
+    body = {"dag_run_id": "bad", "logical_date": None, "conf": {"training_run_id": "x", "opset": 99}}
+    answer = stack.api.call("POST", f"/dags/{DAG_ID}/dagRuns", body)
+    assert answer.status_code == 400
+    assert "opset" in answer.text
