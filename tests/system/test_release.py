@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -142,6 +143,12 @@ def test_a_training_run_becomes_a_version_that_a_stranger_can_serve(
     tags = client.get_run(trained).data.tags
     assert tags["onnx_release.status"] == "released"
     assert tags["onnx_release.dag_run_url"].startswith(stack.context.airflow_url)
+
+
+def test_the_example_of_the_readme_works(stack: RunningStack, released: Dag) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "load_model" in block]
+    assert run_python(stack, "-c", block) == "(4, 2) (4, 2)"
 
 
 def test_the_buttons_lead_to_what_was_made(stack: RunningStack, trained: str, released: Dag) -> None:
