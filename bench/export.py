@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import statistics
 import tempfile
 import time
@@ -14,7 +12,7 @@ import torch
 
 from bench.results import Result
 from bench.speed import INPUTS, OUTPUTS, contract, reference_model
-from onnx_release.export import ExportOptions, export_onnx
+from onnx_release.export import ExportOptions, export_onnx, quiet_exporter
 from onnx_release.limits import EXPORT_BATCH_SIZE, MODEL_FILE
 
 _PAIRS = 3
@@ -46,7 +44,7 @@ def export_wall_ratio() -> Result:
 
 
 def _timed(export: Callable[[torch.nn.Module, Path], None], model: torch.nn.Module) -> float:
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, quiet_exporter():
         begin = time.perf_counter()
         export(model, Path(folder))
         return time.perf_counter() - begin

@@ -157,7 +157,7 @@ def _convert(
     model: Any, arguments: tuple[Any, ...], shapes: Any, contract: ModelContract, options: ExportOptions
 ) -> Any:
     try:
-        with _quiet(), torch.no_grad():
+        with quiet_exporter(), torch.no_grad():
             return torch.onnx.export(
                 model,
                 arguments,
@@ -189,17 +189,20 @@ def _essence(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Keep the exporter's progress lines and its remarks on absent packages out of the task's log."""
-    log = logging.getLogger("torch.onnx")
-    before = log.level
-    log.setLevel(logging.ERROR)
+    # The second has a level of its own, which the first's does not reach.
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
+    before = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        for log, level in zip(logs, before, strict=True):
+            log.setLevel(level)
 
 
 def _name_outputs(program: Any, outputs: tuple[TensorSpec, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import quote
 
 from airflow_onnx import names, settings
 from airflow_onnx.hooks.mlflow import Evidence
+from airflow_onnx.verdict import Judged, require_accepted
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import ReleaseReport, TrainedModel
 
@@ -57,6 +59,17 @@ def leave(hook: MlflowHook, report: ReleaseReport, **tags: str) -> None:
                 tags={f"{TAG}.{name}": text[:TAG_MAX_CHARACTERS] for name, text in outcome.items()},
             ),
         )
+
+
+def accepted_report(context: Context, model_name: str, training: TrainedModel, judged: Judged) -> ReleaseReport:
+    """Return the report of an artifact that every step accepted; anything else raises `Refused`."""
+    from onnx_release.report import build_report
+
+    require_accepted(judged.artifact, judged.check, judged.benchmark)
+    # Where it was staged means nothing to a reader of the report.
+    artifact = dataclasses.replace(judged.artifact, uri="")
+    report = build_report(model_name, training, artifact, judged.check, judged.benchmark)
+    return dataclasses.replace(report, dag_run_url=dag_run_url(context))
 
 
 def leave_refusal(

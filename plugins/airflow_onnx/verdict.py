@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_onnx import rendered
 from onnx_release.errors import Refused
-from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
+from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact, Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """An artifact with the reports that were made of it."""
+
+    artifact: OnnxArtifact
+    check: CheckReport
+    benchmark: BenchmarkReport
+
+    @classmethod
+    def read(cls, artifact: Any, check: Any, benchmark: Any) -> Judged:
+        """Read what `export`, `check` and `parity_latency` returned; `Refused` names a task without a record."""
+        return cls(
+            artifact=rendered.record(OnnxArtifact, artifact, "export"),
+            check=rendered.record(CheckReport, check, "check"),
+            benchmark=rendered.record(BenchmarkReport, benchmark, "parity_latency"),
+        )
+
+    def parts(self) -> dict[str, Record]:
+        """Return the records by the names that `ReleaseReport` gives them."""
+        return {"artifact": self.artifact, "check": self.check, "benchmark": self.benchmark}
 
 
 def require_accepted(artifact: OnnxArtifact, check: CheckReport, benchmark: BenchmarkReport) -> None:

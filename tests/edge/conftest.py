@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import time
 import uuid
@@ -41,10 +42,11 @@ class Services:
         """Stop one of them, as an outage does."""
         processes.stop(self.context.layout, [name])
 
-    def start(self, name: str) -> None:
-        """Start one of them and wait until it answers."""
+    def start(self, name: str, **variables: str) -> None:
+        """Start one of them, with more environment variables, and wait until it answers."""
         service = {minio.NAME: minio, mlflow_server.NAME: mlflow_server}[name]
-        processes.start(self.context.layout, service.command(self.context))
+        command = service.command(self.context)
+        processes.start(self.context.layout, dataclasses.replace(command, env=command.env | variables))
         deadline = time.monotonic() + START_TIMEOUT_S
         while not service.is_healthy(self.context):
             assert time.monotonic() < deadline, processes.log_tail(self.context.layout, name)

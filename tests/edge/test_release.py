@@ -287,6 +287,23 @@ def test_an_outage_of_mlflow_is_retried_and_the_clean_up_waits_for_it(
     assert_nothing_left(hook, release)
 
 
+def test_a_registry_that_refuses_the_source_is_explained_and_leaves_nothing(
+    hook: MlflowHook, release: Release, services: Services
+) -> None:
+    release.to("upload")
+    services.stop("mlflow")
+    services.start("mlflow", MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX="^s3://elsewhere/.*$")
+    try:
+        with pytest.raises(AirflowFailException, match="SOURCE_VALIDATION_REGEX"):
+            release.run("register")
+        release.clean()
+    finally:
+        services.stop("mlflow")
+        services.start("mlflow")
+    assert_refused(hook, release, "heimdall-models")
+    assert_nothing_left(hook, release)
+
+
 def test_the_clean_up_leaves_objects_that_a_version_names(hook: MlflowHook, release: Release) -> None:
     release.to("register")
     release.clean()

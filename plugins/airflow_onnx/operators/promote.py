@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_onnx import evidence, names, objects, registry, rendered
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.base import ReleaseOperator
+from airflow_onnx.verdict import Judged
 from onnx_release.errors import Refused
-from onnx_release.records import BenchmarkReport, CheckReport, ModelVersion, OnnxArtifact, ReleaseReport, S3Object
+from onnx_release.records import ModelVersion, S3Object
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -71,7 +72,9 @@ class PromoteOperator(ReleaseOperator):
         alias = names.alias(self.alias)
         version = rendered.record(ModelVersion, self.version, "register")
         uploaded = rendered.record(S3Object, self.uploaded, "upload")
-        report = self._report(context)
+        judged = Judged.read(self.artifact, self.check, self.benchmark)
+        self.gathered |= judged.parts()
+        report = evidence.accepted_report(context, self.model_name, self.training, judged)
         self._require_objects(uploaded)
         registry.set_alias(self.hook, version, alias)
         if self.stage not in ("", "none"):
@@ -82,18 +85,6 @@ class PromoteOperator(ReleaseOperator):
         evidence.leave(self.hook, report, **released)
         self.log.info("models:/%s@%s is now version %d: %s", version.name, alias, version.version, url)
         return dataclasses.replace(version, alias=alias)
-
-    def _report(self, context: Context) -> ReleaseReport:
-        self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
-        self.gathered["check"] = rendered.record(CheckReport, self.check, "check")
-        self.gathered["benchmark"] = rendered.record(BenchmarkReport, self.benchmark, "parity_latency")
-        return ReleaseReport(
-            status="accepted",
-            model_name=self.model_name,
-            training=self.training,
-            dag_run_url=evidence.dag_run_url(context),
-            **self.gathered,
-        )
 
     def _require_objects(self, uploaded: S3Object) -> None:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook

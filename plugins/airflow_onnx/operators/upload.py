@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import evidence, names, objects, rendered, staging
+from airflow_onnx import evidence, names, objects, staging
 from airflow_onnx.links import ObjectLink
 from airflow_onnx.operators.base import ReleaseOperator
-from airflow_onnx.verdict import require_accepted
+from airflow_onnx.verdict import Judged
 from onnx_release.errors import Refused, Transient
-from onnx_release.records import (
-    BenchmarkReport,
-    CheckReport,
-    FileDigest,
-    OnnxArtifact,
-    ReleaseReport,
-    S3Object,
-)
+from onnx_release.records import FileDigest, OnnxArtifact, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -74,7 +66,10 @@ class UploadOperator(ReleaseOperator):
         """Verify what is staged, put what is missing, read everything back."""
         from onnx_release.artifact import verify_folder
 
-        artifact = self._accepted_artifact()
+        judged = Judged.read(self.artifact, self.check, self.benchmark)
+        self.gathered |= judged.parts()
+        accepted = evidence.accepted_report(context, self.model_name, self.training, judged)
+        artifact = judged.artifact
         staged = staging.staged(artifact.uri)
         verify_folder(staged, artifact.files)
         target = self._target(artifact)
@@ -84,7 +79,7 @@ class UploadOperator(ReleaseOperator):
         metadata = {"training-run-id": self.training.training_run_id, "artifact-sha256": artifact.sha256}
         for file in artifact.files:
             self._put_verified(target, staged, file, metadata)
-        report = self._put_report(target, self._report(context, artifact), metadata)
+        report = self._put_report(target, accepted, metadata)
         stray = set(objects.sizes(target)) - {file.path for file in artifact.files} - {report.path}
         objects.remove(target, sorted(stray))
         self.link_urls[ObjectLink.name] = objects.console_url(target)
@@ -98,30 +93,11 @@ class UploadOperator(ReleaseOperator):
             files=files,
         )
 
-    def _accepted_artifact(self) -> OnnxArtifact:
-        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
-        check = self.gathered["check"] = rendered.record(CheckReport, self.check, "check")
-        benchmark = self.gathered["benchmark"] = rendered.record(BenchmarkReport, self.benchmark, "parity_latency")
-        require_accepted(artifact, check, benchmark)
-        return artifact
-
     def _target(self, artifact: OnnxArtifact) -> objects.Folder:
         from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
         prefix = names.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
         return objects.Folder(hook=S3Hook(self.s3_conn_id), bucket=names.bucket(self.bucket), prefix=prefix)
-
-    def _report(self, context: Context, artifact: OnnxArtifact) -> ReleaseReport:
-        return ReleaseReport(
-            status="accepted",
-            model_name=self.model_name,
-            training=self.training,
-            # Where it was staged means nothing to a reader of the report.
-            artifact=dataclasses.replace(artifact, uri=""),
-            check=self.gathered["check"],
-            benchmark=self.gathered["benchmark"],
-            dag_run_url=evidence.dag_run_url(context),
-        )
 
     def _put_verified(self, target: objects.Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
         if objects.read_digest(target, file.path) == file:
