@@ -120,7 +120,8 @@ PARAMS = {
     ),
     "measure_max_s": param(
         PLAN.measure_max_s, "number", FAST, "Measure at most (s)",
-        "Per batch size, when shorter measuring leaves the answer open.", exclusiveMinimum=0, maximum=3600,
+        "At the serving batch size, while the answer is open; at others at most 15 s.",
+        exclusiveMinimum=0, maximum=3600,
     ),
     "bucket": param(limits.BUCKET, "string", WHERE, "Bucket", "An existing one.", pattern=limits.BUCKET_PATTERN),
     "alias": param(

@@ -41,6 +41,7 @@ def require_sane(budget: LatencyBudget, plan: MeasurePlan) -> None:
         f"rounds_min is {plan.rounds_min}, not {_ROUNDS_LEAST} or more": plan.rounds_min >= _ROUNDS_LEAST,
         f"measure_min_s is {plan.measure_min_s}, not 0 or more": 0 <= plan.measure_min_s < math.inf,
         f"measure_max_s is {plan.measure_max_s}, not above 0": 0 < plan.measure_max_s < math.inf,
+        f"reported_max_s is {plan.reported_max_s}, not above 0": 0 < plan.reported_max_s < math.inf,
         f"confidence is {plan.confidence}, not from 0.5 to below 1": 0.5 <= plan.confidence < 1,
         f"bootstrap_samples is {plan.bootstrap_samples}, not 100 or more": plan.bootstrap_samples >= 100,
         f"interval_width_max is {plan.interval_width_max}, not above 0": plan.interval_width_max > 0,

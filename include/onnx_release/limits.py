@@ -103,8 +103,9 @@ class MeasurePlan(Record):
     """How long and how often to measure, per batch size; a round times each side once, in a block of calls.
 
     Measuring stops when the interval of the speedup is no wider than `interval_width_max` times the speedup and clear
-    of the budget's limit, but not before `measure_min_s` and `rounds_min`; and at `measure_max_s` in any case. Fewer
-    rounds than `rounds_min` by then are inconclusive. `threads` of None means every CPU that the process may use.
+    of the budget's limit, but not before `measure_min_s` and `rounds_min`; and at `measure_max_s` in any case, or at
+    `reported_max_s` for a batch size that the budget says nothing about. Fewer rounds than `rounds_min` by then are
+    inconclusive. `threads` of None means every CPU that the process may use.
     """
 
     threads: int | None = None
@@ -112,6 +113,7 @@ class MeasurePlan(Record):
     rounds_min: int = 30
     measure_min_s: float = 4.0
     measure_max_s: float = 40.0
+    reported_max_s: float = 15.0
     confidence: float = 0.95
     bootstrap_samples: int = 2000
     interval_width_max: float = 0.25

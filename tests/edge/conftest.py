@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import socket
 import time
 import uuid
@@ -53,7 +54,7 @@ class Services:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     layout = Layout(tmp_path_factory.mktemp("services") / "state")
     layout.create()
@@ -70,14 +71,14 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
         processes.stop(layout, [mlflow_server.NAME, minio.NAME])
 
 
-@pytest.fixture
-def connections(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="package")
+def connections(services: Services) -> Iterator[None]:
     """Airflow's connections, in the form that needs no metadata database."""
-    import json
-
-    for connection in setup.connections(services.context):
-        text = json.dumps({key: value for key, value in connection.items() if key != "connection_id"})
-        monkeypatch.setenv(f"AIRFLOW_CONN_{connection['connection_id'].upper()}", text)
+    with pytest.MonkeyPatch.context() as patch:
+        for connection in setup.connections(services.context):
+            text = json.dumps({key: value for key, value in connection.items() if key != "connection_id"})
+            patch.setenv(f"AIRFLOW_CONN_{connection['connection_id'].upper()}", text)
+        yield
 
 
 @pytest.fixture

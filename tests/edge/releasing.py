@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +98,15 @@ class Release:
         """Run all tasks up to `last`."""
         order = ["wait", "prepare", "export", "check", "parity_latency", "upload", "register", "promote"]
         return self.run(*order[: order.index(last) + 1])
+
+    def after(self, other: Release, last: str) -> Release:
+        """Stand where `other` stood after its task `last`, with a copy of its artifact in a work folder of its own."""
+        order = ["wait", "prepare", "export", "check", "parity_latency"]
+        self.returned = {name: copy.deepcopy(other.returned[name]) for name in order[: order.index(last) + 1]}
+        self.run("prepare")
+        self.returned["export"]["uri"] = f"{self.returned['prepare']}/artifact"
+        shutil.copytree(other.artifact_folder, self.artifact_folder)
+        return self
 
     def clean(self) -> None:
         """Run the tear-down, as Airflow does after success and failure."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +25,46 @@ from .conftest import Services
 from .releasing import Release, TwoHeads, trained_run
 
 
+@pytest.fixture(scope="module", autouse=True)
+def staging(connections: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stage below a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", tmp_path_factory.mktemp("staging").as_uri())
+        yield
+
+
+@pytest.fixture(scope="module")
+def judged(staging: None) -> Release:
+    """A trained run, released as far as the verdict; the tests go on from copies of it, each under its own name."""
+    _ = MlflowHook("mlflow_default").client
+    mlflow.set_experiment("release")
+    done = Release(trained_run(), "template")
+    done.to("parity_latency")
+    return done
+
+
 @pytest.fixture
-def hook(hook: MlflowHook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowHook:
-    """The hook; staging lies in the test's own folder."""
-    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", (tmp_path / "staging").as_uri())
+def hook(hook: MlflowHook) -> MlflowHook:
+    """The hook, with MLflow's fluent API pointed at the same server."""
     _ = hook.client
     mlflow.set_experiment("release")
     return hook
 
 
-@pytest.fixture(scope="module")
-def run_id(services: Services) -> str:
-    """A trained run that the tests share; each releases it under a model name of its own."""
-    mlflow.set_tracking_uri(services.context.mlflow_url)
-    mlflow.set_experiment("release")
-    return trained_run()
+@pytest.fixture
+def run_id(judged: Release) -> str:
+    return judged.training_run_id
 
 
 @pytest.fixture
 def release(hook: MlflowHook, run_id: str) -> Release:
-    return Release(run_id, f"model-{uuid.uuid4().hex[:8]}")
+    """A release that has not begun."""
+    return new_release(run_id)
+
+
+def new_release(run_id: str) -> Release:
+    name = f"model-{uuid.uuid4().hex[:8]}"
+    return Release(run_id, name, dag_run_id=f"manual__{name}")
 
 
 def objects_of(release: Release) -> list[str]:
@@ -89,7 +110,7 @@ def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
     stored = hook.client.get_model_version_by_alias(release.model_name, "candidate")
     assert stored.tags["onnx.sha256"] == sha256
     assert stored.tags["onnx.opset"] == str(release.returned["export"]["opset"])
-    assert stored.tags["onnx.dag_run_url"].endswith("/dags/release_onnx/runs/manual__1")
+    assert stored.tags["onnx.dag_run_url"].endswith(f"/dags/release_onnx/runs/{release.dag_run_id}")
     assert len([key for key in stored.tags if key.startswith("onnx.sha256.")]) == len(names)
     assert "positions" in stored.description
     run = hook.client.get_run(release.training_run_id)
@@ -136,25 +157,25 @@ def test_a_second_release_makes_nothing_new_and_puts_nothing_again(hook: MlflowH
     assert len(versions_of(hook, release)) == 1
 
 
-def test_each_task_may_run_twice(hook: MlflowHook, release: Release) -> None:
-    release.to("promote")
+def test_each_task_may_run_twice(hook: MlflowHook, release: Release, judged: Release) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
     for name in ("wait", "prepare", "export", "check", "parity_latency", "upload", "register", "promote"):
         release.run(name, name)
     assert len(versions_of(hook, release)) == 1
 
 
-def test_a_legacy_stage_is_set_on_request(hook: MlflowHook, release: Release) -> None:
+def test_a_legacy_stage_is_set_on_request(hook: MlflowHook, release: Release, judged: Release) -> None:
     release.params["stage"] = "Production"
-    release.to("promote")
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
     assert versions_of(hook, release)[0].current_stage == "Production"
 
 
 def test_a_parity_failure_is_refused_with_its_evidence_and_a_rerun_with_other_limits_heals(
-    hook: MlflowHook, release: Release
+    hook: MlflowHook, release: Release, judged: Release
 ) -> None:
     release.params["parity"] = {"mae_max": 1e-12}
     with pytest.raises(AirflowFailException, match=r"positions.*1e-12"):
-        release.to("parity_latency")
+        release.after(judged, "check").run("parity_latency")
     release.clean()
     report = assert_refused(hook, release, "parity", "positions")
     assert report["benchmark"]["parity"]["passed"] is False
@@ -167,8 +188,10 @@ def test_a_parity_failure_is_refused_with_its_evidence_and_a_rerun_with_other_li
     assert len(versions_of(hook, release)) == 1
 
 
-def test_a_graph_that_was_changed_after_the_export_is_refused(hook: MlflowHook, release: Release) -> None:
-    release.to("export")
+def test_a_graph_that_was_changed_after_the_export_is_refused(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "export")
     path = release.artifact_folder / "model.onnx"
     model = onnx.load(path, load_external_data=False)
     model.graph.node[0].domain = "evil.example"
@@ -181,8 +204,10 @@ def test_a_graph_that_was_changed_after_the_export_is_refused(hook: MlflowHook, 
     assert_nothing_left(hook, release)
 
 
-def test_bytes_that_change_after_the_verdict_are_not_shipped(hook: MlflowHook, release: Release) -> None:
-    release.to("parity_latency")
+def test_bytes_that_change_after_the_verdict_are_not_shipped(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency")
     (release.artifact_folder / "requirements.txt").write_text("evil\n")
     with pytest.raises(AirflowFailException, match=r"requirements\.txt"):
         release.run("upload")
@@ -191,16 +216,18 @@ def test_bytes_that_change_after_the_verdict_are_not_shipped(hook: MlflowHook, r
 
 
 @pytest.mark.parametrize("missing", ["check", "parity_latency"])
-def test_upload_refuses_without_a_report(hook: MlflowHook, release: Release, missing: str) -> None:
-    release.to("parity_latency")
+def test_upload_refuses_without_a_report(hook: MlflowHook, release: Release, judged: Release, missing: str) -> None:
+    release.after(judged, "parity_latency")
     release.returned[missing] = None
     with pytest.raises(AirflowFailException, match=f"task '{missing}'"):
         release.run("upload")
     assert_nothing_left(hook, release)
 
 
-def test_upload_refuses_reports_of_other_bytes_and_failed_ones(hook: MlflowHook, release: Release) -> None:
-    release.to("parity_latency")
+def test_upload_refuses_reports_of_other_bytes_and_failed_ones(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency")
     good = release.returned["check"]
     release.returned["check"] = good | {"sha256": "0" * 64}
     with pytest.raises(AirflowFailException, match="another artifact"):
@@ -215,8 +242,10 @@ def test_upload_refuses_reports_of_other_bytes_and_failed_ones(hook: MlflowHook,
     assert_nothing_left(hook, release)
 
 
-def test_objects_that_change_after_the_upload_are_not_registered(hook: MlflowHook, release: Release) -> None:
-    release.to("upload")
+def test_objects_that_change_after_the_upload_are_not_registered(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload")
     key = next(key for key in objects_of(release) if key.endswith("/model.onnx"))
     S3Hook("minio_default").load_bytes(b"not the tested bytes", key, "heimdall-models", replace=True)
     with pytest.raises(AirflowFailException, match=r"model\.onnx"):
@@ -225,25 +254,29 @@ def test_objects_that_change_after_the_upload_are_not_registered(hook: MlflowHoo
     assert_nothing_left(hook, release)
 
 
-def test_objects_that_vanish_before_the_promotion_are_noticed(hook: MlflowHook, release: Release) -> None:
-    release.to("register")
+def test_objects_that_vanish_before_the_promotion_are_noticed(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register")
     S3Hook("minio_default").get_conn().delete_object(Bucket="heimdall-models", Key=objects_of(release)[0])
     with pytest.raises(AirflowFailException, match="are gone or changed"):
         release.run("promote")
     assert "candidate" not in hook.client.get_registered_model(release.model_name).aliases
 
 
-def test_a_missing_bucket_is_refused(hook: MlflowHook, release: Release) -> None:
+def test_a_missing_bucket_is_refused(hook: MlflowHook, release: Release, judged: Release) -> None:
     release.params["bucket"] = "no-such-bucket"
     with pytest.raises(AirflowFailException, match="Create the bucket"):
-        release.to("upload")
+        release.after(judged, "parity_latency").run("upload")
     release.clean()
     assert_refused(hook, release, "no-such-bucket")
     assert_nothing_left(hook, release)
 
 
-def test_wrong_keys_are_refused(hook: MlflowHook, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
-    release.to("parity_latency")
+def test_wrong_keys_are_refused(
+    hook: MlflowHook, release: Release, judged: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.after(judged, "parity_latency")
     wrong = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"]) | {"password": "wrong"}
     with monkeypatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_MINIO_DEFAULT", json.dumps(wrong))
@@ -254,9 +287,9 @@ def test_wrong_keys_are_refused(hook: MlflowHook, release: Release, monkeypatch:
 
 
 def test_an_outage_of_the_store_is_retried_and_leaves_nothing(
-    hook: MlflowHook, release: Release, services: Services
+    hook: MlflowHook, release: Release, judged: Release, services: Services
 ) -> None:
-    release.to("parity_latency")
+    release.after(judged, "parity_latency")
     services.stop("minio")
     try:
         with pytest.raises(AirflowException, match="cannot be reached") as raised:
@@ -269,9 +302,9 @@ def test_an_outage_of_the_store_is_retried_and_leaves_nothing(
 
 
 def test_an_outage_of_mlflow_is_retried_and_the_clean_up_waits_for_it(
-    hook: MlflowHook, release: Release, services: Services
+    hook: MlflowHook, release: Release, judged: Release, services: Services
 ) -> None:
-    release.to("upload")
+    release.after(judged, "parity_latency").run("upload")
     services.stop("mlflow")
     try:
         with pytest.raises(AirflowException) as raised:
@@ -288,9 +321,9 @@ def test_an_outage_of_mlflow_is_retried_and_the_clean_up_waits_for_it(
 
 
 def test_a_registry_that_refuses_the_source_is_explained_and_leaves_nothing(
-    hook: MlflowHook, release: Release, services: Services
+    hook: MlflowHook, release: Release, judged: Release, services: Services
 ) -> None:
-    release.to("upload")
+    release.after(judged, "parity_latency").run("upload")
     services.stop("mlflow")
     services.start("mlflow", MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX="^s3://elsewhere/.*$")
     try:
@@ -304,8 +337,8 @@ def test_a_registry_that_refuses_the_source_is_explained_and_leaves_nothing(
     assert_nothing_left(hook, release)
 
 
-def test_the_clean_up_leaves_objects_that_a_version_names(hook: MlflowHook, release: Release) -> None:
-    release.to("register")
+def test_the_clean_up_leaves_objects_that_a_version_names(hook: MlflowHook, release: Release, judged: Release) -> None:
+    release.after(judged, "parity_latency").run("upload", "register")
     release.clean()
     assert objects_of(release)
     assert release.run("promote")["alias"] == "candidate"
@@ -316,7 +349,7 @@ def test_weights_with_nan_are_refused_by_name(hook: MlflowHook) -> None:
     module = TwoHeads()
     with torch.no_grad():
         module.positions.weight[0, 0] = float("nan")
-    release = Release(trained_run(module=module), f"model-{uuid.uuid4().hex[:8]}")
+    release = new_release(trained_run(module=module))
     with pytest.raises(AirflowFailException, match=r"positions\.weight"):
         release.to("export")
     release.clean()
@@ -326,7 +359,7 @@ def test_weights_with_nan_are_refused_by_name(hook: MlflowHook) -> None:
 
 def test_a_model_that_cannot_be_exported_is_refused(hook: MlflowHook, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = pickled_run(Branching())
-    release = Release(run_id, f"model-{uuid.uuid4().hex[:8]}")
+    release = new_release(run_id)
     with pytest.raises(AirflowFailException, match="allow_pickle"):
         release.to("export")
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
@@ -361,13 +394,13 @@ def test_a_hostile_model_name_is_refused_before_anything_is_made(hook: MlflowHoo
 
 
 def test_a_hostile_run_name_is_data(hook: MlflowHook) -> None:
-    release = Release(trained_run(run_name="../../etc/passwd ünï\u202e"), f"model-{uuid.uuid4().hex[:8]}")
+    release = new_release(trained_run(run_name="../../etc/passwd ünï\u202e"))
     assert release.to("promote")["version"] == 1
     assert all(key.startswith(f"{release.model_name}/{release.training_run_id}/") for key in objects_of(release))
 
 
-def test_the_artifact_runs_in_bare_onnx_runtime(release: Release) -> None:
-    release.to("export")
+def test_the_artifact_runs_in_bare_onnx_runtime(release: Release, judged: Release) -> None:
+    release.after(judged, "export")
     session = onnxruntime.InferenceSession(release.artifact_folder / "model.onnx", providers=["CPUExecutionProvider"])
     outputs = session.run(None, {"signal": np.zeros((7, 8), np.float32)})
     assert [output.shape for output in outputs] == [(7, 2), (7, 2)]

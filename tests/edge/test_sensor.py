@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,15 +112,13 @@ def test_the_trigger_sits_out_an_outage(hook: MlflowHook, services: Services) ->
     with mlflow.start_run() as run:
         pass
 
-    async def wait_through_the_outage() -> TriggerEvent:
-        waiting = asyncio.create_task(first_event(trigger(run.info.run_id)))
-        await asyncio.sleep(1)
-        assert not waiting.done(), "nobody has told it that the run has ended"
-        await asyncio.to_thread(services.start, "mlflow")
-        return await asyncio.wait_for(waiting, timeout=30)
-
     services.stop("mlflow")
-    assert asyncio.run(wait_through_the_outage()).payload == {"training_run_id": run.info.run_id}
+    with ThreadPoolExecutor(1) as triggerer:
+        waiting = triggerer.submit(asyncio.run, first_event(trigger(run.info.run_id)))
+        time.sleep(1)
+        assert not waiting.done(), "nobody has told it that the run has ended"
+        services.start("mlflow")
+        assert waiting.result(timeout=30).payload == {"training_run_id": run.info.run_id}
 
 
 def test_without_deferring_it_pokes(hook: MlflowHook) -> None:

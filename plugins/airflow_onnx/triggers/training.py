@@ -30,6 +30,7 @@ class TrainingRunTrigger(BaseTrigger):
         self.training_run_id = training_run_id
         self.mlflow_conn_id = mlflow_conn_id
         self.poll_interval_s = poll_interval_s
+        self._outage = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments; no secret is among them."""
@@ -59,12 +60,18 @@ class TrainingRunTrigger(BaseTrigger):
                 headers={"Authorization": header} if header else {},
             )
         except httpx.TransportError as error:
-            self.log.warning("MLflow at %s cannot be reached, trying on: %s", server.tracking_uri, error)
-            return True
+            return self._sit_out(server, str(error))
         if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-            self.log.warning("MLflow at %s answers %s, trying on", server.tracking_uri, answer.status_code)
-            return True
+            return self._sit_out(server, f"status {answer.status_code}")
+        self._outage = False
         if answer.status_code != httpx.codes.OK:
             return False
         info = answer.json()["run"]["info"]
         return info.get("lifecycle_stage") != "deleted" and info["status"] in UNFINISHED
+
+    def _sit_out(self, server: MlflowServer, reason: str) -> bool:
+        # Once for each outage: a line for each look would fill the log of a night.
+        if not self._outage:
+            self.log.warning("MLflow at %s does not answer (%s); looking again.", server.tracking_uri, reason)
+        self._outage = True
+        return True
