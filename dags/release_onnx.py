@@ -65,6 +65,10 @@ PARAMS = {
         None, "integer", WHAT, "Opset", "The ONNX opset to write; empty takes the exporter's default.",
         minimum=limits.OPSET_MIN, maximum=limits.OPSET_MAX,
     ),
+    "device": param(
+        "auto", "string", WHAT, "Device", "Where to export, and so to test: `auto` takes CUDA where there is one.",
+        enum=["auto", "cpu", "cuda"],
+    ),
     "allowed_domains": param(
         [], "array", WHAT, "Custom operator domains", "Domains besides ONNX's own that the serving runtime knows.",
         items={"type": "string"},
@@ -168,6 +172,7 @@ with DAG(
         task_id="export",
         work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
         opset=as_json("opset"),
+        device=given("device"),
         **step,
     )
     check = CheckOperator(

@@ -25,7 +25,7 @@ from onnx_release.package import read_example, read_trained
 from onnx_release.parity import compare_outputs, judge_parity, require_limits
 from onnx_release.records import BenchmarkReport, LatencyReport, OnnxArtifact, OutputParity, TensorSpec
 from onnx_release.runners import Runner, ort_runner, torch_runner
-from onnx_release.runners.ort_runner import CPU_PROVIDERS, CUDA_PROVIDERS, OrtOptions, OrtRunner
+from onnx_release.runners.ort_runner import CUDA_PROVIDERS, OrtOptions, OrtRunner
 from onnx_release.runners.torch_runner import TorchModel, TorchOptions, TorchRunner
 from onnx_release.samples import Arrays, Sample, make_samples
 from onnx_release.source import load_trained
@@ -33,14 +33,13 @@ from onnx_release.source import load_trained
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeOptions:
-    """How to judge. `device` is ``cpu``, ``cuda``, or ``auto``: CUDA when both libraries have it."""
+    """How to judge. The device is no choice here: the artifact is tested on the providers that its package names."""
 
     batch_sizes: tuple[int, ...] = BATCH_SIZES
     limits: ParityLimits = field(default_factory=ParityLimits)
     budget: LatencyBudget = field(default_factory=LatencyBudget)
     plan: MeasurePlan = field(default_factory=MeasurePlan)
     allow_pickle: bool = False
-    device: str = "auto"
 
 
 def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> BenchmarkReport:
@@ -55,7 +54,7 @@ def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options:
     require_sane(options.budget, options.plan)
     require_limits(options.limits, artifact.outputs)
     _require_bytes(folder, artifact)
-    setting = _setting(options)
+    setting = _setting(options, artifact)
     package = read_trained(trained)
     samples = make_samples(package.inputs, package.example, _parity_sizes(options, artifact))
     reference = _Reference(
@@ -120,18 +119,18 @@ def _require_bytes(folder: Path, artifact: OnnxArtifact) -> None:
         )
 
 
-def _setting(options: JudgeOptions) -> _Setting:
-    wanted = options.device
-    if wanted == "auto":
-        wanted = "cuda" if torch_runner.cuda_available() and ort_runner.cuda_available() else "cpu"
-    elif wanted not in ("cpu", "cuda"):
-        raise Refused("The parameter `device`", f"is {wanted!r}", "Give 'auto', 'cpu' or 'cuda'.")
-    elif wanted == "cuda" and not torch_runner.cuda_available():
-        raise Refused("The device 'cuda'", "is not seen by PyTorch here", "Give 'auto' or 'cpu', or another worker.")
+def _setting(options: JudgeOptions, artifact: OnnxArtifact) -> _Setting:
+    on_cuda = artifact.providers[:1] == CUDA_PROVIDERS[:1]
+    if on_cuda and not (torch_runner.cuda_available() and ort_runner.cuda_available()):
+        raise Refused(
+            f"artifact {artifact.sha256}",
+            f"is packaged for {', '.join(artifact.providers)}, and PyTorch or ONNX Runtime has no CUDA here",
+            "Run this task on a worker with a GPU, or export with device 'cpu'.",
+        )
     return _Setting(
-        device=wanted,
+        device="cuda" if on_cuda else "cpu",
         threads=options.plan.threads or usable_cpus(),
-        providers=CUDA_PROVIDERS if wanted == "cuda" else CPU_PROVIDERS,
+        providers=artifact.providers,
     )
 
 

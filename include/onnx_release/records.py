@@ -157,6 +157,9 @@ class OnnxArtifact(Record):
 
     `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it
     is staged and is empty for a folder that only the current process knows.
+
+    `source` is how the trained model was stored (``pt2`` or ``pickle``) and `device` where it was exported. `providers`
+    are the execution providers that its package asks for, and that it is therefore tested with.
     """
 
     uri: str = ""
@@ -170,6 +173,7 @@ class OnnxArtifact(Record):
     exporter: str
     source: str
     device: str
+    providers: tuple[str, ...]
     export_batch_size: int
     export_wall_s: float
     tool_versions: dict[str, str]

@@ -11,11 +11,9 @@ from onnx_release.export import ExportOptions, ExportResult, ModelContract, expo
 from onnx_release.limits import EXPORT_BATCH_SIZE
 from onnx_release.package import PackageSpec, TrainedPackage, read_trained, write_package
 from onnx_release.records import FileDigest, OnnxArtifact
+from onnx_release.runners.ort_runner import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.samples import Arrays, make_samples
 from onnx_release.source import load_trained
-
-# What the release tests with, and so what a consumer's session asks for.
-PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +47,17 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
                 inputs=result.inputs,
                 outputs=result.outputs,
                 example=example,
-                providers=PROVIDERS["cpu"],
+                providers=_providers(result),
                 tool_versions=versions,
             ),
         )
         files = describe_folder(folder)
     return _artifact(files, result, package, versions)
+
+
+def _providers(result: ExportResult) -> tuple[str, ...]:
+    """Return what a consumer's session asks for: the release tests with the same, so a GPU only where both have it."""
+    return CUDA_PROVIDERS if result.device == "cuda" and cuda_available() else CPU_PROVIDERS
 
 
 def _export_example(package: TrainedPackage) -> Arrays:
@@ -77,6 +80,7 @@ def _artifact(
         exporter=result.exporter,
         source=package.kind,
         device=result.device,
+        providers=_providers(result),
         export_batch_size=result.export_batch_size,
         export_wall_s=round(result.wall_s, 3),
         tool_versions=versions,

@@ -35,6 +35,7 @@ def artifact(**changes: Any) -> OnnxArtifact:
         "exporter": "dynamo",
         "source": "pt2",
         "device": "cpu",
+        "providers": ("CPUExecutionProvider",),
         "export_batch_size": 2,
         "export_wall_s": 1.0,
         "tool_versions": {"torch": "2.13.0"},

@@ -34,7 +34,7 @@ QUICK = MeasurePlan(
 )
 # A model this small says nothing about speed; these tests are about what the judge does with what it finds.
 ANY_SPEED = LatencyBudget(speedup_min=1e-6, speedup_goal=1e-6)
-OPTIONS = JudgeOptions(batch_sizes=(1, 4), budget=ANY_SPEED, plan=QUICK, device="cpu")
+OPTIONS = JudgeOptions(batch_sizes=(1, 4), budget=ANY_SPEED, plan=QUICK)
 
 
 class Net(torch.nn.Module):
@@ -259,7 +259,6 @@ def test_a_record_whose_sha256_is_not_its_files_is_refused(case: Case) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"device": "tpu"}, "'tpu'"),
         ({"batch_sizes": (0,)}, r"\[0, 1\]"),
         ({"limits": ParityLimits(per_output={"maen": {}})}, "'maen'"),
         ({"plan": MeasurePlan(threads=0)}, "threads is 0"),
@@ -271,9 +270,11 @@ def test_senseless_options_are_refused(prepared: Case, changes: dict[str, Any], 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused_and_not_replaced(prepared: Case) -> None:
-    with pytest.raises(Refused, match="not seen by PyTorch"):
-        prepared.judge(device="cuda")
+def test_a_package_for_a_gpu_is_not_judged_on_a_cpu(case: Case) -> None:
+    providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    packaged = dataclasses.replace(case, artifact=dataclasses.replace(case.artifact, providers=providers))
+    with pytest.raises(Refused, match=r"packaged for CUDAExecutionProvider.*worker with a GPU"):
+        packaged.judge()
 
 
 def test_the_smoke_test_takes_a_good_folder_and_leaves_it_as_it_was(case: Case) -> None:

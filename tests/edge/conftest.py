@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 import time
 import uuid
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
@@ -21,6 +23,8 @@ from stack.context import Context
 from stack.credentials import Credentials
 from stack.layout import Layout
 from stack.ports import Ports
+
+from .releasing import Release, new_release, trained_run
 
 START_TIMEOUT_S = 90.0
 
@@ -73,17 +77,29 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 @pytest.fixture(scope="package")
 def connections(services: Services) -> Iterator[None]:
-    """Airflow's connections, in the form that needs no metadata database."""
+    """Airflow's connections, in the form that needs no metadata database.
+
+    MLflow's client writes its server into the environment of its process; afterwards all is as it was.
+    """
+    before = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
         for connection in setup.connections(services.context):
             text = json.dumps({key: value for key, value in connection.items() if key != "connection_id"})
             patch.setenv(f"AIRFLOW_CONN_{connection['connection_id'].upper()}", text)
         yield
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
 def hook(connections: None) -> MlflowHook:
-    return MlflowHook("mlflow_default")
+    """The hook of `mlflow_default`, with MLflow's fluent API pointed at the same server."""
+    made = MlflowHook("mlflow_default")
+    _ = made.client
+    mlflow.set_experiment("tests")
+    return made
 
 
 @pytest.fixture
@@ -97,3 +113,32 @@ def local(tmp_path: Path) -> Path:
     made = tmp_path / "local"
     made.mkdir()
     return made
+
+
+@pytest.fixture(scope="package")
+def staging(connections: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stage below a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", tmp_path_factory.mktemp("staging").as_uri())
+        yield
+
+
+@pytest.fixture(scope="package")
+def judged(staging: None) -> Release:
+    """A trained run, released as far as the verdict; the tests go on from copies of it, each under its own name."""
+    _ = MlflowHook("mlflow_default").client
+    mlflow.set_experiment("tests")
+    done = Release(trained_run(), "template")
+    done.to("parity_latency")
+    return done
+
+
+@pytest.fixture
+def run_id(judged: Release) -> str:
+    return judged.training_run_id
+
+
+@pytest.fixture
+def release(hook: MlflowHook, run_id: str) -> Release:
+    """A release that has not begun."""
+    return new_release(run_id)

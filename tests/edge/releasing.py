@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +14,12 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
+from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.check import CheckOperator
 from airflow_onnx.operators.export import ExportOperator
 from airflow_onnx.operators.parity_latency import ParityLatencyOperator
@@ -184,3 +188,34 @@ class Release:
             **self._judged(),
             **self._shared(),
         )
+
+
+def new_release(run_id: str) -> Release:
+    name = f"model-{uuid.uuid4().hex[:8]}"
+    return Release(run_id, name, dag_run_id=f"manual__{name}")
+
+
+def objects_of(release: Release) -> list[str]:
+    keys = S3Hook("minio_default").list_keys("heimdall-models", prefix=f"{release.model_name}/")
+    return sorted(keys or [])
+
+
+def versions_of(hook: MlflowHook, release: Release) -> list[Any]:
+    return list(hook.client.search_model_versions(f"name='{release.model_name}'"))
+
+
+def assert_nothing_left(hook: MlflowHook, release: Release) -> None:
+    assert objects_of(release) == []
+    assert versions_of(hook, release) == []
+
+
+def assert_refused(hook: MlflowHook, release: Release, *words: str) -> dict[str, Any]:
+    """Check that the training run says refused, and why; return the report that lies on it."""
+    tags = hook.client.get_run(release.training_run_id).data.tags
+    assert tags["onnx_release.status"] == "refused"
+    for word in words:
+        assert word in tags["onnx_release.reason"]
+    text = mlflow.artifacts.load_text(f"runs:/{release.training_run_id}/onnx_release/{release.model_name}/report.json")
+    report: dict[str, Any] = json.loads(text)
+    assert report["status"] == "refused"
+    return report

@@ -17,8 +17,6 @@ SHA = "ab" * 32
 
 @pytest.fixture
 def request_(hook: MlflowHook) -> registry.VersionRequest:
-    _ = hook.client
-    mlflow.set_experiment("registry")
     with mlflow.start_run() as run:
         pass
     return registry.VersionRequest(

@@ -36,14 +36,6 @@ def log_model(name: str = "model", step: int = 0) -> str:
     return str(info.model_id)
 
 
-@pytest.fixture
-def hook(hook: MlflowHook) -> MlflowHook:
-    """The hook, with MLflow's fluent API pointed at the same server."""
-    _ = hook.client
-    mlflow.set_experiment("runs")
-    return hook
-
-
 def test_a_finished_run_gives_its_model(hook: MlflowHook) -> None:
     with mlflow.start_run(run_name="../../etc/ünï code\n") as run:
         model_id = log_model()

@@ -27,13 +27,6 @@ def sensor(**arguments: Any) -> TrainingCompleteSensor:
     return TrainingCompleteSensor(task_id="wait_for_training", model_name="m", **arguments)
 
 
-@pytest.fixture
-def hook(hook: MlflowHook) -> MlflowHook:
-    _ = hook.client
-    mlflow.set_experiment("sensor")
-    return hook
-
-
 def trigger(run_id: str) -> TrainingRunTrigger:
     return TrainingRunTrigger(training_run_id=run_id, mlflow_conn_id="mlflow_default", poll_interval_s=0.1)
 

@@ -15,6 +15,7 @@ import pytest
 
 from stack.airflow_api import AirflowApi
 from stack.context import Context
+from stack.environment import clean_environment
 from stack.layout import REPO, Layout
 from stack.lifecycle import load
 from stack.minio import s3_client
@@ -78,7 +79,8 @@ class RunningStack:
     def child_env(self) -> dict[str, str]:
         """The whole environment for a client in a process of its own: the exports, and the project on PYTHONPATH."""
         path = os.pathsep.join(str(REPO / folder) for folder in ("include", "plugins", "."))
-        return {**os.environ, **self.env, "PYTHONPATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+        # Nothing of the caller's own settings: MLflow's client, for one, leaves its server in the environment.
+        return clean_environment(**self.env, PYTHONPATH=path, MLFLOW_DISABLE_TELEMETRY="true")
 
     def command(self, name: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m stack NAME`` against this stack."""

@@ -55,7 +55,8 @@ def outcome() -> Outcome:
     files = (FileDigest(path="model.onnx", sha256=SHA, size_bytes=3_210_000),)
     artifact = OnnxArtifact(
         sha256=SHA, size_bytes=3_210_000, files=files, opset=20, ir_version=10, inputs=(), outputs=(),
-        exporter="dynamo", source="pt2", device="cpu", export_batch_size=2, export_wall_s=3.2, tool_versions={},
+        exporter="dynamo", source="pt2", device="cpu", providers=("CPUExecutionProvider",),
+        export_batch_size=2, export_wall_s=3.2, tool_versions={},
     )  # fmt: skip
     compared = (parity("positions", 1e-8, 0.9999), parity("positions", 9e-8, 1.0), parity("uncertainties", None, 1.0))
     report = ParityReport(
@@ -116,7 +117,9 @@ def test_without_a_terminal_each_change_is_one_line() -> None:
 
 def test_on_a_terminal_the_table_is_drawn_in_place() -> None:
     text = io.StringIO()
-    with TaskProgress(Console(file=text, width=80, force_terminal=True)) as progress:
+    with TaskProgress(
+        Console(file=text, width=80, force_terminal=True, _environ={"TERM": "xterm-256color"})
+    ) as progress:
         progress.show(states("running", "waiting"))
         progress.show(states("success", "running"))
     assert "\x1b[" in text.getvalue()

@@ -12,8 +12,9 @@ from airflow.sdk import BaseOperator
 from airflow_onnx import evidence, rendered
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.outcomes import airflow_outcome
+from airflow_onnx.verdict import Judged
 from onnx_release.errors import Refused
-from onnx_release.records import Record, TrainedModel
+from onnx_release.records import Record, ReleaseReport, TrainedModel
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -65,3 +66,30 @@ class ReleaseOperator(BaseOperator, abc.ABC):
             evidence.leave_refusal(
                 self.hook, context, error, model_name=self.model_name, training=training, **self.gathered
             )
+
+
+class ShippingOperator(ReleaseOperator):
+    """A step that acts on judged bytes, and only when every report passed and speaks of them.
+
+    :param artifact: the `OnnxArtifact` that the export returned.
+    :param check: its `CheckReport`.
+    :param benchmark: its `BenchmarkReport`.
+    :param s3_conn_id: an Airflow connection of type `aws`; see docs/connections.md for MinIO's extras.
+    """
+
+    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "artifact", "check", "benchmark", "s3_conn_id")
+
+    def __init__(
+        self, *, artifact: Any, check: Any, benchmark: Any, s3_conn_id: str = "minio_default", **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.artifact = artifact
+        self.check = check
+        self.benchmark = benchmark
+        self.s3_conn_id = s3_conn_id
+
+    def accepted_report(self, context: Context) -> ReleaseReport:
+        """Read the three records, keep them as evidence, and return the report; `Refused` unless all is well."""
+        judged = Judged.read(self.artifact, self.check, self.benchmark)
+        self.gathered |= judged.parts()
+        return evidence.accepted_report(context, self.model_name, self.training, judged)

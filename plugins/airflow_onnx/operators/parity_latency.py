@@ -31,7 +31,6 @@ class ParityLatencyOperator(ReleaseOperator):
     :param parity: fields of `ParityLimits`, each a value or its JSON.
     :param budget: fields of `LatencyBudget`, likewise.
     :param plan: fields of `MeasurePlan`, likewise.
-    :param device: where the PyTorch side runs: ``cpu``, ``cuda`` or ``auto``.
     """
 
     template_fields: Sequence[str] = (
@@ -42,7 +41,6 @@ class ParityLatencyOperator(ReleaseOperator):
         "parity",
         "budget",
         "plan",
-        "device",
     )
     ui_color = "#fef9c3"
 
@@ -55,7 +53,6 @@ class ParityLatencyOperator(ReleaseOperator):
         parity: dict[str, Any] | None = None,
         budget: dict[str, Any] | None = None,
         plan: dict[str, Any] | None = None,
-        device: str = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -65,7 +62,6 @@ class ParityLatencyOperator(ReleaseOperator):
         self.parity = parity
         self.budget = budget
         self.plan = plan
-        self.device = device
 
     def release(self, context: Context) -> BenchmarkReport:
         """Measure, keep the report, raise last."""
@@ -95,7 +91,6 @@ class ParityLatencyOperator(ReleaseOperator):
             budget=rendered.settings(LatencyBudget, self.budget or {}),
             plan=rendered.settings(MeasurePlan, self.plan or {}),
             allow_pickle=settings.allow_pickle(),
-            device=self.device,
         )
 
     def _log_figures(self, report: BenchmarkReport) -> None:

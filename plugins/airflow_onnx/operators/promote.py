@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import evidence, names, objects, registry, rendered
 from airflow_onnx.links import ModelVersionLink
-from airflow_onnx.operators.base import ReleaseOperator
-from airflow_onnx.verdict import Judged
+from airflow_onnx.operators.base import ShippingOperator
 from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, S3Object
 
@@ -17,64 +16,32 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 
-class PromoteOperator(ReleaseOperator):
+class PromoteOperator(ShippingOperator):
     """Moves the alias (and, on request, a legacy stage) and writes the release down on the training run.
 
-    :param artifact: the `OnnxArtifact` that the export returned.
-    :param check: its `CheckReport`.
-    :param benchmark: its `BenchmarkReport`.
     :param uploaded: the `S3Object` that the upload returned.
     :param version: the `ModelVersion` that the registration returned.
     :param alias: the alias to move, for example ``candidate``.
     :param stage: ``Staging`` or ``Production`` for consumers that load by stage; ``none`` or empty for no stage.
-    :param s3_conn_id: the connection that the upload used.
     """
 
-    template_fields: Sequence[str] = (
-        *ReleaseOperator.template_fields,
-        "artifact",
-        "check",
-        "benchmark",
-        "uploaded",
-        "version",
-        "alias",
-        "stage",
-        "s3_conn_id",
-    )
+    template_fields: Sequence[str] = (*ShippingOperator.template_fields, "uploaded", "version", "alias", "stage")
     operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
     ui_color = "#fee2e2"
 
-    def __init__(
-        self,
-        *,
-        artifact: Any,
-        check: Any,
-        benchmark: Any,
-        uploaded: Any,
-        version: Any,
-        alias: str,
-        stage: str = "",
-        s3_conn_id: str = "minio_default",
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, uploaded: Any, version: Any, alias: str, stage: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.artifact = artifact
-        self.check = check
-        self.benchmark = benchmark
         self.uploaded = uploaded
         self.version = version
         self.alias = alias
         self.stage = stage
-        self.s3_conn_id = s3_conn_id
 
     def release(self, context: Context) -> ModelVersion:
         """Look at the objects once more, move the alias, leave the evidence."""
         alias = names.alias(self.alias)
         version = rendered.record(ModelVersion, self.version, "register")
         uploaded = rendered.record(S3Object, self.uploaded, "upload")
-        judged = Judged.read(self.artifact, self.check, self.benchmark)
-        self.gathered |= judged.parts()
-        report = evidence.accepted_report(context, self.model_name, self.training, judged)
+        report = self.accepted_report(context)
         self._require_objects(uploaded)
         registry.set_alias(self.hook, version, alias)
         if self.stage not in ("", "none"):

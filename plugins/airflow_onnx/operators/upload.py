@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import evidence, names, objects, staging
+from airflow_onnx import names, objects, staging
 from airflow_onnx.links import ObjectLink
-from airflow_onnx.operators.base import ReleaseOperator
-from airflow_onnx.verdict import Judged
+from airflow_onnx.operators.base import ShippingOperator
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import FileDigest, OnnxArtifact, ReleaseReport, S3Object
 
@@ -21,55 +20,29 @@ if TYPE_CHECKING:
 TARGET_KEY = "target_uri"
 
 
-class UploadOperator(ReleaseOperator):
+class UploadOperator(ShippingOperator):
     """Puts the artifact and its report below ``s3://<bucket>/<model name>/<training run id>/<sha256 prefix>/``.
 
-    Refuses unless both reports passed and speak of this artifact. Objects that are there and right are left alone, so
-    a retry or a second release of the same bytes moves nothing. Returns an `S3Object` once every object was read back.
+    Objects that are there and right are left alone, so a retry or a second release of the same bytes moves nothing.
+    Returns an `S3Object` once every object was read back.
 
-    :param artifact: the `OnnxArtifact` that the export returned.
-    :param check: its `CheckReport`.
-    :param benchmark: its `BenchmarkReport`.
     :param bucket: an existing bucket.
-    :param s3_conn_id: an Airflow connection of type `aws`; see docs/connections.md for MinIO's extras.
     """
 
-    template_fields: Sequence[str] = (
-        *ReleaseOperator.template_fields,
-        "artifact",
-        "check",
-        "benchmark",
-        "bucket",
-        "s3_conn_id",
-    )
+    template_fields: Sequence[str] = (*ShippingOperator.template_fields, "bucket")
     operator_extra_links: Sequence[BaseOperatorLink] = (ObjectLink(),)
     ui_color = "#fae8ff"
 
-    def __init__(
-        self,
-        *,
-        artifact: Any,
-        check: Any,
-        benchmark: Any,
-        bucket: str,
-        s3_conn_id: str = "minio_default",
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, bucket: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.artifact = artifact
-        self.check = check
-        self.benchmark = benchmark
         self.bucket = bucket
-        self.s3_conn_id = s3_conn_id
 
     def release(self, context: Context) -> S3Object:
         """Verify what is staged, put what is missing, read everything back."""
         from onnx_release.artifact import verify_folder
 
-        judged = Judged.read(self.artifact, self.check, self.benchmark)
-        self.gathered |= judged.parts()
-        accepted = evidence.accepted_report(context, self.model_name, self.training, judged)
-        artifact = judged.artifact
+        accepted = self.accepted_report(context)
+        artifact: OnnxArtifact = self.gathered["artifact"]
         staged = staging.staged(artifact.uri)
         verify_folder(staged, artifact.files)
         target = self._target(artifact)
