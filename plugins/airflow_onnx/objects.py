@@ -49,12 +49,6 @@ class Folder:
     bucket: str
     prefix: str
 
-    @classmethod
-    def from_uri(cls, hook: S3Hook, uri: str) -> Folder:
-        """Read the ``s3://bucket/prefix`` that `uri` gives."""
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        return cls(hook=hook, bucket=bucket, prefix=f"{prefix.rstrip('/')}/")
-
     @property
     def uri(self) -> str:
         """The folder as ``s3://bucket/prefix``, without a trailing slash."""
@@ -63,6 +57,14 @@ class Folder:
     def key(self, path: str) -> str:
         """Return the object key of a file of the folder."""
         return self.prefix + path
+
+
+def folder_at(s3_conn_id: str, uri: str) -> Folder:
+    """Return the folder that ``s3://bucket/prefix`` names, through an Airflow connection of type `aws`."""
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    return Folder(hook=S3Hook(s3_conn_id), bucket=bucket, prefix=f"{prefix.rstrip('/')}/")
 
 
 @contextmanager

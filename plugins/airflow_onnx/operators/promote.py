@@ -54,10 +54,7 @@ class PromoteOperator(ShippingOperator):
         return dataclasses.replace(version, alias=alias)
 
     def _require_objects(self, uploaded: S3Object) -> None:
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-
-        folder = objects.Folder(hook=S3Hook(self.s3_conn_id), bucket=uploaded.bucket, prefix=uploaded.prefix)
-        found = objects.sizes(folder)
+        found = objects.sizes(objects.folder_at(self.s3_conn_id, uploaded.uri))
         if missing := [file.path for file in uploaded.files if found.get(file.path) != file.size_bytes]:
             raise Refused(
                 f"objects {missing} at {uploaded.uri}",

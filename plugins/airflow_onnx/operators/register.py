@@ -53,12 +53,11 @@ class RegisterOperator(ReleaseOperator):
         return version
 
     def _fetched_back(self, artifact: OnnxArtifact, uploaded: S3Object) -> ReleaseReport:
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
         from onnx_release.judge import smoke_test
         from onnx_release.report import read_report
 
-        source = objects.Folder(hook=S3Hook(self.s3_conn_id), bucket=uploaded.bucket, prefix=uploaded.prefix)
+        source = objects.folder_at(self.s3_conn_id, uploaded.uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             objects.fetch(source, uploaded.files, Path(scratch))
             smoke_test(Path(scratch), artifact)

@@ -67,10 +67,8 @@ class UploadOperator(ShippingOperator):
         )
 
     def _target(self, artifact: OnnxArtifact) -> objects.Folder:
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-
         prefix = names.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
-        return objects.Folder(hook=S3Hook(self.s3_conn_id), bucket=names.bucket(self.bucket), prefix=prefix)
+        return objects.folder_at(self.s3_conn_id, f"s3://{names.bucket(self.bucket)}/{prefix}")
 
     def _put_verified(self, target: objects.Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
         if objects.read_digest(target, file.path) == file:

@@ -89,13 +89,11 @@ class CleanWorkOperator(BaseOperator):
                 self._remove_unnamed_objects(rendered.record(TrainedModel, self.trained, "wait_for_training"))
 
     def _remove_unnamed_objects(self, training: TrainedModel) -> None:
-        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-
         hook = MlflowHook(self.mlflow_conn_id)
         if registry.names_source(hook, self.model_name, training.training_run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", self.model_name, self.target_uri)
             return
-        folder = objects.Folder.from_uri(S3Hook(self.s3_conn_id), self.target_uri)
+        folder = objects.folder_at(self.s3_conn_id, self.target_uri)
         paths = sorted(objects.sizes(folder))
         objects.remove(folder, paths)
         self.log.info("Removed %d objects at %s: no version names them.", len(paths), self.target_uri)
