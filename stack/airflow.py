@@ -20,6 +20,7 @@ from stack.ports import HOST
 from stack.private import remove_database, write_private
 from stack.processes import Command
 from stack.provider import write_metadata
+from stack.training import EXPERIMENT
 
 DATABASE = "airflow.db"
 PROVIDER = "provider"
@@ -128,6 +129,10 @@ def _settings(context: Context) -> str:
             "dag_processor": {"parsing_processes": "1", "refresh_interval": "30"},
             "logging": {"base_log_folder": str(home / "logs")},
             "usage_data_collection": {"enabled": "False"},
+            "onnx_release": {
+                "watch_experiments": os.environ.get("WATCH_EXPERIMENTS") or EXPERIMENT,
+                "watch_release_params": os.environ.get("WATCH_RELEASE_PARAMS") or "{}",
+            },
         }
     )
     text = io.StringIO()

@@ -13,7 +13,7 @@ from stack.errors import StackError
 from stack.layout import Layout
 from stack.lifecycle import NAMES, down, is_up, up
 from stack.progress import TaskProgress
-from stack.release import Release
+from stack.release import ENDED, Release
 from stack.result import print_addresses, print_outcome
 from stack.training import trained_run, version_exists
 
@@ -42,9 +42,10 @@ class Demo:
         return 0 if released else 1
 
     def _release(self, context: Context) -> bool:
-        release = Release(AirflowApi(context), trained_run(context, self._console))
-        release.await_dag()
-        if release.begin() or self._begin_again(context, release):
+        api = AirflowApi(context)
+        Release(api, "none").await_dags()
+        release = Release(api, trained_run(context, self._console))
+        if self._begins(context, release):
             self._console.print(f"Airflow releases it (DAG run {release.dag_run_id}):")
             with TaskProgress(self._console) as progress:
                 succeeded = release.follow(progress.show, lambda: self._check_services(context))
@@ -63,11 +64,21 @@ class Demo:
         print_addresses(self._console, context)
         return True
 
-    def _begin_again(self, context: Context, release: Release) -> bool:
-        """Repeat an earlier release whose model version or records were deleted since; False when all is there."""
-        outcome = release.outcome()
+    def _begins(self, context: Context, release: Release) -> bool:
+        """Wait for the release to begin; False when it was made before and all of it is still there."""
+        if not release.exists():
+            self._console.print("The training run has ended; waiting for watch_training to notice.")
+            began = time.monotonic()
+            release.await_begin(lambda: self._check_services(context))
+            self._console.print(f"Noticed after {time.monotonic() - began:.1f} s.")
+            return True
+        state = release.state()
+        if state not in ENDED:
+            return True
+        outcome = release.outcome() if state == "success" else None
         if outcome and version_exists(context, outcome.version["name"], outcome.version["version"]):
             return False
+        # It failed, or its model version or records were deleted since.
         release.again()
         return True
 

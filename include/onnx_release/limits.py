@@ -56,6 +56,17 @@ CPU_WAIT_SHARE_MAX = 0.05
 
 MEASURE_POOL = "onnx_measure"
 
+# Watching for finished training runs. The bell asks MLflow this often; a look goes back this far, for runs that were
+# reported late or by a clock that is wrong.
+WATCH_POLL_S = 2.0
+WATCH_CRON = "*/10 * * * *"
+WATCH_LOOKBACK_H = 24.0
+# How many releases of old runs one DAG run of `watch_training` keeps going at once.
+RELEASES_AT_ONCE = 2
+RELEASES_AT_ONCE_MAX = 64
+# What a plan reckons with for one release where none was made yet.
+RELEASE_ASSUMED_S = 60.0
+
 # How long the work folder of an unfinished release is kept, so that a cleared task finds what the one before it made.
 WORK_KEEP_S = 7 * 24 * 3600.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -32,6 +33,12 @@ def dag_run_url(context: Context) -> str:
     run: Any = context["dag_run"]
     path = f"/dags/{quote(run.dag_id, safe='')}/runs/{quote(run.run_id, safe='')}"
     return settings.airflow_url() + path
+
+
+def rerun_url(training_run_id: str, conf: dict[str, Any]) -> str:
+    """Return the address of the trigger page, filled in for another release of the run with these parameters."""
+    filled = {**conf, "training_run_id": training_run_id}
+    return f"{settings.airflow_url()}/onnx-release/trigger?conf={quote(json.dumps(filled, sort_keys=True), safe='')}"
 
 
 def leave(hook: MlflowHook, report: ReleaseReport, **tags: str) -> None:

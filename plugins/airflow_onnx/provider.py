@@ -45,6 +45,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
+        "cli": ["airflow_onnx.cli.commands.get_commands"],
         "extra-links": [
             "airflow_onnx.links.TrainingRunLink",
             "airflow_onnx.links.ModelVersionLink",
@@ -58,6 +59,24 @@ def get_provider_info() -> dict[str, Any]:
                     "staging_uri": _option(
                         "Folder that a release's tasks hand the artifact through.", None, "file:///var/lib/onnx_release"
                     ),
+                    "watch_experiments": _option(
+                        "Names or ids of the MLflow experiments whose runs are released as they end; * for all.",
+                        "",
+                        "radio-localisation, 17",
+                    ),
+                    "watch_filter": _option(
+                        "More conditions for these runs, in MLflow's filter language.", "", "tags.release = 'yes'"
+                    ),
+                    "watch_cron": _option(
+                        "When watch_training looks without being called, and so the interval of a backfill.",
+                        "*/10 * * * *",
+                    ),
+                    "watch_release_params": _option(
+                        "Parameters of release_onnx, a JSON object, for every release that watch_training starts.",
+                        "",
+                        '{"bucket": "models", "alias": "nightly"}',
+                    ),
+                    "watch_poll_s": _option("Seconds between two looks for training runs that have ended.", "2.0"),
                 },
             }
         },

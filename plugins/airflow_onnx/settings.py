@@ -5,10 +5,15 @@ Each option can be set as an environment variable, e.g. ``AIRFLOW__ONNX_RELEASE_
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import conf
+
+from onnx_release import limits
+from onnx_release.errors import Refused
 
 SECTION = "onnx_release"
 
@@ -28,3 +33,36 @@ def staging_uri() -> str:
 def airflow_url() -> str:
     """Return the address of Airflow's UI without a trailing slash, or an empty string when it is not configured."""
     return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+
+
+def watch_experiments() -> list[str]:
+    """Return the names or ids of the experiments whose runs are released as they end; ``*`` stands for all."""
+    text = str(conf.get(SECTION, "watch_experiments", fallback="") or "")
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def watch_filter() -> str:
+    """Return more conditions for these runs, in MLflow's filter language, or an empty string."""
+    return str(conf.get(SECTION, "watch_filter", fallback="") or "")
+
+
+def watch_cron() -> str:
+    """Return when `watch_training` looks without being called: the schedule, and so the interval of a backfill."""
+    return str(conf.get(SECTION, "watch_cron", fallback=limits.WATCH_CRON))
+
+
+def watch_poll_s() -> float:
+    """Return the seconds between two looks of the bell that rings when a training run has ended."""
+    return float(conf.getfloat(SECTION, "watch_poll_s", fallback=limits.WATCH_POLL_S))
+
+
+def watch_release_params() -> dict[str, Any]:
+    """Return parameters of `release_onnx` for every release that the watch starts; raises `Refused` for bad JSON."""
+    text = str(conf.get(SECTION, "watch_release_params", fallback="") or "{}")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Refused(f"[{SECTION}] watch_release_params", f"is {text!r:.200}", 'Give a JSON object: {"alias": "x"}.')
+    return found

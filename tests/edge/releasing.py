@@ -7,6 +7,7 @@ import json
 import shutil
 import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,7 @@ class Release:
     model_name: str
     dag_run_id: str = "manual__1"
     params: dict[str, Any] = field(default_factory=dict)
+    conf: dict[str, Any] = field(default_factory=dict)
     returned: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, Any] = field(default_factory=dict)
     pushed: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +91,10 @@ class Release:
     def context(self) -> Any:
         """What an operator reads of Airflow's context."""
         ti = SimpleNamespace(xcom_push=lambda key, value: self.pushed.__setitem__(key, value))
-        return {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id=self.dag_run_id), "ti": ti}
+        dag_run = SimpleNamespace(
+            dag_id="release_onnx", run_id=self.dag_run_id, start_date=datetime.now(UTC), conf=dict(self.conf)
+        )
+        return {"dag_run": dag_run, "ti": ti}
 
     def run(self, *names: str) -> Any:
         """Run the tasks one after the other and return what the last one returned."""

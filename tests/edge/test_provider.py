@@ -35,3 +35,16 @@ def test_every_link_is_registered_both_ways(link: type) -> None:
     # The API server must know a link's class to read a DAG that has it.
     assert link in [imported(path) for path in get_provider_info()["extra-links"]]
     assert link in [type(registered) for registered in AirflowOnnxPlugin.operator_extra_links]
+
+
+def test_the_defaults_are_what_airflow_can_format() -> None:
+    # Airflow passes each default through str.format when it starts: a lone brace would stop every command.
+    options = get_provider_info()["config"]["onnx_release"]["options"]
+    defaults = {name: option["default"] for name, option in options.items() if option["default"] is not None}
+    assert {name: default.format() for name, default in defaults.items()} == defaults
+
+
+def test_the_command_line_offers_the_plan() -> None:
+    (function,) = get_provider_info()["cli"]
+    (group,) = imported(function)()
+    assert [command.name for command in group.subcommands] == ["plan"]

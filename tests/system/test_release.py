@@ -97,7 +97,7 @@ class Dag:
 
 @pytest.fixture(scope="module")
 def stack(running_stack: RunningStack) -> RunningStack:
-    Release(running_stack.api, "none").await_dag()
+    Release(running_stack.api, "none").await_dags()
     return running_stack
 
 

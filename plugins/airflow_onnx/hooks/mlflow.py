@@ -160,9 +160,9 @@ class MlflowHook(BaseHook):
             if error.error_code in FINAL_ERROR_CODES:
                 hint = action or f"Check the connection '{self.mlflow_conn_id}' and its user's rights."
                 raise Refused(subject, f"{where} refuses ({error.error_code}): {text}", hint) from error
-            raise Transient(subject, f"{where} did not answer as it should: {text}", _OUTAGE) from error
+            raise Transient(subject, f"{where} did not answer as it should: {text}", OUTAGE) from error
         except RequestException as error:
-            raise Transient(subject, f"{where} cannot be reached: {str(error)[:400]}", _OUTAGE) from error
+            raise Transient(subject, f"{where} cannot be reached: {str(error)[:400]}", OUTAGE) from error
 
     def download(self, artifact_uri: str, folder: Path) -> Path:
         """Fetch a model or artifact folder into `folder`, which is created; a partial download is removed."""
@@ -201,4 +201,4 @@ class Evidence:
     tags: dict[str, Any] = field(default_factory=dict)
 
 
-_OUTAGE = "It is tried again; if that does not help, look at the server's log and the network between."
+OUTAGE = "It is tried again; if that does not help, look at the server's log and the network between."

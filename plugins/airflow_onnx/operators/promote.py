@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import evidence, names, objects, registry, rendered
@@ -49,6 +50,9 @@ class PromoteOperator(ShippingOperator):
         url = self.hook.server.version_url(version.name, version.version)
         self.link_urls[ModelVersionLink.name] = url
         released = {"version": str(version.version), "alias": alias, "s3_uri": uploaded.uri, "status": "released"}
+        if (began := context["dag_run"].start_date) is not None:
+            # What a plan of many releases reckons with.
+            released["wall_s"] = f"{(datetime.now(UTC) - began).total_seconds():.1f}"
         evidence.leave(self.hook, report, **released)
         self.log.info("models:/%s@%s is now version %d: %s", version.name, alias, version.version, url)
         return dataclasses.replace(version, alias=alias)

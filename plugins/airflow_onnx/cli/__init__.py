@@ -1,0 +1,1 @@
+"""Commands of the `airflow` program, for shells and scripts."""

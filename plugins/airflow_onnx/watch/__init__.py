@@ -1,0 +1,1 @@
+"""Which training runs are to be released: found in MLflow, judged by what is known of them, planned."""

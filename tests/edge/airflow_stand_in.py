@@ -1,0 +1,43 @@
+"""Airflow's supervisor as a task sees it: the two messages by which `release_onnx` is started and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time.comms import DRCount, ErrorResponse, GetDRCount, OKResponse, TriggerDagRun
+
+
+@dataclass
+class Supervisor:
+    """Holds DAG runs by id, with their parameters and states; `fails_with` answers the next start with an error."""
+
+    confs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    fails_with: ErrorResponse | None = None
+
+    def send(self, message: Any) -> Any:
+        """Answer as the real one does."""
+        if isinstance(message, TriggerDagRun):
+            return self._start(message)
+        assert isinstance(message, GetDRCount), message
+        assert message.dag_id == "release_onnx"
+        found = [self.states[run_id] for run_id in message.run_ids or [] if run_id in self.states]
+        return DRCount(count=sum(message.states is None or state in message.states for state in found))
+
+    def _start(self, message: TriggerDagRun) -> OKResponse | ErrorResponse:
+        assert (message.dag_id, message.logical_date) == ("release_onnx", None)
+        if self.fails_with is not None:
+            error, self.fails_with = self.fails_with, None
+            raise AirflowRuntimeError(error)
+        if message.run_id in self.states:
+            return ErrorResponse(error=ErrorType.DAGRUN_ALREADY_EXISTS)
+        self.confs[message.run_id], self.states[message.run_id] = dict(message.conf or {}), "queued"
+        return OKResponse(ok=True)
+
+
+def api_error(status: int, text: str) -> ErrorResponse:
+    """Return what the supervisor says when Airflow's API server answers with an error."""
+    detail = {"status_code": status, "message": text, "detail": {"reason": "value_error", "message": text}}
+    return ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail)
