@@ -148,8 +148,12 @@ with DAG(
     catchup=False,
     params=PARAMS,
     tags=["onnx", "mlflow", "release"],
-    # What may heal heals within minutes; a refusal is never repeated, whatever stands here.
+    # A release that waits costs nothing; what runs at once is bounded by the executor's slots and the measuring pool.
+    max_active_runs=limits.RELEASES_ACTIVE_MAX,
     default_args={
+        # The later task goes first: a release is finished before the next is begun, and few artifacts are staged.
+        "weight_rule": "upstream",
+        # What may heal heals within minutes; a refusal is never repeated, whatever stands here.
         "retries": 3,
         "retry_delay": timedelta(seconds=10),
         "retry_exponential_backoff": True,

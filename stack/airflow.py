@@ -6,6 +6,7 @@ import configparser
 import io
 import json
 import os
+import shutil
 from importlib.metadata import version
 
 import requests
@@ -33,6 +34,8 @@ def prepare(context: Context) -> None:
     home = context.layout.airflow_home
     write_private(home / "airflow.cfg", _settings(context))
     write_metadata(home / PROVIDER)
+    (home / "config").mkdir(exist_ok=True)
+    shutil.copy(REPO / "stack" / "airflow_local_settings.py", home / "config")
     login = {context.credentials.airflow_username: context.credentials.airflow_password}
     write_private(home / "simple_auth_manager_passwords.json.generated", json.dumps(login) + "\n")
     marker, wanted = home / "migrated", version("apache-airflow")

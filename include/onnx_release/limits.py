@@ -61,6 +61,8 @@ MEASURE_POOL = "onnx_measure"
 WATCH_POLL_S = 2.0
 WATCH_CRON = "*/10 * * * *"
 WATCH_LOOKBACK_H = 24.0
+# How many releases may be under way in one Airflow, new and old ones together.
+RELEASES_ACTIVE_MAX = 64
 # How many releases of old runs one DAG run of `watch_training` keeps going at once.
 RELEASES_AT_ONCE = 2
 RELEASES_AT_ONCE_MAX = 64

@@ -14,14 +14,12 @@ import pytest
 from stack.layout import REPO
 from stack.release import DAG_ID, Release
 
-from .embedded import RunningStack
+from .embedded import QUICK, RunningStack
 
 pytestmark = pytest.mark.system
 
 MODEL_NAME = "heimdall-localization-onnx"
 RELEASE_TIMEOUT_S = 420
-# How fast it is on this host does not matter here; that it is measured and reported does.
-QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 5.0}
 
 # Loads the version as a consumer would, in a process that knows nothing else, and compares it with the trained model.
 CONSUMER = """

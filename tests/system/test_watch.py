@@ -1,0 +1,185 @@
+"""The end of a training run, and a backfill of old ones, through the real scheduler and triggerer, which are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import mlflow
+import pytest
+
+from stack import processes
+from stack.layout import REPO, tool
+from stack.release import WATCH_DAG_ID, Release
+
+from .embedded import WATCHED, RunningStack
+
+pytestmark = pytest.mark.system
+
+MODEL_NAME = "heimdall-localization-onnx"
+TIMEOUT_S = 400
+
+
+@pytest.fixture(scope="module")
+def stack(running_stack: RunningStack) -> RunningStack:
+    Release(running_stack.api, "none").await_dags()
+    return running_stack
+
+
+@pytest.fixture(scope="module")
+def client(stack: RunningStack) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(stack.context.mlflow_url, stack.context.mlflow_url)
+
+
+def small_runs(stack: RunningStack, *seeds: int) -> list[str]:
+    """Train models into runs of the watched experiment, which then still go on."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.system.small_runs", WATCHED, *map(str, seeds)],
+        cwd=REPO,
+        env=stack.child_env(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ids = [line for line in done.stdout.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)]
+    assert len(ids) == len(seeds), done.stdout
+    return ids
+
+
+def kill(stack: RunningStack, *names: str) -> None:
+    """End services as the kernel does when memory is short: at once, with all their children."""
+    for name in names:
+        record = processes.find(stack.context.layout, name)
+        assert record, name
+        os.killpg(record.pid, signal.SIGKILL)
+
+
+def wait_for(what: str, condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.5)
+    return found
+
+
+def release_of(stack: RunningStack, run_id: str) -> dict[str, Any]:
+    answer = stack.api.call("GET", f"/dags/release_onnx/dagRuns/release__{run_id}")
+    return dict(answer.json()) if answer.ok else {}
+
+
+def ended(stack: RunningStack, *runs: str) -> bool:
+    return all(release_of(stack, run).get("state") in ("success", "failed") for run in runs)
+
+
+def releases(stack: RunningStack, runs: list[str]) -> list[str]:
+    """Return the id of every DAG run of `release_onnx` that is about one of the runs."""
+    found = stack.api.get("/dags/release_onnx/dagRuns", limit=100, order_by="-run_after")["dag_runs"]
+    return sorted(row["dag_run_id"] for row in found if (row["conf"] or {}).get("training_run_id") in runs)
+
+
+def assert_released_once(stack: RunningStack, client: mlflow.MlflowClient, runs: list[str]) -> None:
+    assert releases(stack, runs) == sorted(f"release__{run}" for run in runs)
+    for run in runs:
+        assert release_of(stack, run)["state"] == "success", run
+        assert len(client.search_model_versions(f"name='{MODEL_NAME}' and run_id='{run}'")) == 1
+        assert client.get_run(run).data.tags["onnx_release.status"] == "released"
+
+
+def airflow(stack: RunningStack, *arguments: str) -> str:
+    """Run Airflow's command line as `docs/operations.md` says."""
+    script = f'source "{stack.context.layout.env_file}" && exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", script, "-", tool("airflow"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Night:
+    """What happened: a backfill of two old runs, three runs that ended meanwhile, and a crash in the middle."""
+
+    old: list[str]
+    new: list[str]
+    span: list[str]
+    plan: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def night(stack: RunningStack, client: mlflow.MlflowClient) -> Night:
+    """Live through it once: the tests look at what is left of it."""
+    *old, first, second, third = small_runs(stack, *range(5))
+    begin = (datetime.now(UTC) - timedelta(days=3)).replace(minute=0, second=0, microsecond=0)
+    for number, run in enumerate(old):
+        ended_at = begin + timedelta(minutes=2 + 3 * number)
+        client.set_terminated(run, end_time=int(ended_at.timestamp() * 1000))
+    span = ["--from-date", begin.isoformat(), "--to-date", (begin + timedelta(minutes=19)).isoformat()]
+    plan = json.loads(airflow(stack, "onnx-release", "plan", *span, "--output", "json"))
+    assert not any(release_of(stack, run) for run in old), "a plan starts nothing"
+    conf = ["--max-active-runs", "2", "--dag-run-conf", '{"at_once": 1}']
+    airflow(stack, "backfill", "create", "--dag-id", WATCH_DAG_ID, *span, *conf)
+    wait_for("the backfill has not begun", lambda: release_of(stack, old[0]))
+    client.set_terminated(first)
+    wait_for("the bell has not rung", lambda: release_of(stack, first))
+    client.set_terminated(second)
+    kill(stack, "airflow-triggerer", "airflow-scheduler")
+    client.set_terminated(third)
+    assert stack.command("up").returncode == 0
+    new = [first, second, third]
+    wait_for("not all were released", lambda: ended(stack, *old, *new))
+    return Night(old=old, new=new, span=span, plan=plan)
+
+
+def test_each_run_is_released_once_though_scheduler_and_triggerer_were_killed(
+    stack: RunningStack, client: mlflow.MlflowClient, night: Night
+) -> None:
+    assert_released_once(stack, client, [*night.old, *night.new])
+
+
+def test_the_end_of_a_training_run_calls_the_watch(stack: RunningStack, night: Night) -> None:
+    called = stack.api.get(f"/dags/{WATCH_DAG_ID}/dagRuns", limit=100)["dag_runs"]
+    assert {"asset_triggered", "backfill"} <= {row["run_type"] for row in called}
+
+
+def test_a_plan_says_what_the_backfill_then_did(night: Night) -> None:
+    assert night.plan["totals"] == {"runs": 2, "release": 2}
+    assert [run["training_run_id"] for run in night.plan["runs"]] == night.old
+    assert night.plan["estimate"]["total_wall_s"] > 0
+
+
+def test_old_runs_stand_back_for_new_ones(stack: RunningStack, night: Night) -> None:
+    first = release_of(stack, night.new[0])
+    waiting = release_of(stack, night.old[1])
+    # ISO 8601 in one zone sorts as time does.
+    assert release_of(stack, night.old[0])["start_date"] < first["start_date"]
+    assert waiting["start_date"] > first["end_date"]
+
+
+def test_a_second_backfill_of_the_range_makes_nothing_new(
+    stack: RunningStack, client: mlflow.MlflowClient, night: Night
+) -> None:
+    wait_for("the backfill has not ended", lambda: all(row["completed_at"] for row in backfills(stack)))
+    again = ["--reprocess-behavior", "completed"]
+    airflow(stack, "backfill", "create", "--dag-id", WATCH_DAG_ID, *night.span, *again)
+    wait_for("the second backfill has not ended", lambda: all(row["completed_at"] for row in backfills(stack)))
+    assert len(backfills(stack)) == 2
+    assert_released_once(stack, client, night.old)
+
+
+def backfills(stack: RunningStack) -> list[dict[str, Any]]:
+    return list(stack.api.get("/backfills", dag_id=WATCH_DAG_ID)["backfills"])
