@@ -9,8 +9,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, TriggerRule
+from airflow.sdk import DAG, TriggerRule
 
+from airflow_onnx.forms import as_json, field, given, returned
 from airflow_onnx.operators.check import CheckOperator
 from airflow_onnx.operators.export import ExportOperator
 from airflow_onnx.operators.parity_latency import ParityLatencyOperator
@@ -26,117 +27,96 @@ PARITY, BUDGET, PLAN = limits.ParityLimits(), limits.LatencyBudget(), limits.Mea
 WHAT, SAME, FAST, WHERE = "What to release", "The same numbers", "Fast enough", "Where to"
 
 
-def param(default: Any, kind: str, section: str, title: str, help_text: str, **schema: Any) -> Param:
-    """A field of the form; one without a default may stay empty."""
-    types = kind if default is not None else ["null", kind]
-    return Param(default, type=types, section=section, title=title, description_md=help_text, **schema)
-
-
-def given(name: str) -> str:
-    """The template of a text parameter; an empty field is empty text."""
-    return "{{ params.%s or '' }}" % name  # noqa: UP031 - braces are Jinja's
-
-
-def as_json(name: str) -> str:
-    """The template of a parameter that is no text, which the operator reads back as JSON."""
-    return "{{ params.%s | tojson }}" % name  # noqa: UP031 - braces are Jinja's
-
-
-def returned(task_id: str) -> str:
-    """The template of the record that a task returned; as text it draws no second arrow into the graph."""
-    return "{{ ti.xcom_pull(task_ids='%s') | tojson }}" % task_id  # noqa: UP031 - braces are Jinja's
-
-
 PARAMS = {
-    "training_run_id": param(
+    "training_run_id": field(
         None, "string", WHAT, "Training run id", "The run's id in MLflow. Give this **or** a model URI.",
         pattern=limits.RUN_ID_PATTERN,
     ),
-    "model_uri": param(
+    "model_uri": field(
         None, "string", WHAT, "Model URI",
         "`runs:/<run id>/<path>`, `models:/m-<id>`, `models:/<name>/<version>` or `models:/<name>@<alias>`.",
         pattern=limits.MODEL_URI_PATTERN,
     ),
-    "model_name": param(
+    "model_name": field(
         limits.MODEL_NAME, "string", WHAT, "Registered model",
         "The name in MLflow's registry; made if it is not there.", pattern=limits.MODEL_NAME_PATTERN,
     ),
-    "opset": param(
+    "opset": field(
         None, "integer", WHAT, "Opset", "The ONNX opset to write; empty takes the exporter's default.",
         minimum=limits.OPSET_MIN, maximum=limits.OPSET_MAX,
     ),
-    "device": param(
+    "device": field(
         "auto", "string", WHAT, "Device", "Where to export, and so to test: `auto` takes CUDA where there is one.",
         enum=["auto", "cpu", "cuda"],
     ),
-    "allowed_domains": param(
+    "allowed_domains": field(
         [], "array", WHAT, "Custom operator domains", "Domains besides ONNX's own that the serving runtime knows.",
         items={"type": "string"},
     ),
-    "wait_timeout_h": param(
+    "wait_timeout_h": field(
         24.0, "number", WHAT, "Wait for the training (hours)", "How long to wait for a run that is still going on.",
         exclusiveMinimum=0, maximum=24 * 30,
     ),
-    "batch_sizes": param(
+    "batch_sizes": field(
         list(limits.BATCH_SIZES), "array", SAME, "Batch sizes",
         "Compared and timed at each of these; one size that the exporter has not seen is added if none is here.",
         items={"type": "integer", "minimum": 1, "maximum": limits.BATCH_SIZE_MAX}, minItems=1,
     ),
-    "mae_max": param(
+    "mae_max": field(
         PARITY.mae_max, "number", SAME, "Mean absolute error below", "Per output, PyTorch against ONNX Runtime.",
         exclusiveMinimum=0,
     ),
-    "max_abs": param(None, "number", SAME, "Largest absolute error", "Empty: not limited.", minimum=0),
-    "rtol": param(
+    "max_abs": field(None, "number", SAME, "Largest absolute error", "Empty: not limited.", minimum=0),
+    "rtol": field(
         None, "number", SAME, "Relative tolerance", "Each value: error <= atol + rtol * abs(PyTorch's).", minimum=0
     ),
-    "atol": param(None, "number", SAME, "Absolute tolerance", "Used together with the relative one.", minimum=0),
-    "cosine_min": param(
+    "atol": field(None, "number", SAME, "Absolute tolerance", "Used together with the relative one.", minimum=0),
+    "cosine_min": field(
         None, "number", SAME, "Least cosine similarity", "Empty: not limited.", minimum=-1, maximum=1
     ),
-    "per_output": param(
+    "per_output": field(
         {}, "object", SAME, "Limits of single outputs", 'For example `{"positions": {"max_abs": 1e-4}}`.'
     ),
-    "per_dtype": param(
+    "per_dtype": field(
         {}, "object", SAME, "Limits of single dtypes", 'For example `{"float16": {"mae_max": 1e-3}}`.'
     ),
-    "serving_batch_size": param(
+    "serving_batch_size": field(
         BUDGET.batch_size, "integer", FAST, "Serving batch size", "The speed limits hold at this size.",
         minimum=1, maximum=limits.BATCH_SIZE_MAX,
     ),
-    "speedup_min": param(
+    "speedup_min": field(
         BUDGET.speedup_min, "number", FAST, "Required speedup", "PyTorch's median time over ONNX Runtime's.", minimum=0
     ),
-    "speedup_goal": param(
+    "speedup_goal": field(
         BUDGET.speedup_goal, "number", FAST, "Wished-for speedup", "Said in the report when reached.", minimum=0
     ),
-    "p95_max_ms": param(
+    "p95_max_ms": field(
         None, "number", FAST, "p95 at most (ms)", "ONNX Runtime at the serving batch size. Empty: not limited.",
         exclusiveMinimum=0,
     ),
-    "on_miss": param(
+    "on_miss": field(
         BUDGET.on_miss, "string", FAST, "When a speed limit is missed",
         "`refuse` the model, or `warn` and release it with the warning on record.", enum=["refuse", "warn"],
     ),
-    "threads": param(
+    "threads": field(
         None, "integer", FAST, "Threads", "Of either side. Empty: all processors that the task may use.",
         minimum=1, maximum=1024,
     ),
-    "measure_max_s": param(
+    "measure_max_s": field(
         PLAN.measure_max_s, "number", FAST, "Measure at most (s)",
         "At the serving batch size, while the answer is open; at others at most 15 s.",
         exclusiveMinimum=0, maximum=3600,
     ),
-    "bucket": param(limits.BUCKET, "string", WHERE, "Bucket", "An existing one.", pattern=limits.BUCKET_PATTERN),
-    "alias": param(
+    "bucket": field(limits.BUCKET, "string", WHERE, "Bucket", "An existing one.", pattern=limits.BUCKET_PATTERN),
+    "alias": field(
         limits.ALIAS, "string", WHERE, "Alias", "Moved to the new version at the end.", pattern=limits.ALIAS_PATTERN
     ),
-    "stage": param(
+    "stage": field(
         "none", "string", WHERE, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
         enum=["none", "Staging", "Production"],
     ),
-    "mlflow_conn_id": param("mlflow_default", "string", WHERE, "MLflow connection", "Of type `mlflow`.", minLength=1),
-    "s3_conn_id": param("minio_default", "string", WHERE, "Object store connection", "Of type `aws`.", minLength=1),
+    "mlflow_conn_id": field("mlflow_default", "string", WHERE, "MLflow connection", "Of type `mlflow`.", minLength=1),
+    "s3_conn_id": field("minio_default", "string", WHERE, "Object store connection", "Of type `aws`.", minLength=1),
 }  # fmt: skip
 
 with DAG(

@@ -38,7 +38,7 @@ PARAMS = {
         "`[onnx_release] watch_experiments`.", items={"type": "string", "minLength": 1},
     ),
     "run_filter": field(
-        settings.watch_filter(), "string", WHICH, "Filter",
+        settings.watch_filter() or None, "string", WHICH, "Filter",
         "More conditions in MLflow's filter language, for example `metrics.val_mae < 0.2` or `tags.team = 'radio'`.",
     ),
     "lookback_h": field(

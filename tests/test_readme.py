@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
+from airflow_onnx.provider import get_provider_info
 from onnx_release import limits
 
 ROOT = Path(__file__).parents[1]
@@ -32,12 +34,22 @@ def test_every_python_block_parses(block: str) -> None:
     ast.parse(block)
 
 
-def test_the_parameters_page_lists_every_parameter_and_its_default() -> None:
-    import runpy
-
-    params = runpy.run_path(str(ROOT / "dags" / "release_onnx.py"))["PARAMS"]
+@pytest.mark.parametrize("dag_id", ["release_onnx", "watch_training"])
+def test_the_parameters_page_lists_every_parameter(dag_id: str) -> None:
+    params = runpy.run_path(str(ROOT / "dags" / f"{dag_id}.py"))["PARAMS"]
     page = (ROOT / "docs" / "parameters.md").read_text()
-    rows = "\n".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    section = page.split(f"## `{dag_id}`\n")[1].split("\n## ")[0]
+    rows = "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`(\w+)`", rows)) == set(params)
+
+
+def test_the_parameters_page_names_the_defaults() -> None:
+    page = (ROOT / "docs" / "parameters.md").read_text()
     for default in (limits.MODEL_NAME, limits.BUCKET, limits.ALIAS):
         assert f"`{default}`" in page
+
+
+def test_the_operations_page_names_every_option() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    options = get_provider_info()["config"]["onnx_release"]["options"]
+    assert [name for name in options if name.startswith("watch_") and f"`{name}`" not in page] == []
