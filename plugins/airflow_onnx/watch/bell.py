@@ -54,7 +54,8 @@ class Bell:
         """Return the ids of the runs to ring for; at most `RUNS_MAX` at once, as one is enough to ring."""
         now_ms = int(time.time() * 1000)
         if self._watermark_ms is None:
-            self._watermark_ms = await self._remembered()
+            # A clock that was ahead once must not hide runs until it is that late again.
+            self._watermark_ms = min(await self._remembered(), now_ms)
         since_ms = max(self._watermark_ms - LATE_MS, now_ms - int(self.lookback_h * 3_600_000))
         ids = await self._experiments(client, server, now_ms)
         found = await self._undecided(client, server, self.scope.new_runs(ids, since_ms, page_size=RUNS_MAX))
@@ -89,12 +90,12 @@ class Bell:
         return ids
 
     async def _remembered(self) -> int:
-        stored = await self.memory.aget(WATERMARK, 0) if self.memory else 0
+        stored = await self.memory.aget(WATERMARK, 0) if self.memory is not None else 0
         return stored if isinstance(stored, int) else 0
 
     async def _advance(self, now_ms: int) -> None:
         self._watermark_ms = now_ms
-        if self.memory and now_ms - self._stored_ms >= WATERMARK_EVERY_MS:
+        if self.memory is not None and now_ms - self._stored_ms >= WATERMARK_EVERY_MS:
             await self.memory.aset(WATERMARK, now_ms)
             self._stored_ms = now_ms
 
