@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
+import shutil
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_onnx import names, settings
+from airflow_onnx import names, registry, settings
 from airflow_onnx.hooks.mlflow import Evidence
 from airflow_onnx.verdict import Judged, require_accepted
 from onnx_release.errors import Refused, Transient
@@ -26,6 +29,9 @@ log = logging.getLogger(__name__)
 TAG = "onnx_release"
 # MLflow refuses longer tag values on runs; the whole text is in the report.
 TAG_MAX_CHARACTERS = 4000
+HISTORY = "history"
+# See ui/app.py.
+TRIGGER_PAGE = "/onnx-release/trigger"
 
 
 def dag_run_url(context: Context) -> str:
@@ -36,36 +42,88 @@ def dag_run_url(context: Context) -> str:
 
 
 def rerun_url(training_run_id: str, conf: dict[str, Any]) -> str:
-    """Return the address of the trigger page, filled in for another release of the run with these parameters."""
-    filled = {**conf, "training_run_id": training_run_id}
-    return f"{settings.airflow_url()}/onnx-release/trigger?conf={quote(json.dumps(filled, sort_keys=True), safe='')}"
+    """Return the address of the trigger page, filled in for another release of the run with these parameters.
+
+    A release that was asked for by a model URI is asked for by it again. Parameters that do not fit a tag are left out.
+    """
+    subject = {"model_uri": conf["model_uri"]} if conf.get("model_uri") else {"training_run_id": training_run_id}
+    others = {name: value for name, value in conf.items() if name not in ("model_uri", "training_run_id")}
+    full = _trigger_page({**others, **subject})
+    return full if len(full) <= TAG_MAX_CHARACTERS else _trigger_page(subject)
 
 
-def leave(hook: MlflowHook, report: ReleaseReport, **tags: str) -> None:
-    """Log report and summary as artifacts, the figures as metrics, and the outcome as tags of the training run."""
+def _trigger_page(conf: dict[str, Any]) -> str:
+    return f"{settings.airflow_url()}{TRIGGER_PAGE}?conf={quote(json.dumps(conf, sort_keys=True), safe='')}"
+
+
+def started(hook: MlflowHook, context: Context, training_run_id: str, model_name: str) -> None:
+    """Write on the training run which DAG run has taken it up; a run that cannot take tags gets a line in the log."""
+    try:
+        tags = _attempt(context, training_run_id, "running")
+        if registry.released_version(hook, names.model_name(model_name), training_run_id) is None:
+            tags |= _page(context) | {"status": "running", "reason": ""}
+        hook.set_tags(training_run_id, _tags(tags))
+    except Refused as failure:
+        # What is wrong with the run, the task will say itself; a deleted run, for one, takes no tags.
+        log.warning("The release is not on record in MLflow: %s", failure)
+
+
+def leave(hook: MlflowHook, context: Context, report: ReleaseReport, **tags: str) -> None:
+    """Log what an attempt has come to, as artifacts, metrics and tags of the training run.
+
+    Each attempt's report is kept below ``history``. What lies beside it, the metrics, and the tags without
+    ``last_attempt`` say what is true of the run: a release that is refused after another has succeeded, say by
+    stricter limits, changes none of them, as the version and its alias are still there.
+    """
     from onnx_release.report import metrics, summary_markdown, write_report
 
-    outcome = {
-        "status": report.status,
-        "reason": "; ".join(report.reasons),
-        "model_name": report.model_name,
-        "dag_run_url": report.dag_run_url,
-        "sha256": report.artifact.sha256 if report.artifact else "",
-        **tags,
-    }
+    run_id, folder_uri = report.training.training_run_id, f"{TAG}/{report.model_name}"
+    stands = report.status == "refused" and registry.released_version(hook, report.model_name, run_id) is not None
+    reason = "; ".join(report.reasons)
+    outcome = _attempt(context, run_id, report.status, reason)
+    if not stands:
+        sha256 = report.artifact.sha256 if report.artifact else ""
+        outcome |= {"status": report.status, "reason": reason, "model_name": report.model_name, "sha256": sha256}
+        outcome |= _page(context) | tags
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         written = write_report(Path(folder), report)
-        summary = Path(folder, "summary.md")
-        summary.write_text(summary_markdown(report), encoding="utf-8")
-        hook.log_evidence(
-            report.training.training_run_id,
-            Evidence(
-                artifact_path=f"{TAG}/{report.model_name}",
-                files=(written, summary),
-                metrics=metrics(report),
-                tags={f"{TAG}.{name}": text[:TAG_MAX_CHARACTERS] for name, text in outcome.items()},
-            ),
-        )
+        kept = Path(folder, _history_name(report))
+        shutil.copyfile(written, kept)
+        hook.log_evidence(run_id, Evidence(artifact_path=f"{folder_uri}/{HISTORY}", files=(kept,), tags=_tags(outcome)))
+        if not stands:
+            summary = Path(folder, "summary.md")
+            summary.write_text(summary_markdown(report), encoding="utf-8")
+            hook.log_evidence(
+                run_id, Evidence(artifact_path=folder_uri, files=(written, summary), metrics=metrics(report))
+            )
+
+
+def _attempt(context: Context, training_run_id: str, status: str, reason: str = "") -> dict[str, str]:
+    said = f"{status} {_now():%Y-%m-%dT%H:%M:%SZ}"
+    conf = dict(context["dag_run"].conf or {})
+    return {
+        "last_attempt": f"{said}: {reason}" if reason else said,
+        "last_attempt_url": dag_run_url(context),
+        "rerun_url": rerun_url(training_run_id, conf),
+    }
+
+
+def _page(context: Context) -> dict[str, str]:
+    return {"dag_run_url": dag_run_url(context), "dag_run_id": context["dag_run"].run_id}
+
+
+def _tags(outcome: dict[str, str]) -> dict[str, str]:
+    return {f"{TAG}.{name}": text[:TAG_MAX_CHARACTERS] for name, text in outcome.items()}
+
+
+def _history_name(report: ReleaseReport) -> str:
+    """Return a file name that sorts by time and that two attempts in one second do not share."""
+    digest = hashlib.sha256(f"{report.dag_run_url}\0{report.status}".encode()).hexdigest()
+    return f"{_now():%Y%m%dT%H%M%SZ}-{report.status}-{digest[:8]}.json"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def accepted_report(context: Context, model_name: str, training: TrainedModel, judged: Judged) -> ReleaseReport:
@@ -99,7 +157,7 @@ def leave_refusal(
             dag_run_url=dag_run_url(context),
             **parts,
         )
-        leave(hook, report)
+        leave(hook, context, report)
     except (Refused, Transient) as failure:
         # The refusal itself is what the task must fail with; a deleted run, for one, takes no tags.
         log.warning("The refusal is not on record in MLflow: %s", failure)

@@ -1,4 +1,4 @@
-"""Registers the extra links, so that the API server knows them when it reads a serialised DAG."""
+"""Registers the extra links and the pages, so that the API server knows them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_onnx.links import ModelVersionLink, ObjectLink, TrainingRunLink
+from airflow_onnx.ui.app import URL_PREFIX, Pages
 
 
 class AirflowOnnxPlugin(AirflowPlugin):
@@ -14,3 +15,4 @@ class AirflowOnnxPlugin(AirflowPlugin):
 
     name = "airflow_onnx"
     operator_extra_links: list[Any] = [TrainingRunLink(), ModelVersionLink(), ObjectLink()]  # noqa: RUF012 - as in Airflow
+    fastapi_apps: list[Any] = [{"app": Pages(), "url_prefix": URL_PREFIX, "name": "ONNX release"}]  # noqa: RUF012

@@ -37,6 +37,13 @@ def versions_of(hook: MlflowHook, name: str, training_run_id: str, sha256: str) 
     return sorted(found, key=lambda version: int(version.version))
 
 
+def released_version(hook: MlflowHook, name: str, training_run_id: str) -> int | None:
+    """Return the newest version that a release made from the training run, or None."""
+    with hook.explained(f"versions of model '{name}'"):
+        found = hook.client.search_model_versions(f"name='{name}' and run_id='{training_run_id}'")
+    return max((int(version.version) for version in found if SHA_TAG in version.tags), default=None)
+
+
 def ensure_version(hook: MlflowHook, request: VersionRequest) -> ModelVersion:
     """Create the version, or return the one that exists.
 

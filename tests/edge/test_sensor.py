@@ -20,7 +20,7 @@ from airflow_onnx.triggers.training import TrainingRunTrigger
 from .conftest import Services
 from .test_runs import log_model
 
-CONTEXT: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1")}
+CONTEXT: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={})}
 
 
 def sensor(**arguments: Any) -> TrainingCompleteSensor:

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+import requests
 
 from stack.layout import REPO
 from stack.release import DAG_ID, Release
@@ -157,6 +158,21 @@ def test_the_buttons_lead_to_what_was_made(stack: RunningStack, trained: str, re
     assert links["wait_for_training"]["Training run"].endswith(f"/runs/{trained}")
     assert links["upload"]["Objects"].endswith(f"/{trained}/{released.xcom('export')['sha256'][:16]}/")
     assert links["promote"]["Model version"].startswith(f"{stack.context.mlflow_url}/#/models/{MODEL_NAME}/versions/")
+
+
+def test_the_run_leads_to_the_page_that_repeats_its_release(stack: RunningStack, client: Any, trained: str) -> None:
+    url = client.get_run(trained).data.tags["onnx_release.rerun_url"]
+    assert url.startswith(stack.context.airflow_url)
+    login = {"username": stack.context.credentials.airflow_username}
+    login["password"] = stack.context.credentials.airflow_password
+    token = requests.post(f"{stack.context.airflow_url}/auth/token", json=login, timeout=20).json()["access_token"]
+    assert "Trigger release" in requests.get(url, cookies={"_token": token}, timeout=20).text
+    script = requests.get(url.split("?")[0] + ".js", cookies={"_token": token}, timeout=20)
+    assert script.ok
+    assert requests.get(url, timeout=20).status_code == 401
+    assert requests.get(url, cookies={"_token": token[:-3] + "abc"}, timeout=20).status_code in (401, 403)
+    page = requests.get(url, headers={"Accept": "text/html"}, allow_redirects=False, timeout=20)
+    assert "/auth/login?next=" in page.headers["location"]
 
 
 def test_clearing_and_triggering_again_make_nothing_new(

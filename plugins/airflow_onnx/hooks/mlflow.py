@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseHook
@@ -187,8 +187,14 @@ class MlflowHook(BaseHook):
                 self.client.log_artifact(run_id, str(local), evidence.artifact_path)
             for name, number in sorted(evidence.metrics.items()):
                 self.client.log_metric(run_id, name, number)
-            for name, text in sorted(evidence.tags.items()):
-                self.client.set_tag(run_id, name, text)
+        self.set_tags(run_id, evidence.tags)
+
+    def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
+        """Set tags of a run, all of them in one call."""
+        from mlflow.entities import RunTag
+
+        with self.explained(f"run {run_id}"):
+            self.client.log_batch(run_id, tags=[RunTag(name, text) for name, text in sorted(tags.items())])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +204,7 @@ class Evidence:
     artifact_path: str
     files: tuple[Path, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
-    tags: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 OUTAGE = "It is tried again; if that does not help, look at the server's log and the network between."

@@ -53,7 +53,7 @@ class PromoteOperator(ShippingOperator):
         if (began := context["dag_run"].start_date) is not None:
             # What a plan of many releases reckons with.
             released["wall_s"] = f"{(datetime.now(UTC) - began).total_seconds():.1f}"
-        evidence.leave(self.hook, report, **released)
+        evidence.leave(self.hook, context, report, **released)
         self.log.info("models:/%s@%s is now version %d: %s", version.name, alias, version.version, url)
         return dataclasses.replace(version, alias=alias)
 

@@ -93,6 +93,7 @@ class TrainingCompleteSensor(BaseSensorOperator):
         with airflow_outcome(lambda error: self._leave_refusal(hook, context, error)):
             wanted = runs.target(hook, self.training_run_id.strip(), self.model_uri.strip())
             self._run_id = wanted.training_run_id
+            evidence.started(hook, context, self._run_id, self.model_name)
             trained = runs.find_trained_model(hook, wanted)
         if trained is None:
             return None

@@ -1,0 +1,1 @@
+"""Pages of this package inside Airflow's web server."""

@@ -1,0 +1,87 @@
+"""The trigger page: who may see it, what its headers allow, and that it stays what it says it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from airflow_onnx import evidence
+from airflow_onnx.plugin import AirflowOnnxPlugin
+from airflow_onnx.ui.app import STATIC, URL_PREFIX, make_app
+
+PAGE = f"{URL_PREFIX}/trigger?conf=%7B%22training_run_id%22%3A%22abc%22%7D"
+
+
+def served(app: object) -> FastAPI:
+    server = FastAPI()
+    server.mount(URL_PREFIX, app)  # type: ignore[arg-type]
+    return server
+
+
+@pytest.fixture
+def stranger() -> Iterator[TestClient]:
+    """A client that is not signed in, against the app as the plugin hands it to Airflow."""
+    (entry,) = AirflowOnnxPlugin.fastapi_apps
+    assert entry["url_prefix"] == URL_PREFIX
+    with TestClient(served(entry["app"]), follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def user() -> Iterator[TestClient]:
+    """A client that Airflow's own check lets pass."""
+    from airflow.api_fastapi.core_api.security import get_user
+
+    app = make_app()
+    app.dependency_overrides[get_user] = lambda: "somebody"
+    with TestClient(served(app)) as client:
+        yield client
+
+
+def test_the_address_in_the_tag_is_the_pages() -> None:
+    assert urlsplit(evidence.rerun_url("abc", {})).path.endswith(f"{URL_PREFIX}/trigger")
+
+
+def test_a_browser_that_is_not_signed_in_is_sent_to_the_login_and_back(stranger: TestClient) -> None:
+    answer = stranger.get(PAGE, headers={"Accept": "text/html"})
+    assert answer.status_code == 307
+    target = urlsplit(answer.headers["location"])
+    assert target.path == "/api/v2/auth/login"
+    assert parse_qs(target.query)["next"] == [f"http://testserver{PAGE}"]
+
+
+@pytest.mark.parametrize("path", ["/trigger", "/trigger.js", "/trigger.css"])
+def test_anything_else_that_is_not_signed_in_gets_401(stranger: TestClient, path: str) -> None:
+    assert stranger.get(URL_PREFIX + path).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/trigger", "text/html"), ("/trigger.js", "javascript"), ("/trigger.css", "text/css")]
+)
+def test_a_user_gets_the_page_and_its_files(user: TestClient, path: str, kind: str) -> None:
+    answer = user.get(URL_PREFIX + path)
+    assert answer.status_code == 200
+    assert kind in answer.headers["content-type"]
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/../plugin.py", "/app.py"])
+def test_no_other_file_is_served(user: TestClient, path: str) -> None:
+    assert user.get(URL_PREFIX + path).status_code == 404
+
+
+def test_the_page_triggers_on_a_click_only(user: TestClient) -> None:
+    assert user.post(f"{URL_PREFIX}/trigger").status_code == 405
+
+
+def test_no_script_or_style_stands_in_the_page_and_nothing_is_set_as_markup() -> None:
+    page, script = (STATIC / "trigger.html").read_text(), (STATIC / "trigger.js").read_text()
+    assert re.findall(r"<script(?![^>]*\bsrc=)|\son\w+=|style=|<style", page) == []
+    assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", script) == []
