@@ -56,7 +56,7 @@ def _planned(args: argparse.Namespace) -> dict[str, Any]:
     with MlflowRest(MlflowHook(args.mlflow_conn_id).server) as rest:
         look = Look(rest=rest, scope=scope, defaults=Defaults(model_name=args.model_name), dag_state=_dag_state)
         planned = list(look.runs_between(span, newest_first=args.newest_first))
-        return summary.as_dict(planned, look.estimate(max(1, args.at_once)), rows_max=None)
+        return summary.as_dict(planned, lambda: look.estimate(max(1, args.at_once)), rows_max=None)
 
 
 def _dag_state(dag_run_id: str) -> State:

@@ -120,7 +120,7 @@ class WatchTrainingOperator(BaseOperator):
         with airflow_outcome(), self._looking() as look:
             span = self._span(context)
             if rendered.value(self.plan_only):
-                return self._report(look, self._planned(look, span))
+                return self._plan(look, span)
             if span is None:
                 return self._release_new(look)
             planned = self._planned(look, span)
@@ -181,7 +181,7 @@ class WatchTrainingOperator(BaseOperator):
             elif planned.action != "wait":
                 starter.pass_over(planned)
             decided.append(planned)
-        return self._report(look, decided)
+        return self._report(summary.as_dict(decided, None), decided)
 
     def _start(self, look: Look, starter: Starter, planned: Planned) -> bool:
         try:
@@ -203,7 +203,7 @@ class WatchTrainingOperator(BaseOperator):
             backlog, stands_back = self._advance(look, backlog)
             if not backlog.pending and not backlog.going_on:
                 span = Span(begin_ms=backlog.begin_ms, end_ms=backlog.end_ms)
-                return self._report(look, self._planned(look, span)) | {"started": backlog.started}
+                return self._plan(look, span) | {"started": backlog.started}
         self.log.info("%d releases go on, %d wait their turn.", len(backlog.going_on), len(backlog.pending))
         self.defer(
             trigger=ReleasesTrigger(
@@ -238,8 +238,11 @@ class WatchTrainingOperator(BaseOperator):
             started=started,
         ), stands_back
 
-    def _report(self, look: Look, planned: list[Planned]) -> dict[str, Any]:
-        report = summary.as_dict(planned, look.estimate(self._at_once))
+    def _plan(self, look: Look, span: Span | None) -> dict[str, Any]:
+        planned = self._planned(look, span)
+        return self._report(summary.as_dict(planned, lambda: look.estimate(self._at_once)), planned)
+
+    def _report(self, report: dict[str, Any], planned: list[Planned]) -> dict[str, Any]:
         for line in summary.lines(planned):
             self.log.info(line)
         self.log.info(summary.total_line(report))

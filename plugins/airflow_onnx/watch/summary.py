@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +35,18 @@ class Estimate:
         }
 
 
-def as_dict(planned: Sequence[Planned], estimate: Estimate, rows_max: int | None = ROWS_MAX) -> dict[str, Any]:
-    """Return the plan as JSON has it: totals by action, the estimate, and the runs, at most `rows_max` of them."""
+def as_dict(
+    planned: Sequence[Planned], estimate: Callable[[], Estimate] | None, rows_max: int | None = ROWS_MAX
+) -> dict[str, Any]:
+    """Return the plan as JSON has it: totals by action, the estimate, and the runs, at most `rows_max` of them.
+
+    :param estimate: asked only when there is something to release, as it costs a search; None for no estimate.
+    """
     shown = planned[:rows_max]
     totals = Counter(plan.action for plan in planned)
     return {
         "totals": {"runs": len(planned), **{action: totals[action] for action in sorted(totals)}},
-        "estimate": estimate.to_dict(totals["release"]),
+        "estimate": estimate().to_dict(totals["release"]) if estimate and totals["release"] else None,
         "runs": [plan.to_dict() for plan in shown],
         "runs_left_out": len(planned) - len(shown),
     }
@@ -58,7 +63,7 @@ def total_line(plan: dict[str, Any]) -> str:
     """Return the totals and the estimate of `as_dict` in a sentence."""
     totals, estimate = plan["totals"], plan["estimate"]
     counted = ", ".join(f"{totals[action]} {words}" for action, words in WORDS.items() if action in totals)
-    if not estimate["releases"]:
+    if estimate is None:
         return f"{totals['runs']} runs: {counted or 'nothing to do'}."
     return (
         f"{totals['runs']} runs: {counted}. About {_duration(estimate['total_wall_s'])}, "

@@ -48,6 +48,13 @@ function asked() {
   return conf;
 }
 
+const WORDS = {
+  array: "a list, such as [1, 8]",
+  object: 'an object, such as {"name": 1}',
+  integer: "a whole number",
+  number: "a number",
+  boolean: "true or false",
+};
 const types = (schema) => [].concat(schema.type || []);
 const isText = (schema) => types(schema).includes("string");
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
@@ -80,8 +87,17 @@ function read(name) {
   try {
     return JSON.parse(text);
   } catch {
-    throw new Error(`needs ${types(schema).filter((type) => type !== "null").join(" or ")}, written as JSON`);
+    throw new Error(needs(schema));
   }
+}
+
+const needs = (schema) => `needs ${types(schema).filter((type) => type in WORDS).map((type) => WORDS[type]).join(" or ")}`;
+
+function isOf(type, value) {
+  if (type === "array") return Array.isArray(value);
+  if (type === "integer") return Number.isInteger(value);
+  if (type === "object") return typeof value === "object" && value !== null && !Array.isArray(value);
+  return type === "null" ? value === null : typeof value === type;
 }
 
 function limits(schema) {
@@ -132,7 +148,9 @@ function check() {
 }
 
 function broken(schema, value) {
+  if (value === "") return "may not be empty";
   if (value === null) return types(schema).includes("null") ? "" : "may not be empty";
+  if (!types(schema).some((type) => isOf(type, value))) return needs(schema);
   if (schema.pattern && !new RegExp(schema.pattern).test(value)) return `does not match ${schema.pattern}`;
   if (schema.minimum !== undefined && value < schema.minimum) return `is below ${schema.minimum}`;
   if (schema.maximum !== undefined && value > schema.maximum) return `is above ${schema.maximum}`;
