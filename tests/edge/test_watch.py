@@ -101,6 +101,16 @@ def test_each_finished_run_is_started_once_whoever_looks(lab: Lab) -> None:
     assert lab.supervisor.confs[f"release__{runs[0]}"]["training_run_id"] == runs[0]
 
 
+def test_twenty_runs_that_end_in_the_same_moment_are_all_started_by_one_look(lab: Lab) -> None:
+    runs = [lab.run(ended_h_ago=10) for _ in range(20)]
+    moment = int(time.time() * 1000)
+    for run in runs:
+        lab.hook.client.set_terminated(run, end_time=moment)
+    report = lab.look("asset_triggered")
+    assert set(lab.supervisor.confs) == {f"release__{run}" for run in runs}
+    assert report["totals"] == {"runs": 20, "release": 20}
+
+
 def test_a_started_run_says_where_its_release_is_and_how_to_repeat_it(lab: Lab) -> None:
     run = lab.run()
     lab.look()

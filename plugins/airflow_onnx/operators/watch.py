@@ -119,6 +119,7 @@ class WatchTrainingOperator(BaseOperator):
         span = None
         with airflow_outcome(), self._looking() as look:
             span = self._span(context)
+            self._require_at_once()
             if rendered.value(self.plan_only):
                 return self._plan(look, span)
             if span is None:
@@ -167,6 +168,10 @@ class WatchTrainingOperator(BaseOperator):
     @property
     def _lookback_h(self) -> float:
         return float(rendered.value(self.lookback_h))
+
+    def _require_at_once(self) -> None:
+        """Refuse a bad number before anything is looked for, though it may not be needed."""
+        _ = self._at_once
 
     @property
     def _at_once(self) -> int:
