@@ -38,8 +38,8 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Measure, and write bench/results.json
-	@PYTHONPATH=include:plugins:. $(BIN)/python -m bench
+bench: $(STAMP) ## Measure, and write bench/results.json (ONLY=name: that alone)
+	@PYTHONPATH=include:plugins:. $(BIN)/python -m bench $(addprefix --only ,$(ONLY))
 
 # Set-up: again only when a list of packages has changed. A failed install leaves no stamp, so the next call repeats it.
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares Linux machines without a GPU the CUDA packages.

@@ -30,6 +30,8 @@ TAG = "onnx_release"
 # MLflow refuses longer tag values on runs; the whole text is in the report.
 TAG_MAX_CHARACTERS = 4000
 HISTORY = "history"
+# Written when a release has succeeded; see operators/promote.py.
+OF_A_RELEASE = ("version", "alias", "s3_uri", "wall_s")
 # See ui/app.py.
 TRIGGER_PAGE = "/onnx-release/trigger"
 
@@ -44,24 +46,32 @@ def dag_run_url(context: Context) -> str:
 def rerun_url(training_run_id: str, conf: dict[str, Any]) -> str:
     """Return the address of the trigger page, filled in for another release of the run with these parameters.
 
-    A release that was asked for by a model URI is asked for by it again. Parameters that do not fit a tag are left out.
+    A release that was asked for by a model URI is asked for by it again. The address fits a tag: of parameters that
+    are too long for that, the longest are left out.
     """
-    subject = {"model_uri": conf["model_uri"]} if conf.get("model_uri") else {"training_run_id": training_run_id}
+    asked: dict[str, Any] = {"model_uri": conf["model_uri"]} if conf.get("model_uri") else {}
+    if not asked or len(_trigger_page(asked)) > TAG_MAX_CHARACTERS:
+        asked = {"training_run_id": training_run_id}
     others = {name: value for name, value in conf.items() if name not in ("model_uri", "training_run_id")}
-    full = _trigger_page({**others, **subject})
-    return full if len(full) <= TAG_MAX_CHARACTERS else _trigger_page(subject)
+    # The name first: a repeated release must not land under another model.
+    for name in sorted(others, key=lambda one: (one != "model_name", len(json.dumps(others[one])), one)):
+        more = {**asked, name: others[name]}
+        if len(_trigger_page(more)) <= TAG_MAX_CHARACTERS:
+            asked = more
+    return _trigger_page(asked)
 
 
 def _trigger_page(conf: dict[str, Any]) -> str:
     return f"{settings.airflow_url()}{TRIGGER_PAGE}?conf={quote(json.dumps(conf, sort_keys=True), safe='')}"
 
 
-def started(hook: MlflowHook, context: Context, training_run_id: str, model_name: str) -> None:
+def started(hook: MlflowHook, context: Context, training_run_id: str) -> None:
     """Write on the training run which DAG run has taken it up; a run that cannot take tags gets a line in the log."""
     try:
         tags = _attempt(context, training_run_id, "running")
-        if registry.released_version(hook, names.model_name(model_name), training_run_id) is None:
-            tags |= _page(context) | {"status": "running", "reason": ""}
+        before = _tags_before(hook, training_run_id)
+        if not _release_stands(hook, training_run_id, before):
+            tags |= _cleared(before) | _page(context) | {"status": "running", "reason": ""}
         hook.set_tags(training_run_id, _tags(tags))
     except Refused as failure:
         # What is wrong with the run, the task will say itself; a deleted run, for one, takes no tags.
@@ -75,27 +85,54 @@ def leave(hook: MlflowHook, context: Context, report: ReleaseReport, **tags: str
     ``last_attempt`` say what is true of the run: a release that is refused after another has succeeded, say by
     stricter limits, changes none of them, as the version and its alias are still there.
     """
-    from onnx_release.report import metrics, summary_markdown, write_report
-
-    run_id, folder_uri = report.training.training_run_id, f"{TAG}/{report.model_name}"
-    stands = report.status == "refused" and registry.released_version(hook, report.model_name, run_id) is not None
+    run_id = report.training.training_run_id
+    before = _tags_before(hook, run_id)
+    stands = report.status == "refused" and _release_stands(hook, run_id, before)
     reason = "; ".join(report.reasons)
     outcome = _attempt(context, run_id, report.status, reason)
     if not stands:
         sha256 = report.artifact.sha256 if report.artifact else ""
+        outcome |= _cleared(before) | _page(context)
         outcome |= {"status": report.status, "reason": reason, "model_name": report.model_name, "sha256": sha256}
-        outcome |= _page(context) | tags
+        outcome |= tags
+    _keep(hook, report, only_history=stands)
+    # Last: whoever reads the tags finds what they speak of.
+    hook.set_tags(run_id, _tags(outcome))
+
+
+def _keep(hook: MlflowHook, report: ReleaseReport, *, only_history: bool) -> None:
+    from onnx_release.report import metrics, summary_markdown, write_report
+
+    run_id, folder_uri = report.training.training_run_id, f"{TAG}/{report.model_name}"
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
-        written = write_report(Path(folder), report)
+        written, summary = write_report(Path(folder), report), Path(folder, "summary.md")
         kept = Path(folder, _history_name(report))
         shutil.copyfile(written, kept)
-        hook.log_evidence(run_id, Evidence(artifact_path=f"{folder_uri}/{HISTORY}", files=(kept,), tags=_tags(outcome)))
-        if not stands:
-            summary = Path(folder, "summary.md")
+        hook.log_evidence(run_id, Evidence(artifact_path=f"{folder_uri}/{HISTORY}", files=(kept,)))
+        if not only_history:
             summary.write_text(summary_markdown(report), encoding="utf-8")
-            hook.log_evidence(
-                run_id, Evidence(artifact_path=folder_uri, files=(written, summary), metrics=metrics(report))
-            )
+            now = Evidence(artifact_path=folder_uri, files=(written, summary), metrics=metrics(report))
+            hook.log_evidence(run_id, now)
+
+
+def _tags_before(hook: MlflowHook, training_run_id: str) -> dict[str, str]:
+    with hook.explained(f"run {training_run_id}"):
+        return dict(hook.client.get_run(training_run_id).data.tags)
+
+
+def _release_stands(hook: MlflowHook, training_run_id: str, tags: dict[str, str]) -> bool:
+    """Tell whether the version that the run's tags name is in the registry and was made from this run.
+
+    The tag alone could name a version that was deleted since; the registry alone holds versions, too, whose release
+    failed before their alias was moved.
+    """
+    name, version = tags.get(f"{TAG}.model_name"), tags.get(f"{TAG}.version")
+    return bool(name and version) and registry.holds(hook, str(name), str(version), training_run_id)
+
+
+def _cleared(tags: dict[str, str]) -> dict[str, str]:
+    """Return, emptied, what the tags still say of a release that stands no more."""
+    return {name: "" for name in OF_A_RELEASE if tags.get(f"{TAG}.{name}")}
 
 
 def _attempt(context: Context, training_run_id: str, status: str, reason: str = "") -> dict[str, str]:

@@ -37,11 +37,15 @@ def versions_of(hook: MlflowHook, name: str, training_run_id: str, sha256: str) 
     return sorted(found, key=lambda version: int(version.version))
 
 
-def released_version(hook: MlflowHook, name: str, training_run_id: str) -> int | None:
-    """Return the newest version that a release made from the training run, or None."""
-    with hook.explained(f"versions of model '{name}'"):
-        found = hook.client.search_model_versions(f"name='{name}' and run_id='{training_run_id}'")
-    return max((int(version.version) for version in found if SHA_TAG in version.tags), default=None)
+def holds(hook: MlflowHook, name: str, version: str, training_run_id: str) -> bool:
+    """Tell whether a version is there and was made by a release of this training run."""
+    try:
+        with hook.explained(f"version {version} of model '{name}'"):
+            found = hook.client.get_model_version(name, version)
+    except Refused:
+        # Deleted, or never there: names and numbers that were read from tags can be anything.
+        return False
+    return found.run_id == training_run_id and SHA_TAG in found.tags
 
 
 def ensure_version(hook: MlflowHook, request: VersionRequest) -> ModelVersion:

@@ -283,6 +283,19 @@ def test_a_backfill_that_is_repeated_or_died_goes_on_where_it_was(lab: Lab) -> N
     assert lab.supervisor.confs == before, "a second backfill of the range makes nothing new"
 
 
+def test_a_run_that_vanishes_before_its_turn_holds_up_no_other(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, vanishing, last = (lab.run(ended_h_ago=hours) for hours in (3, 2, 1))
+    with pytest.raises(TaskDeferred) as deferred:
+        lab.backfill(at_once="1")
+    assert deferred.value.kwargs
+    deferred.value.kwargs["backlog"]["pending"] = ["0" * 32, vanishing, last]
+    lab.hook.client.delete_run(vanishing)
+    lab.supervisor.states[f"release__{first}"] = "success"
+    with pytest.raises(TaskDeferred):
+        _resume(lab, deferred.value, at_once="1")
+    assert set(lab.supervisor.confs) == {f"release__{first}", f"release__{last}"}
+
+
 def test_old_runs_stand_back_while_the_release_of_a_new_one_goes_on(lab: Lab) -> None:
     old = [lab.run(ended_h_ago=hours) for hours in (60, 50)]
     with pytest.raises(TaskDeferred) as deferred:
@@ -331,6 +344,9 @@ def test_an_estimate_is_made_from_the_latest_releases(lab: Lab) -> None:
         ({"until": "2026-01-01T00:00:00Z"}, "without 'since'"),
         ({"since": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}, "is not before"),
         ({"since": "2026-01-01T00:00:00Z", "at_once": "0"}, "at_once"),
+        ({"at_once": "many"}, "at_once"),
+        ({"order": "random"}, "order"),
+        ({"lookback_h": "long"}, "lookback_h"),
         ({"run_filter": "x" * 3000}, "run filter"),
     ],
 )

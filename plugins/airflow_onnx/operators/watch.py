@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
@@ -31,6 +32,20 @@ if TYPE_CHECKING:
 # While releases of new runs go on, a backfill asks this often whether they have ended.
 STAND_BACK_S = 10.0
 WAIT_MAX_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace(Record):
+    """In which order and how many at once, see `WatchTrainingOperator`."""
+
+    order: Literal["oldest", "newest"] = "oldest"
+    at_once: int = limits.RELEASES_AT_ONCE
+    lookback_h: float = limits.WATCH_LOOKBACK_H
+
+    def __post_init__(self) -> None:
+        """Refuse a number of releases that is none."""
+        if not 1 <= self.at_once <= limits.RELEASES_AT_ONCE_MAX:
+            raise Refused("at_once", f"is {self.at_once}", f"Give a number from 1 to {limits.RELEASES_AT_ONCE_MAX}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,22 +131,20 @@ class WatchTrainingOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Look once; new runs are started at once, those of a range in turn."""
-        span = None
         with airflow_outcome(), self._looking() as look:
-            span = self._span(context)
-            self._require_at_once()
+            span, pace = self._span(context), self._pace
             if rendered.value(self.plan_only):
-                return self._plan(look, span)
+                return self._plan(look, span, pace)
             if span is None:
-                return self._release_new(look)
-            planned = self._planned(look, span)
-            self._pass_over(look, planned)
+                return self._release_new(look, pace)
+            planned = self._planned(look, span, pace)
+            self._refuse(look, planned)
             backlog = _backlog(span, planned)
-        return self._go_on(context, backlog)
+        return self._go_on(backlog)
 
     def execute_complete(self, context: Context, event: dict[str, Any], backlog: dict[str, Any]) -> dict[str, Any]:
         """Go on with a range after some of its releases have ended."""
-        return self._go_on(context, Backlog.from_dict(backlog))
+        return self._go_on(Backlog.from_dict(backlog))
 
     @contextmanager
     def _looking(self) -> Iterator[Look]:
@@ -160,27 +173,19 @@ class WatchTrainingOperator(BaseOperator):
         until = moment(self.until, "until") if self.until else datetime.now(UTC)
         return Span.of(moment(self.since, "since"), until)
 
-    def _planned(self, look: Look, span: Span | None) -> list[Planned]:
+    @property
+    def _pace(self) -> Pace:
+        return rendered.settings(Pace, {"order": self.order, "at_once": self.at_once, "lookback_h": self.lookback_h})
+
+    def _planned(self, look: Look, span: Span | None, pace: Pace) -> list[Planned]:
         if span is None:
-            return list(look.new_runs(self._lookback_h))
-        return list(look.runs_between(span, newest_first=self.order == "newest"))
+            return list(look.new_runs(pace.lookback_h))
+        return list(look.runs_between(span, newest_first=pace.order == "newest"))
 
-    @property
-    def _lookback_h(self) -> float:
-        return float(rendered.value(self.lookback_h))
-
-    def _require_at_once(self) -> None:
-        """Refuse a bad number before anything is looked for, though it may not be needed."""
-        _ = self._at_once
-
-    @property
-    def _at_once(self) -> int:
-        return rendered.optional_integer(self.at_once, "at_once", 1, limits.RELEASES_AT_ONCE_MAX) or 1
-
-    def _release_new(self, look: Look) -> dict[str, Any]:
+    def _release_new(self, look: Look, pace: Pace) -> dict[str, Any]:
         starter = Starter(look.rest, NEW)
         decided = []
-        for planned in look.new_runs(self._lookback_h):
+        for planned in look.new_runs(pace.lookback_h):
             if planned.action == "release":
                 self._start(look, starter, planned)
             elif planned.action != "wait":
@@ -196,19 +201,19 @@ class WatchTrainingOperator(BaseOperator):
             self.log.error("Not released: %s", error)  # noqa: TRY400 - the text is the whole of it
             return False
 
-    def _pass_over(self, look: Look, planned: Sequence[Planned]) -> None:
+    def _refuse(self, look: Look, planned: Sequence[Planned]) -> None:
         starter = Starter(look.rest, OLD)
         for plan in planned:
             if plan.action == "refuse":
                 starter.pass_over(plan)
 
-    def _go_on(self, context: Context, backlog: Backlog) -> dict[str, Any]:
+    def _go_on(self, backlog: Backlog) -> dict[str, Any]:
         """Start what may start, then wait in the triggerer; return the summary when nothing is left."""
         with airflow_outcome(), self._looking() as look:
             backlog, stands_back = self._advance(look, backlog)
             if not backlog.pending and not backlog.going_on:
                 span = Span(begin_ms=backlog.begin_ms, end_ms=backlog.end_ms)
-                return self._plan(look, span) | {"started": backlog.started}
+                return self._plan(look, span, self._pace) | {"started": backlog.started}
         self.log.info("%d releases go on, %d wait their turn.", len(backlog.going_on), len(backlog.pending))
         self.defer(
             trigger=ReleasesTrigger(
@@ -223,29 +228,34 @@ class WatchTrainingOperator(BaseOperator):
         raise AssertionError("unreachable: defer raises")
 
     def _advance(self, look: Look, backlog: Backlog) -> tuple[Backlog, bool]:
+        """Return the backlog after starting what may start, and whether new runs are let pass."""
+        pace, pending, started = self._pace, list(backlog.pending), 0
         going_on = [run for run in backlog.going_on if dag_runs.state(dag_runs.release_id(run)) is State.ALIVE]
-        pending, started = list(backlog.pending), backlog.started
         stands_back = bool(pending) and new_releases_go_on(
-            look.rest, look.experiment_ids, hours_ago_ms(self._lookback_h)
+            look.rest, look.experiment_ids, hours_ago_ms(pace.lookback_h)
         )
-        starter = Starter(look.rest, OLD)
-        while pending and not stands_back and len(going_on) < self._at_once:
-            # Decided anew: since the range was listed, somebody may have released or deleted the run.
-            planned = look.run(pending.pop(0))
-            if planned.action == "release" and self._start(look, starter, planned):
-                going_on.append(planned.training_run_id)
+        while pending and not stands_back and len(going_on) < pace.at_once:
+            run_id = pending.pop(0)
+            if self._start_old(look, run_id):
+                going_on.append(run_id)
                 started += 1
-        return Backlog(
-            begin_ms=backlog.begin_ms,
-            end_ms=backlog.end_ms,
-            pending=tuple(pending),
-            going_on=tuple(going_on),
-            started=started,
-        ), stands_back
+        advanced = dataclasses.replace(
+            backlog, pending=tuple(pending), going_on=tuple(going_on), started=backlog.started + started
+        )
+        return advanced, stands_back
 
-    def _plan(self, look: Look, span: Span | None) -> dict[str, Any]:
-        planned = self._planned(look, span)
-        return self._report(summary.as_dict(planned, lambda: look.estimate(self._at_once)), planned)
+    def _start_old(self, look: Look, run_id: str) -> bool:
+        """Decide about the run anew, as somebody may have released or deleted it since, and start its release."""
+        try:
+            planned = look.run(run_id)
+        except Refused as error:
+            self.log.warning("Training run %s is gone: %s", run_id, error)
+            return False
+        return planned.action == "release" and self._start(look, Starter(look.rest, OLD), planned)
+
+    def _plan(self, look: Look, span: Span | None, pace: Pace) -> dict[str, Any]:
+        planned = self._planned(look, span, pace)
+        return self._report(summary.as_dict(planned, lambda: look.estimate(pace.at_once)), planned)
 
     def _report(self, report: dict[str, Any], planned: list[Planned]) -> dict[str, Any]:
         for line in summary.lines(planned):

@@ -57,6 +57,8 @@ class TrainingCompleteSensor(BaseSensorOperator):
         self.poll_interval_s = poll_interval_s
         self.wait_timeout_h = wait_timeout_h
         self.deferrable = deferrable
+        # A sensor that pokes looks many times, and says once that it does.
+        self._announced = False
 
     def execute(self, context: Context) -> Any:
         """Return the trained model, or defer until the run has ended."""
@@ -93,7 +95,9 @@ class TrainingCompleteSensor(BaseSensorOperator):
         with airflow_outcome(lambda error: self._leave_refusal(hook, context, error)):
             wanted = runs.target(hook, self.training_run_id.strip(), self.model_uri.strip())
             self._run_id = wanted.training_run_id
-            evidence.started(hook, context, self._run_id, self.model_name)
+            if not self._announced:
+                evidence.started(hook, context, self._run_id)
+                self._announced = True
             trained = runs.find_trained_model(hook, wanted)
         if trained is None:
             return None

@@ -43,7 +43,7 @@ class Pages:
 def make_app() -> FastAPI:
     """Return the pages as an app; whoever is not signed in is sent to Airflow's login and comes back."""
     from airflow.api_fastapi.core_api.security import get_user
-    from fastapi import Depends, FastAPI, HTTPException, Request
+    from fastapi import Depends, FastAPI, Request
     from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
     app = FastAPI(title="ONNX release", docs_url=None, redoc_url=None, openapi_url=None)
@@ -55,14 +55,14 @@ def make_app() -> FastAPI:
     for route, path in files.items():
         app.add_api_route(route, serving(path), response_model=None, dependencies=[Depends(get_user)])
 
-    async def sign_in(request: Request, error: Exception) -> Response:
-        wants_page = "text/html" in request.headers.get("accept", "")
-        if wants_page:
+    async def sign_in(request: Request, error: Any) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
             return RedirectResponse(login_address(request.scope, str(request.url)))
-        detail: Any = error.detail if isinstance(error, HTTPException) else "Not authenticated"
-        return JSONResponse({"detail": detail}, status_code=401)
+        return JSONResponse({"detail": error.detail}, status_code=error.status_code)
 
+    # 403 is Airflow's answer to a cookie that it did not sign, say from before its secret was changed.
     app.add_exception_handler(401, sign_in)
+    app.add_exception_handler(403, sign_in)
     return app
 
 

@@ -16,12 +16,13 @@ function fail(text) {
 
 async function call(url, options = {}) {
   const answer = await fetch(url, { credentials: "same-origin", ...options });
-  if (answer.status === 401) {
+  const body = await answer.json().catch(() => ({}));
+  // As Airflow's own pages do: a cookie that it did not sign is no login either.
+  if (answer.status === 401 || (answer.status === 403 && body.detail === "Invalid JWT token")) {
     const next = encodeURIComponent(window.location.href);
     window.location.assign(`${BASE}/api/v2/auth/login?next=${next}`);
     throw new Error("Signing in …");
   }
-  const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(words(body.detail) || `Airflow answered with status ${answer.status}.`);
   return body;
 }
@@ -49,6 +50,7 @@ function asked() {
 }
 
 const WORDS = {
+  string: "text",
   array: "a list, such as [1, 8]",
   object: 'an object, such as {"name": 1}',
   integer: "a whole number",
@@ -67,13 +69,14 @@ function control(name, schema, value) {
   if (schema.enum) {
     const select = make("select", { id: name });
     for (const choice of schema.enum) select.append(make("option", { value: choice, textContent: choice }));
-    if (!schema.enum.includes(value)) select.append(make("option", { value, textContent: `${value} (not a choice)` }));
-    select.value = value;
+    const chosen = typeof value === "string" ? value : JSON.stringify(value);
+    if (!schema.enum.includes(chosen)) select.append(make("option", { value: chosen, textContent: `${chosen} (not a choice)` }));
+    select.value = chosen;
     return select;
   }
   const number = types(schema).some((type) => type === "number" || type === "integer");
   const long = types(schema).some((type) => type === "array" || type === "object");
-  const shown = value === null || value === undefined ? "" : isText(schema) ? String(value) : JSON.stringify(value);
+  const shown = value === null ? "" : typeof value === "string" && isText(schema) ? value : JSON.stringify(value);
   if (long) return make("textarea", { id: name, value: shown, spellcheck: false });
   return make("input", { id: name, value: shown, inputMode: number ? "decimal" : "text", spellcheck: false, autocomplete: "off" });
 }
@@ -91,7 +94,7 @@ function read(name) {
   }
 }
 
-const needs = (schema) => `needs ${types(schema).filter((type) => type in WORDS).map((type) => WORDS[type]).join(" or ")}`;
+const needs = (schema) => `needs ${types(schema).filter((type) => type !== "null").map((type) => WORDS[type]).join(" or ")}`;
 
 function isOf(type, value) {
   if (type === "array") return Array.isArray(value);
@@ -119,7 +122,7 @@ function addField(section, name, param, value) {
   input.setAttribute("aria-describedby", `${name}-help ${name}-error`);
   row.append(label, input, note, error);
   section.append(row);
-  fields.set(name, { schema, input, row, error, standard: param.value ?? null });
+  fields.set(name, { schema, input, row, error, label: label.textContent, standard: param.value ?? null });
   input.addEventListener("input", check);
 }
 
@@ -136,15 +139,30 @@ function check() {
     } catch (error) {
       problem = error.message;
     }
-    field.error.textContent = problem;
-    field.input.setAttribute("aria-invalid", String(Boolean(problem)));
+    complain(field, problem);
     field.row.classList.toggle("changed", name in conf);
     good = good && !problem;
   }
+  good = oneSubject() && good;
   const names = Object.keys(conf);
   byId("changed").textContent = names.length ? `Differs from the defaults: ${names.join(", ")}` : "All defaults";
   byId("submit").disabled = !good;
   return good ? conf : null;
+}
+
+// What the first task of a release would say; here it is said before there is one.
+function oneSubject() {
+  const [run, model] = ["training_run_id", "model_uri"].map((name) => fields.get(name));
+  if (!run || !model || run.error.textContent || model.error.textContent) return true;
+  const given = [run, model].filter((field) => field.input.value.trim() !== "").length;
+  if (given === 1) return true;
+  complain(model, given ? "give either this or a training run id, not both" : "give a training run id or a model URI");
+  return false;
+}
+
+function complain(field, problem) {
+  field.error.textContent = problem;
+  field.input.setAttribute("aria-invalid", String(Boolean(problem)));
 }
 
 function broken(schema, value) {
@@ -155,7 +173,14 @@ function broken(schema, value) {
   if (schema.minimum !== undefined && value < schema.minimum) return `is below ${schema.minimum}`;
   if (schema.maximum !== undefined && value > schema.maximum) return `is above ${schema.maximum}`;
   if (schema.exclusiveMinimum !== undefined && value <= schema.exclusiveMinimum) return `must be above ${schema.exclusiveMinimum}`;
+  if (schema.minItems !== undefined && value.length < schema.minItems) return `needs at least ${schema.minItems} in the list`;
   if (schema.enum && !schema.enum.includes(value)) return `is none of ${schema.enum.join(", ")}`;
+  if (Array.isArray(value) && schema.items) {
+    for (const item of value) {
+      const problem = broken(schema.items, item);
+      if (problem) return `${JSON.stringify(item)} in the list ${problem}`;
+    }
+  }
   return "";
 }
 
@@ -173,9 +198,19 @@ async function submit(event) {
     });
     window.location.assign(`${BASE}/dags/${DAG_ID}/runs/${encodeURIComponent(run.dag_run_id)}`);
   } catch (error) {
-    fail(`Not triggered. ${error.message}`);
+    refused(error.message);
     byId("submit").disabled = false;
   }
+}
+
+// Airflow names the parameter that it does not take, says why, and then quotes the whole schema.
+function refused(text) {
+  const [, name, why] = /^Invalid input for param (\w+): (.*)/.exec(text) || [];
+  if (!fields.has(name)) return fail(`Not triggered. ${text}`);
+  const field = fields.get(name);
+  complain(field, why);
+  field.input.focus();
+  return fail(`Not triggered. ${field.label}: ${why}`);
 }
 
 async function begin() {
@@ -186,7 +221,7 @@ async function begin() {
     fail(error.message);
   }
   const { params } = await call(`${API}/details`);
-  const unknown = Object.keys(conf).filter((name) => !(name in params));
+  const unknown = Object.keys(conf).filter((name) => !Object.hasOwn(params, name));
   if (unknown.length) fail(`The address names parameters that a release does not have, left out here: ${unknown.join(", ")}`);
   const sections = new Map();
   for (const [name, param] of Object.entries(params)) {
@@ -197,7 +232,7 @@ async function begin() {
       sections.set(title, section);
       byId("fields").append(section);
     }
-    addField(sections.get(title), name, param, name in conf ? conf[name] : param.value ?? null);
+    addField(sections.get(title), name, param, Object.hasOwn(conf, name) ? conf[name] : param.value ?? null);
   }
   check();
   byId("form").addEventListener("submit", submit);
