@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,3 +41,8 @@ def write(results: Sequence[Result], path: Path = RESULTS) -> None:
     former = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     entries = {entry["name"]: entry for entry in former} | {r.name: asdict(r) for r in results}
     path.write_text(json.dumps(list(entries.values()), indent=2) + "\n", encoding="utf-8")
+
+
+def say(text: str) -> None:
+    """Tell a person who waits how far a measurement is."""
+    print(f"  {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""What Airflow says of the DAG runs that a measurement has caused."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from stack.airflow_api import AirflowApi
+from stack.context import Context
+from stack.errors import StackError
+from stack.release import DAG_ID, ENDED, WATCH_DAG_ID, Release
+
+PAGE = 100
+ANY_RUN = "~"
+
+
+class AirflowRuns:
+    """The DAG runs of `release_onnx` and of `watch_training` in one stack."""
+
+    def __init__(self, context: Context) -> None:
+        self.api = AirflowApi(context)
+
+    def await_dags(self) -> None:
+        """Wait until Airflow has parsed both DAGs."""
+        Release(self.api, "none").await_dags()
+
+    def releases(self, training_runs: Sequence[str]) -> list[dict[str, Any]]:
+        """Return every DAG run that releases one of the training runs, whatever its own id."""
+        wanted = set(training_runs)
+        rows = self._pages(f"/dags/{DAG_ID}/dagRuns", "dag_runs")
+        return [row for row in rows if (row["conf"] or {}).get("training_run_id") in wanted]
+
+    def watches(self, run_type: str | None = None) -> list[dict[str, Any]]:
+        """Return the DAG runs of `watch_training`, or those of one type."""
+        rows = self._pages(f"/dags/{WATCH_DAG_ID}/dagRuns", "dag_runs")
+        return [row for row in rows if run_type in (None, row["run_type"])]
+
+    def release_tasks(self) -> list[dict[str, Any]]:
+        """Return every task instance of `release_onnx`, each with its last try's state and duration in seconds."""
+        return self._pages(f"/dags/{DAG_ID}/dagRuns/{ANY_RUN}/taskInstances", "task_instances")
+
+    def watch_tasks(self) -> list[dict[str, Any]]:
+        """Return every task instance of `watch_training`."""
+        return self._pages(f"/dags/{WATCH_DAG_ID}/dagRuns/{ANY_RUN}/taskInstances", "task_instances")
+
+    def summary(self, watch_dag_run_id: str) -> dict[str, Any]:
+        """Return what a DAG run of `watch_training` reported, empty when it reported nothing."""
+        return dict(self.api.xcom(WATCH_DAG_ID, watch_dag_run_id, "start_releases") or {})
+
+    def backfills(self) -> list[dict[str, Any]]:
+        """Return the backfills of `watch_training`."""
+        return list(self.api.get("/backfills", dag_id=WATCH_DAG_ID)["backfills"])
+
+    def _pages(self, path: str, key: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        while True:
+            page = self.api.get(path, limit=PAGE, offset=len(rows))
+            rows += page[key]
+            if not page[key] or len(rows) >= page["total_entries"]:
+                return rows
+
+
+def wait_for(what: str, condition: Callable[[], bool], timeout_s: float, poll_s: float = 1.0) -> None:
+    """Wait until the condition holds; raises `StackError` when it does not within the time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise StackError(f"After {timeout_s:.0f} s: {what}.")
+        time.sleep(poll_s)
+
+
+def ended(rows: Sequence[dict[str, Any]]) -> int:
+    """Count the DAG runs that have ended, well or badly."""
+    return sum(row["state"] in ENDED for row in rows)
+
+
+def states(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Count DAG runs or tasks by state."""
+    return dict(Counter(str(row["state"]) for row in rows))
+
+
+def started_at_s(row: dict[str, Any]) -> float | None:
+    """Return when a DAG run was started, in seconds since 1970; None while it is queued."""
+    text = row["start_date"]
+    return datetime.fromisoformat(text).timestamp() if text else None

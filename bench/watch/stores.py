@@ -1,0 +1,145 @@
+"""Fills an MLflow server's database with training runs that ended and were decided long ago.
+
+MLflow's own store takes some 20 ms for each run; ten thousand are inserted through its table definitions instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import mlflow
+import sqlalchemy
+from mlflow.store.model_registry.dbmodels import models as registry
+from mlflow.store.tracking.dbmodels import models as tracking
+
+from bench.watch.stacks import EXPERIMENT
+from onnx_release.limits import MODEL_NAME
+from stack.context import Context
+from stack.mlflow_server import DATABASE
+
+HOUR_MS = 3_600_000
+SPAN_H = {"100_days": 100 * 24.0, "24_h": 24.0}
+"""How far back the old runs' ends reach, spread evenly: the usual store, and one that a single day has filled."""
+
+_PARAMS = {"lr": "0.001", "batch_size": "64", "epochs": "40", "optimizer": "adamw", "seed": "7", "size": "tiny"}
+_METRICS = ("train_loss", "val_loss", "val_mae", "onnx_release.mae_max", "onnx_release.speedup_b1")
+# One run in ten was refused, and one in ten holds no model.
+_KINDS = ("released",) * 8 + ("refused", "skipped")
+_ROWS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class OldRun:
+    """A run to be inserted."""
+
+    run_id: str
+    number: int
+
+    @property
+    def kind(self) -> str:
+        """What was decided about it."""
+        return _KINDS[self.number % len(_KINDS)]
+
+    @property
+    def sha256(self) -> str:
+        """The artifact's digest."""
+        return hashlib.sha256(self.run_id.encode()).hexdigest()
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags that MLflow's client, the watch and the release leave."""
+        own = {"mlflow.user": "bench", "mlflow.runName": f"old-{self.number}", "mlflow.source.name": "train.py"}
+        if self.kind == "skipped":
+            return own | {"onnx_release.watched": "skip: the run holds no PyTorch model"}
+        tried = {
+            "watched": "new",
+            "status": self.kind,
+            "reason": "" if self.kind == "released" else "parity: positions: mae 2.1e-04 is not below 1.0e-05",
+            "model_name": MODEL_NAME,
+            "dag_run_id": f"release__{self.run_id}",
+            "dag_run_url": f"http://127.0.0.1/dags/release_onnx/runs/release__{self.run_id}",
+            "rerun_url": f"http://127.0.0.1/onnx-release/trigger?conf={'x' * 200}",
+            "sha256": self.sha256,
+        }
+        done = {"wall_s": "41.5"} if self.kind == "released" else {}
+        return own | {f"onnx_release.{key}": value for key, value in (tried | done).items()}
+
+
+class Store:
+    """One server's database, filled and changed behind its back while nobody else uses it."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._engine = sqlalchemy.create_engine(f"sqlite:///{context.layout.mlflow / DATABASE}")
+        self._client = mlflow.MlflowClient(context.mlflow_url, context.mlflow_url)
+        self._experiment_id = self._client.create_experiment(EXPERIMENT)
+        self._new: list[str] = []
+
+    def fill(self, count: int) -> None:
+        """Insert so many old runs, and a model version for each that was released."""
+        runs = [OldRun(uuid.uuid4().hex, number) for number in range(count)]
+        self._client.create_registered_model(MODEL_NAME)
+        self._insert(tracking.SqlRun, (self._run(run) for run in runs))
+        self._insert(tracking.SqlTag, (_row(run, k, v) for run in runs for k, v in run.tags().items()))
+        self._insert(tracking.SqlParam, (_row(run, k, v) for run in runs for k, v in _PARAMS.items()))
+        for table in (tracking.SqlMetric, tracking.SqlLatestMetric):
+            self._insert(table, (_row(run, name, 0.5) for run in runs for name in _METRICS))
+        released = [run for run in runs if run.kind == "released"]
+        self._insert(registry.SqlModelVersion, (_version(number, run) for number, run in enumerate(released, 1)))
+        self._insert(registry.SqlModelVersionTag, (_version_tag(number, run) for number, run in enumerate(released, 1)))
+
+    def spread(self, hours: float) -> None:
+        """Set the ends of the old runs evenly over the last hours, the last of them a minute ago."""
+        table, now_ms = tracking.SqlRun.__table__, int(time.time() * 1000) - 60_000
+        with self._engine.begin() as connection:
+            query = sqlalchemy.select(table.c.run_uuid).where(table.c.run_uuid.not_in(self._new))
+            ids = list(connection.execute(query.order_by(table.c.start_time)).scalars())
+            ends = [now_ms - int(hours * HOUR_MS * number / len(ids)) for number in range(len(ids))]
+            update = table.update().where(table.c.run_uuid == sqlalchemy.bindparam("id"))
+            update = update.values(end_time=sqlalchemy.bindparam("end"))
+            connection.execute(update, [{"id": run_id, "end": end} for run_id, end in zip(ids, ends, strict=True)])
+
+    def set_new(self, count: int) -> None:
+        """Let so many runs, without a model, have ended just now; those of an earlier call are deleted."""
+        for run_id in self._new:
+            self._client.delete_run(run_id)
+        self._new = [self._client.create_run(self._experiment_id).info.run_id for _ in range(count)]
+        for run_id in self._new:
+            self._client.set_terminated(run_id)
+
+    def _run(self, run: OldRun) -> dict[str, Any]:
+        artifacts = f"mlflow-artifacts:/{self._experiment_id}/{run.run_id}/artifacts"
+        return {
+            "run_uuid": run.run_id,
+            "name": f"old-{run.number}",
+            "user_id": "bench",
+            "status": "FINISHED",
+            "start_time": run.number,
+            "end_time": 0,
+            "lifecycle_stage": "active",
+            "artifact_uri": artifacts,
+            "experiment_id": int(self._experiment_id),
+        }
+
+    def _insert(self, model: Any, rows: Iterator[dict[str, Any]]) -> None:
+        with self._engine.begin() as connection:
+            while some := list(islice(rows, _ROWS_AT_ONCE)):
+                connection.execute(model.__table__.insert(), some)
+
+
+def _row(run: OldRun, key: str, value: Any) -> dict[str, Any]:
+    return {"run_uuid": run.run_id, "key": key, "value": value}
+
+
+def _version(number: int, run: OldRun) -> dict[str, Any]:
+    source = f"s3://heimdall-models/{MODEL_NAME}/{run.run_id}/{run.sha256[:16]}"
+    return {"name": MODEL_NAME, "version": number, "run_id": run.run_id, "source": source}
+
+
+def _version_tag(number: int, run: OldRun) -> dict[str, Any]:
+    return {"name": MODEL_NAME, "version": number, "key": "onnx_release.sha256", "value": run.sha256}
