@@ -23,8 +23,8 @@ from airflow_onnx.sensors.training import TrainingCompleteSensor
 from onnx_release import limits
 
 PARITY, BUDGET, PLAN = limits.ParityLimits(), limits.LatencyBudget(), limits.MeasurePlan()
-# The sections of the trigger form, in its order.
-WHAT, SAME, FAST, WHERE = "What to release", "The same numbers", "Fast enough", "Where to"
+# The sections of the trigger form, in its order. Airflow's form opens the one of this name, and only that one.
+WHAT, SAME, FAST, WHERE = "Run Parameters", "The same numbers", "Fast enough", "Where to"
 
 
 PARAMS = {
@@ -34,15 +34,16 @@ PARAMS = {
     ),
     "model_uri": field(
         None, "string", WHAT, "Model URI",
-        "`runs:/<run id>/<path>`, `models:/m-<id>`, `models:/<name>/<version>` or `models:/<name>@<alias>`.",
+        "One model instead: runs:/RUN_ID/PATH, models:/m-ID, models:/NAME/VERSION or models:/NAME@ALIAS.",
         pattern=limits.MODEL_URI_PATTERN,
     ),
     "model_name": field(
         limits.MODEL_NAME, "string", WHAT, "Registered model",
-        "The name in MLflow's registry; made if it is not there.", pattern=limits.MODEL_NAME_PATTERN,
+        "The name in MLflow's registry; made if it is not there. Letters, digits, dots, dashes and underscores.",
+        pattern=limits.MODEL_NAME_PATTERN,
     ),
     "opset": field(
-        None, "integer", WHAT, "Opset", "The ONNX opset to write; empty takes the exporter's default.",
+        None, "integer", WHAT, "Opset", "The ONNX opset to write. Empty: the exporter's default.",
         minimum=limits.OPSET_MIN, maximum=limits.OPSET_MAX,
     ),
     "device": field(
@@ -50,7 +51,8 @@ PARAMS = {
         enum=["auto", "cpu", "cuda"],
     ),
     "allowed_domains": field(
-        [], "array", WHAT, "Custom operator domains", "Domains besides ONNX's own that the serving runtime knows.",
+        [], "array", WHAT, "Custom operator domains",
+        "Domains besides ONNX's own that the serving runtime knows, such as com.microsoft. Empty: none.",
         items={"type": "string"},
     ),
     "wait_timeout_h": field(
@@ -59,18 +61,23 @@ PARAMS = {
     ),
     "batch_sizes": field(
         list(limits.BATCH_SIZES), "array", SAME, "Batch sizes",
-        "Compared and timed at each of these; one size that the exporter has not seen is added if none is here.",
+        "Compared and timed at each of these. If the exporter has seen them all, one that it has not is added.",
         items={"type": "integer", "minimum": 1, "maximum": limits.BATCH_SIZE_MAX}, minItems=1,
     ),
     "mae_max": field(
-        PARITY.mae_max, "number", SAME, "Mean absolute error below", "Per output, PyTorch against ONNX Runtime.",
+        PARITY.mae_max, "number", SAME, "Mean absolute error below",
+        "Per output, PyTorch against ONNX Runtime. For float32 the usual difference is about 1e-7.",
         exclusiveMinimum=0,
     ),
     "max_abs": field(None, "number", SAME, "Largest absolute error", "Empty: not limited.", minimum=0),
     "rtol": field(
-        None, "number", SAME, "Relative tolerance", "Each value: error <= atol + rtol * abs(PyTorch's).", minimum=0
+        None, "number", SAME, "Relative tolerance",
+        "Each value: error at most absolute tolerance + relative tolerance * PyTorch's value. Both empty: not limited.",
+        minimum=0,
     ),
-    "atol": field(None, "number", SAME, "Absolute tolerance", "Used together with the relative one.", minimum=0),
+    "atol": field(
+        None, "number", SAME, "Absolute tolerance", "See the relative one. Empty, where that is given: 0.", minimum=0
+    ),
     "cosine_min": field(
         None, "number", SAME, "Least cosine similarity", "Empty: not limited.", minimum=-1, maximum=1
     ),
@@ -85,7 +92,9 @@ PARAMS = {
         minimum=1, maximum=limits.BATCH_SIZE_MAX,
     ),
     "speedup_min": field(
-        BUDGET.speedup_min, "number", FAST, "Required speedup", "PyTorch's median time over ONNX Runtime's.", minimum=0
+        BUDGET.speedup_min, "number", FAST, "Required speedup",
+        "PyTorch's median time over ONNX Runtime's; 1 is as fast.",
+        minimum=0,
     ),
     "speedup_goal": field(
         BUDGET.speedup_goal, "number", FAST, "Wished-for speedup", "Said in the report when reached.", minimum=0
@@ -107,9 +116,14 @@ PARAMS = {
         "At the serving batch size, while the answer is open; at others at most 15 s.",
         exclusiveMinimum=0, maximum=3600,
     ),
-    "bucket": field(limits.BUCKET, "string", WHERE, "Bucket", "An existing one.", pattern=limits.BUCKET_PATTERN),
+    "bucket": field(
+        limits.BUCKET, "string", WHERE, "Bucket", "Must exist. Small letters, digits, dots and dashes.",
+        pattern=limits.BUCKET_PATTERN,
+    ),
     "alias": field(
-        limits.ALIAS, "string", WHERE, "Alias", "Moved to the new version at the end.", pattern=limits.ALIAS_PATTERN
+        limits.ALIAS, "string", WHERE, "Alias",
+        "Moved to the new version at the end. Small letters, digits, dashes and underscores; a letter first.",
+        pattern=limits.ALIAS_PATTERN,
     ),
     "stage": field(
         "none", "string", WHERE, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,7 +82,8 @@ def leave(hook: MlflowHook, context: Context, report: ReleaseReport, **tags: str
 
     Each attempt's report is kept below ``history``. What lies beside it, the metrics, and the tags without
     ``last_attempt`` say what is true of the run: a release that is refused after another has succeeded, say by
-    stricter limits, changes none of them, as the version and its alias are still there.
+    stricter limits, changes none of them, as the version and its alias are still there. If it was to be another
+    model, its own folder says that it was refused.
     """
     run_id = report.training.training_run_id
     before = _tags_before(hook, run_id)
@@ -95,24 +95,34 @@ def leave(hook: MlflowHook, context: Context, report: ReleaseReport, **tags: str
         outcome |= _cleared(before) | _page(context)
         outcome |= {"status": report.status, "reason": reason, "model_name": report.model_name, "sha256": sha256}
         outcome |= tags
-    _keep(hook, report, only_history=stands)
+    _keep(hook, report)
+    if not stands or before.get(f"{TAG}.model_name") != report.model_name:
+        _put_on_top(hook, report, with_metrics=not stands)
     # Last: whoever reads the tags finds what they speak of.
     hook.set_tags(run_id, _tags(outcome))
 
 
-def _keep(hook: MlflowHook, report: ReleaseReport, *, only_history: bool) -> None:
+def _keep(hook: MlflowHook, report: ReleaseReport) -> None:
+    from onnx_release.report import write_report
+
+    with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
+        kept = write_report(Path(folder), report).rename(Path(folder, _history_name(report)))
+        path = f"{TAG}/{report.model_name}/{HISTORY}"
+        hook.log_evidence(report.training.training_run_id, Evidence(artifact_path=path, files=(kept,)))
+
+
+def _put_on_top(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) -> None:
     from onnx_release.report import metrics, summary_markdown, write_report
 
-    run_id, folder_uri = report.training.training_run_id, f"{TAG}/{report.model_name}"
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         written, summary = write_report(Path(folder), report), Path(folder, "summary.md")
-        kept = Path(folder, _history_name(report))
-        shutil.copyfile(written, kept)
-        hook.log_evidence(run_id, Evidence(artifact_path=f"{folder_uri}/{HISTORY}", files=(kept,)))
-        if not only_history:
-            summary.write_text(summary_markdown(report), encoding="utf-8")
-            now = Evidence(artifact_path=folder_uri, files=(written, summary), metrics=metrics(report))
-            hook.log_evidence(run_id, now)
+        summary.write_text(summary_markdown(report), encoding="utf-8")
+        top = Evidence(
+            artifact_path=f"{TAG}/{report.model_name}",
+            files=(written, summary),
+            metrics=metrics(report) if with_metrics else {},
+        )
+        hook.log_evidence(report.training.training_run_id, top)
 
 
 def _tags_before(hook: MlflowHook, training_run_id: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ import mlflow
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-from airflow_onnx import objects
+from airflow_onnx import evidence, objects
 from airflow_onnx.hooks.mlflow import MlflowHook
 from stack import minio, mlflow_server, processes, setup
 from stack.context import Context
@@ -140,5 +140,8 @@ def run_id(judged: Release) -> str:
 
 @pytest.fixture
 def release(hook: MlflowHook, run_id: str) -> Release:
-    """A release that has not begun."""
+    """A release that has not begun, of a run whose tags tell of no other one."""
+    for name in hook.client.get_run(run_id).data.tags:
+        if name.startswith(f"{evidence.TAG}."):
+            hook.client.delete_tag(run_id, name)
     return new_release(run_id)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fastapi import FastAPI
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from airflow_onnx import evidence
 from airflow_onnx.plugin import AirflowOnnxPlugin
-from airflow_onnx.ui.app import STATIC, URL_PREFIX, make_app
+from airflow_onnx.ui.app import STATIC, URL_PREFIX, login_address, make_app
 
 PAGE = f"{URL_PREFIX}/trigger?conf=%7B%22training_run_id%22%3A%22abc%22%7D"
 
@@ -35,8 +38,6 @@ def stranger() -> Iterator[TestClient]:
 @pytest.fixture
 def user() -> Iterator[TestClient]:
     """A client that Airflow's own check lets pass."""
-    from airflow.api_fastapi.core_api.security import get_user
-
     app = make_app()
     app.dependency_overrides[get_user] = lambda: "somebody"
     with TestClient(served(app)) as client:
@@ -53,6 +54,27 @@ def test_a_browser_that_is_not_signed_in_is_sent_to_the_login_and_back(stranger:
     target = urlsplit(answer.headers["location"])
     assert target.path == "/api/v2/auth/login"
     assert parse_qs(target.query)["next"] == [f"http://testserver{PAGE}"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_browser_with_a_cookie_that_is_worth_nothing_is_sent_to_the_login(status: int) -> None:
+    def refuse() -> None:
+        raise HTTPException(status, "Token Expired" if status == 401 else "Invalid JWT token")
+
+    app = make_app()
+    app.dependency_overrides[get_user] = refuse
+    with TestClient(served(app), follow_redirects=False) as client:
+        page = client.get(PAGE, headers={"Accept": "text/html"})
+        assert page.status_code == 307
+        assert page.headers["location"].startswith("/api/v2/auth/login?next=")
+        assert client.get(PAGE).status_code == status
+
+
+def test_the_login_is_below_the_path_that_airflow_is_served_at() -> None:
+    page = "https://example.org/flows/onnx-release/trigger?conf=%7B%7D"
+    address = login_address({"root_path": f"/flows{URL_PREFIX}"}, page)
+    assert address.startswith("/flows/api/v2/auth/login?")
+    assert parse_qs(urlsplit(address).query)["next"] == [page]
 
 
 @pytest.mark.parametrize("path", ["/trigger", "/trigger.js", "/trigger.css"])
@@ -85,3 +107,9 @@ def test_no_script_or_style_stands_in_the_page_and_nothing_is_set_as_markup() ->
     page, script = (STATIC / "trigger.html").read_text(), (STATIC / "trigger.js").read_text()
     assert re.findall(r"<script(?![^>]*\bsrc=)|\son\w+=|style=|<style", page) == []
     assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", script) == []
+
+
+def test_no_process_but_the_api_server_pays_for_the_pages() -> None:
+    code = "import sys, airflow_onnx.plugin; print([name for name in ('fastapi', 'starlette') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip().endswith("[]")

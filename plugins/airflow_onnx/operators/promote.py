@@ -44,9 +44,10 @@ class PromoteOperator(ShippingOperator):
         uploaded = rendered.record(S3Object, self.uploaded, "upload")
         report = self.accepted_report(context)
         self._require_objects(uploaded)
-        registry.set_alias(self.hook, version, alias)
+        # The alias last: a stage that is refused leaves it where it was.
         if self.stage not in ("", "none"):
             registry.set_stage(self.hook, version, self.stage)
+        registry.set_alias(self.hook, version, alias)
         url = self.hook.server.version_url(version.name, version.version)
         self.link_urls[ModelVersionLink.name] = url
         released = {"version": str(version.version), "alias": alias, "s3_uri": uploaded.uri, "status": "released"}

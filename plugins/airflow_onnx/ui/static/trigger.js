@@ -169,7 +169,7 @@ function broken(schema, value) {
   if (value === "") return "may not be empty";
   if (value === null) return types(schema).includes("null") ? "" : "may not be empty";
   if (!types(schema).some((type) => isOf(type, value))) return needs(schema);
-  if (schema.pattern && !new RegExp(schema.pattern).test(value)) return `does not match ${schema.pattern}`;
+  if (schema.pattern && !new RegExp(schema.pattern).test(value)) return `is not of the form that this takes: ${schema.pattern}`;
   if (schema.minimum !== undefined && value < schema.minimum) return `is below ${schema.minimum}`;
   if (schema.maximum !== undefined && value > schema.maximum) return `is above ${schema.maximum}`;
   if (schema.exclusiveMinimum !== undefined && value <= schema.exclusiveMinimum) return `must be above ${schema.exclusiveMinimum}`;
