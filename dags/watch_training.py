@@ -17,8 +17,8 @@ from airflow_onnx.triggers.finished_runs import FinishedRunsTrigger
 from onnx_release import limits
 
 EXPERIMENTS, CONN_ID = settings.watch_experiments(), "mlflow_default"
-# The sections of the trigger form, in its order.
-WHICH, HOW = "Which runs", "How"
+# The sections of the trigger form, in its order. Airflow's form opens the one of this name, and only that one.
+WHICH, HOW = "Run Parameters", "How"
 
 
 PARAMS = {
