@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -17,6 +19,7 @@ from airflow_onnx import evidence
 from airflow_onnx.plugin import AirflowOnnxPlugin
 from airflow_onnx.ui.app import STATIC, URL_PREFIX, login_address, make_app
 
+REPO = Path(__file__).resolve().parents[2]
 PAGE = f"{URL_PREFIX}/trigger?conf=%7B%22training_run_id%22%3A%22abc%22%7D"
 
 
@@ -109,7 +112,10 @@ def test_no_script_or_style_stands_in_the_page_and_nothing_is_set_as_markup() ->
     assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", script) == []
 
 
-def test_no_process_but_the_api_server_pays_for_the_pages() -> None:
+def test_no_process_but_the_api_server_pays_for_the_pages(tmp_path: Path) -> None:
     code = "import sys, airflow_onnx.plugin; print([name for name in ('fastapi', 'starlette') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    env = os.environ | {"PYTHONPATH": f"{REPO / 'include'}:{REPO / 'plugins'}", "AIRFLOW_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stdout.strip().endswith("[]")
