@@ -12,8 +12,9 @@ import torch
 
 from bench.results import Result
 from bench.speed import INPUTS, OUTPUTS, contract, reference_model
-from onnx_release.export import ExportOptions, export_onnx, quiet_exporter
+from onnx_release.export import ExportOptions, export_onnx
 from onnx_release.limits import EXPORT_BATCH_SIZE, MODEL_FILE
+from onnx_release.strategies import quiet_exporter
 
 _PAIRS = 3
 _GOAL = 1.25

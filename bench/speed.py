@@ -12,7 +12,7 @@ import torch
 
 from bench.results import Result
 from examples.localization import LocalizationNet
-from onnx_release.export import ExportOptions, ModelContract, export_onnx
+from onnx_release.export import ExportOptions, export_onnx
 from onnx_release.host import describe_host, usable_cpus
 from onnx_release.latency import Sides, measure
 from onnx_release.limits import EXPORT_BATCH_SIZE, MODEL_FILE, LatencyBudget, MeasurePlan
@@ -21,6 +21,7 @@ from onnx_release.runners import Runner
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.runners.torch_runner import TorchModel, TorchOptions, TorchRunner
 from onnx_release.samples import Sample, make_samples
+from onnx_release.strategies import ModelContract
 
 INPUTS = (TensorSpec(name="mel_spectrogram", dtype="float32", shape=("batch", 3, 128, 32)),)
 OUTPUTS = tuple(TensorSpec(name=name, dtype="float32", shape=("batch", 2)) for name in ("positions", "uncertainties"))

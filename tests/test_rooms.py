@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "include" / "onnx_release"
 EDGE = ROOT / "plugins" / "airflow_onnx"
-LIGHT_CORE = {"records", "errors", "limits"}
+LIGHT_CORE = {"record", "records", "errors", "limits"}
 HEAVY = {"torch", "onnx", "onnxruntime", "mlflow", "boto3", "botocore", "airflow"}
 
 

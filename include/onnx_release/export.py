@@ -1,14 +1,11 @@
-"""PyTorch to ONNX by torch's dynamo exporter, with the same bytes for the same weights."""
+"""PyTorch to ONNX by the first strategy whose result is fit, with the same bytes for the same weights."""
 
 from __future__ import annotations
 
-import logging
 import re
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +15,16 @@ from torch.utils import _pytree as pytree
 
 from onnx_release import limits
 from onnx_release.errors import Refused
-from onnx_release.graph_mode import training_nodes
-from onnx_release.records import TensorSpec
-from onnx_release.samples import Arrays, batch_axis
+from onnx_release.graph_mode import TrainMode, training_nodes
+from onnx_release.records import ExportAttempt, TensorSpec
+from onnx_release.samples import batch_axis
 from onnx_release.source import Trained
+from onnx_release.strategies import Conversion, ModelContract, strategies_for
 
-EXPORTER = "dynamo"
 _RELOG = "Log the model again after model.eval(), with an input example of at least 2 samples and -1 for the batch."
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelContract:
-    """What the model takes and gives, and one sample of at least `limits.EXPORT_BATCH_SIZE` rows to trace it with."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    example: Arrays
+Verify = Callable[[Path, "ExportResult"], str]
+"""Looks at a written model and returns why it is unfit, or an empty string."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,51 +37,123 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """What was written, and how: inputs and outputs are the graph's own, read back after the export."""
+    """What was written, and how: inputs and outputs are the graph's own, read back after the export.
+
+    `strategy` is the one that was taken, `attempts` are all that were tried, in order.
+    """
 
     opset: int
     ir_version: int
-    exporter: str
+    strategy: str
     device: str
     export_batch_size: int
     wall_s: float
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    attempts: tuple[ExportAttempt, ...] = ()
 
 
-def export_onnx(model: Trained, folder: Path, contract: ModelContract, options: ExportOptions) -> ExportResult:
-    """Write `model.onnx` and its external data into `folder`.
+def export_onnx(
+    model: Trained, folder: Path, contract: ModelContract, options: ExportOptions, verify: Verify | None = None
+) -> ExportResult:
+    """Write `model.onnx` and its external data into `folder`, by the first strategy whose result `verify` finds fit.
 
-    :raises Refused: when the model cannot be exported with a dynamic batch and the contract's names, or is in train
-        mode: a graph that was traced so keeps its dropout.
+    When none is, the first that wrote a model of the right shape is taken, and the tests that follow refuse it with
+    all their evidence.
+
+    :raises Refused: when no strategy can write the model with what varies left to vary and the contract's names, or
+        it is in train mode: a graph that was traced so keeps its dropout. The message has every strategy's reason.
     """
     _require_opset(options.opset)
     device = _device(options.device)
-    began = time.perf_counter()
+    require_exportable(model, contract)
+    model = _moved(model, device) if isinstance(model, torch.export.ExportedProgram) else model.eval().to(device)
+    return _Ladder(model, folder, contract, ExportOptions(opset=options.opset, device=device), verify).climb()
+
+
+def require_exportable(model: Trained, contract: ModelContract) -> None:
+    """Raise `Refused` for a program whose trace fixed what no export can free: its mode, or a dimension."""
     if isinstance(model, torch.export.ExportedProgram):
         _require_eval(model)
         _require_dynamic(model, contract.inputs)
-        program = _convert(_moved(model, device), (), None, contract, options)
-    else:
-        arguments = tuple(torch.from_numpy(contract.example[spec.name]).to(device) for spec in contract.inputs)
-        shapes = tuple(_dynamic_axes(spec) for spec in contract.inputs)
-        program = _convert(model.eval().to(device), arguments, shapes, contract, options)
-        _require_eval(program.exported_program)
-    _name_outputs(program, contract.outputs)
-    _tidy(program.model, contract.inputs)
-    inputs, outputs = _specs(program.model.graph.inputs), _specs(program.model.graph.outputs)
-    _require_contract(inputs, outputs, contract)
-    program.save(folder / limits.MODEL_FILE, external_data=True)
-    return ExportResult(
-        opset=_written_opset(program.model, options.opset),
-        ir_version=program.model.ir_version,
-        exporter=EXPORTER,
-        device=device,
-        export_batch_size=_batch_size(model, contract),
-        wall_s=time.perf_counter() - began,
-        inputs=inputs,
-        outputs=outputs,
-    )
+
+
+@dataclass
+class _Ladder:
+    """The strategies, tried in order."""
+
+    model: Trained
+    folder: Path
+    contract: ModelContract
+    options: ExportOptions
+    verify: Verify | None
+
+    def climb(self) -> ExportResult:
+        attempts: list[ExportAttempt] = []
+        for strategy in strategies_for(self.model):
+            began = time.perf_counter()
+            result, outcome = self._try(strategy)
+            attempts.append(
+                ExportAttempt(
+                    strategy=strategy,
+                    outcome="failed" if result is None else "unfit" if outcome else "taken",
+                    reason=outcome,
+                    wall_s=round(time.perf_counter() - began, 3),
+                )
+            )
+            if result is not None and not outcome:
+                return self._finished(result, attempts)
+        return self._last_resort(attempts)
+
+    def _try(self, strategy: str) -> tuple[ExportResult | None, str]:
+        """Return what was written, if anything was, and why it is not to be taken."""
+        try:
+            result = self._write(strategy)
+        except TrainMode:
+            raise
+        except Refused as refusal:
+            return None, f"{refusal.subject}: {refusal.problem}"
+        except Exception as error:  # noqa: BLE001 - the exporter runs the model's own code, which raises anything
+            return None, _essence(error)
+        return result, self.verify(self.folder, result) if self.verify else ""
+
+    def _write(self, strategy: str) -> ExportResult:
+        began = time.perf_counter()
+        for left in self.folder.iterdir():
+            left.unlink()
+        conversion = strategies_for(self.model)[strategy](
+            self.model, self.contract, self.options.opset, self.options.device
+        )
+        if conversion.program is not None:
+            _require_eval(conversion.program)
+        graph = conversion.graph
+        _tidy(graph, self.contract.inputs)
+        inputs, outputs = _specs(graph.graph.inputs), _specs(graph.graph.outputs)
+        _require_contract(inputs, outputs, self.contract)
+        ir.save(graph, self.folder / limits.MODEL_FILE, external_data=limits.EXTERNAL_DATA_FILE)
+        return ExportResult(
+            opset=_written_opset(graph, self.options.opset),
+            ir_version=graph.ir_version,
+            strategy=strategy,
+            device=self.options.device,
+            export_batch_size=_batch_size(self.model, self.contract),
+            wall_s=time.perf_counter() - began,
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+    def _finished(self, result: ExportResult, attempts: list[ExportAttempt]) -> ExportResult:
+        return replace(result, attempts=tuple(attempts), wall_s=sum(attempt.wall_s for attempt in attempts))
+
+    def _last_resort(self, attempts: list[ExportAttempt]) -> ExportResult:
+        unfit = next((attempt.strategy for attempt in attempts if attempt.outcome == "unfit"), None)
+        if unfit is None:
+            by_reason: dict[str, list[str]] = {}
+            for attempt in attempts:
+                by_reason.setdefault(attempt.reason, []).append(attempt.strategy)
+            reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+            raise Refused("the model", f"cannot be exported to ONNX. {reasons}", _ADVICE)
+        return self._finished(self._write(unfit), attempts)
 
 
 def tool_versions() -> dict[str, str]:
@@ -124,7 +187,7 @@ def _moved(program: torch.export.ExportedProgram, device: str) -> torch.export.E
 
 def _require_eval(program: torch.export.ExportedProgram) -> None:
     if nodes := training_nodes(program):
-        raise Refused(
+        raise TrainMode(
             "the model's graph",
             f"is in train mode: {', '.join(nodes[:5])}",
             "Call model.eval() before the model is logged, and write functional.dropout(x, training=self.training): "
@@ -148,33 +211,8 @@ def _require_dynamic(program: torch.export.ExportedProgram, inputs: tuple[Tensor
         raise Refused("the exported program", "; ".join(frozen), _RELOG)
 
 
-def _dynamic_axes(spec: TensorSpec) -> dict[int, Any]:
-    # A name stands for one Dim: two inputs that share it must vary together.
-    return {axis: torch.export.Dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
-
-
-def _convert(
-    model: Any, arguments: tuple[Any, ...], shapes: Any, contract: ModelContract, options: ExportOptions
-) -> Any:
-    try:
-        with quiet_exporter(), torch.no_grad():
-            return torch.onnx.export(
-                model,
-                arguments,
-                dynamo=True,
-                verbose=False,
-                dynamic_shapes=shapes,
-                opset_version=options.opset,
-                input_names=[spec.name for spec in contract.inputs],
-                output_names=[spec.name for spec in contract.outputs],
-                optimize=True,
-            )
-    except Exception as error:  # the exporter runs the model's own code, which raises anything
-        raise Refused("the model", f"cannot be exported to ONNX: {_essence(error)}", _ADVICE) from error
-
-
 _ADVICE = (
-    "Rewrite what the message names: an `if` or a loop that depends on a tensor's values or on the batch size cannot "
+    "Rewrite what the messages name: an `if` or a loop that depends on a tensor's values or on the batch size cannot "
     "be exported (torch.where and torch.cond can)."
 )
 
@@ -188,43 +226,20 @@ def _essence(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:4])[:600]}"
 
 
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's progress lines and its remarks on absent packages out of the task's log."""
-    # The second has a level of its own, which the first's does not reach.
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
-    before = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(logs, before, strict=True):
-            log.setLevel(level)
-
-
-def _name_outputs(program: Any, outputs: tuple[TensorSpec, ...]) -> None:
-    """Name the outputs of a model that returns a dict after its keys: their order need not be the signature's."""
-    spec = program.exported_program.call_spec.out_spec
-    result = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-    values = program.model.graph.outputs
-    if isinstance(result, Mapping) and set(result) == {spec.name for spec in outputs} and len(values) == len(result):
-        for name, position in result.items():
-            values[position].name = name
-        program.model.graph.outputs[:] = [values[result[spec.name]] for spec in outputs]
+def retrace(model: Trained, contract: ModelContract, strategy: str) -> Conversion:
+    """Convert once more, on the CPU and without writing: what the values of a written graph are named after."""
+    return strategies_for(model)[strategy](model, contract, None, "cpu")
 
 
 def _tidy(model: ir.Model, inputs: tuple[TensorSpec, ...]) -> None:
     """Make the bytes depend on weights and graph alone, and write the weights at the disk's speed."""
     graph = model.graph
-    renamed = {
-        str(size.value): str(spec.shape[axis])
-        for spec, value in zip(inputs, graph.inputs, strict=False)
-        for axis, size in enumerate(value.shape or ())
-        if isinstance(size, ir.SymbolicDim) and axis < len(spec.shape) and isinstance(spec.shape[axis], str)
-    }
+    renamed: dict[str, str] = {}
+    for spec, value in zip(inputs, graph.inputs, strict=False):
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim) and axis < len(spec.shape) and isinstance(spec.shape[axis], str):
+                # Where two dimensions turned out to be one, the first name is kept.
+                renamed.setdefault(str(size.value), str(spec.shape[axis]))
     # The exporter writes source paths and lines into metadata: they differ by checkout, and tell what is not asked for.
     model.metadata_props.clear()
     graph.metadata_props.clear()
@@ -269,6 +284,8 @@ def _require_contract(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec,
     """Compare the graph with the signature: names, dtypes, and above all that what may vary still does."""
     wrong = []
     for side, found, wanted in (("input", inputs, contract.inputs), ("output", outputs, contract.outputs)):
+        if not wanted:
+            continue
         if [spec.name for spec in found] != [spec.name for spec in wanted]:
             names = [[spec.name for spec in specs] for specs in (found, wanted)]
             wrong.append(f"has {side}s {names[0]}, its signature names {names[1]}")

@@ -7,8 +7,14 @@ from typing import Any
 
 import torch
 
+from onnx_release.errors import Refused
+
 _FLAGS = ("train", "training")
 _RATES = ("p", "dropout")
+
+
+class TrainMode(Refused):
+    """A graph in train mode: no other way to export the model mends it."""
 
 
 def training_nodes(program: torch.export.ExportedProgram) -> list[str]:

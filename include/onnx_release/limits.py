@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from onnx_release.records import Record
+from onnx_release.record import Record
 
 # Opset 20 is where Gelu becomes one node; 18 is the oldest that torch's dynamo exporter writes.
 OPSET_MIN = 18
 OPSET_MAX = 23
+
+# The newest that the TorchScript exporter writes.
+TORCHSCRIPT_OPSET = 20
 
 # The example that the exporter traces must have a batch of at least 2: torch.export makes sizes 0 and 1 constants.
 EXPORT_BATCH_SIZE = 2
@@ -30,6 +33,9 @@ MODEL_FILE = "model.onnx"
 EXTERNAL_DATA_FILE = "model.onnx.data"
 REPORT_FILE = "report.json"
 
+# How files of PyTorch models and weights are called.
+MODEL_SUFFIXES = (".pt2", ".ckpt", ".pth", ".pt", ".safetensors")
+
 # Protocol buffers stop at 2 GiB; a model with its weights inside the file cannot be larger.
 PROTO_MAX_BYTES = 2**31 - 1
 
@@ -41,6 +47,8 @@ ALIAS_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
 RUN_ID_PATTERN = r"^[0-9a-zA-Z_-]{1,64}$"
 BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 MODEL_URI_PATTERN = r"^(runs:/[0-9a-zA-Z_-]{1,64}/.+|models:/.+)$"
+FACTORY_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+INPUTS_URI_PATTERN = r"^(s3://[a-z0-9.-]+/|runs:/|models:/).+\.npz$"
 SHA_PREFIX_LENGTH = 16
 
 MODEL_NAME = "heimdall-localization-onnx"
@@ -73,16 +81,29 @@ RELEASE_ASSUMED_S = 60.0
 WORK_KEEP_S = 7 * 24 * 3600.0
 
 
+# What half precision can hold: a step of float16 is 1e-3 of its value, of bfloat16 8e-3, and a network adds them up.
+DTYPE_LIMITS: dict[str, dict[str, float | None]] = {
+    "float16": {"mae_max": 2e-3, "sqnr_min_db": 40.0},
+    "bfloat16": {"mae_max": 1.6e-2, "sqnr_min_db": 25.0},
+}
+
+# A reproduction bundle holds the model itself up to this size.
+REPRODUCTION_MODEL_MAX_BYTES = 256 * 2**20
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityLimits(Record):
     """How far ONNX Runtime's outputs may be from PyTorch's, per output. A limit of None is not applied.
 
-    `mae_max` is the mean absolute difference (strictly below), `max_abs` the largest absolute difference, `rtol`/`atol`
-    hold together and element by element: ``|a - b| <= atol + rtol * |b|`` with b the PyTorch value, and `cosine_min`
-    is the least cosine similarity. Integer and boolean outputs must be equal whatever the limits say.
+    `mae_max` is the mean absolute difference (strictly below), times the output's scale where that is above 1: no
+    float32 holds 1e-5 among values of 1000. `max_abs` is the largest absolute difference, `rtol`/`atol` hold together
+    and element by element: ``|a - b| <= atol + rtol * |b|`` with b the PyTorch value, `cosine_min` is the least cosine
+    similarity, and `sqnr_min_db` the least ratio of the output's scale to the difference, in dB, which also finds a
+    large error in an output of tiny values. Integer and boolean outputs are judged by `agreement_min` alone, the least
+    share of equal values.
 
     `per_output` replaces fields for a named output and `per_dtype` for a dtype (``{"positions": {"max_abs": 1e-4}}``);
-    an output's own entry wins over its dtype's, which wins over the general fields.
+    an output's own entry wins over its dtype's, which wins over `DTYPE_LIMITS`, which wins over the general fields.
     """
 
     mae_max: float | None = 1e-5
@@ -90,6 +111,8 @@ class ParityLimits(Record):
     rtol: float | None = None
     atol: float | None = None
     cosine_min: float | None = None
+    sqnr_min_db: float | None = 60.0
+    agreement_min: float | None = 1.0
     per_output: dict[str, dict[str, float | None]] = field(default_factory=dict)
     per_dtype: dict[str, dict[str, float | None]] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,13 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 
+from onnx_release.checkpoint import kind_of_file
 from onnx_release.errors import Refused
-from onnx_release.limits import MODEL_FILE
+from onnx_release.input_spec import InputSpec
+from onnx_release.limits import MODEL_FILE, MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
 from onnx_release.samples import Arrays
+from onnx_release.script_archive import is_script_archive
 
 INPUT_EXAMPLE_FILE = "input_example.json"
 
@@ -33,21 +36,28 @@ _SIGN = (
 _RELOG = "Log the model again with mlflow.pytorch.log_model; if the download was cut short, clear 'export'."
 
 
+Kind = Literal["pt2", "pickle", "torchscript", "state_dict"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedPackage:
-    """What a training run left: where the model's bytes lie, and what its signature says of them.
+    """What a training run left: where the model's bytes lie, and what is said of its inputs and outputs.
 
-    `kind` is ``pt2`` (an exported program) or ``pickle`` (code runs when it is loaded). `code_paths` are the folders
-    that the pickled class is imported from. `example` is keyed by input name, in the signature's dtypes.
+    `kind` is ``pt2`` (an exported program), ``pickle`` (code runs when it is loaded), ``torchscript`` or ``state_dict``
+    (weights alone). `inputs_from` says who described the inputs. `outputs` are empty where nobody did: they are then
+    what the model gives. `code_paths` are the folders that the pickled class is imported from. `example` is keyed by
+    input name, in the inputs' dtypes; `ranges` bound what is made up.
     """
 
-    kind: Literal["pt2", "pickle"]
+    kind: Kind
     data_path: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     example: Arrays | None
     pytorch_version: str
     code_paths: tuple[Path, ...] = ()
+    inputs_from: Literal["signature", "input_spec", "example"] = "signature"
+    ranges: dict[str, InputSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,31 +74,96 @@ class PackageSpec:
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
 
-def read_trained(folder: Path) -> TrainedPackage:
-    """Read the folder of an MLflow PyTorch model, as MLflow 3 (pt2 or pickle) or 2 (pickle) wrote it.
+def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedPackage:
+    """Read the folder of an MLflow PyTorch model, as MLflow 3 (pt2 or pickle) or 2 (pickle) wrote it, or a bare file.
 
-    A single tensor without a name is called ``input`` or ``output``. The first varying dimension of a tensor is
-    ``batch``, others are called after the tensor and their axis.
+    The inputs are those of `input_spec`, else of the model's signature, else of its input example. A single tensor
+    without a name is called ``input`` or ``output``. The first varying dimension of a tensor is ``batch``, others are
+    called after the tensor and their axis.
 
-    :raises Refused: when it is no PyTorch model, or has no tensor signature, or a file of it is missing or broken.
+    :param folder: a folder with an ``MLmodel``; or a file of a model or of weights, or a folder with just one such.
+    :raises Refused: when it is no PyTorch model, or nobody describes its inputs, or a file of it is missing or broken.
     """
+    if (file := _bare_file(folder)) is not None:
+        return _read_file(file, input_spec)
     model = _read_mlmodel(folder)
     flavor = model.flavors.get("pytorch")
     if not isinstance(flavor, Mapping):
         found = ", ".join(sorted(model.flavors)) or "none"
         raise Refused(f"model folder {folder}", f"has no pytorch flavor (found: {found})", _RELOG)
     kind, data_path = _find_data(folder, str(flavor.get("model_data") or "data"))
-    inputs = _read_schema(model.signature and model.signature.inputs, "input")
-    outputs = _read_schema(model.signature and model.signature.outputs, "output")
+    inputs, inputs_from = _inputs(model, folder, input_spec)
     return TrainedPackage(
         kind=kind,
         data_path=data_path,
         inputs=inputs,
-        outputs=outputs,
+        outputs=_outputs(model),
         example=_read_example(model, folder, inputs),
         pytorch_version=str(flavor.get("pytorch_version") or "unknown"),
         code_paths=(_inside(folder, str(flavor["code"])),) if flavor.get("code") else (),
+        inputs_from=inputs_from,
+        ranges={spec.name: spec for spec in input_spec},
     )
+
+
+def _bare_file(path: Path) -> Path | None:
+    if path.is_file():
+        return path
+    if not path.is_dir() or (path / "MLmodel").exists():
+        return None
+    files = [file for file in path.iterdir() if file.is_file() and file.suffix in MODEL_SUFFIXES]
+    return files[0] if len(files) == 1 else None
+
+
+def _read_file(path: Path, input_spec: Sequence[InputSpec]) -> TrainedPackage:
+    if not input_spec:
+        raise Refused(
+            f"model file {path.name}",
+            "stands alone: nothing says what the model takes",
+            "Describe its inputs by the parameter `input_spec`: "
+            '[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224]}].',
+        )
+    return TrainedPackage(
+        kind=kind_of_file(path),
+        data_path=path,
+        inputs=tuple(spec.tensor() for spec in input_spec),
+        outputs=(),
+        example=None,
+        pytorch_version="unknown",
+        inputs_from="input_spec",
+        ranges={spec.name: spec for spec in input_spec},
+    )
+
+
+def _inputs(
+    model: Model, folder: Path, input_spec: Sequence[InputSpec]
+) -> tuple[tuple[TensorSpec, ...], Literal["signature", "input_spec", "example"]]:
+    if input_spec:
+        return tuple(spec.tensor() for spec in input_spec), "input_spec"
+    if model.signature is None and model.saved_input_example_info is not None:
+        path = _inside(folder, str(model.saved_input_example_info.get("artifact_path")))
+        with _reading(path):
+            return _inputs_of_example(model.load_input_example(str(folder))), "example"
+    return _read_schema(model.signature and model.signature.inputs, "input"), "signature"
+
+
+def _inputs_of_example(example: Any) -> tuple[TensorSpec, ...]:
+    """Describe an example: its first dimension varies; JSON keeps no precision, so floats are taken for float32."""
+    named = dict(example) if isinstance(example, Mapping) else {"input": example}
+    specs = []
+    for name, value in named.items():
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub" or array.ndim == 0:
+            raise TypeError(f"input {str(name)!r:.80} is {array.dtype} of shape {array.shape}, no tensor with a batch")
+        dtype = "float32" if array.dtype == np.float64 else array.dtype.name
+        specs.append(TensorSpec(name=str(name), dtype=dtype, shape=("batch", *array.shape[1:])))
+    return tuple(specs)
+
+
+def _outputs(model: Model) -> tuple[TensorSpec, ...]:
+    if model.signature is None or model.signature.outputs is None:
+        return ()
+    return _read_schema(model.signature.outputs, "output")
 
 
 def read_example(folder: Path) -> Arrays:
@@ -197,11 +272,13 @@ def _reading(path: Path) -> Iterator[None]:
         raise Refused(f"file {path}", f"cannot be read: {' '.join(str(error).split())[:300]}", _RELOG) from error
 
 
-def _find_data(folder: Path, model_data: str) -> tuple[Literal["pt2", "pickle"], Path]:
+def _find_data(folder: Path, model_data: str) -> tuple[Kind, Path]:
     data = _inside(folder, model_data)
-    for kind, name in (("pt2", "model.pt2"), ("pickle", "model.pth")):
-        if (data / name).is_file():
-            return ("pt2" if kind == "pt2" else "pickle"), _inside(folder, f"{model_data}/{name}")
+    if (data / "model.pt2").is_file():
+        return "pt2", _inside(folder, f"{model_data}/model.pt2")
+    if (data / "model.pth").is_file():
+        path = _inside(folder, f"{model_data}/model.pth")
+        return ("torchscript" if is_script_archive(path) else "pickle"), path
     raise Refused(f"model folder {folder}", f"has neither model.pt2 nor model.pth in {model_data!r:.200}", _RELOG)
 
 

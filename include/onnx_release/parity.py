@@ -7,7 +7,7 @@ What cannot be compared has failed: NaN passes any test of the form ``difference
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_release.errors import Refused
-from onnx_release.limits import ParityLimits
+from onnx_release.limits import DTYPE_LIMITS, ParityLimits
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport, TensorSpec
 from onnx_release.samples import Arrays, Sample
 
@@ -31,15 +31,20 @@ class OutputLimits:
     rtol: float | None = None
     atol: float | None = None
     cosine_min: float | None = None
+    sqnr_min_db: float | None = None
+    agreement_min: float | None = None
 
 
 _FIELDS = tuple(f.name for f in fields(OutputLimits))
 
 
 def limits_of(limits: ParityLimits, output: str, dtype: str) -> OutputLimits:
-    """Resolve the limits of one output: its own entry wins over its dtype's, which wins over the general fields."""
+    """Resolve the limits of one output, in the order that `ParityLimits` says."""
     values: dict[str, float | None] = {name: getattr(limits, name) for name in _FIELDS}
-    return OutputLimits(**{**values, **limits.per_dtype.get(dtype, {}), **limits.per_output.get(output, {})})
+    entries = (DTYPE_LIMITS.get(dtype, {}), limits.per_dtype.get(dtype, {}), limits.per_output.get(output, {}))
+    for entry in entries:
+        values |= entry
+    return OutputLimits(**values)
 
 
 def require_limits(limits: ParityLimits, outputs: Sequence[TensorSpec]) -> None:
@@ -54,13 +59,16 @@ def require_limits(limits: ParityLimits, outputs: Sequence[TensorSpec]) -> None:
         wrong += [f"{where}knows no limit '{name}', only {list(_FIELDS)}" for name in entry if name not in _FIELDS]
         wrong += [f"{where}{name} is {value}" for name, value in entry.items() if not _is_limit(name, value)]
     if not wrong:
-        bare = [s.name for s in outputs if s.dtype.startswith("float") and limits_of(limits, s.name, s.dtype) == _NONE]
+        bare = [s.name for s in outputs if not _is_limited(limits_of(limits, s.name, s.dtype), s.dtype)]
         wrong += [f"output '{name}' is left without any limit" for name in bare]
     if wrong:
         raise Refused("The parity limits", "; ".join(wrong), "Correct the parity parameters of the release.")
 
 
-_NONE = OutputLimits()
+def _is_limited(limits: OutputLimits, dtype: str) -> bool:
+    if not dtype.startswith("float"):
+        return limits.agreement_min is not None
+    return any(getattr(limits, name) is not None for name in _FIELDS if name != "agreement_min")
 
 
 def _is_dtype(name: str) -> bool:
@@ -73,24 +81,55 @@ def _is_dtype(name: str) -> bool:
 def _is_limit(name: str, value: float | None) -> bool:
     if value is None or name not in _FIELDS:
         return True
-    return math.isfinite(value) and (-1.0 <= value <= 1.0 if name == "cosine_min" else value >= 0.0)
+    least, most = {"cosine_min": (-1.0, 1.0), "agreement_min": (0.0, 1.0)}.get(name, (0.0, math.inf))
+    return math.isfinite(value) and least <= value <= most
 
 
-def compare_outputs(reference: Arrays, candidate: Arrays, sample: Sample, limits: ParityLimits) -> list[OutputParity]:
-    """Compare every output that either side has; `reference` is PyTorch's side, `candidate` ONNX Runtime's."""
+def scales_of(references: Iterable[Arrays]) -> dict[str, float]:
+    """Return each float output's largest root mean square over these samples: what its errors are measured against."""
+    scales: dict[str, float] = {}
+    for outputs in references:
+        for name, array in outputs.items():
+            finite = array[np.isfinite(array)].astype(np.float64) if array.dtype.kind == "f" else np.empty(0)
+            if finite.size:
+                scales[name] = max(scales.get(name, 0.0), _rms(finite))
+    return scales
+
+
+def _rms(values: Array) -> float:
+    largest = float(np.abs(values).max())
+    # Scaled first, so that squares neither overflow nor vanish.
+    return largest * float(np.sqrt(np.mean((values / largest) ** 2))) if largest else 0.0
+
+
+def compare_outputs(
+    reference: Arrays,
+    candidate: Arrays,
+    sample: Sample,
+    limits: ParityLimits,
+    scales: Mapping[str, float] | None = None,
+) -> list[OutputParity]:
+    """Compare every output that either side has; `reference` is PyTorch's side, `candidate` ONNX Runtime's.
+
+    :param scales: from `scales_of` over all samples; without it this sample's own scale is taken.
+    """
     names = [*reference, *(name for name in candidate if name not in reference)]
-    return [_compare(name, reference.get(name), candidate.get(name), sample, limits) for name in names]
+    known = scales_of([reference]) if scales is None else scales
+    return [
+        _compare(name, (reference.get(name), candidate.get(name)), sample, limits, known.get(name)) for name in names
+    ]
 
 
 def _compare(
-    name: str, reference: Array | None, candidate: Array | None, sample: Sample, limits: ParityLimits
+    name: str, sides: tuple[Array | None, Array | None], sample: Sample, limits: ParityLimits, scale: float | None
 ) -> OutputParity:
+    reference, candidate = sides
     shown = candidate if reference is None else reference
     assert shown is not None  # noqa: S101 - the name came from one of the two
     failures = _structure_failures(reference, candidate)
     measures = _Measures()
     if not failures and reference is not None and candidate is not None:
-        measures, failures = _compare_values(reference, candidate, limits_of(limits, name, reference.dtype.name))
+        measures, failures = _compare_values(reference, candidate, limits_of(limits, name, reference.dtype.name), scale)
     return OutputParity(
         output=name,
         sample=sample.name,
@@ -101,6 +140,9 @@ def _compare(
         max_abs=measures.max_abs,
         max_rel=measures.max_rel,
         cosine=measures.cosine,
+        scale=measures.scale,
+        sqnr_db=measures.sqnr_db,
+        agreement=measures.agreement,
         passed=not failures,
         failures=tuple(failures),
     )
@@ -112,6 +154,9 @@ class _Measures:
     max_abs: float | None = None
     max_rel: float | None = None
     cosine: float | None = None
+    scale: float | None = None
+    sqnr_db: float | None = None
+    agreement: float | None = None
 
 
 def _structure_failures(reference: Array | None, candidate: Array | None) -> list[str]:
@@ -133,22 +178,36 @@ def _structure_failures(reference: Array | None, candidate: Array | None) -> lis
     return []
 
 
-def _compare_values(reference: Array, candidate: Array, limits: OutputLimits) -> tuple[_Measures, list[str]]:
-    exact = reference.dtype.kind in "iub"
-    failures = []
-    if exact and (differing := int((reference != candidate).sum())):
-        failures.append(f"{differing} of {reference.size} {reference.dtype} values differ, which must be equal")
+def _compare_values(
+    reference: Array, candidate: Array, limits: OutputLimits, scale: float | None
+) -> tuple[_Measures, list[str]]:
+    if reference.dtype.kind in "iub":
+        return _compare_exact(reference, candidate, limits)
     wide, other = reference.astype(np.float64), candidate.astype(np.float64)
-    failures += _placement_failures(wide, other)
+    failures = _placement_failures(wide, other)
     finite = np.isfinite(wide) & np.isfinite(other)
     if not finite.any():
         return _Measures(), [*failures, "has no finite value on both sides, so nothing was compared"]
     # Two finite values can differ by infinity; no limit lets that pass.
     with np.errstate(over="ignore", invalid="ignore"):
-        measures = _measure(wide[finite], other[finite])
-        failures += [] if exact else _limit_failures(measures, limits)
-        failures += [] if exact else _tolerance_failures(wide[finite], other[finite], limits)
+        measures = _measure(wide[finite], other[finite], scale)
+        failures += _limit_failures(measures, limits)
+        failures += _tolerance_failures(wide[finite], other[finite], limits)
     return measures, failures
+
+
+def _compare_exact(reference: Array, candidate: Array, limits: OutputLimits) -> tuple[_Measures, list[str]]:
+    """Judge integers and booleans by how many are equal: a class index one off is as wrong as any other."""
+    equal = reference == candidate
+    agreement = float(equal.mean())
+    difference = np.abs(reference.astype(np.float64) - candidate.astype(np.float64))
+    measures = _Measures(mae=float(difference.mean()), max_abs=float(difference.max()), agreement=agreement)
+    if limits.agreement_min is not None and agreement >= limits.agreement_min:
+        return measures, []
+    must = "all must" if limits.agreement_min in (None, 1.0) else f"at least {limits.agreement_min:.2%} must"
+    return measures, [
+        f"{int((~equal).sum())} of {equal.size} {reference.dtype} values differ, and {must} be equal",
+    ]
 
 
 def _placement_failures(reference: Array, candidate: Array) -> list[str]:
@@ -165,15 +224,26 @@ def _placement_failures(reference: Array, candidate: Array) -> list[str]:
     ]
 
 
-def _measure(reference: Array, candidate: Array) -> _Measures:
+def _measure(reference: Array, candidate: Array, scale: float | None) -> _Measures:
     difference = np.abs(reference - candidate)
     nonzero = reference != 0.0
+    scale = _rms(reference) if scale is None else scale
     return _Measures(
         mae=float(difference.mean()),
         max_abs=float(difference.max()),
         max_rel=float((difference[nonzero] / np.abs(reference[nonzero])).max()) if nonzero.any() else None,
         cosine=_cosine(reference, candidate),
+        scale=scale,
+        sqnr_db=_sqnr_db(scale, difference),
     )
+
+
+def _sqnr_db(scale: float, difference: Array) -> float | None:
+    """Return the scale over the difference's root mean square; None when either is zero, -inf for one too large."""
+    error = _rms(difference)
+    if error == 0.0 or scale == 0.0:
+        return None
+    return 20.0 * math.log10(scale / error) if math.isfinite(error) else -math.inf
 
 
 def _cosine(reference: Array, candidate: Array) -> float | None:
@@ -190,12 +260,17 @@ def _cosine(reference: Array, candidate: Array) -> float | None:
 def _limit_failures(measures: _Measures, limits: OutputLimits) -> list[str]:
     """Each test asks for what must hold, so that a NaN or a missing measure fails it."""
     failures = []
-    if limits.mae_max is not None and not (measures.mae is not None and measures.mae < limits.mae_max):
-        failures.append(f"MAE {_text(measures.mae)} is not below {limits.mae_max:g}")
+    scale = max(1.0, measures.scale or 0.0)
+    if limits.mae_max is not None and not (measures.mae is not None and measures.mae < limits.mae_max * scale):
+        of_scale = f" times the output's scale {scale:.3g}" if scale > 1.0 else ""
+        failures.append(f"MAE {_text(measures.mae)} is not below {limits.mae_max:g}{of_scale}")
     if limits.max_abs is not None and not (measures.max_abs is not None and measures.max_abs <= limits.max_abs):
         failures.append(f"largest absolute difference {_text(measures.max_abs)} is above {limits.max_abs:g}")
     if limits.cosine_min is not None and not (measures.cosine is not None and measures.cosine >= limits.cosine_min):
         failures.append(f"cosine similarity {_text(measures.cosine)} is below {limits.cosine_min:g}")
+    # Without a difference, or in an output that is zero throughout, there is no such ratio; the MAE is limited still.
+    if limits.sqnr_min_db is not None and measures.sqnr_db is not None and not measures.sqnr_db >= limits.sqnr_min_db:
+        failures.append(f"signal to noise ratio {measures.sqnr_db:.3g} dB is below {limits.sqnr_min_db:g} dB")
     return failures
 
 
@@ -214,13 +289,18 @@ def _text(value: float | None) -> str:
 
 
 def judge_parity(
-    artifact: OnnxArtifact, comparisons: Sequence[OutputParity], limits: ParityLimits, failures: Sequence[str] = ()
+    artifact: OnnxArtifact,
+    comparisons: Sequence[OutputParity],
+    limits: ParityLimits,
+    failures: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> ParityReport:
     """Gather the comparisons into a verdict that is passed only when all of them are, and none is missing.
 
     Missing is: an output of the artifact that was never compared, and a batch size that the exporter did not see.
 
     :param failures: what else speaks against the artifact, e.g. that a side could not run a sample.
+    :param notes: what was left out, and why.
     """
     found = [*failures, *_failures_per_output(comparisons), *_gaps(artifact, comparisons)]
     sizes = tuple(sorted({comparison.batch_size for comparison in comparisons}))
@@ -232,6 +312,7 @@ def judge_parity(
         unseen_batch_sizes=tuple(size for size in sizes if size != artifact.export_batch_size),
         limits=limits.to_dict(),
         failures=tuple(found),
+        notes=tuple(notes),
     )
 
 

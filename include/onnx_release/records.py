@@ -6,113 +6,10 @@ a DAG file or a sensor can import them without paying for torch.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal
 
-from onnx_release.errors import Refused
-
-T = TypeVar("T", bound="Record")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A record that turns into a JSON-safe dict and back; an unknown, missing or mistyped field is refused."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return nested dicts, lists, strings, numbers and None; a NaN or infinity becomes None (JSON has neither)."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: object) -> Self:
-        """Rebuild the record; raises `Refused` naming the field when `data` is not one of these."""
-        return _build(cls, data, cls.__name__)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_dict()
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _hints(cls: type[Record]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _wrong(where: str, data: object, wanted: str) -> Refused:
-    return Refused(
-        where,
-        f"is {data!r:.80}, not {wanted}",
-        "Correct it where it was given, or rerun the step that wrote it.",
-    )
-
-
-def _build(cls: type[T], data: object, where: str) -> T:
-    if not isinstance(data, dict):
-        raise _wrong(where, data, f"a dict of {cls.__name__}'s fields")
-    hints = _hints(cls)
-    if unknown := sorted(map(str, set(data) - set(hints))):
-        raise _wrong(f"{where}.{unknown[0]}", data[unknown[0]], f"a field of {cls.__name__}")
-    values = {}
-    for f in dataclasses.fields(cls):
-        if f.name in data:
-            values[f.name] = _convert(hints[f.name], data[f.name], f"{where}.{f.name}")
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise _wrong(f"{where}.{f.name}", "missing", "optional")
-    return cls(**values)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(args, value, where)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise _wrong(where, value, " or ".join(map(repr, args)))
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong(where, value, "a list")
-        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _wrong(where, value, "a dict")
-        return {key: _convert(args[1], item, f"{where}[{key!r}]") for key, item in value.items()}
-    if isinstance(hint, type) and issubclass(hint, Record):
-        return _build(hint, value, where)
-    return _convert_scalar(hint, value, where)
-
-
-def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in options:
-        return None
-    scalars = [option for option in options if option is not type(None)]
-    for option in scalars[:-1]:
-        try:
-            return _convert(option, value, where)
-        except Refused:
-            continue
-    return _convert(scalars[-1], value, where)
-
-
-def _convert_scalar(hint: type, value: Any, where: str) -> Any:
-    # bool is an int to Python, but `passed: 1` or `opset: true` in a record is a mistake.
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is hint:
-        return value
-    raise _wrong(where, value, f"of type {hint.__name__}")
+from onnx_release.record import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +28,8 @@ class TensorSpec(Record):
 class TrainedModel(Record):
     """A finished training run and the one PyTorch model of it that is to be released.
 
-    `model_uri` is resolved: ``models:/m-…`` (an MLflow 3 logged model) or ``runs:/<run id>/<path>`` (MLflow 2).
+    `model_uri` is resolved: ``models:/m-…`` (an MLflow 3 logged model) or ``runs:/<run id>/<path>`` (a model of MLflow
+    2, or a file of weights). `chosen` says why this one.
     """
 
     training_run_id: str
@@ -140,6 +38,7 @@ class TrainedModel(Record):
     run_name: str = ""
     experiment_id: str = ""
     ended_at_ms: int | None = None
+    chosen: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,14 +51,39 @@ class FileDigest(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Finding(Record):
+    """One thing a check saw. An ``error`` refuses the model; ``warning`` and ``info`` are for the reader.
+
+    `fix` is the line that cures it, where there is one: code for the training script, or a parameter of the release.
+    """
+
+    severity: Literal["error", "warning", "info"]
+    code: str
+    message: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportAttempt(Record):
+    """One strategy of the export: ``taken``, ``failed`` (it wrote nothing), or ``unfit`` (what it wrote is wrong)."""
+
+    strategy: str
+    outcome: Literal["taken", "failed", "unfit"]
+    reason: str = ""
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxArtifact(Record):
     """An exported model folder: ``model.onnx``, its external data, and what MLflow needs to load them.
 
     `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it
     is staged and is empty for a folder that only the current process knows.
 
-    `source` is how the trained model was stored (``pt2`` or ``pickle``) and `device` where it was exported. `providers`
-    are the execution providers that its package asks for, and that it is therefore tested with.
+    `source` is how the trained model was stored (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``), `exporter`
+    the strategy that made the file and `attempts` every one that was tried, in order; `findings` are the export
+    doctor's. `device` is where it was exported. `providers` are the execution providers that its package asks for, and
+    that it is therefore tested with.
     """
 
     uri: str = ""
@@ -177,15 +101,8 @@ class OnnxArtifact(Record):
     export_batch_size: int
     export_wall_s: float
     tool_versions: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding(Record):
-    """One thing a check saw. An ``error`` refuses the model; ``warning`` and ``info`` are for the reader."""
-
-    severity: Literal["error", "warning", "info"]
-    code: str
-    message: str
+    attempts: tuple[ExportAttempt, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +126,9 @@ class OutputParity(Record):
     """One output compared on one sample. A measure that could not be taken is None, and a limit on it then failed.
 
     `mae` and `max_abs` are over the finite values, `max_rel` leaves out those whose PyTorch value is 0 (None when all
-    are), and `cosine` is None when one side alone is all zeros.
+    are), and `cosine` is None when one side alone is all zeros. `scale` is the output's largest root mean square over
+    all samples, `sqnr_db` that scale over the root mean square of the difference, in dB (None when nothing differs),
+    and `agreement` the share of equal values of an integer or boolean output.
     """
 
     output: str
@@ -221,13 +140,42 @@ class OutputParity(Record):
     max_abs: float | None = None
     max_rel: float | None = None
     cosine: float | None = None
+    scale: float | None = None
+    sqnr_db: float | None = None
+    agreement: float | None = None
     passed: bool
     failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence(Record):
+    """Where ONNX Runtime's values first leave PyTorch's, in the order of the ONNX graph.
+
+    `value` is what the node gives, `module` the path of the PyTorch module that it belongs to (empty when unknown),
+    `scale` the root mean square of PyTorch's values, `compared` how many intermediate values were compared, and `note`
+    what limits the finding.
+    """
+
+    sample: str
+    batch_size: int
+    node: str
+    op_type: str
+    value: str
+    module: str = ""
+    module_type: str = ""
+    mae: float | None = None
+    max_abs: float | None = None
+    scale: float | None = None
+    compared: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParityReport(Record):
-    """PyTorch against ONNX Runtime on the same inputs: every output, every sample, several batch sizes."""
+    """PyTorch against ONNX Runtime on the same inputs: every output, every sample, several sizes of what may vary.
+
+    `notes` say what was left out, and why. `divergence` is looked for when the outputs differ.
+    """
 
     sha256: str
     passed: bool
@@ -236,6 +184,8 @@ class ParityReport(Record):
     unseen_batch_sizes: tuple[int, ...]
     limits: dict[str, Any]
     failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    divergence: Divergence | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

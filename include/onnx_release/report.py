@@ -15,6 +15,7 @@ from onnx_release.records import (
     BatchLatency,
     BenchmarkReport,
     CheckReport,
+    Divergence,
     LatencyReport,
     OnnxArtifact,
     OutputParity,
@@ -138,6 +139,8 @@ def worst_per_output(parity: ParityReport) -> dict[str, dict[str, float | None]]
             "max_abs": _worst([c.max_abs for c in every]),
             "max_rel": _worst([c.max_rel for c in every]),
             "cosine": _worst([c.cosine for c in every], least=True),
+            # Without a difference there is no such ratio, so the least of those that there are.
+            "sqnr_db": min((c.sqnr_db for c in every if c.sqnr_db is not None), default=None),
         }
     return worst
 
@@ -166,7 +169,7 @@ def summary_markdown(report: ReleaseReport) -> str:
     blocks = [f"**{report.model_name}**: {report.status}", "\n".join(f"- {why}" for why in report.reasons)]
     blocks.append(_training_line(report.training))
     if report.artifact is not None:
-        blocks.append(_artifact_line(report.artifact))
+        blocks.append(_artifact_text(report.artifact))
     if report.benchmark is not None:
         blocks.append(_parity_table(report.benchmark.parity))
         blocks.append(_latency_text(report.benchmark.latency))
@@ -175,14 +178,21 @@ def summary_markdown(report: ReleaseReport) -> str:
 
 def _training_line(training: TrainedModel) -> str:
     name = f" ({training.run_name})" if training.run_name else ""
-    return f"Training run `{training.training_run_id}`{name}, model `{training.model_uri}`."
+    chosen = f" ({training.chosen})" if training.chosen else ""
+    return f"Training run `{training.training_run_id}`{name}, model `{training.model_uri}`{chosen}."
 
 
-def _artifact_line(artifact: OnnxArtifact) -> str:
-    return (
+def _artifact_text(artifact: OnnxArtifact) -> str:
+    lines = [
         f"Opset {artifact.opset}, IR version {artifact.ir_version}, {artifact.size_bytes / 1e6:.1f} MB, "
-        f"exporter {artifact.exporter}, sha256 `{artifact.sha256}`."
-    )
+        f"from {artifact.source} by the strategy {artifact.exporter}, sha256 `{artifact.sha256}`."
+    ]
+    failed = [attempt for attempt in artifact.attempts if attempt.outcome != "taken"]
+    items = [f"- strategy {a.strategy}: {a.outcome}, {_cell(a.reason)}" for a in failed]
+    for finding in artifact.findings:
+        fix = f" Mend it: `{finding.fix}`" if finding.fix else ""
+        items.append(f"- {finding.severity} {finding.code}: {_cell(finding.message)}{fix}")
+    return "\n".join([*lines, *([""] if items else []), *items])
 
 
 def _parity_table(parity: ParityReport) -> str:
@@ -193,14 +203,28 @@ def _parity_table(parity: ParityReport) -> str:
         f"Parity with PyTorch, the worst of {_samples(parity.comparisons)} at batch sizes {sizes} "
         f"(not seen at export: {unseen}):",
         "",
-        "| output | MAE | largest absolute | largest relative | cosine | passed |",
-        "|---|---|---|---|---|---|",
+        "| output | MAE | largest absolute | largest relative | cosine | SQNR dB | passed |",
+        "|---|---|---|---|---|---|---|",
     ]
     for output, worst in worst_per_output(parity).items():
         cosine = "-" if worst["cosine"] is None else f"{worst['cosine']:.8f}"
         measures = " | ".join(_short(worst[name]) for name in ("mae", "max_abs", "max_rel"))
-        lines.append(f"| {_cell(output)} | {measures} | {cosine} | {'no' if output in failed else 'yes'} |")
+        sqnr = "-" if worst["sqnr_db"] is None else f"{worst['sqnr_db']:.0f}"
+        lines.append(f"| {_cell(output)} | {measures} | {cosine} | {sqnr} | {'no' if output in failed else 'yes'} |")
+    if parity.notes:
+        lines += ["", *(f"- {note}" for note in parity.notes)]
+    if parity.divergence is not None:
+        lines += ["", _divergence_line(parity.divergence)]
     return "\n".join(lines)
+
+
+def _divergence_line(at: Divergence) -> str:
+    module = f" of module `{at.module}` ({at.module_type})" if at.module else ""
+    node = f"node `{at.node}` ({at.op_type}){module}" if at.node else "no node"
+    error = "" if at.mae is None else f", MAE {at.mae:.2e}"
+    scale = "" if at.scale is None else f" at a scale of {at.scale:.2e}"
+    note = f" {at.note}." if at.note else ""
+    return f"The difference begins at {node}{error}{scale}, on sample '{at.sample}' at batch {at.batch_size}.{note}"
 
 
 def _samples(comparisons: tuple[OutputParity, ...]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_release.errors import Refused
+from onnx_release.input_spec import InputSpec
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
 
@@ -21,11 +22,17 @@ _RELOG = "Log the model again with a signature and an input example that agree (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One set of inputs; `name` says where its values come from and is the same at every batch size."""
+    """One set of inputs; `name` says where its values come from and is the same at every batch size.
+
+    A `probing` sample asks for more than the training run showed (extreme values, another size of the dimension
+    `varied`): one that PyTorch itself cannot run, or answers with NaN, is left out and said to be.
+    """
 
     name: str
     inputs: Arrays
     batch_size: int
+    probing: bool = False
+    varied: str = ""
 
 
 def batch_axis(spec: TensorSpec) -> int | None:
@@ -36,13 +43,17 @@ def batch_axis(spec: TensorSpec) -> int | None:
 
 
 def make_samples(
-    inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArray[Any]] | None, batch_sizes: Sequence[int]
+    inputs: Sequence[TensorSpec],
+    example: Mapping[str, npt.NDArray[Any]] | None,
+    batch_sizes: Sequence[int],
+    ranges: Mapping[str, InputSpec] | None = None,
 ) -> list[Sample]:
     """Return the example as it is, and at every batch size the example (tiled or cut) and one sample per seed.
 
-    Seeded floats have the example's mean and standard deviation, integers stay within its range (an embedding has no
-    row beyond it); without an example they are standard normal, and 0 or 1. A dimension that varies and is not the
-    batch has the example's size, else `VARYING_DIMENSION_SIZE`. The same arguments give the same values.
+    Seeded values lie evenly within the input's range where `ranges` has one. Else floats have the example's mean and
+    standard deviation, and integers stay within its range (an embedding has no row beyond it); without an example they
+    are standard normal, and 0 or 1. A dimension that varies and is not the batch has the example's size, else
+    `VARYING_DIMENSION_SIZE`. The same arguments give the same values.
 
     :raises Refused: when the example does not fit the specification, a dtype is no number, or no input has a batch.
     """
@@ -51,18 +62,47 @@ def make_samples(
         _numpy_dtype(spec)
     samples = []
     if example is not None:
-        own = _checked_example(inputs, example)
+        own = checked_example(inputs, example)
         samples.append(own)
         samples += [_resized(own, inputs, size) for size in batch_sizes if size != own.batch_size]
-    sizes = _varying_sizes(inputs, example)
+    sizes = varying_sizes(inputs, example)
     for seed in SAMPLE_SEEDS:
         for size in batch_sizes:
-            arrays = {
-                spec.name: _seeded(spec, {**sizes, _batch_name(spec): size}, example, np.random.default_rng([seed, i]))
-                for i, spec in enumerate(inputs)
-            }
+            arrays = seeded_arrays(inputs, sizes | dict.fromkeys(batch_names(inputs), size), seed, example, ranges)
             samples.append(Sample(name=f"seed {seed}", inputs=arrays, batch_size=size))
     return samples
+
+
+def seeded_arrays(
+    inputs: Sequence[TensorSpec],
+    sizes: Mapping[str, int],
+    seed: int,
+    example: Mapping[str, npt.NDArray[Any]] | None = None,
+    ranges: Mapping[str, InputSpec] | None = None,
+) -> Arrays:
+    """Return one array per input, as `make_samples` describes them; `sizes` has every varying dimension's."""
+    likes = example or {}
+    return {
+        spec.name: _seeded(
+            spec,
+            [sizes[size] if isinstance(size, str) else size for size in spec.shape],
+            bounds_of(spec, None, ranges) or likes.get(spec.name),
+            np.random.default_rng([seed, i]),
+        )
+        for i, spec in enumerate(inputs)
+    }
+
+
+def bounds_of(
+    spec: TensorSpec,
+    example: Mapping[str, npt.NDArray[Any]] | None,
+    ranges: Mapping[str, InputSpec] | None,
+) -> tuple[float, float] | None:
+    """Return the least and the largest value that an input may have, as far as the range or the example says."""
+    said = ranges[spec.name].bounds() if ranges and spec.name in ranges else None
+    if said is not None or not example or spec.name not in example:
+        return said
+    return float(example[spec.name].min()), float(example[spec.name].max())
 
 
 def _require_batch_sizes(inputs: Sequence[TensorSpec], batch_sizes: Sequence[int]) -> None:
@@ -92,7 +132,10 @@ def _numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
     return dtype
 
 
-def _checked_example(inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArray[Any]]) -> Sample:
+def checked_example(
+    inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArray[Any]], subject: str = "The run's input example"
+) -> Sample:
+    """Return the arrays as a sample; raises `Refused`, about `subject`, when they do not fit the inputs."""
     problems = []
     if missing := sorted({spec.name for spec in inputs} - set(example)):
         problems.append(f"lacks {', '.join(missing)}")
@@ -105,7 +148,7 @@ def _checked_example(inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDA
     if len(sizes) > 1:
         problems.append(f"has inputs of different batch sizes: {sorted(sizes)}")
     if problems:
-        raise Refused("The run's input example", "; ".join(problems), _RELOG)
+        raise Refused(subject, "; ".join(problems), _RELOG)
     return Sample(name="example", inputs=dict(example), batch_size=sizes.pop())
 
 
@@ -135,12 +178,13 @@ def _resized(own: Sample, inputs: Sequence[TensorSpec], size: int) -> Sample:
     return Sample(name=own.name, inputs=arrays, batch_size=size)
 
 
-def _batch_name(spec: TensorSpec) -> str:
-    axis = batch_axis(spec)
-    return "" if axis is None else str(spec.shape[axis])
+def batch_names(inputs: Sequence[TensorSpec]) -> list[str]:
+    """Return the name that each input's batch dimension goes by."""
+    axes = [(spec, batch_axis(spec)) for spec in inputs]
+    return [str(spec.shape[axis]) for spec, axis in axes if axis is not None]
 
 
-def _varying_sizes(inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArray[Any]] | None) -> dict[str, int]:
+def varying_sizes(inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArray[Any]] | None) -> dict[str, int]:
     """Return one size for each varying dimension, by its name: two inputs that share a name share the size."""
     sizes: dict[str, int] = {}
     for spec in inputs:
@@ -152,20 +196,21 @@ def _varying_sizes(inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArr
 
 def _seeded(
     spec: TensorSpec,
-    sizes: Mapping[str, int],
-    example: Mapping[str, npt.NDArray[Any]] | None,
+    shape: list[int],
+    like: npt.NDArray[Any] | tuple[float, float] | None,
     generator: np.random.Generator,
 ) -> npt.NDArray[Any]:
-    shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
-    like = None if example is None else example[spec.name]
+    """Draw values within bounds, or like an example's."""
     dtype = _numpy_dtype(spec)
     if dtype.kind == "b":
         return generator.integers(0, 2, shape).astype(dtype)
     if dtype.kind in "iu":
-        low, high = (0, 1) if like is None else (int(like.min()), int(like.max()))
-        return generator.integers(low, high, shape, dtype=dtype, endpoint=True)
+        low, high = (like.min(), like.max()) if isinstance(like, np.ndarray) else like or (0, 1)
+        return generator.integers(int(low), int(high), shape, dtype=dtype, endpoint=True)
+    if isinstance(like, tuple):
+        return np.asarray(generator.uniform(*like, shape), dtype=dtype)
     values = generator.standard_normal(shape)
-    if like is not None:
+    if isinstance(like, np.ndarray):
         # A constant example has no spread to copy, and a constant sample would compare next to nothing.
         values = values * (float(like.std(dtype=np.float64)) or 1.0) + float(like.mean(dtype=np.float64))
     limit = np.finfo(dtype).max

@@ -13,9 +13,12 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
+from onnx_release.checkpoint import load_checkpoint
 from onnx_release.errors import Refused
+from onnx_release.factory import FactoryOptions
 from onnx_release.package import TrainedPackage
 from onnx_release.pt2_archive import refuse_code
+from onnx_release.script_archive import refuse_foreign_operators
 
 Trained = ExportedProgram | torch.nn.Module
 """A loaded model: an exported program keeps the mode and device it was traced with, a module is in eval mode."""
@@ -23,16 +26,25 @@ Trained = ExportedProgram | torch.nn.Module
 _RELOG = "Log the model again from the training code; if the download was cut short, clear 'export'."
 
 
-def load_trained(package: TrainedPackage, *, allow_pickle: bool) -> Trained:
+def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None) -> Trained:
     """Load a model onto the CPU, its weights checked; a module comes in eval mode.
 
     :param allow_pickle: whether the deployment lets a training run's own code run here. Without it a pickle is not
-        opened, and a pt2 archive is opened only when nothing in it is code.
+        opened, and an archive (pt2, TorchScript) is opened only when nothing in it is code of the run's own.
+    :param factory: what makes the model that a state dict belongs to.
     :raises Refused: for a pickle that is not allowed, a broken file, something that is no model, weights that hold NaN
         or infinity. Every such tensor is named, with the count.
     """
     _require_intact(package)
-    model = _load_pt2(package, allow_pickle) if package.kind == "pt2" else _load_pickle(package, allow_pickle)
+    model: Trained
+    if package.kind == "pt2":
+        model = _load_pt2(package, allow_pickle)
+    elif package.kind == "torchscript":
+        model = _load_script(package, allow_pickle)
+    elif package.kind == "state_dict":
+        model = load_checkpoint(package.data_path, factory)
+    else:
+        model = _load_pickle(package, allow_pickle)
     _refuse_non_finite(model)
     return model
 
@@ -54,21 +66,31 @@ def _load_pt2(package: TrainedPackage, allow_pickle: bool) -> ExportedProgram:
         return torch.export.load(package.data_path)
 
 
+def _load_script(package: TrainedPackage, allow_pickle: bool) -> torch.jit.ScriptModule:
+    if not allow_pickle:
+        refuse_foreign_operators(package.data_path)
+    with _loading(package), _quiet():
+        model: torch.jit.ScriptModule = torch.jit.load(package.data_path, map_location="cpu")
+    return model.eval()
+
+
 def _load_pickle(package: TrainedPackage, allow_pickle: bool) -> torch.nn.Module:
     if not allow_pickle:
         raise Refused(
             f"model file {package.data_path.name}",
             "is a pickle, which runs code of the training run when it is loaded, and this deployment allows none",
-            "Log the model with serialization_format='pt2' (MLflow's default since 3.14), "
+            "Log the model with serialization_format='pt2' (MLflow's default since 3.14) or its state dict, "
             "or let the deployment trust its training runs: [onnx_release] allow_pickle = True.",
         )
     with _loading(package), _quiet(), _importable(package.code_paths):
         model = torch.load(package.data_path, map_location="cpu", weights_only=False)
-    if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, torch.nn.Module):
+    # What torch.compile returns wraps the module that was written.
+    model = getattr(model, "_orig_mod", model)
+    if not isinstance(model, torch.nn.Module):
         raise Refused(
             f"model file {package.data_path.name}",
-            f"holds a {type(model).__name__}, which the exporter cannot trace",
-            "Log the eager torch.nn.Module itself: no state dict, and not compiled by torch.jit.",
+            f"holds a {type(model).__name__}, which is no model",
+            "Log the torch.nn.Module itself, or its state dict together with a model factory.",
         )
     return model.eval()
 
@@ -77,6 +99,13 @@ def _load_pickle(package: TrainedPackage, allow_pickle: bool) -> torch.nn.Module
 def _loading(package: TrainedPackage) -> Iterator[None]:
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise Refused(
+            f"model file {package.data_path.name}",
+            f"is of a class in module '{error.name}', which is neither installed here nor logged with the model",
+            "Log the model with the code that it needs: mlflow.pytorch.log_model(..., code_paths=['src']), "
+            "or install the package where Airflow's tasks run.",
+        ) from error
     except Exception as error:  # a broken archive raises anything, and a pickle runs its own code
         raise Refused(
             f"model file {package.data_path.name} (written by torch {package.pytorch_version})",

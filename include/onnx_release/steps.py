@@ -1,43 +1,61 @@
-"""The export as one call: a trained model's folder in, an artifact folder out."""
+"""The export as one call: a trained model in, an artifact folder out."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from onnx_release import doctor
 from onnx_release.artifact import describe_folder, folder_sha256, fresh_folder
-from onnx_release.export import ExportOptions, ExportResult, ModelContract, export_onnx, tool_versions
-from onnx_release.limits import EXPORT_BATCH_SIZE
+from onnx_release.export import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
+from onnx_release.factory import FactoryOptions
+from onnx_release.input_spec import parse_input_spec
+from onnx_release.limits import EXPORT_BATCH_SIZE, VARYING_DIMENSION_SIZE
 from onnx_release.package import PackageSpec, TrainedPackage, read_trained, write_package
-from onnx_release.records import FileDigest, OnnxArtifact
+from onnx_release.probe import Probe
+from onnx_release.record import Record
+from onnx_release.records import FileDigest, Finding, OnnxArtifact
 from onnx_release.runners.ort_runner import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
-from onnx_release.samples import Arrays, make_samples
-from onnx_release.source import load_trained
+from onnx_release.runners.torch_runner import TorchOptions
+from onnx_release.samples import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes
+from onnx_release.source import Trained, load_trained
+from onnx_release.strategies import ModelContract
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExportStepOptions:
-    """As in `ExportOptions`; `allow_pickle` is the deployment's word on pickled models."""
+class ExportStepOptions(Record):
+    """As in `ExportOptions`; `allow_pickle` is the deployment's word on the training runs' own code.
+
+    `factory` makes the model that a state dict belongs to, and `input_spec` describes the inputs (see `InputSpec`).
+    """
 
     opset: int | None = None
     device: str = "auto"
     allow_pickle: bool = False
+    factory: FactoryOptions | None = None
+    input_spec: Any = None
 
 
 def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> OnnxArtifact:
-    """Export the MLflow model in `trained` to the artifact folder `out`, which appears whole or not at all.
+    """Export the trained model to the artifact folder `out`, which appears whole or not at all.
 
     The folder holds ``model.onnx``, its external data, ``MLmodel``, requirements and the input example.
 
+    :param trained: the folder of an MLflow model, or a file of a model or of weights.
     :raises Refused: when the model cannot be read, loaded or exported; the message names what to change.
     """
-    package = read_trained(trained)
-    model = load_trained(package, allow_pickle=options.allow_pickle)
-    example = _export_example(package)
-    contract = ModelContract(inputs=package.inputs, outputs=package.outputs, example=example)
+    package = read_trained(trained, parse_input_spec(options.input_spec))
+    model = load_trained(package, allow_pickle=options.allow_pickle, factory=options.factory)
+    contract = contract_of(package)
+    require_exportable(model, contract)
+    probe = Probe(model, torch_options(package), contract)
+    contract = dataclasses.replace(contract, output_names=probe.output_names)
     with fresh_folder(out) as folder:
-        result = export_onnx(model, folder, contract, ExportOptions(opset=options.opset, device=options.device))
+        to_write = ExportOptions(opset=options.opset, device=options.device)
+        result = export_onnx(model, folder, contract, to_write, probe)
         versions = tool_versions() | {
             tool: version(tool) for tool in ("mlflow", "numpy", "onnx", "onnxruntime", "onnxscript")
         }
@@ -46,24 +64,53 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
             PackageSpec(
                 inputs=result.inputs,
                 outputs=result.outputs,
-                example=example,
+                example=contract.example,
                 providers=_providers(result),
                 tool_versions=versions,
             ),
         )
         files = describe_folder(folder)
-    return _artifact(files, result, package, versions)
+    artifact = _artifact(files, result, package, versions)
+    return dataclasses.replace(artifact, findings=tuple(_findings(package, model, result)))
+
+
+def contract_of(package: TrainedPackage) -> ModelContract:
+    """Return what the model takes and gives, and the sample that it is traced with."""
+    return ModelContract(
+        inputs=package.inputs, outputs=package.outputs, example=_export_example(package), ranges=package.ranges
+    )
+
+
+def torch_options(package: TrainedPackage) -> TorchOptions:
+    """Return how PyTorch's side of this model is run on the CPU."""
+    return TorchOptions(
+        input_names=tuple(spec.name for spec in package.inputs),
+        output_names=tuple(spec.name for spec in package.outputs) or None,
+    )
+
+
+def _export_example(package: TrainedPackage) -> Arrays:
+    """Return the run's example with exactly the rows that the exporter needs, or a seeded sample.
+
+    Where another dimension that varies has a size of 1 in the example, torch would take it for a constant.
+    """
+    sizes = varying_sizes(package.inputs, package.example)
+    batches = batch_names(package.inputs)
+    short = {name: VARYING_DIMENSION_SIZE for name, size in sizes.items() if size < 2 and name not in batches}
+    samples = make_samples(package.inputs, package.example, (EXPORT_BATCH_SIZE,), package.ranges)
+    if short:
+        sizes |= short | dict.fromkeys(batches, EXPORT_BATCH_SIZE)
+        return seeded_arrays(package.inputs, sizes, 0, package.example, package.ranges)
+    return next(sample.inputs for sample in samples if sample.batch_size == EXPORT_BATCH_SIZE)
+
+
+def _findings(package: TrainedPackage, model: Trained, result: ExportResult) -> list[Finding]:
+    return [*doctor.of_source(package, model), *doctor.of_export(result)]
 
 
 def _providers(result: ExportResult) -> tuple[str, ...]:
     """Return what a consumer's session asks for: the release tests with the same, so a GPU only where both have it."""
     return CUDA_PROVIDERS if result.device == "cuda" and cuda_available() else CPU_PROVIDERS
-
-
-def _export_example(package: TrainedPackage) -> Arrays:
-    """Return the run's example with exactly the rows that the exporter needs, or a seeded sample without one."""
-    samples = make_samples(package.inputs, package.example, (EXPORT_BATCH_SIZE,))
-    return next(sample.inputs for sample in samples if sample.batch_size == EXPORT_BATCH_SIZE)
 
 
 def _artifact(
@@ -77,11 +124,12 @@ def _artifact(
         ir_version=result.ir_version,
         inputs=result.inputs,
         outputs=result.outputs,
-        exporter=result.exporter,
+        exporter=result.strategy,
         source=package.kind,
         device=result.device,
         providers=_providers(result),
         export_batch_size=result.export_batch_size,
         export_wall_s=round(result.wall_s, 3),
         tool_versions=versions,
+        attempts=result.attempts,
     )

@@ -101,7 +101,7 @@ def test_a_model_without_an_example_has_none(trained: Path) -> None:
     ("changes", "words"),
     [
         ({"flavors": {"sklearn": {}}}, r"has no pytorch flavor \(found: sklearn\)"),
-        ({"signature": None}, "names no inputs"),
+        ({"signature": None, "saved_input_example_info": None}, "names no inputs"),
         ({"flavors": "none"}, "cannot be read: it has no flavors"),
         ({"flavors": {"pytorch": {"model_data": "../../elsewhere"}}}, "leads out of it"),
         ({"flavors": {"pytorch": {"model_data": "nowhere"}}}, "neither model.pt2 nor model.pth"),

@@ -8,14 +8,14 @@ import pytest
 
 from onnx_release.errors import Refused
 from onnx_release.limits import ParityLimits
-from onnx_release.parity import compare_outputs, judge_parity, limits_of, require_limits
+from onnx_release.parity import compare_outputs, judge_parity, limits_of, require_limits, scales_of
 from onnx_release.records import OutputParity, TensorSpec
 from onnx_release.samples import Sample
 from tests.core import records
 
 SAMPLE = Sample(name="example", inputs={}, batch_size=2)
 NAN, INF = float("nan"), float("inf")
-LOOSE = ParityLimits(mae_max=1e9)
+LOOSE = ParityLimits(mae_max=1e9, sqnr_min_db=None)
 
 
 def _one(reference: Any, candidate: Any, limits: ParityLimits | None = None, dtype: str = "float32") -> OutputParity:
@@ -104,9 +104,9 @@ def test_texts_cannot_be_compared() -> None:
 
 
 def test_mae_must_be_strictly_below_and_max_abs_may_reach_its_limit() -> None:
-    assert not _one([0.0], [0.5], ParityLimits(mae_max=0.5)).passed
-    assert _one([0.0], [0.5], ParityLimits(mae_max=None, max_abs=0.5)).passed
-    assert not _one([0.0], [0.75], ParityLimits(mae_max=None, max_abs=0.5)).passed
+    assert not _one([0.0], [0.5], ParityLimits(mae_max=0.5, sqnr_min_db=None)).passed
+    assert _one([0.0], [0.5], ParityLimits(mae_max=None, sqnr_min_db=None, max_abs=0.5)).passed
+    assert not _one([0.0], [0.75], ParityLimits(mae_max=None, sqnr_min_db=None, max_abs=0.5)).passed
 
 
 def test_one_bad_place_that_the_mean_hides_is_found_by_max_abs() -> None:
@@ -117,10 +117,10 @@ def test_one_bad_place_that_the_mean_hides_is_found_by_max_abs() -> None:
 
 
 def test_rtol_and_atol_hold_together_element_by_element() -> None:
-    limits = ParityLimits(mae_max=None, rtol=0.1, atol=0.01)
+    limits = ParityLimits(mae_max=None, sqnr_min_db=None, rtol=0.1, atol=0.01)
     assert _one([100.0, 0.0], [109.0, 0.005], limits).passed
     assert "1 of 2 values" in _failure(_one([100.0, 0.0], [109.0, 0.02], limits))
-    assert not _one([0.0], [0.001], ParityLimits(mae_max=None, rtol=0.1)).passed
+    assert not _one([0.0], [0.001], ParityLimits(mae_max=None, sqnr_min_db=None, rtol=0.1)).passed
 
 
 def test_cosine_that_cannot_be_taken_fails_only_its_own_limit() -> None:
@@ -132,7 +132,9 @@ def test_cosine_that_cannot_be_taken_fails_only_its_own_limit() -> None:
 
 
 def test_cosine_holds_for_values_whose_squares_overflow() -> None:
-    result = _one([1e200, 1e200], [1e200, 0.9e200], ParityLimits(mae_max=None, cosine_min=0.99), "float64")
+    result = _one(
+        [1e200, 1e200], [1e200, 0.9e200], ParityLimits(mae_max=None, sqnr_min_db=None, cosine_min=0.99), "float64"
+    )
     assert result.passed
 
 
@@ -155,7 +157,9 @@ def test_an_override_loosens_only_its_own_output() -> None:
     sides: list[dict[str, npt.NDArray[Any]]] = [
         {"y": np.full(2, value, np.float32), "z": np.full(2, value, np.float32)} for value in (0.0, 1e-3)
     ]
-    results = compare_outputs(sides[0], sides[1], SAMPLE, ParityLimits(per_output={"y": {"mae_max": 1e-2}}))
+    results = compare_outputs(
+        sides[0], sides[1], SAMPLE, ParityLimits(per_output={"y": {"mae_max": 1e-2, "sqnr_min_db": 20.0}})
+    )
     assert {r.output: r.passed for r in results} == {"y": True, "z": False}
 
 
@@ -168,8 +172,11 @@ def test_an_override_loosens_only_its_own_output() -> None:
         (ParityLimits(mae_max=NAN), "mae_max is nan"),
         (ParityLimits(max_abs=-1.0), "max_abs is -1.0"),
         (ParityLimits(cosine_min=2.0), "cosine_min is 2.0"),
-        (ParityLimits(mae_max=None), "output 'y' is left without any limit"),
-        (ParityLimits(per_output={"y": {"mae_max": None}}), "output 'y' is left without any limit"),
+        (ParityLimits(mae_max=None, sqnr_min_db=None), "output 'y' is left without any limit"),
+        (
+            ParityLimits(per_output={"y": {"mae_max": None, "sqnr_min_db": None}}),
+            "output 'y' is left without any limit",
+        ),
     ],
 )
 def test_limits_that_mean_nothing_are_refused(limits: ParityLimits, words: str) -> None:
@@ -181,7 +188,7 @@ def test_limits_that_mean_nothing_are_refused(limits: ParityLimits, words: str) 
 
 def test_sane_limits_are_taken() -> None:
     outputs = [TensorSpec(name="y", dtype="float32", shape=())]
-    require_limits(ParityLimits(mae_max=None, per_dtype={"float32": {"cosine_min": 0.9}}), outputs)
+    require_limits(ParityLimits(mae_max=None, sqnr_min_db=None, per_dtype={"float32": {"cosine_min": 0.9}}), outputs)
 
 
 def test_a_report_of_passed_comparisons_passes() -> None:
@@ -218,3 +225,38 @@ def test_a_side_that_could_not_run_fails_the_report() -> None:
     report = judge_parity(records.artifact(), [records.comparison()], ParityLimits(), ["batch 8: it crashed"])
     assert not report.passed
     assert "batch 8: it crashed" in report.failures
+
+
+def test_an_error_is_held_against_the_outputs_scale() -> None:
+    large, off = np.full(100, 1000.0), np.full(100, 1000.001)
+    assert _one(large, off).passed
+    assert "times the output's scale 1e+03" in _failure(_one(large, np.full(100, 1000.02)))
+
+
+def test_a_large_error_among_tiny_values_is_found_though_it_is_below_the_absolute_limit() -> None:
+    result = _one([1e-7, -1e-7], [2e-7, -1e-7])
+    assert result.mae is not None
+    assert result.mae < 1e-5
+    assert "signal to noise ratio 3.01 dB is below 60 dB" in _failure(result)
+
+
+def test_the_scale_is_taken_over_all_samples_so_that_rounding_at_zero_is_no_error() -> None:
+    reference, candidate = ({"y": np.full(3, value, np.float32)} for value in (1e-9, -1e-9))
+    scales = scales_of([reference, {"y": np.ones(3, np.float32)}])
+    assert not compare_outputs(reference, candidate, SAMPLE, ParityLimits())[0].passed
+    assert compare_outputs(reference, candidate, SAMPLE, ParityLimits(), scales)[0].passed
+
+
+def test_half_precision_has_limits_of_its_own_which_an_override_replaces() -> None:
+    values, off = np.ones(64), np.full(64, 1.001)
+    assert _one(values, off, dtype="float16").passed
+    assert not _one(values, off).passed
+    assert not _one(values, off, ParityLimits(per_dtype={"float16": {"mae_max": 1e-4}}), "float16").passed
+
+
+def test_integers_may_be_judged_by_agreement() -> None:
+    limits = ParityLimits(per_output={"y": {"agreement_min": 0.75}})
+    assert _one([1, 2, 3, 4], [1, 2, 3, 5], limits, "int64").passed
+    failed = _one([1, 2, 3, 4], [1, 2, 5, 5], limits, "int64")
+    assert "2 of 4 int64 values differ, and at least 75.00% must be equal" in _failure(failed)
+    assert failed.agreement == 0.5

@@ -22,7 +22,7 @@ from torch import nn
 from onnx_release.errors import Refused
 from onnx_release.package import TrainedPackage, read_trained
 from onnx_release.source import load_trained
-from tests.core.models import Masked, OneOutput, TwoHeads, image, save
+from tests.core.models import Masked, TwoHeads, image, save
 
 
 class Payload:
@@ -153,11 +153,37 @@ def test_a_pickle_that_is_no_module_is_refused(trained_pickle: Path, tmp_path: P
         load_trained(package, allow_pickle=True)
 
 
-def test_a_torchscript_module_is_refused(trained_pickle: Path, tmp_path: Path) -> None:
-    package = read_trained(Path(shutil.copytree(trained_pickle, tmp_path / "trained")))
-    torch.jit.save(torch.jit.trace(OneOutput().eval(), torch.from_numpy(image(2))), package.data_path)
-    with pytest.raises(Refused, match=r"Module, which the exporter cannot trace.*eager"):
-        load_trained(package, allow_pickle=True)
+def _scripted(trained: Path, folder: Path, model: nn.Module) -> TrainedPackage:
+    package = read_trained(Path(shutil.copytree(trained, folder)))
+    torch.jit.save(torch.jit.script(model), package.data_path)
+    return read_trained(folder)
+
+
+def test_a_torchscript_module_is_loaded_without_leave_for_pickles(trained_pickle: Path, tmp_path: Path) -> None:
+    package = _scripted(trained_pickle, tmp_path / "trained", nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).train())
+    assert package.kind == "torchscript"
+    model = load_trained(package, allow_pickle=False)
+    assert isinstance(model, torch.jit.ScriptModule)
+    assert not model.training
+
+
+class WritesFile(nn.Module):
+    """TorchScript has an operator that writes files."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, self.path)
+        return x
+
+
+def test_a_torchscript_module_that_touches_files_is_refused_unopened(trained_pickle: Path, tmp_path: Path) -> None:
+    package = _scripted(trained_pickle, tmp_path / "trained", WritesFile(str(tmp_path / "written")))
+    with pytest.raises(Refused, match=r"calls more than torch's operators on tensors: .*torch\.save"):
+        load_trained(package, allow_pickle=False)
+    assert not (tmp_path / "written").exists()
 
 
 @pytest.mark.parametrize("serialization", ["pt2", "pickle"])

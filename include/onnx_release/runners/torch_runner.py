@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch.utils import _pytree as pytree
 
+from onnx_release.calling import name_outputs, runnable
 from onnx_release.errors import Refused
 from onnx_release.samples import Arrays
 
@@ -25,13 +26,13 @@ def cuda_available() -> bool:
 class TorchOptions:
     """How to run the model.
 
-    `input_names` in the order of ``forward``'s arguments and `output_names` in the order of what it returns. `threads`
+    `input_names` and `output_names` as `calling.arguments_for` and `calling.name_outputs` take them. `threads`
     of None leaves PyTorch's setting. `mha_fastpath` of None leaves PyTorch's own choice: the fast path of attention
     gives other numbers for masked places, and is what a user of eager PyTorch would be timed with.
     """
 
     input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
+    output_names: tuple[str, ...] | None
     device: str = "cpu"
     threads: int | None = None
     mha_fastpath: bool | None = None
@@ -48,17 +49,17 @@ class TorchRunner:
 
     def __init__(self, model: TorchModel, options: TorchOptions) -> None:
         self._options = options
-        self._module: Callable[..., Any] | None = _callable(model, options.device)
+        self._call: Callable[..., Any] | None = _callable(model, options)
         self._settings = _process_settings(options)
 
     def run(self, inputs: Arrays) -> Arrays:
         """Return the outputs by name; raises `Refused` when the model fails on these inputs or gives other outputs."""
-        if self._module is None:
+        if self._call is None:
             raise RuntimeError("the runner is closed")
         tensors = [torch.from_numpy(inputs[name]).to(self._options.device) for name in self._options.input_names]
         try:
             with torch.inference_mode():
-                result = self._module(*tensors)
+                result = self._call(*tensors)
         except Exception as error:  # a model's forward can raise anything
             raise _refused(inputs, error) from error
         named = name_outputs(result, self._options.output_names)
@@ -66,7 +67,7 @@ class TorchRunner:
 
     def close(self) -> None:
         """Let go of the model, and put the process-wide settings back."""
-        self._module = None
+        self._call = None
         self._settings.close()
 
     def __enter__(self) -> Self:
@@ -76,35 +77,18 @@ class TorchRunner:
         self.close()
 
 
-def _callable(model: TorchModel, device: str) -> Callable[..., Any]:
+def _callable(model: TorchModel, options: TorchOptions) -> Callable[..., Any]:
     if not isinstance(model, torch.export.ExportedProgram):
-        return model.eval().to(device)
+        return runnable(model.eval().to(options.device), options.input_names)
     # An exported program has its mode baked in, and its module's eval() raises.
-    module = model.module()
-    return module if device == "cpu" else module.to(device)
+    module, structure = model.module(), model.call_spec.in_spec
+    module = module if options.device == "cpu" else module.to(options.device)
 
+    def call(*values: torch.Tensor) -> Any:
+        arguments, keywords = pytree.tree_unflatten(list(values), structure)
+        return module(*arguments, **keywords)
 
-def name_outputs(result: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Give names to what a model returned: a tensor, a (nested) tuple, list or dict of tensors; None is left out.
-
-    A flat dict whose keys are the names is taken by key, all else in order.
-
-    :raises Refused: when the count differs, or something is no tensor that numpy can hold.
-    """
-    if isinstance(result, Mapping) and set(result) == set(names):
-        leaves: list[Any] = [result[name] for name in names]
-    else:
-        leaves = [leaf for leaf in pytree.tree_leaves(result) if leaf is not None]
-    strange = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, torch.Tensor)]
-    strange += [str(leaf.dtype) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bfloat16]
-    if strange or len(leaves) != len(names):
-        raise Refused(
-            "What the PyTorch model returns",
-            f"is {len(leaves)} values{f' (of them {strange})' if strange else ''}, "
-            f"and the signature names {len(names)} outputs: {', '.join(names)}",
-            "Return plain tensors, and log the model again with a signature that names each of them.",
-        )
-    return dict(zip(names, leaves, strict=True))
+    return call
 
 
 def _refused(inputs: Arrays, error: Exception) -> Refused:

@@ -14,7 +14,8 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.verdict import Judged
 from onnx_release.errors import Refused
-from onnx_release.records import Record, ReleaseReport, TrainedModel
+from onnx_release.record import Record
+from onnx_release.records import ReleaseReport, TrainedModel
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

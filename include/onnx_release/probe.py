@@ -1,0 +1,79 @@
+"""Whether a graph that was just written runs in ONNX Runtime and agrees with PyTorch, at sizes it was not traced with.
+
+ONNX Runtime runs in a process of its own: a graph that makes it crash ends that process and not the export, and the
+export holds no second copy of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from onnx_release import limits
+from onnx_release.comparing import run
+from onnx_release.errors import Refused
+from onnx_release.export import ExportResult
+from onnx_release.limits import ParityLimits
+from onnx_release.parity import compare_outputs, scales_of
+from onnx_release.runners.ort_child import run_apart
+from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
+from onnx_release.samples import Arrays, Sample, make_samples
+from onnx_release.source import Trained
+from onnx_release.strategies import ModelContract
+from onnx_release.variants import probing_samples
+
+
+class Probe:
+    """Holds a written model against PyTorch, on a few samples and against each dtype's default limits.
+
+    PyTorch runs at once on the samples that any release would ask for: a model that fails there needs no exporter.
+
+    :raises Refused: when PyTorch does not run the example at one row, or seeded values at an unseen batch size.
+    """
+
+    def __init__(self, model: Trained, options: TorchOptions, contract: ModelContract) -> None:
+        self._model = model
+        # Without the fast path of attention, whose masked places hold other numbers.
+        self._options = replace(options, mha_fastpath=False)
+        self._contract = contract
+        with TorchRunner(model, self._options) as reference:
+            self._fixed = [(sample, run(reference, sample)) for sample in _fixed_samples(contract)]
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What PyTorch's outputs are called, in order."""
+        return tuple(self._fixed[0][1])
+
+    def __call__(self, folder: Path, result: ExportResult) -> str:
+        """Return why the model in `folder` does not do what PyTorch does, or an empty string."""
+        cases = [*self._fixed, *self._varied(result)]
+        try:
+            found = run_apart(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
+        except Refused as refusal:
+            return f"{refusal.subject}: {refusal.problem}"
+        scales = scales_of(outputs for _, outputs in cases)
+        for (sample, expected), outputs in zip(cases, found, strict=True):
+            for compared in compare_outputs(expected, outputs, sample, ParityLimits(), scales):
+                if not compared.passed:
+                    where = f"output '{compared.output}' ({sample.name}, batch {sample.batch_size})"
+                    return f"{where}: {'; '.join(compared.failures)}"
+        return ""
+
+    def _varied(self, result: ExportResult) -> Iterator[tuple[Sample, Arrays]]:
+        """Yield other sizes of what else varies in the graph, as far as PyTorch runs at them."""
+        contract = self._contract
+        samples = [s for s in probing_samples(result.inputs, contract.example, contract.ranges) if s.varied]
+        with TorchRunner(self._model, replace(self._options, device=result.device)) as reference:
+            for sample in samples:
+                try:
+                    yield sample, run(reference, sample)
+                except Refused:
+                    continue
+
+
+def _fixed_samples(contract: ModelContract) -> Iterator[Sample]:
+    sizes = (1, limits.UNSEEN_BATCH_SIZE)
+    made = make_samples(contract.inputs, contract.example, sizes, contract.ranges)
+    yield next(sample for sample in made if sample.batch_size == 1)
+    yield next(sample for sample in reversed(made) if sample.batch_size == limits.UNSEEN_BATCH_SIZE)

@@ -1,0 +1,136 @@
+"""What is judged: the trained model and the artifact, and the conditions that both run under."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnx_release.artifact import folder_sha256, verify_folder
+from onnx_release.errors import Refused
+from onnx_release.factory import FactoryOptions
+from onnx_release.host import usable_cpus
+from onnx_release.input_spec import parse_input_spec
+from onnx_release.limits import (
+    BATCH_SIZES,
+    MODEL_FILE,
+    UNSEEN_BATCH_SIZE,
+    LatencyBudget,
+    MeasurePlan,
+    ParityLimits,
+)
+from onnx_release.package import TrainedPackage, read_trained
+from onnx_release.record import Record
+from onnx_release.records import OnnxArtifact
+from onnx_release.runners import ort_runner, torch_runner
+from onnx_release.runners.ort_runner import CUDA_PROVIDERS, OrtOptions, OrtRunner
+from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
+from onnx_release.samples import Sample, make_samples
+from onnx_release.source import Trained, load_trained
+from onnx_release.variants import probing_samples, read_npz
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeOptions(Record):
+    """How to judge. The device is no choice here: the artifact is tested on the providers that its package names.
+
+    `given_inputs` is the path of a user's ``.npz`` file, and `reproduction` that of a folder to leave what a person
+    needs to see a parity failure again; empty for neither. The rest is as in the export.
+    """
+
+    batch_sizes: tuple[int, ...] = BATCH_SIZES
+    limits: ParityLimits = field(default_factory=ParityLimits)
+    budget: LatencyBudget = field(default_factory=LatencyBudget)
+    plan: MeasurePlan = field(default_factory=MeasurePlan)
+    allow_pickle: bool = False
+    factory: FactoryOptions | None = None
+    input_spec: Any = None
+    given_inputs: str = ""
+    reproduction: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Both sides, loaded or ready to be; the artifact's bytes are those of its record."""
+
+    package: TrainedPackage
+    model: Trained
+    folder: Path
+    artifact: OnnxArtifact
+    options: JudgeOptions
+    device: str
+    threads: int
+
+    @classmethod
+    def load(cls, trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> Subject:
+        """Hold the folder against its record, and load the trained model; raises `Refused` when either fails."""
+        require_bytes(folder, artifact)
+        device = _device(artifact)
+        package = read_trained(trained, parse_input_spec(options.input_spec))
+        return cls(
+            package=package,
+            model=load_trained(package, allow_pickle=options.allow_pickle, factory=options.factory),
+            folder=folder,
+            artifact=artifact,
+            options=options,
+            device=device,
+            threads=options.plan.threads or usable_cpus(),
+        )
+
+    def reference(self, *, mha_fastpath: bool | None = None) -> TorchRunner:
+        """Open PyTorch's side."""
+        options = TorchOptions(
+            input_names=tuple(spec.name for spec in self.artifact.inputs),
+            output_names=tuple(spec.name for spec in self.artifact.outputs),
+            device=self.device,
+            threads=self.threads,
+            mha_fastpath=mha_fastpath,
+        )
+        return TorchRunner(self.model, options)
+
+    def candidate(self) -> OrtRunner:
+        """Open ONNX Runtime's side; raises `Refused` when it does not take the model."""
+        options = OrtOptions(threads=self.threads, providers=self.artifact.providers)
+        return OrtRunner(self.folder / MODEL_FILE, options)
+
+    def samples(self) -> list[Sample]:
+        """Return what both sides are fed: the example, a user's own, seeded values, and what probes further.
+
+        The graph's inputs are what is filled: there, two dimensions that must be equal are one.
+        """
+        inputs, package = self.artifact.inputs, self.package
+        samples = make_samples(inputs, package.example, self._sizes(), package.ranges)
+        if self.options.given_inputs:
+            samples.insert(0, read_npz(Path(self.options.given_inputs), inputs, self.options.given_inputs))
+        return [*samples, *probing_samples(inputs, package.example, package.ranges)]
+
+    def _sizes(self) -> Sequence[int]:
+        """Return every batch size to compare: those asked for, the served one, and one that the exporter never saw."""
+        seen, options = self.artifact.export_batch_size, self.options
+        sizes = {*options.batch_sizes, options.budget.batch_size}
+        if sizes <= {seen}:
+            sizes.add(UNSEEN_BATCH_SIZE if seen != UNSEEN_BATCH_SIZE else UNSEEN_BATCH_SIZE + 1)
+        return sorted(sizes)
+
+
+def require_bytes(folder: Path, artifact: OnnxArtifact) -> None:
+    """Raise `Refused` unless the folder's files are those of the record, and amount to its digest."""
+    verify_folder(folder, artifact.files)
+    if (found := folder_sha256(artifact.files)) != artifact.sha256:
+        raise Refused(
+            "The artifact's record",
+            f"says sha256 {artifact.sha256}, and its files amount to {found}",
+            "Export the training run again.",
+        )
+
+
+def _device(artifact: OnnxArtifact) -> str:
+    on_cuda = artifact.providers[:1] == CUDA_PROVIDERS[:1]
+    if on_cuda and not (torch_runner.cuda_available() and ort_runner.cuda_available()):
+        raise Refused(
+            f"artifact {artifact.sha256}",
+            f"is packaged for {', '.join(artifact.providers)}, and PyTorch or ONNX Runtime has no CUDA here",
+            "Run this task on a worker with a GPU, or export with device 'cpu'.",
+        )
+    return "cuda" if on_cuda else "cpu"

@@ -1,0 +1,204 @@
+"""The strategies in their order: what each is for, what it leaves on record, and what none may let through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onnx_release.errors import Refused
+from onnx_release.export import ExportOptions, ExportResult, export_onnx
+from onnx_release.probe import Probe
+from onnx_release.records import TensorSpec
+from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
+from onnx_release.runners.torch_runner import TorchOptions
+from onnx_release.strategies import ModelContract
+
+X = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
+SEQUENCE = TensorSpec(name="x", dtype="float32", shape=("batch", "length", 4))
+OTHER = TensorSpec(name="mask", dtype="float32", shape=("batch", "mask_length"))
+
+
+class Dense(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.linear = nn.Linear(4, 3)
+
+
+class Linear(Dense):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x)
+        return result
+
+
+class Masked(Dense):
+    """Two inputs whose lengths must be equal, and a signature that cannot say so."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        result: Tensor = self.linear(x * mask.unsqueeze(-1)).sum(dim=1)
+        return result
+
+
+class Record:
+    """What no pytree knows."""
+
+    def __init__(self, layers: list[Any]) -> None:
+        self.layers = layers
+
+
+class Layer:
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+
+
+class ReturnsCache(Dense):
+    def forward(self, x: Tensor) -> Any:
+        y = self.linear(x)
+        return {"y": y, "past": Record([Layer(y + 1, y + 2)])}
+
+
+class Branches(Dense):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        if bool(x.sum() > 1e6):
+            y = y * 2
+        return y
+
+
+def _contract(model: nn.Module, *inputs: TensorSpec) -> tuple[ModelContract, Probe]:
+    sizes = {"batch": 2, "length": 5, "mask_length": 5}
+    generator = np.random.default_rng(0)
+    arrays = {
+        spec.name: generator.standard_normal([sizes[s] if isinstance(s, str) else s for s in spec.shape]).astype("f4")
+        for spec in inputs
+    }
+    contract = ModelContract(inputs=inputs, outputs=(), example=arrays)
+    options = TorchOptions(input_names=tuple(spec.name for spec in inputs), output_names=None)
+    probe = Probe(model.eval(), options, contract)
+    return ModelContract(inputs=inputs, outputs=(), example=arrays, output_names=probe.output_names), probe
+
+
+def _export(model: nn.Module, folder: Path, *inputs: TensorSpec) -> ExportResult:
+    contract, probe = _contract(model, *inputs)
+    return export_onnx(model, folder, contract, ExportOptions(device="cpu"), probe)
+
+
+def _outcomes(result: ExportResult) -> list[tuple[str, str]]:
+    return [(attempt.strategy, attempt.outcome) for attempt in result.attempts]
+
+
+def test_a_plain_model_needs_one_step(tmp_path: Path) -> None:
+    result = _export(Linear(), tmp_path, X)
+    assert _outcomes(result) == [("dynamo", "taken")]
+    assert result.outputs[0].name == "output"
+
+
+def test_lengths_that_must_be_equal_become_one(tmp_path: Path) -> None:
+    result = _export(Masked(), tmp_path, SEQUENCE, OTHER)
+    assert result.strategy in ("dynamo", "dynamo-auto")
+    assert [spec.shape for spec in result.inputs] == [("batch", "length", 4), ("batch", "length")]
+
+
+def test_what_is_no_pytree_is_flattened_and_named(tmp_path: Path) -> None:
+    result = _export(ReturnsCache(), tmp_path, X)
+    assert _outcomes(result)[-1] == ("dynamo-wrapped", "taken")
+    assert [spec.name for spec in result.outputs] == ["y", "past.0.key", "past.0.value"]
+    with OrtRunner(tmp_path / "model.onnx", OrtOptions()) as runner:
+        outputs = runner.run({"x": np.ones((7, 4), np.float32)})
+    np.testing.assert_allclose(outputs["past.0.key"], outputs["y"] + 1, rtol=1e-5)
+
+
+def test_a_scripted_module_keeps_its_branches(tmp_path: Path) -> None:
+    scripted = torch.jit.script(Branches().eval())
+    result = _export(scripted, tmp_path, X)
+    assert _outcomes(result) == [("torchscript", "taken")]
+    with OrtRunner(tmp_path / "model.onnx", OrtOptions()) as runner:
+        for value in (1.0, 1e6):
+            x = np.full((3, 4), value, np.float32)
+            np.testing.assert_allclose(
+                runner.run({"x": x})["output"], scripted(torch.from_numpy(x)).detach().numpy(), rtol=1e-4
+            )
+
+
+def test_a_decision_by_value_is_fixed_by_no_strategy_and_every_reason_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="cannot be exported to ONNX") as refusal:
+        _export(Branches(), tmp_path, X)
+    text = str(refusal.value)
+    assert "dynamo, dynamo-auto, dynamo-wrapped, dynamo-unoptimized: GuardOnDataDependentSymNode" in text
+    assert "torchscript: tracing the model: fixes what a value decides" in text
+
+
+def test_a_result_that_is_unfit_is_not_taken_and_the_reason_stays(tmp_path: Path) -> None:
+    contract, probe = _contract(Linear(), X)
+    refused = iter(["output 'output': MAE 1 is not below 1e-05"])
+
+    def verify(folder: Path, result: ExportResult) -> str:
+        return next(refused, "") or probe(folder, result)
+
+    result = export_onnx(Linear(), tmp_path, contract, ExportOptions(device="cpu"), verify)
+    assert _outcomes(result) == [("dynamo", "unfit"), ("dynamo-auto", "taken")]
+    assert "MAE 1" in result.attempts[0].reason
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+
+
+def test_when_none_is_fit_the_first_is_left_for_the_tests_to_refuse(tmp_path: Path) -> None:
+    contract, _ = _contract(Linear(), X)
+    result = export_onnx(Linear(), tmp_path, contract, ExportOptions(device="cpu"), lambda *_: "no")
+    assert result.strategy == "dynamo"
+    assert {attempt.outcome for attempt in result.attempts} == {"unfit"}
+    assert (tmp_path / "model.onnx").exists()
+
+
+def test_a_wrong_weight_is_seen_by_the_probe(tmp_path: Path) -> None:
+    contract, probe = _contract(Linear(), X)
+    result = export_onnx(Linear(), tmp_path, contract, ExportOptions(device="cpu"))
+    assert probe(tmp_path, result) == ""
+    data = tmp_path / "model.onnx.data"
+    if data.exists() and data.stat().st_size:
+        content = bytearray(data.read_bytes())
+        content[3] ^= 0x40
+        data.write_bytes(bytes(content))
+        assert "output 'output'" in probe(tmp_path, result)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_recurrent_models_length_stays_free_whatever_was_traced_before(
+    tmp_path: Path, kind: Callable[..., nn.Module]
+) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = kind(4, 3, batch_first=True)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.inner(x)[0]
+
+    model = Recurrent().eval()
+    torch.export.export(model, (torch.ones(2, 5, 4),))
+    result = _export(model, tmp_path, SEQUENCE)
+    assert result.inputs[0].shape == ("batch", "length", 4)
+
+
+def test_a_model_that_pytorch_cannot_run_at_another_batch_needs_no_exporter() -> None:
+    class TwoOnly(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.ones(2, 1)
+
+    with pytest.raises(Refused, match=r"on inputs x float32 \[3, 4\]: raised RuntimeError"):
+        _contract(TwoOnly(), X)
+
+
+def test_a_graph_in_train_mode_ends_the_search_at_once(tmp_path: Path) -> None:
+    class Drops(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(x)
+
+    contract, _ = _contract(nn.Identity(), X)
+    with pytest.raises(Refused, match="is in train mode"):
+        export_onnx(Drops(), tmp_path, contract, ExportOptions(device="cpu"))
