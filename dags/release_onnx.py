@@ -50,6 +50,22 @@ PARAMS = {
         "auto", "string", WHAT, "Device", "Where to export, and so to test: `auto` takes CUDA where there is one.",
         enum=["auto", "cpu", "cuda"],
     ),
+    "factory": field(
+        None, "string", WHAT, "Model factory",
+        "For a run that left weights alone (a state dict, a Lightning checkpoint): what makes the model, as "
+        "`package.module:name`, from a package that the deployment allows. Empty: as the run's tags say.",
+        pattern=limits.FACTORY_PATTERN,
+    ),
+    "factory_kwargs": field(
+        {}, "object", WHAT, "Factory arguments",
+        "Those not given here are the run's params of the same name, or the checkpoint's hyperparameters.",
+    ),
+    "input_spec": field(
+        [], "array", WHAT, "Inputs",
+        'Where the model has no signature, or it is wrong: `[{"name": "x", "dtype": "float32", "shape": ["batch", 3, '
+        '224, 224], "low": 0, "high": 1}]`; integers may have a `vocabulary_size`.',
+        items={"type": "object"},
+    ),
     "allowed_domains": field(
         [], "array", WHAT, "Custom operator domains",
         "Domains besides ONNX's own that the serving runtime knows, such as com.microsoft. Empty: none.",
@@ -64,10 +80,24 @@ PARAMS = {
         "Compared and timed at each of these. If the exporter has seen them all, one that it has not is added.",
         items={"type": "integer", "minimum": 1, "maximum": limits.BATCH_SIZE_MAX}, minItems=1,
     ),
+    "inputs_uri": field(
+        None, "string", SAME, "Inputs to compare with",
+        "An .npz file with an array per input: s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz. It is timed with, too.",
+        pattern=limits.INPUTS_URI_PATTERN,
+    ),
     "mae_max": field(
         PARITY.mae_max, "number", SAME, "Mean absolute error below",
-        "Per output, PyTorch against ONNX Runtime. For float32 the usual difference is about 1e-7.",
+        "Per output, PyTorch against ONNX Runtime, times the output's scale where that is above 1. For float32 the "
+        "usual difference is about 1e-7. Half precision has its own limit: see limits of single dtypes.",
         exclusiveMinimum=0,
+    ),
+    "sqnr_min_db": field(
+        PARITY.sqnr_min_db, "number", SAME, "Least signal to noise ratio (dB)",
+        "The output's scale over the difference. For float32 it is usually above 110. Empty: not limited.", minimum=0,
+    ),
+    "agreement_min": field(
+        PARITY.agreement_min, "number", SAME, "Least agreement of integer outputs",
+        "The share of equal values of an integer or boolean output, such as a class index.", minimum=0, maximum=1,
     ),
     "max_abs": field(None, "number", SAME, "Largest absolute error", "Empty: not limited.", minimum=0),
     "rtol": field(
@@ -165,12 +195,14 @@ with DAG(
         **server,
     )
     step = {**server, "trained": returned("wait_for_training")}
+    source = {"factory": given("factory"), **{name: as_json(name) for name in ("factory_kwargs", "input_spec")}}
     prepare = PrepareWorkOperator(task_id="prepare_work").as_setup()
     export = ExportOperator(
         task_id="export",
         work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
         opset=as_json("opset"),
         device=given("device"),
+        source=source,
         **step,
     )
     check = CheckOperator(
@@ -186,13 +218,26 @@ with DAG(
         batch_sizes=as_json("batch_sizes"),
         parity={
             name: as_json(name)
-            for name in ("mae_max", "max_abs", "rtol", "atol", "cosine_min", "per_output", "per_dtype")
+            for name in (
+                "mae_max",
+                "max_abs",
+                "rtol",
+                "atol",
+                "cosine_min",
+                "sqnr_min_db",
+                "agreement_min",
+                "per_output",
+                "per_dtype",
+            )
         },
         budget={
             "batch_size": as_json("serving_batch_size"),
             **{name: as_json(name) for name in ("speedup_min", "speedup_goal", "p95_max_ms", "on_miss")},
         },
         plan={name: as_json(name) for name in ("threads", "measure_max_s")},
+        source=source,
+        inputs_uri=given("inputs_uri"),
+        s3_conn_id=given("s3_conn_id"),
         # One slot: two measurements at once would time each other.
         pool=limits.MEASURE_POOL,
         **step,

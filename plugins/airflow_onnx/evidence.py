@@ -29,6 +29,7 @@ TAG = "onnx_release"
 # MLflow refuses longer tag values on runs; the whole text is in the report.
 TAG_MAX_CHARACTERS = 4000
 HISTORY = "history"
+REPRODUCTION = "reproduction"
 # Written when a release has succeeded; see operators/promote.py.
 OF_A_RELEASE = ("version", "alias", "s3_uri", "wall_s")
 # See ui/app.py.
@@ -123,6 +124,22 @@ def _put_on_top(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) 
             metrics=metrics(report) if with_metrics else {},
         )
         hook.log_evidence(report.training.training_run_id, top)
+
+
+def leave_reproduction(hook: MlflowHook, training: TrainedModel, model_name: str, folder: Path) -> None:
+    """Put what shows a parity failure again beside the report, in place of an earlier one; nothing without a folder.
+
+    It is a help to a person and no part of the verdict, so a server that does not take it gets a line in the log.
+    """
+    if not folder.is_dir():
+        return
+    files = tuple(sorted(file for file in folder.iterdir() if file.is_file()))
+    try:
+        names.model_name(model_name)
+        path = f"{TAG}/{model_name}/{REPRODUCTION}"
+        hook.log_evidence(training.training_run_id, Evidence(artifact_path=path, files=files))
+    except (Refused, Transient) as failure:
+        log.warning("What shows the failure again is not on record in MLflow: %s", failure)
 
 
 def _tags_before(hook: MlflowHook, training_run_id: str) -> dict[str, str]:

@@ -153,6 +153,18 @@ def fetch(folder: Folder, files: Iterable[FileDigest], target: Path) -> None:
             )
 
 
+def fetch_one(folder: Folder, path: str, target: Path, size_max_bytes: int) -> Path:
+    """Download one object of the folder, and return the file; raises `Refused` when it is larger than the limit."""
+    with explained(folder, path):
+        size = folder.hook.get_conn().head_object(Bucket=folder.bucket, Key=folder.key(path))["ContentLength"]
+    if size > size_max_bytes:
+        raise Refused(
+            f"object {folder.uri}/{path}", f"has {size} bytes, at most {size_max_bytes} are read", "Give fewer rows."
+        )
+    fetch(folder, [FileDigest(path=path, sha256="", size_bytes=size)], target)
+    return target / path
+
+
 def remove(folder: Folder, paths: Iterable[str]) -> None:
     """Delete objects of the folder; one that is gone already is no error."""
     # One by one: DeleteObjects wants a checksum header that not every S3 server agrees on.

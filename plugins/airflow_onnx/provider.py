@@ -56,6 +56,11 @@ def get_provider_info() -> dict[str, Any]:
                 "description": "Settings of the ONNX release that only the deployment decides.",
                 "options": {
                     "allow_pickle": _option("Load pickled models. A pickle runs its author's code.", "False"),
+                    "factory_packages": _option(
+                        "Packages with functions that may make a model for a run that left weights alone.",
+                        "",
+                        "our_models, radio.nets",
+                    ),
                     "staging_uri": _option(
                         "Folder that a release's tasks hand the artifact through.", None, "file:///var/lib/onnx_release"
                     ),

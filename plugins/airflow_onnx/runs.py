@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names
+from airflow_onnx import checkpoints, names
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
 
 UNFINISHED = {"RUNNING", "SCHEDULED"}
-_RELOG = "Log the model with mlflow.pytorch.log_model in the training run, or give the URI of another run's model."
+_RELOG = (
+    "Log the model with mlflow.pytorch.log_model in the training run, or its weights as a file "
+    "(.pt2, .safetensors, .ckpt, .pth, .pt), or give the URI of another run's model."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,12 @@ def find_trained_model(hook: MlflowHook, wanted: Target) -> TrainedModel | None:
         raise Refused(
             f"training run {run_id}", f"ended as {run.info.status}", "Only a FINISHED run is released: train again."
         )
-    uri = wanted.model_uri or _only_pytorch_model(hook, run)
-    _require_pytorch(hook, uri)
+    if wanted.model_uri:
+        uri, chosen = wanted.model_uri, "it was asked for"
+        if not checkpoints.is_file(uri):
+            _require_pytorch(hook, uri)
+    else:
+        uri, chosen = _model_of(hook, run)
     return TrainedModel(
         training_run_id=run_id,
         model_uri=uri,
@@ -90,6 +97,7 @@ def find_trained_model(hook: MlflowHook, wanted: Target) -> TrainedModel | None:
         run_name=run.info.run_name or "",
         experiment_id=run.info.experiment_id,
         ended_at_ms=run.info.end_time,
+        chosen=chosen,
     )
 
 
@@ -116,15 +124,21 @@ def _root(hook: MlflowHook, uri: str) -> str:
         return str(hook.client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
 
 
-def _only_pytorch_model(hook: MlflowHook, run: Any) -> str:
-    """Return the newest PyTorch model of a run: an MLflow 3 logged model, or a folder among the run's artifacts."""
+def _model_of(hook: MlflowHook, run: Any) -> tuple[str, str]:
+    """Return the URI of what a run is released from, and why: a model comes before weights alone.
+
+    The newest of an MLflow 3 run's logged models, else a model folder among the run's artifacts, else a file.
+    """
     run_id = run.info.run_id
     logged = run.outputs.model_outputs if run.outputs else []
     # A run may log a model per checkpoint; the last step is the trained one.
     uris = [f"models:/{output.model_id}" for output in sorted(logged, key=lambda output: output.step, reverse=True)]
+    where = f"of {len(uris)} logged models the newest with PyTorch" if uris else "a model among the run's artifacts"
     for uri in uris or _artifact_models(hook, run_id):
         if "pytorch" in _flavors(hook, uri):
-            return uri
+            return uri, where
+    if found := checkpoints.find(hook, run_id):
+        return found
     raise Refused(f"training run {run_id}", "holds no PyTorch model", _RELOG)
 
 

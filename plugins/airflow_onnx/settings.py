@@ -23,6 +23,12 @@ def allow_pickle() -> bool:
     return bool(conf.getboolean(SECTION, "allow_pickle", fallback=False))
 
 
+def factory_packages() -> tuple[str, ...]:
+    """Return the packages whose functions may make a model for a training run that left weights alone."""
+    text = str(conf.get(SECTION, "factory_packages", fallback="") or "")
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def staging_uri() -> str:
     """Return the folder (``file://…``) that the tasks of one release hand the artifact through."""
     home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser().resolve()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_onnx import names, rendered, settings, staging
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.base import ReleaseOperator
+from airflow_onnx.sources import Source
 from onnx_release import limits
 from onnx_release.records import OnnxArtifact
 
@@ -24,27 +25,41 @@ class ExportOperator(ReleaseOperator):
     :param work_uri: the DAG run's work folder, as `PrepareWorkOperator` returned it.
     :param opset: the ONNX opset to write; empty takes the exporter's default.
     :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
+    :param source: ``factory``, ``factory_kwargs`` and ``input_spec``, each a value or its JSON; see docs/parameters.md.
     """
 
-    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "work_uri", "opset", "device")
+    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "work_uri", "opset", "device", "source")
     operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
     ui_color = "#dbeafe"
 
-    def __init__(self, *, work_uri: str, opset: Any = None, device: str = "auto", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        work_uri: str,
+        opset: Any = None,
+        device: str = "auto",
+        source: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.work_uri = work_uri
         self.opset = opset
         self.device = device
+        self.source = source
 
     def release(self, context: Context) -> OnnxArtifact:
         """Download to a folder that ends with the task, export into staging."""
-        from onnx_release.steps import ExportStepOptions, export_trained
+        from onnx_release.child import export_trained
+        from onnx_release.steps import ExportStepOptions
 
         names.model_name(self.model_name)
+        source = Source(self.hook, self.training, self.source or {})
         options = ExportStepOptions(
             opset=rendered.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             device=self.device,
             allow_pickle=settings.allow_pickle(),
+            factory=source.factory(),
+            input_spec=source.input_spec(),
         )
         self.link_urls[TrainingRunLink.name] = self.hook.server.run_url(
             self.training.experiment_id, self.training.training_run_id
@@ -53,5 +68,9 @@ class ExportOperator(ReleaseOperator):
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             trained = self.hook.download(self.training.model_uri, Path(scratch, "trained"))
             artifact = export_trained(trained, staging.local_path(uri), options)
+        for attempt in artifact.attempts:
+            self.log.info("strategy %s: %s %s", attempt.strategy, attempt.outcome, attempt.reason)
+        for finding in artifact.findings:
+            self.log.info("%s %s: %s %s", finding.severity, finding.code, finding.message, finding.fix)
         self.log.info("Exported %s (%d bytes, opset %d).", artifact.sha256, artifact.size_bytes, artifact.opset)
         return dataclasses.replace(artifact, uri=uri)
