@@ -128,6 +128,7 @@ class _Ladder:
             _require_eval(conversion.program)
         graph = conversion.graph
         _tidy(graph, self.contract.inputs)
+        _free_outputs(graph.graph, self.contract.varying_axes)
         inputs, outputs = _specs(graph.graph.inputs), _specs(graph.graph.outputs)
         _require_contract(inputs, outputs, self.contract)
         ir.save(graph, self.folder / limits.MODEL_FILE, external_data=limits.EXTERNAL_DATA_FILE)
@@ -250,6 +251,25 @@ def _tidy(model: ir.Model, inputs: tuple[TensorSpec, ...]) -> None:
             _tidy_value(value, renamed)
     for value in (*graph.inputs, *graph.initializers.values()):
         _tidy_value(value, renamed)
+
+
+def _free_outputs(graph: ir.Graph, axes: dict[str, dict[int, str]]) -> None:
+    """Let vary what the signature lets vary: after a loop, torch labels a dimension with the size that it traced.
+
+    It is a label alone, which the other sizes of the probe would find to be true. The shapes within the graph that
+    come from it would mislead whoever plans memory by them, so they go.
+    """
+    freed = False
+    for value in graph.outputs:
+        for axis, name in axes.get(str(value.name), {}).items():
+            if value.shape is not None and axis < len(value.shape) and isinstance(value.shape[axis], int):
+                value.shape = ir.Shape([name if i == axis else size for i, size in enumerate(value.shape)])
+                freed = True
+    if freed:
+        outputs = set(graph.outputs)
+        for node in graph.all_nodes():
+            for value in node.outputs:
+                value.shape = value.shape if value in outputs else None
 
 
 def _tidy_value(value: ir.Value, renamed: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ export holds no second copy of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from onnx_release.errors import Refused
 from onnx_release.export import ExportResult
 from onnx_release.limits import ParityLimits
 from onnx_release.parity import compare_outputs, scales_of
+from onnx_release.records import TensorSpec
 from onnx_release.runners.ort_child import run_apart
 from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
-from onnx_release.samples import Arrays, Sample, make_samples
+from onnx_release.samples import Arrays, Sample, batch_names, make_samples
 from onnx_release.source import Trained
 from onnx_release.strategies import ModelContract
 from onnx_release.variants import probing_samples
@@ -39,15 +40,29 @@ class Probe:
         self._contract = contract
         with TorchRunner(model, self._options) as reference:
             self._fixed = [(sample, run(reference, sample)) for sample in _fixed_samples(contract)]
+            _require_one_answer(*self._fixed[0], again=run(reference, self._fixed[0][0]))
+        self._traced = [*self._fixed, *self._varied(contract.inputs, "cpu")] if not contract.outputs else []
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """What PyTorch's outputs are called, in order."""
         return tuple(self._fixed[0][1])
 
+    def output_axes(self) -> dict[str, dict[int, str]]:
+        """Return the dimensions of PyTorch's outputs that were seen to vary with the inputs' sizes, by name."""
+        batch = batch_names(self._contract.inputs)[0]
+        axes: dict[str, dict[int, str]] = {name: {} for name in self.output_names}
+        first = self._fixed[-1][1] if self._traced else {}
+        for sample, outputs in self._traced:
+            for name, array in outputs.items():
+                for axis, (size, other) in enumerate(zip(array.shape, first[name].shape, strict=False)):
+                    if size != other:
+                        axes[name].setdefault(axis, sample.varied or batch)
+        return axes
+
     def __call__(self, folder: Path, result: ExportResult) -> str:
         """Return why the model in `folder` does not do what PyTorch does, or an empty string."""
-        cases = [*self._fixed, *self._varied(result)]
+        cases = [*self._fixed, *self._varied(result.inputs, result.device)]
         try:
             found = run_apart(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
         except Refused as refusal:
@@ -60,16 +75,28 @@ class Probe:
                     return f"{where}: {'; '.join(compared.failures)}"
         return ""
 
-    def _varied(self, result: ExportResult) -> Iterator[tuple[Sample, Arrays]]:
-        """Yield other sizes of what else varies in the graph, as far as PyTorch runs at them."""
+    def _varied(self, inputs: Sequence[TensorSpec], device: str) -> Iterator[tuple[Sample, Arrays]]:
+        """Yield other sizes of what else varies, as far as PyTorch runs at them."""
         contract = self._contract
-        samples = [s for s in probing_samples(result.inputs, contract.example, contract.ranges) if s.varied]
-        with TorchRunner(self._model, replace(self._options, device=result.device)) as reference:
+        samples = [s for s in probing_samples(inputs, contract.example, contract.ranges) if s.varied]
+        with TorchRunner(self._model, replace(self._options, device=device)) as reference:
             for sample in samples:
                 try:
                     yield sample, run(reference, sample)
                 except Refused:
                     continue
+
+
+def _require_one_answer(sample: Sample, outputs: Arrays, again: Arrays) -> None:
+    """Raise `Refused` for a model that answers at random: nothing could be compared with it."""
+    unlike = [c for c in compare_outputs(outputs, again, sample, ParityLimits()) if not c.passed]
+    if unlike:
+        raise Refused(
+            "The PyTorch model",
+            f"gives another answer at every call: output '{unlike[0].output}' twice on one input, "
+            f"{'; '.join(unlike[0].failures)}",
+            "Take the random numbers out of its eval mode, or make them an input.",
+        )
 
 
 def _fixed_samples(contract: ModelContract) -> Iterator[Sample]:

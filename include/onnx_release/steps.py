@@ -52,7 +52,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     contract = contract_of(package)
     require_exportable(model, contract)
     probe = Probe(model, torch_options(package), contract)
-    contract = dataclasses.replace(contract, output_names=probe.output_names)
+    contract = dataclasses.replace(contract, output_names=probe.output_names, output_axes=probe.output_axes())
     with fresh_folder(out) as folder:
         to_write = ExportOptions(opset=options.opset, device=options.device)
         result = export_onnx(model, folder, contract, to_write, probe)

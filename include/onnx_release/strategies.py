@@ -28,20 +28,29 @@ from onnx_release.source import Trained
 class ModelContract:
     """What the model takes and gives, and one sample of at least `limits.EXPORT_BATCH_SIZE` rows to trace it with.
 
-    `outputs` are empty when the training run says nothing of them; `output_names` then are the model's own. `ranges`
-    bound what is made up.
+    `outputs` are empty when the training run says nothing of them; `output_names` then are the model's own, and
+    `output_axes` those of their dimensions that were seen to vary, by their names. `ranges` bound what is made up.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     example: Arrays
     output_names: tuple[str, ...] = ()
+    output_axes: dict[str, dict[int, str]] = field(default_factory=dict)
     ranges: dict[str, InputSpec] = field(default_factory=dict)
 
     @property
     def named_outputs(self) -> tuple[str, ...]:
         """The outputs' names, in order."""
         return tuple(spec.name for spec in self.outputs) or self.output_names
+
+    @property
+    def varying_axes(self) -> dict[str, dict[int, str]]:
+        """The names of the outputs' dimensions that vary, by output and axis."""
+        said = {
+            spec.name: {axis: s for axis, s in enumerate(spec.shape) if isinstance(s, str)} for spec in self.outputs
+        }
+        return said or self.output_axes
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -234,9 +243,9 @@ def _torchscript(model: Any, contract: ModelContract, opset: int | None, device:
     scripted = isinstance(model, torch.jit.ScriptModule)
     module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
     flat = module if scripted else FlatModule(module, contract.input_names, contract.named_outputs).eval()
-    axes = {
+    axes = contract.varying_axes | {
         spec.name: {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
-        for spec in (*contract.inputs, *contract.outputs)
+        for spec in contract.inputs
     }
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         path = Path(scratch, limits.MODEL_FILE)
@@ -281,10 +290,14 @@ def quiet_exporter() -> Iterator[None]:
     before = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.ERROR)
+    # The TorchScript exporter prints the whole graph of a failure to the standard output.
+    printed = torch._C._jit_is_onnx_log_enabled()
+    torch._C._jit_set_onnx_log_enabled(False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch._C._jit_set_onnx_log_enabled(printed)
         for log, level in zip(logs, before, strict=True):
             log.setLevel(level)

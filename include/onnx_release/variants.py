@@ -76,10 +76,11 @@ def _other_sizes(dimension: str, size: int, ranges: Mapping[str, InputSpec]) -> 
 
 
 def _edge(name: str, array: npt.NDArray[np.generic], bounds: tuple[float, float] | None) -> npt.NDArray[np.generic]:
-    alternating = np.arange(array.size).reshape(array.shape) % 2 == 0
-    if array.dtype.kind == "b":
-        return alternating if name == "extremes" else np.zeros_like(array)
     low, high = bounds or (0.0, 1.0)
+    if array.dtype.kind == "b" or (array.dtype.kind in "iu" and high - low <= 1):
+        # Two values are a mask's, and a mask of nothing but zeros asks for what nobody defines: the seeded ones stay.
+        return array
+    alternating = np.arange(array.size).reshape(array.shape) % 2 == 0
     if name == "zeros":
         return np.full_like(array, min(max(0.0, low), high))
     return np.where(alternating, high, low).astype(array.dtype)

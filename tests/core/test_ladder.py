@@ -202,3 +202,12 @@ def test_a_graph_in_train_mode_ends_the_search_at_once(tmp_path: Path) -> None:
     contract, _ = _contract(nn.Identity(), X)
     with pytest.raises(Refused, match="is in train mode"):
         export_onnx(Drops(), tmp_path, contract, ExportOptions(device="cpu"))
+
+
+def test_a_model_that_answers_at_random_is_refused_before_it_is_exported() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.randn_like(x)
+
+    with pytest.raises(Refused, match="gives another answer at every call: output 'output'"):
+        _contract(Noisy(), X)
