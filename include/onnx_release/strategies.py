@@ -286,7 +286,8 @@ def _refusing_decisions() -> Iterator[None]:
 def quiet_exporter() -> Iterator[None]:
     """Keep the exporter's progress lines and its remarks on absent packages out of the task's log."""
     # The second has a level of its own, which the first's does not reach.
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
+    names = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnx_ir", "onnxscript")
+    logs = [logging.getLogger(name) for name in names]
     before = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.ERROR)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,9 @@ from onnx_release.errors import Refused
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
+
+Listing = Callable[[str], Iterable[tuple[str, bool]]]
+"""Returns path and whether it is a folder, for each entry of a folder of artifacts; empty text is their root."""
 
 # How deep and how far a run's artifacts are looked through: Lightning's logger keeps model/checkpoints/<name>/<file>.
 _DEPTH_MAX = 5
@@ -25,13 +28,26 @@ def is_file(model_uri: str) -> bool:
 def find(hook: MlflowHook, run_id: str) -> tuple[str, str] | None:
     """Return the URI of the one file to release, and why it; None when there is no such file.
 
-    One whose path says ``best`` comes before the others, then a program before weights.
+    :raises Refused: when several are as good, naming them.
+    """
+
+    def listing(folder: str) -> Iterator[tuple[str, bool]]:
+        with hook.explained(f"artifacts of run {run_id}"):
+            yield from ((item.path, item.is_dir) for item in hook.client.list_artifacts(run_id, folder or None))
+
+    files = sorted(model_files(listing))
+    if not files:
+        return None
+    path = choose(files, run_id)
+    others = f" of {len(files)}" if len(files) > 1 else ""
+    return f"runs:/{run_id}/{path}", f"the run logged no model; the file {path}{others}"
+
+
+def choose(files: list[str], run_id: str) -> str:
+    """Return the file to release: one whose path says ``best`` before the others, then a program before weights.
 
     :raises Refused: when several are as good, naming them.
     """
-    files = sorted(_files(hook, run_id))
-    if not files:
-        return None
     best = [path for path in files if "best" in path.lower()] or files
     by_kind = [[path for path in best if path.endswith(suffix)] for suffix in limits.MODEL_SUFFIXES]
     foremost = next(paths for paths in by_kind if paths)
@@ -41,23 +57,19 @@ def find(hook: MlflowHook, run_id: str) -> tuple[str, str] | None:
             f"logged no model, and {len(foremost)} files that could be it: {', '.join(foremost[:10])}",
             f"Name one: model_uri = runs:/{run_id}/{foremost[-1]}",
         )
-    others = f" of {len(files)}" if len(files) > 1 else ""
-    return f"runs:/{run_id}/{foremost[0]}", f"the run logged no model; the file {foremost[0]}{others}"
+    return foremost[0]
 
 
-def _files(hook: MlflowHook, run_id: str) -> Iterator[str]:
-    folders: list[tuple[str | None, int]] = [(None, 0)]
-    looked_at = 0
-    while folders and looked_at < _FOLDERS_MAX:
+def model_files(listing: Listing) -> Iterator[str]:
+    """Yield the path of every file that is called as a model or weights are, outside of logged models."""
+    folders = [("", 0)]
+    for _ in range(_FOLDERS_MAX):
+        if not folders:
+            return
         folder, depth = folders.pop(0)
-        looked_at += 1
-        with hook.explained(f"artifacts of run {run_id}"):
-            items = hook.client.list_artifacts(run_id, folder)
+        items = list(listing(folder))
         # The evidence of an earlier release is no source of another.
-        if any(item.path.endswith("/MLmodel") for item in items) or folder == "onnx_release":
+        if folder == "onnx_release" or any(PurePosixPath(path).name == "MLmodel" for path, _ in items):
             continue
-        for item in items:
-            if item.is_dir and depth < _DEPTH_MAX:
-                folders.append((item.path, depth + 1))
-            elif not item.is_dir and PurePosixPath(item.path).suffix in limits.MODEL_SUFFIXES:
-                yield item.path
+        folders += [(path, depth + 1) for path, is_dir in items if is_dir and depth < _DEPTH_MAX]
+        yield from (p for p, is_dir in items if not is_dir and PurePosixPath(p).suffix in limits.MODEL_SUFFIXES)

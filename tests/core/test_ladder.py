@@ -204,10 +204,10 @@ def test_a_graph_in_train_mode_ends_the_search_at_once(tmp_path: Path) -> None:
         export_onnx(Drops(), tmp_path, contract, ExportOptions(device="cpu"))
 
 
-def test_a_model_that_answers_at_random_is_refused_before_it_is_exported() -> None:
+def test_a_model_that_answers_at_random_is_refused_as_such(tmp_path: Path) -> None:
     class Noisy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x + torch.randn_like(x)
 
     with pytest.raises(Refused, match="gives another answer at every call: output 'output'"):
-        _contract(Noisy(), X)
+        _export(Noisy(), tmp_path, X)

@@ -145,8 +145,13 @@ class Release:
         return {"trained": self.returned["wait"], "model_name": self.model_name}
 
     def _export(self) -> Any:
-        opset = self.params.get("opset")
-        return ExportOperator(task_id="export", work_uri=self.returned["prepare"], opset=opset, **self._shared())
+        return ExportOperator(
+            task_id="export",
+            work_uri=self.returned["prepare"],
+            opset=self.params.get("opset"),
+            source=self.params.get("source"),
+            **self._shared(),
+        )
 
     def _check(self) -> Any:
         return CheckOperator(task_id="check", artifact=self.returned["export"], **self._shared())
@@ -161,6 +166,8 @@ class Release:
             # How fast it is does not matter to these tests; that it is measured does.
             budget={"on_miss": "warn"},
             plan={"measure_min_s": 0.1, "measure_max_s": 0.5, "rounds_min": 10},
+            source=self.params.get("source"),
+            inputs_uri=self.params.get("inputs_uri", ""),
             **self._shared(),
         )
 

@@ -134,6 +134,21 @@ def test_a_look_that_died_before_its_mark_is_repeated_without_a_second_release(
     assert len(lab.supervisor.confs) == 1
 
 
+def test_weights_alone_are_started_where_the_run_says_what_makes_its_model(lab: Lab) -> None:
+    bare, described, two = (lab.run(model=False) for _ in range(3))
+    for run, path in ((bare, "checkpoints/best.ckpt"), (described, "w/a.pth"), (two, "w/a.ckpt"), (two, "w/b.ckpt")):
+        lab.hook.client.log_text(run, "weights", path)
+    lab.hook.client.set_tag(described, f"{TAG}.factory", "our.nets:make")
+    report = by_run(lab.look())
+    assert report[described][0] == "release"
+    assert report[bare] == (
+        "refuse",
+        f"the run left weights alone, and nothing says what makes the model (tag {TAG}.factory)",
+    )
+    assert report[two][0] == "refuse"
+    assert "2 files that could be it: w/a.ckpt, w/b.ckpt" in report[two][1]
+
+
 def test_only_what_can_be_released_is_started_and_the_rest_is_decided_for_good(lab: Lab) -> None:
     without, failed = lab.run(model=False), lab.run(status="FAILED")
     late = lab.run(ended_h_ago=23)

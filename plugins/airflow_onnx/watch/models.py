@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from airflow_onnx import checkpoints
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, TrainingRun
 from onnx_release.errors import Refused
 
-Kind = Literal["pt2", "pickle", "gone", "none"]
-"""An exported program, a pickle, a model that was logged but whose files are gone, or no PyTorch model at all."""
+Kind = Literal["pt2", "pickle", "weights", "gone", "none"]
+"""An exported program, a pickle (or TorchScript, which has the same name), a file of weights, a model that was logged
+but whose files are gone, or no PyTorch model at all."""
 
 # How MLflow's PyTorch flavor names what it stores, in every version.
 _FILES: tuple[tuple[str, Kind], ...] = (("model.pt2", "pt2"), ("model.pth", "pickle"))
@@ -24,7 +26,19 @@ def kind_of_model(rest: MlflowRest, run: TrainingRun) -> Kind:
     usable: list[Kind] = [kind for kind in found if kind in ("pt2", "pickle")]
     if usable:
         return usable[0]
-    return "gone" if "gone" in found else "none"
+    return _kind_of_files(rest, run.run_id) or ("gone" if "gone" in found else "none")
+
+
+def _kind_of_files(rest: MlflowRest, run_id: str) -> Kind | None:
+    """Return the kind of the file that the release would take; raises `Refused` when several are as good."""
+
+    def listing(folder: str) -> list[tuple[str, bool]]:
+        return [(entry["path"], bool(entry.get("is_dir"))) for entry in rest.run_files(run_id, folder)]
+
+    files = sorted(checkpoints.model_files(listing))
+    if not files:
+        return None
+    return "pt2" if checkpoints.choose(files, run_id).endswith(".pt2") else "weights"
 
 
 def _kind_of_logged_model(rest: MlflowRest, model_id: str) -> Kind:

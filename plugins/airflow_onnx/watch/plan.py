@@ -123,8 +123,14 @@ class Planner:
         if kind == "gone":
             return "skip", "the model was logged, but its artifacts are gone"
         if kind == "pickle" and not settings.allow_pickle():
-            return "refuse", "the model is a pickle, and [onnx_release] allow_pickle is not set"
+            # A TorchScript module has a pickle's name, and only its contents tell.
+            return "refuse", "the model is a pickle, and [onnx_release] allow_pickle is not set (TorchScript: by hand)"
+        if kind == "weights" and not self._has_factory(run):
+            return "refuse", f"the run left weights alone, and nothing says what makes the model (tag {TAG}.factory)"
         return None
+
+    def _has_factory(self, run: TrainingRun) -> bool:
+        return bool(run.tags.get(f"{TAG}.factory") or self.defaults.params.get("factory"))
 
     def conf(self, planned: Planned) -> dict[str, Any]:
         """Return the parameters that the run's release is started with."""
