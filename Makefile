@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status clean-demo test lint format bench
+.PHONY: help demo up down status clean-demo test lint format zoo bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(STAMP) ## Check format, lint rules and types
 format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+zoo: $(STAMP) ## Export every model of tests/zoo and print what became of it (ONLY=name: that alone)
+	@PYTHONPATH=include:plugins:. $(BIN)/python -m tests.zoo.table $(addprefix --only ,$(ONLY))
 
 bench: $(STAMP) ## Measure, and write bench/results.json (ONLY=name: that alone)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m bench $(addprefix --only ,$(ONLY))

@@ -1,0 +1,94 @@
+"""What an entry of the zoo is: a model, how it is stored and called, and what is expected of its release."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from onnx_release.input_spec import InputSpec
+from onnx_release.limits import ParityLimits
+from onnx_release.records import TensorSpec
+from onnx_release.samples import Arrays, seeded_arrays
+
+Store = Literal["pt2", "pickle", "mlflow 2", "script", "trace", "state dict", "safetensors", "lightning"]
+EXAMPLE_SEED = 5
+EXAMPLE_BATCH = 4
+EXAMPLE_SIZE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The release goes through, by this rung of the ladder."""
+
+    rung: str
+
+    def __str__(self) -> str:
+        return self.rung
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFor:
+    """The release is refused; `because` is a part of the refusal's text, and the cause lies in the model."""
+
+    because: str
+
+    def __str__(self) -> str:
+        return f"refused: {self.because}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One model.
+
+    `make` builds it, weights seeded; it is trained for `steps` steps unless 0, then `finish` has the last word (to cast
+    it, say). `inputs` and `outputs` make the signature; `sizes` are the example's, by the name of a dimension, where
+    `EXAMPLE_BATCH` and `EXAMPLE_SIZE` do not suit. `mode` is how the training script left it. Without `signed` the
+    folder has no signature, without `exampled` no example; with `described` the release is told the inputs by the
+    parameter `input_spec`. A store without code (a state dict) names `make` as its factory, so that is a function or
+    class of a module here.
+    """
+
+    name: str
+    field: str
+    about: str
+    make: Callable[[], nn.Module]
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+    store: Store
+    expected: Exported | RefusedFor
+    call: Literal["in order", "by name", "one dict"] = "in order"
+    steps: int = 3
+    finish: Callable[[nn.Module], nn.Module] | None = None
+    mode: Literal["eval", "train"] = "eval"
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    signed: bool = True
+    exampled: bool = True
+    described: bool = False
+    limits: ParityLimits = dataclasses.field(default_factory=ParityLimits)
+
+    def example(self) -> Arrays:
+        """Return one seeded array for each input, within its range."""
+        names = {size for spec in self.inputs for size in spec.shape if isinstance(size, str)}
+        sizes = dict.fromkeys(names, EXAMPLE_SIZE) | {"batch": EXAMPLE_BATCH} | dict(self.sizes)
+        ranges = {spec.name: spec for spec in self.inputs}
+        return seeded_arrays([spec.tensor() for spec in self.inputs], sizes, EXAMPLE_SEED, None, ranges)
+
+
+def floats(name: str, *shape: int | str, low: float = -2.0, high: float = 2.0) -> InputSpec:
+    """Describe a float32 input whose values lie evenly from `low` to `high`."""
+    return InputSpec(name=name, dtype="float32", shape=shape, low=low, high=high)
+
+
+def tokens(name: str, *shape: int | str, vocabulary: int) -> InputSpec:
+    """Describe an int64 input of row numbers of an embedding."""
+    return InputSpec(name=name, dtype="int64", shape=shape, vocabulary_size=vocabulary)
+
+
+def gives(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
+    """Describe an output."""
+    return TensorSpec(name=name, dtype=np.dtype(dtype).name, shape=shape)

@@ -1,0 +1,85 @@
+"""One entry released as far as it goes: stored, exported, checked, compared with PyTorch. Nothing is timed."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx_release.check import CheckOptions, check_artifact
+from onnx_release.errors import Refused
+from onnx_release.factory import FactoryOptions
+from onnx_release.judge import compare_artifact
+from onnx_release.records import OnnxArtifact
+from onnx_release.steps import ExportStepOptions, export_trained
+from onnx_release.subject import JudgeOptions
+from tests.zoo.building import build
+from tests.zoo.entry import Entry, Exported, RefusedFor
+from tests.zoo.storing import store
+
+# One at which graphs are traced by mistake, and one that nobody has seen.
+_BATCH_SIZES = (1, 5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of an entry: the rung that was taken, or the whole text of the refusal, or of an error of ours."""
+
+    rung: str = ""
+    refusal: str = ""
+    crash: str = ""
+    source: str = ""
+    mae: float | None = None
+    wall_s: float = 0.0
+
+    def meets(self, expected: Exported | RefusedFor) -> bool:
+        """Say whether this is what was expected."""
+        if isinstance(expected, Exported):
+            return not self.crash and not self.refusal and self.rung == expected.rung
+        return not self.crash and expected.because in self.refusal
+
+    def __str__(self) -> str:
+        refusal = f"refused: {self.refusal}" if self.refusal else ""
+        return self.crash or " ".join(filter(None, (self.rung, refusal)))
+
+
+def release(entry: Entry, folder: Path) -> Outcome:
+    """Release one entry, with `folder` for its files; only a refusal is an outcome, any other error is a bug."""
+    trained = store(build(entry), entry, folder / "trained")
+    began = time.perf_counter()
+    options = _options(entry)
+    try:
+        artifact = export_trained(trained, folder / "onnx", options)
+        refusal, mae = _tested(entry, trained, folder / "onnx", artifact)
+    except Refused as refused:
+        return Outcome(refusal=str(refused), wall_s=time.perf_counter() - began)
+    wall_s = time.perf_counter() - began
+    return Outcome(rung=artifact.exporter, refusal=refusal, source=artifact.source, mae=mae, wall_s=wall_s)
+
+
+def _options(entry: Entry) -> ExportStepOptions:
+    factory = FactoryOptions()
+    if entry.store in ("state dict", "safetensors", "lightning"):
+        path = f"{entry.make.__module__}:{entry.make.__qualname__}"
+        factory = FactoryOptions(path=path, allowed=("tests.zoo",))
+    described = json.dumps([spec.to_dict() for spec in entry.inputs]) if entry.described else None
+    # The zoo's own code is what its pickles run.
+    return ExportStepOptions(device="cpu", allow_pickle=True, factory=factory, input_spec=described)
+
+
+def _tested(entry: Entry, trained: Path, folder: Path, artifact: OnnxArtifact) -> tuple[str, float | None]:
+    """Return why the artifact is refused, or nothing, and the worst mean difference."""
+    checked = check_artifact(folder, artifact, CheckOptions())
+    problems = [finding.message for finding in checked.findings if finding.severity == "error"]
+    options = _options(entry)
+    judge = JudgeOptions(
+        batch_sizes=_BATCH_SIZES,
+        limits=entry.limits,
+        allow_pickle=True,
+        factory=options.factory,
+        input_spec=options.input_spec,
+    )
+    parity = compare_artifact(trained, folder, artifact, judge)
+    worst = max((found.mae for found in parity.comparisons if found.mae is not None), default=None)
+    return "; ".join([*problems, *parity.failures]), worst
