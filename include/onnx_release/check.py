@@ -61,6 +61,18 @@ def check_artifact(folder: Path, artifact: OnnxArtifact, options: CheckOptions) 
     return _report(subject, tuple(findings))
 
 
+def malformed(folder: Path) -> str:
+    """Return what makes the written file no sound ONNX model, or an empty string; its weights are not read."""
+    path = folder / limits.MODEL_FILE
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(str(path), load_external_data=False)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as error:  # noqa: BLE001 - what cannot be checked is not sound either
+        return f"onnx.checker: {_first_line(error)}"
+    return "; ".join(finding.message for finding in _training(model.graph))
+
+
 def _checks(subject: _Subject, options: CheckOptions) -> list[tuple[str, Callable[[], Iterable[Finding]]]]:
     return [
         ("external_data", lambda: _external_data(subject)),
@@ -71,7 +83,7 @@ def _checks(subject: _Subject, options: CheckOptions) -> list[tuple[str, Callabl
         ("domains", lambda: _domains(subject, options)),
         ("size", lambda: _size(subject, options)),
         ("weights", lambda: _weights(subject)),
-        ("training", lambda: _training(subject)),
+        ("training", lambda: _training(subject.model.graph)),
     ]
 
 
@@ -225,9 +237,9 @@ def _weights(subject: _Subject) -> Iterator[Finding]:
             yield Finding(severity="warning", code="weights", message=message)
 
 
-def _training(subject: _Subject) -> Iterator[Finding]:
-    constants = {tensor.name: tensor for tensor in subject.model.graph.initializer}
-    for node in _nodes(subject.model.graph):
+def _training(graph: onnx.GraphProto) -> Iterator[Finding]:
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in _nodes(graph):
         flag = next((a.i for a in node.attribute if a.name == "training_mode"), 0)
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
             constant = constants.get(node.input[2])

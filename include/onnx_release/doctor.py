@@ -54,6 +54,13 @@ def of_source(package: TrainedPackage, model: Trained) -> Iterator[Finding]:
             message="the model's outputs are not described: they have the names that the model itself gives them",
             fix="ModelSignature(outputs=Schema([TensorSpec(np.dtype('float32'), (-1, 2), 'positions')]))",
         )
+    for side in package.unnamed:
+        yield Finding(
+            severity="info",
+            code=f"unnamed_{side}",
+            message=f"the signature gives its {side} no name, so it is called '{side}' in the ONNX file",
+            fix="Schema([TensorSpec(np.dtype('float32'), (-1, 3, 224, 224), 'image')])",
+        )
     yield from _names(package, model)
     yield from _dtypes(model)
 

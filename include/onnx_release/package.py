@@ -44,9 +44,10 @@ class TrainedPackage:
     """What a training run left: where the model's bytes lie, and what is said of its inputs and outputs.
 
     `kind` is ``pt2`` (an exported program), ``pickle`` (code runs when it is loaded), ``torchscript`` or ``state_dict``
-    (weights alone). `inputs_from` says who described the inputs. `outputs` are empty where nobody did: they are then
-    what the model gives. `code_paths` are the folders that the pickled class is imported from. `example` is keyed by
-    input name, in the inputs' dtypes; `ranges` bound what is made up.
+    (weights alone). `inputs_from` says who described the inputs, and `unnamed` which side of the signature has no
+    names. `outputs` are empty where nobody described them: they are then what the model gives. `code_paths` are the
+    folders that the pickled class is imported from. `example` is keyed by input name, in the inputs' dtypes; `ranges`
+    bound what is made up.
     """
 
     kind: Kind
@@ -57,6 +58,7 @@ class TrainedPackage:
     pytorch_version: str
     code_paths: tuple[Path, ...] = ()
     inputs_from: Literal["signature", "input_spec", "example"] = "signature"
+    unnamed: tuple[Literal["input", "output"], ...] = ()
     ranges: dict[str, InputSpec] = field(default_factory=dict)
 
 
@@ -102,8 +104,16 @@ def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedP
         pytorch_version=str(flavor.get("pytorch_version") or "unknown"),
         code_paths=(_inside(folder, str(flavor["code"])),) if flavor.get("code") else (),
         inputs_from=inputs_from,
+        unnamed=_unnamed(model),
         ranges={spec.name: spec for spec in input_spec},
     )
+
+
+def _unnamed(model: Model) -> tuple[Literal["input", "output"], ...]:
+    sides: list[tuple[Literal["input", "output"], Schema | None]] = []
+    if model.signature is not None:
+        sides = [("input", model.signature.inputs), ("output", model.signature.outputs)]
+    return tuple(side for side, schema in sides if schema is not None and not schema.has_input_names())
 
 
 def _bare_file(path: Path) -> Path | None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_release import limits
+from onnx_release.check import malformed
 from onnx_release.comparing import run
 from onnx_release.errors import Refused
 from onnx_release.export import ExportResult
@@ -60,7 +61,9 @@ class Probe:
         return axes
 
     def __call__(self, folder: Path, result: ExportResult) -> str:
-        """Return why the model in `folder` does not do what PyTorch does, or an empty string."""
+        """Return why the model in `folder` is no sound one, or does not do what PyTorch does, or an empty string."""
+        if problem := malformed(folder):
+            return problem
         cases = [*self._fixed, *self._varied(result.inputs, result.device)]
         try:
             found = run_apart(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
