@@ -190,7 +190,7 @@ def _artifact_text(artifact: OnnxArtifact) -> str:
     failed = [attempt for attempt in artifact.attempts if attempt.outcome != "taken"]
     items = [f"- strategy {a.strategy}: {a.outcome}, {_cell(a.reason)}" for a in failed]
     for finding in artifact.findings:
-        fix = f" Mend it: `{finding.fix}`" if finding.fix else ""
+        fix = f"; mended by `{finding.fix}`" if finding.fix else ""
         items.append(f"- {finding.severity} {finding.code}: {_cell(finding.message)}{fix}")
     return "\n".join([*lines, *([""] if items else []), *items])
 
@@ -223,7 +223,7 @@ def _divergence_line(at: Divergence) -> str:
     node = f"node `{at.node}` ({at.op_type}){module}" if at.node else "no node"
     error = "" if at.mae is None else f", MAE {at.mae:.2e}"
     scale = "" if at.scale is None else f" at a scale of {at.scale:.2e}"
-    note = f" {at.note}." if at.note else ""
+    note = f" Seen there: {at.note}." if at.note else ""
     return f"The difference begins at {node}{error}{scale}, on sample '{at.sample}' at batch {at.batch_size}.{note}"
 
 

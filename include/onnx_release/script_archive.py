@@ -1,13 +1,15 @@
 """What a TorchScript archive may hold when no code of the training run is to run here.
 
-A scripted module is a program in a language of its own: it has no way out of its interpreter but operators. Two of
-torch's own touch files, and an operator that some library registered can do anything; those are refused by name before
-torch opens the archive. Its pickles are read by torch's C++ reader, which makes tensors and scripted objects alone.
+A scripted module is a program in a language of its own: it has no way out of its interpreter but operators and classes
+of C++. Two of torch's own operators touch files, and what some library registered can do anything; those are refused by
+name before torch opens the archive. Its pickles are read by torch's C++ reader, which makes tensors, scripted objects
+and such classes alone.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,8 @@ from onnx_release.errors import Refused
 _NAMESPACES = {"aten", "prim", "prims", "quantized"}
 # Operators with a file's name among their arguments.
 _FILE_OPERATORS = {"save", "from_file"}
+_CLASS = re.compile(rb"__torch__\.torch\.classes\.(\w+)")
+_CLASS_NAMESPACES = {b"quantized"}
 
 
 def is_script_archive(path: Path) -> bool:
@@ -33,8 +37,8 @@ def refuse_foreign_operators(path: Path) -> None:
     """Raise `Refused`, naming each, when the archive's code calls more than torch's operators on tensors."""
     try:
         with zipfile.ZipFile(path) as archive:
-            sources = {name: archive.read(name) for name in archive.namelist() if name.endswith(".py")}
-            problems = [f"{name}: {what}" for name, source in sources.items() for what in _problems(source)]
+            sources = {name: archive.read(name) for name in archive.namelist() if name.endswith((".py", ".pkl"))}
+            problems = [f"{name}: {what}" for name, source in sources.items() for what in _problems(name, source)]
     except (zipfile.BadZipFile, OSError) as error:
         raise Refused(f"model file {path.name}", f"is damaged: {error}", "Log the model again.") from error
     if problems:
@@ -46,7 +50,11 @@ def refuse_foreign_operators(path: Path) -> None:
         )
 
 
-def _problems(source: bytes) -> Iterator[str]:
+def _problems(name: str, source: bytes) -> Iterator[str]:
+    for namespace in sorted(set(_CLASS.findall(source)) - _CLASS_NAMESPACES):
+        yield f"class of torch.classes.{namespace.decode()}"
+    if name.endswith(".pkl"):
+        return
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_FILE
-from onnx_release.records import Finding, ReleaseReport
+from onnx_release.records import Divergence, ExportAttempt, Finding, ReleaseReport
 from onnx_release.report import build_report, metrics, read_report, reasons, summary_markdown, write_report
 from tests.core import records
 
@@ -159,3 +160,33 @@ def test_the_summary_of_a_refusal_says_why_and_marks_what_is_uncertain() -> None
     assert "- warning: host was busy" in text
     unmeasured = summary_markdown(_report(benchmark=records.benchmark(passed=False, latency=None)))
     assert "Latency was not measured" in unmeasured
+
+
+def test_the_summary_says_what_was_tried_found_and_where_a_difference_begins() -> None:
+    attempts = (
+        ExportAttempt(strategy="dynamo", outcome="failed", reason="no | way"),
+        ExportAttempt(strategy="dynamo-auto", outcome="taken"),
+    )
+    finding = Finding(severity="warning", code="no_example", message="the model has none", fix="log_model(...)")
+    divergence = Divergence(
+        sample="example", batch_size=4, node="node_linear", op_type="Gemm", value="linear", module="head", mae=1e-3
+    )
+    report = _report()
+    assert report.artifact is not None
+    assert report.benchmark is not None
+    told = dataclasses.replace(
+        report,
+        artifact=dataclasses.replace(report.artifact, attempts=attempts, findings=(finding,)),
+        benchmark=dataclasses.replace(
+            report.benchmark,
+            parity=dataclasses.replace(
+                report.benchmark.parity, divergence=divergence, notes=("'length 9' was left out",)
+            ),
+        ),
+    )
+    text = summary_markdown(told)
+    assert "- strategy dynamo: failed, no \\| way\n" in text
+    assert "- warning no_example: the model has none; mended by `log_model(...)`\n" in text
+    assert "- 'length 9' was left out\n" in text
+    assert "The difference begins at node `node_linear` (Gemm) of module `head`" in text
+    assert ReleaseReport.from_dict(told.to_dict()) == told

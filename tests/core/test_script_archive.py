@@ -1,0 +1,84 @@
+"""TorchScript archives: what is one, and which are refused before torch opens them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from onnx_release.errors import Refused
+from onnx_release.script_archive import is_script_archive, refuse_foreign_operators
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.LSTM(3, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.inner(x)
+        if bool(y.sum() > 0):
+            y = torch.softmax(y, dim=-1)
+        return y
+
+
+class Reads(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.from_file("/etc/passwd", size=1)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    torch.jit.save(torch.jit.script(Plain()), tmp_path / "plain.pt")
+    return tmp_path / "plain.pt"
+
+
+def _with_code(source: Path, target: Path, code: bytes, name: str = "plain/code/__torch__/more.py") -> Path:
+    with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w") as after:
+        for item in before.namelist():
+            after.writestr(item, before.read(item))
+        after.writestr(name, code)
+    return target
+
+
+def test_control_flow_and_recurrence_pass(plain: Path) -> None:
+    assert is_script_archive(plain)
+    refuse_foreign_operators(plain)
+
+
+def test_a_pickled_module_is_no_script(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "m.pth")
+    (tmp_path / "other").write_bytes(b"no archive")
+    assert not is_script_archive(tmp_path / "m.pth")
+    assert not is_script_archive(tmp_path / "other")
+
+
+def test_an_operator_that_reads_files_is_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(Reads()), tmp_path / "r.pt")
+    with pytest.raises(Refused, match=r"torch\.from_file"):
+        refuse_foreign_operators(tmp_path / "r.pt")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (b"def f(x):\n  return ops.fbgemm_gpu.load(x)\n", "ops.fbgemm_gpu.load"),
+        (b"def f(x):\n  return ops.aten.save(x, 'p')\n", "ops.aten.save"),
+        (b"a : __torch__.torch.classes.dist_rpc.Shell\n", "class of torch.classes.dist_rpc"),
+        (b"def f(:\n", "is no code that can be read"),
+    ],
+)
+def test_what_a_library_registered_is_refused(plain: Path, tmp_path: Path, code: bytes, words: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        refuse_foreign_operators(_with_code(plain, tmp_path / "changed.pt", code))
+    assert words in str(refusal.value)
+
+
+def test_a_class_in_a_pickle_is_refused(plain: Path, tmp_path: Path) -> None:
+    pickle = b"c__torch__.torch.classes.mine\nRunner\n."
+    changed = _with_code(plain, tmp_path / "changed.pt", pickle, "plain/extra.pkl")
+    with pytest.raises(Refused, match=r"class of torch\.classes\.mine"):
+        refuse_foreign_operators(changed)
