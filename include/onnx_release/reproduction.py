@@ -22,7 +22,7 @@ from onnx_release.samples import Arrays, Sample
 
 # The script and the README hold these names too.
 INPUTS, PYTORCH, ONNXRUNTIME = "inputs.npz", "pytorch_outputs.npz", "onnxruntime_outputs.npz"
-SCRIPT, CASE, VERSIONS, README = "reproduce.py", "case.json", "versions.json", "README.md"
+SCRIPT, MEASURE, CASE, VERSIONS, README = "reproduce.py", "measure.py", "case.json", "versions.json", "README.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +62,7 @@ def write_reproduction(folder: Path, case: ReproductionCase) -> tuple[Path, ...]
         _dump(fresh / CASE, {**names, "limits": _applied(case), "sample": case.sample.name, "sha256": case.sha256})
         _dump(fresh / VERSIONS, {"compared with": _versions_here(), "exported with": dict(case.versions)})
         _text(fresh / SCRIPT, _SCRIPT)
+        _text(fresh / MEASURE, _MEASURE)
         _text(fresh / README, _readme(case, with_model=_copy_model(case.model, fresh)))
     return tuple(sorted(path for path in folder.iterdir()))
 
@@ -153,6 +154,7 @@ outside the limits, and with 2 when there is no model to run. {model}
 - `inputs.npz`: what both sides were fed, as arr_0, arr_1, …:
 {inputs}
 - `pytorch_outputs.npz`, `onnxruntime_outputs.npz`: what each gave, in the order of the names in `case.json`
+- `measure.py`: how far two outputs are apart, by the measures that the release took
 - `case.json`: names and limits; `versions.json`: what the model was exported and compared with
 """
 _MODEL_HERE = "The model is in this folder."
@@ -198,6 +200,39 @@ _SCRIPT = """\
 import json, sys
 from pathlib import Path
 import numpy as np, onnxruntime
+from measure import is_outside, model_path
+
+here = Path(__file__).resolve().parent
+case = json.loads((here / "case.json").read_text(encoding="utf-8"))
+inputs, pytorch = (list(np.load(here / name).values()) for name in ("inputs.npz", "pytorch_outputs.npz"))
+session = onnxruntime.InferenceSession(model_path(here), providers=["CPUExecutionProvider"])
+found = session.run(case["outputs"], dict(zip(case["inputs"], inputs)))
+sys.exit(any([is_outside(*output) for output in zip(case["outputs"], case["limits"], pytorch, found)]))
+"""
+
+_MEASURE = """\
+import sys
+import numpy as np
+
+
+def model_path(here):
+    path = sys.argv[1] if len(sys.argv) > 1 else str(here / "model.onnx")
+    try:
+        open(path, "rb").close()
+    except OSError:
+        print(f"no model at {path}; usage: python reproduce.py path/to/model.onnx", file=sys.stderr)
+        sys.exit(2)
+    return path
+
+
+def is_outside(name, limits, pytorch, onnx):
+    got = measure(pytorch, onnx, limits["rtol"])
+    # A measure that is NaN compares as False, so these ask for what must hold.
+    broken = [f"{key} above {most:g}" for key, most in limits["most"].items() if not got or not got[key] <= most]
+    broken += [f"{key} below {least:g}" for key, least in limits["least"].items() if not got or not got[key] >= least]
+    shown = ", ".join(f"{key} {value:.3g}" for key, value in got.items()) or f"is {onnx.dtype} {onnx.shape}"
+    print(f"{name!r}: {shown}; {'outside: ' + ', '.join(broken) if broken else 'within the limits'}")
+    return bool(broken) or not got
 
 
 def measure(pytorch, onnx, rtol):
@@ -212,25 +247,4 @@ def measure(pytorch, onnx, rtol):
     rms, cosine = np.sqrt(np.mean(error**2)), 1.0 if (a == b).all() else a @ b / np.sqrt((a @ a) * (b @ b))
     excess, agreement = (error - rtol * np.abs(a)).max(), np.mean(pytorch == onnx)
     return dict(mae=error.mean(), max_abs=error.max(), rms=rms, excess=excess, cosine=cosine, agreement=agreement)
-
-
-here = Path(__file__).resolve().parent
-case = json.loads((here / "case.json").read_text(encoding="utf-8"))
-inputs, pytorch = (list(np.load(here / name).values()) for name in ("inputs.npz", "pytorch_outputs.npz"))
-model = Path(sys.argv[1]) if len(sys.argv) > 1 else here / "model.onnx"
-if not model.is_file():
-    print(f"no model at {model}; usage: python reproduce.py path/to/model.onnx", file=sys.stderr)
-    sys.exit(2)
-session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-found = session.run(case["outputs"], dict(zip(case["inputs"], inputs)))
-outside = False
-for name, limits, a, b in zip(case["outputs"], case["limits"], pytorch, found):
-    got = measure(a, b, limits["rtol"])
-    # A measure that is NaN compares as False, so these ask for what must hold.
-    broken = [f"{key} above {most:g}" for key, most in limits["most"].items() if not got or not got[key] <= most]
-    broken += [f"{key} below {least:g}" for key, least in limits["least"].items() if not got or not got[key] >= least]
-    shown = ", ".join(f"{key} {value:.3g}" for key, value in got.items()) or f"{b.dtype} {b.shape} is not comparable"
-    print(f"{name!r}: {shown}; {'outside: ' + ', '.join(broken) if broken else 'within the limits'}")
-    outside |= bool(broken) or not got
-sys.exit(1 if outside else 0)
 """

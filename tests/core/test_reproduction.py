@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -66,15 +67,16 @@ def _case(tmp_path: Path, off: Any, limits: ParityLimits | None = None, **change
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the script from elsewhere, without this project on the path."""
-    command = [sys.executable, "-I", str(folder / "reproduce.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    command = [sys.executable, str(folder / "reproduce.py"), *arguments]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd="/")
 
 
 def test_the_script_shows_the_failure_again(tmp_path: Path) -> None:
     files = write_reproduction(tmp_path / "bundle", _case(tmp_path, off=[[0.0, 0.5], [0.0, 0.0]]))
     assert [path.name for path in files] == [
-        "README.md", "case.json", "inputs.npz", "model.onnx", "model.onnx.data", "onnxruntime_outputs.npz",
-        "pytorch_outputs.npz", "reproduce.py", "versions.json",
+        "README.md", "case.json", "inputs.npz", "measure.py", "model.onnx", "model.onnx.data",
+        "onnxruntime_outputs.npz", "pytorch_outputs.npz", "reproduce.py", "versions.json",
     ]  # fmt: skip
     done = _run(tmp_path / "bundle")
     assert done.returncode == 1, done.stderr
