@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from bench.big import big_model
 from bench.export import export_wall_ratio
 from bench.results import RESULTS, Result, table, write
 from bench.speed import speedup_fp32_tiny, speedup_pt2_reference, speedup_self
@@ -21,10 +22,11 @@ CASES: dict[str, Callable[[], Result]] = {
     "speedup_pt2_reference": speedup_pt2_reference,
     **{f"speedup_fp32_tiny_b{size}": partial(speedup_fp32_tiny, size) for size in (1, 8, 32)},
     "export_wall_ratio": export_wall_ratio,
-    # These three start servers of their own, and take a quarter of an hour each.
+    # These start servers of their own, and take a quarter of an hour each; `backfill_ratio` twice that.
     "run_to_release_s": run_to_release_s,
     "poll_ratio": poll_ratio,
     "backfill_ratio": backfill_ratio,
+    "big_model": big_model,
 }
 INTERRUPTED = 130
 

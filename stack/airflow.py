@@ -133,6 +133,7 @@ def _settings(context: Context) -> str:
             "logging": {"base_log_folder": str(home / "logs")},
             "usage_data_collection": {"enabled": "False"},
             "onnx_release": {
+                "factory_packages": "examples",
                 "watch_experiments": os.environ.get("WATCH_EXPERIMENTS") or EXPERIMENT,
                 "watch_release_params": os.environ.get("WATCH_RELEASE_PARAMS") or "{}",
             },

@@ -42,6 +42,7 @@ SIZES = {
     "small": BackboneSize(depths=(3, 3, 27, 3), widths=(96, 192, 384, 768), stochastic_depth=0.4),
     "base": BackboneSize(depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024), stochastic_depth=0.5),
     "large": BackboneSize(depths=(3, 3, 27, 3), widths=(192, 384, 768, 1536), stochastic_depth=0.5),
+    "huge": BackboneSize(depths=(3, 3, 27, 3), widths=(352, 704, 1408, 2816), stochastic_depth=0.5),
 }
 
 
@@ -93,7 +94,7 @@ class LocalizationNet(nn.Module):
     """ConvNeXt, a global average pool with layer norm, and two heads.
 
     `size` is a name in `SIZES` or a `BackboneSize` of one's own. Parameters: tiny 28.0 M, small 49.7 M, base 87.9 M,
-    large 196.7 M. Weights are random (truncated normal, 0.02), drawn from torch's global generator.
+    large 196.7 M, huge 658 M. Weights are random (truncated normal, 0.02), drawn from torch's global generator.
     """
 
     def __init__(self, size: str | BackboneSize = "tiny") -> None:

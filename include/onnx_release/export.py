@@ -6,9 +6,11 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from torch.utils import _pytree as pytree
@@ -280,7 +282,17 @@ def _tidy_value(value: ir.Value, renamed: dict[str, str]) -> None:
         # A folded Linear's weight is a transposed view, which numpy writes an element at a time.
         array = value.const_value.numpy()
         if not array.flags.c_contiguous and array.dtype.kind in "fiub":
-            value.const_value = ir.tensor(torch.from_numpy(array).contiguous().numpy(), name=value.name)
+            # Made when it is written, one at a time, so that no model is held twice.
+            value.const_value = ir.LazyTensor(
+                partial(_contiguous, array),
+                dtype=value.const_value.dtype,
+                shape=ir.Shape(array.shape),
+                name=value.name,
+            )
+
+
+def _contiguous(array: npt.NDArray[Any]) -> ir.Tensor[Any]:
+    return ir.Tensor(torch.from_numpy(array).contiguous().numpy())
 
 
 def _renamed(dimension: ir.SymbolicDim, names: dict[str, str]) -> str | None:
