@@ -72,7 +72,13 @@ def _names(package: TrainedPackage, model: Trained) -> Iterator[Finding]:
     wanted = [spec.name for spec in package.inputs]
     if own != wanted and len(own) == len(wanted):
         pairs = ", ".join(f"'{a}' is called '{b}'" for a, b in zip(own, wanted, strict=True) if a != b)
-        yield Finding(severity="info", code="renamed_inputs", message=f"by the signature, the program's input {pairs}")
+        names = ", ".join(f"TensorSpec(..., '{name}')" for name in own)
+        yield Finding(
+            severity="info",
+            code="renamed_inputs",
+            message=f"by the signature, the program's input {pairs}",
+            fix=f"Schema([{names}])  # if the program's names are the better ones",
+        )
 
 
 def _dtypes(model: Trained) -> Iterator[Finding]:

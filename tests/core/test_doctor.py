@@ -86,3 +86,17 @@ def test_a_pickle_that_is_not_allowed_is_a_finding(trained_pickle: Path, tmp_pat
     with pytest.raises(Refused) as refusal:
         export_trained(trained_pickle, tmp_path / "out", ExportStepOptions(device="cpu"))
     assert of_refusal(refusal.value).code == "pickle"
+
+
+def test_an_input_that_the_signature_renames_is_told(tmp_path: Path) -> None:
+    renamed = ModelSignature(
+        Schema([TensorSpec(np.dtype("float32"), (-1, 3, 8, 8), "picture")]),
+        Schema([TensorSpec(np.dtype("float32"), (-1, 2), "positions")]),
+    )
+    trained = save(OneOutput().eval(), tmp_path / "trained", signature=renamed)
+    artifact = export_trained(trained, tmp_path / "out", ExportStepOptions(device="cpu"))
+    assert [spec.name for spec in artifact.inputs] == ["picture"]
+    (finding,) = artifact.findings
+    assert finding.code == "renamed_inputs"
+    assert "'image' is called 'picture'" in finding.message
+    assert "TensorSpec(..., 'image')" in finding.fix
