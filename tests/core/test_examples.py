@@ -43,7 +43,9 @@ def tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
 
 
 # The backbones' published counts, less the 1000-class classifier that the two heads (0.2 to 0.4 M) replace.
-@pytest.mark.parametrize(("size", "millions"), [("tiny", 28.0), ("small", 49.7), ("base", 87.9), ("large", 197.0)])
+@pytest.mark.parametrize(
+    ("size", "millions"), [("tiny", 28.0), ("small", 49.7), ("base", 87.9), ("large", 197.0), ("huge", 658.0)]
+)
 def test_each_size_has_the_published_number_of_parameters(size: str, millions: float) -> None:
     with torch.device("meta"):
         model = LocalizationNet(size)
@@ -53,8 +55,8 @@ def test_each_size_has_the_published_number_of_parameters(size: str, millions: f
 
 
 def test_an_unknown_size_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'huge' is none of nano, tiny, small, base, large"):
-        LocalizationNet("huge")
+    with pytest.raises(ValueError, match="'giant' is none of nano, tiny, small, base, large, huge"):
+        LocalizationNet("giant")
 
 
 def last_layer(head: nn.Sequential) -> nn.Linear:
