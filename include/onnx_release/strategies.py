@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_release import limits
+from onnx_release import decomposing, limits
 from onnx_release.calling import FlatModule, arguments_for, name_outputs
 from onnx_release.errors import Refused
 from onnx_release.input_spec import InputSpec
@@ -175,8 +175,8 @@ class _Call:
 def _dynamo(
     model: Any, call: _Call, contract: ModelContract, opset: int | None, *, optimize: bool = True
 ) -> Conversion:
-    with quiet_exporter(), _loops_not_forgotten(), torch.no_grad():
-        program: Any = torch.onnx.export(
+    def export() -> Any:
+        return torch.onnx.export(
             model,
             call.arguments,
             kwargs=call.keywords or None,
@@ -187,6 +187,15 @@ def _dynamo(
             input_names=call.input_names,
             optimize=optimize,
         )
+
+    with quiet_exporter(), _loops_not_forgotten(), torch.no_grad():
+        try:
+            with decomposing.where_needed() as shortcut:
+                program = export()
+        except Exception:
+            if not shortcut.taken:
+                raise
+            program = export()
     _name_outputs(program, contract.named_outputs)
     inputs = {str(value.name): value for value in program.model.graph.inputs}
     if set(inputs) == set(contract.input_names):
