@@ -87,6 +87,9 @@ DTYPE_LIMITS: dict[str, dict[str, float | None]] = {
     "bfloat16": {"mae_max": 1.6e-2, "sqnr_min_db": 25.0},
 }
 
+# How much of a memory-mapped file of weights stays in memory after it was read.
+MAPPED_PAGES_KEPT_BYTES = 32 * 2**20
+
 # A reproduction bundle holds the model itself up to this size.
 REPRODUCTION_MODEL_MAX_BYTES = 256 * 2**20
 

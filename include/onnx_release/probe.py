@@ -16,6 +16,7 @@ from onnx_release.comparing import run
 from onnx_release.errors import Refused
 from onnx_release.export import ExportResult
 from onnx_release.limits import ParityLimits
+from onnx_release.mapped import dropping_pages
 from onnx_release.parity import compare_outputs, scales_of
 from onnx_release.records import TensorSpec
 from onnx_release.runners.ort_child import run_apart
@@ -39,7 +40,7 @@ class Probe:
         # Without the fast path of attention, whose masked places hold other numbers.
         self._options = replace(options, mha_fastpath=False)
         self._contract = contract
-        with TorchRunner(model, self._options) as reference:
+        with dropping_pages(model), TorchRunner(model, self._options) as reference:
             self._fixed = [(sample, run(reference, sample)) for sample in _fixed_samples(contract)]
         self._traced = [*self._fixed, *self._varied(contract.inputs, "cpu")] if not contract.outputs else []
 
@@ -82,7 +83,7 @@ class Probe:
         """Yield other sizes of what else varies, as far as PyTorch runs at them."""
         contract = self._contract
         samples = [s for s in probing_samples(inputs, contract.example, contract.ranges) if s.varied]
-        with TorchRunner(self._model, replace(self._options, device=device)) as reference:
+        with dropping_pages(self._model), TorchRunner(self._model, replace(self._options, device=device)) as reference:
             for sample in samples:
                 try:
                     yield sample, run(reference, sample)
@@ -91,7 +92,7 @@ class Probe:
 
     def _require_one_answer(self, sample: Sample, outputs: Arrays, device: str) -> None:
         """Raise `Refused` for a model that answers at random: no strategy mends that, and nothing can be compared."""
-        with TorchRunner(self._model, replace(self._options, device=device)) as reference:
+        with dropping_pages(self._model), TorchRunner(self._model, replace(self._options, device=device)) as reference:
             again = run(reference, sample)
         unlike = [c for c in compare_outputs(outputs, again, sample, ParityLimits()) if not c.passed]
         if unlike:

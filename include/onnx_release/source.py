@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from onnx_release.checkpoint import load_checkpoint
 from onnx_release.errors import Refused
 from onnx_release.factory import FactoryOptions
+from onnx_release.mapped import MappedPages
 from onnx_release.package import TrainedPackage
 from onnx_release.pt2_archive import refuse_code
 from onnx_release.script_archive import refuse_foreign_operators
@@ -141,11 +142,15 @@ def _importable(folders: tuple[Path, ...]) -> Iterator[None]:
 
 def _refuse_non_finite(model: Trained) -> None:
     bad = []
-    for name, tensor in _tensors(model):
+    tensors = dict(_tensors(model))
+    pages = MappedPages.behind(tensors.values())
+    for name, tensor in tensors.items():
         if tensor.is_meta:
             bad.append(f"{name} has no values (device meta)")
-        elif (tensor.is_floating_point() or tensor.is_complex()) and (count := _count_non_finite(tensor)):
+        elif not _looks_finite(tensor) and (count := _count_non_finite(tensor)):
             bad.append(f"{name} has {count} of {tensor.numel()}")
+        pages.read(tensor.nbytes)
+    pages.drop()
     if bad:
         raise Refused(
             "The model's weights",
@@ -160,6 +165,17 @@ def _tensors(model: Trained) -> Iterator[tuple[str, torch.Tensor]]:
     else:
         named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     yield from ((name, tensor) for name, tensor in named.items() if isinstance(tensor, torch.Tensor))
+
+
+def _looks_finite(tensor: torch.Tensor) -> bool:
+    """Say whether the least and the greatest value are finite: one pass, and no second tensor of the size."""
+    if not tensor.is_floating_point() and not tensor.is_complex():
+        return True
+    if tensor.is_complex() or tensor.itemsize < 2 or not tensor.numel():
+        # No such comparison exists for complex numbers, nor in torch for the floats of 8 bits.
+        return False
+    low, high = torch.aminmax(tensor.detach())
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def _count_non_finite(tensor: torch.Tensor) -> int:
