@@ -48,12 +48,13 @@ def make_samples(
     batch_sizes: Sequence[int],
     ranges: Mapping[str, InputSpec] | None = None,
 ) -> list[Sample]:
-    """Return the example as it is, and at every batch size the example (tiled or cut) and one sample per seed.
+    """Return the example as it is, at every batch size the example (tiled or cut) and a seeded sample, and other seeds.
 
     Seeded values lie evenly within the input's range where `ranges` has one. Else floats have the example's mean and
     standard deviation, and integers stay within its range (an embedding has no row beyond it); without an example they
     are standard normal, and 0 or 1. A dimension that varies and is not the batch has the example's size, else
-    `VARYING_DIMENSION_SIZE`. The same arguments give the same values.
+    `VARYING_DIMENSION_SIZE`. Other seeds than the first are for the smallest batch size alone. The same arguments give
+    the same values.
 
     :raises Refused: when the example does not fit the specification, a dtype is no number, or no input has a batch.
     """
@@ -67,7 +68,8 @@ def make_samples(
         samples += [_resized(own, inputs, size) for size in batch_sizes if size != own.batch_size]
     sizes = varying_sizes(inputs, example)
     for seed in SAMPLE_SEEDS:
-        for size in batch_sizes:
+        # Other values are worth another run, a large batch of them is not.
+        for size in batch_sizes if seed == SAMPLE_SEEDS[0] else (min(batch_sizes),):
             arrays = seeded_arrays(inputs, sizes | dict.fromkeys(batch_names(inputs), size), seed, example, ranges)
             samples.append(Sample(name=f"seed {seed}", inputs=arrays, batch_size=size))
     return samples

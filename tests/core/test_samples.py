@@ -26,7 +26,7 @@ def test_example_comes_as_it_is_tiled_and_cut() -> None:
 def test_every_sample_has_its_batch_size_and_a_name_of_its_own() -> None:
     example = {"ids": np.array([[4, 9, 5]]), "mask": np.array([[True, False, True]])}
     samples = make_samples([IDS, MASK], example, (1, 4))
-    assert len({(s.name, s.batch_size) for s in samples}) == len(samples) == 6
+    assert len({(s.name, s.batch_size) for s in samples}) == len(samples) == 5
     for sample in samples:
         assert {array.shape for array in sample.inputs.values()} == {(sample.batch_size, 3)}
 
