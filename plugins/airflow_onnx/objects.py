@@ -1,4 +1,4 @@
-"""Folders in an S3 store, through Airflow's `S3Hook`: put, read back, fetch, remove."""
+"""Folders in an S3 store, through Airflow's `S3Hook`: put and verify, read, fetch, remove."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import hashlib
 import logging
 import mimetypes
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import FileDigest
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from boto3.s3.transfer import TransferConfig
 
 log = logging.getLogger(__name__)
 
@@ -96,15 +98,56 @@ def require_bucket(folder: Folder) -> None:
 
 
 def put(folder: Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
-    """Put one file, in parts when it is large; S3 shows the object only when it is complete."""
-    with explained(folder, file.path):
-        folder.hook.get_conn().upload_file(
-            str(local / file.path),
+    """Put one file, in parts when it is large, and verify it; S3 shows the object only when it is complete.
+
+    The store answers with an ETag that it made of what it received: the MD5 of the bytes, or that of its parts' MD5s.
+    Where it makes its ETags in another way (encryption with keys of its own, some gateways), the object is read.
+
+    :raises Transient: when the store holds something else.
+    """
+    path = local / file.path
+    # The file is read for its MD5 while it is sent.
+    with ThreadPoolExecutor(1) as beside, explained(folder, file.path):
+        expected = beside.submit(_etag, path, file.size_bytes, folder.hook.transfer_config)
+        client = folder.hook.get_conn()
+        client.upload_file(
+            str(path),
             folder.bucket,
             folder.key(file.path),
             ExtraArgs={"ContentType": content_type(file.path), "Metadata": {**metadata, "sha256": file.sha256}},
             Config=folder.hook.transfer_config,
         )
+        head = client.head_object(Bucket=folder.bucket, Key=folder.key(file.path))
+        received = (head["ETag"].strip('"'), head["ContentLength"])
+        if received == (expected.result(), file.size_bytes):
+            return
+    if (found := read_digest(folder, file.path)) != file:
+        raise Transient(
+            f"object {folder.uri}/{file.path}",
+            f"reads back as {found and found.sha256}, not {file.sha256}",
+            "It is put again; if that does not help, look at the store's disk.",
+        )
+
+
+def _etag(path: Path, size_bytes: int, config: TransferConfig) -> str:
+    """Return the ETag that S3 gives an object that boto3 puts with this configuration."""
+    from s3transfer.utils import ChunksizeAdjuster  # type: ignore[import-untyped]
+
+    parts = size_bytes >= config.multipart_threshold
+    part_bytes = ChunksizeAdjuster().adjust_chunksize(config.multipart_chunksize, size_bytes) if parts else size_bytes
+    with path.open("rb") as file:
+        digests = [_md5(file, part_bytes) for _ in range(0, max(size_bytes, 1), max(part_bytes, 1))]
+    if not parts:
+        return digests[0].hex()
+    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
+
+
+def _md5(file: BinaryIO, size_bytes: int) -> bytes:
+    digest = hashlib.md5(usedforsecurity=False)
+    while size_bytes > 0 and (block := file.read(min(READ_CHUNK_BYTES, size_bytes))):
+        digest.update(block)
+        size_bytes -= len(block)
+    return digest.digest()
 
 
 def content_type(path: str) -> str:

@@ -33,6 +33,42 @@ def test_a_large_file_goes_in_parts_and_reads_back(folder: objects.Folder, local
     assert head["Metadata"] == {"training-run-id": "r", "sha256": file.sha256}
 
 
+MIB = 2**20
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 8 * MIB - 1, 8 * MIB, 16 * MIB, 16 * MIB + 1])
+def test_what_was_put_is_verified_without_reading_it(
+    folder: objects.Folder, local: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    monkeypatch.setattr(objects, "read_digest", lambda *_: pytest.fail("the object was read"))
+    objects.put(folder, local, write(local, "f", bytes(size_bytes)), {})
+    assert objects.sizes(folder) == {"f": size_bytes}
+
+
+def test_where_the_etag_says_nothing_the_object_is_read(
+    folder: objects.Folder, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "_etag", lambda *_: "made by other rules")
+    file = write(local, "f", b"abc")
+    objects.put(folder, local, file, {})
+    with pytest.raises(Transient, match=f"reads back as {file.sha256}, not {'0' * 64}"):
+        objects.put(folder, local, dataclasses.replace(file, sha256="0" * 64), {})
+
+
+def test_other_bytes_in_the_store_are_noticed(
+    folder: objects.Folder, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, send = write(local, "f", b"abc"), folder.hook.get_conn().upload_file
+    write(local, "other", b"abd")
+
+    def spoiled(_: str, *args: object, **kwargs: object) -> None:
+        send(str(local / "other"), *args, **kwargs)
+
+    monkeypatch.setattr(folder.hook.get_conn(), "upload_file", spoiled)
+    with pytest.raises(Transient, match="reads back as"):
+        objects.put(folder, local, file, {})
+
+
 @pytest.mark.parametrize(
     ("path", "expected"),
     [("report.json", "application/json"), ("MLmodel", "application/yaml"), ("a/b.onnx", "application/octet-stream")],

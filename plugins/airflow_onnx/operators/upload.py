@@ -1,4 +1,4 @@
-"""The judged bytes, into the object store, and read back."""
+"""The judged bytes, into the object store, and verified there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_onnx import names, objects, staging
 from airflow_onnx.links import ObjectLink
 from airflow_onnx.operators.base import ShippingOperator
-from onnx_release.errors import Refused, Transient
+from onnx_release.errors import Refused
 from onnx_release.records import FileDigest, OnnxArtifact, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class UploadOperator(ShippingOperator):
     """Puts the artifact and its report below ``s3://<bucket>/<model name>/<training run id>/<sha256 prefix>/``.
 
     Objects that are there and right are left alone, so a retry or a second release of the same bytes moves nothing.
-    Returns an `S3Object` once every object was read back.
+    Returns an `S3Object` once every object was verified.
 
     :param bucket: an existing bucket.
     """
@@ -38,7 +38,7 @@ class UploadOperator(ShippingOperator):
         self.bucket = bucket
 
     def release(self, context: Context) -> S3Object:
-        """Verify what is staged, put what is missing, read everything back."""
+        """Verify what is staged, put what is missing."""
         from onnx_release.artifact import verify_folder
 
         accepted = self.accepted_report(context)
@@ -51,7 +51,7 @@ class UploadOperator(ShippingOperator):
         context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
         metadata = {"training-run-id": self.training.training_run_id, "artifact-sha256": artifact.sha256}
         for file in artifact.files:
-            self._put_verified(target, staged, file, metadata)
+            self._put(target, staged, file, metadata)
         report = self._put_report(target, accepted, metadata)
         stray = set(objects.sizes(target)) - {file.path for file in artifact.files} - {report.path}
         objects.remove(target, sorted(stray))
@@ -70,17 +70,11 @@ class UploadOperator(ShippingOperator):
         prefix = names.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
         return objects.folder_at(self.s3_conn_id, f"s3://{names.bucket(self.bucket)}/{prefix}")
 
-    def _put_verified(self, target: objects.Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
+    def _put(self, target: objects.Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
         if objects.read_digest(target, file.path) == file:
             self.log.info("%s/%s is there already.", target.uri, file.path)
             return
         objects.put(target, local, file, metadata)
-        if (found := objects.read_digest(target, file.path)) != file:
-            raise Transient(
-                f"object {target.uri}/{file.path}",
-                f"reads back as {found and found.sha256}, not {file.sha256}",
-                "It is put again; if that does not help, look at the store's disk.",
-            )
         self.log.info("Put %s/%s, %d bytes.", target.uri, file.path, file.size_bytes)
 
     def _put_report(self, target: objects.Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
@@ -97,7 +91,7 @@ class UploadOperator(ShippingOperator):
                     return there
             write_report(Path(scratch), report)
             (written,) = describe_folder(Path(scratch))
-            self._put_verified(target, Path(scratch), written, metadata)
+            self._put(target, Path(scratch), written, metadata)
         return written
 
 
