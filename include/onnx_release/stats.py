@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,9 @@ Times = npt.NDArray[np.float64]
 # Resamples weighed at once: bounds the memory to this many rows of one weight per timed call.
 _CHUNK = 64
 _SEED = 20261122
+# The rounds in as many consecutive parts, of three rounds or more; fewer parts than the second say nothing.
+_REPEATS = 10
+_REPEATS_MIN = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +42,39 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioOfMedians:
-    """The ratio of two sides' medians, and the same of resampled rounds, sorted."""
+    """The ratio of two sides' medians, the same of resampled rounds, sorted, and of consecutive parts of the rounds."""
 
     value: float
     resampled: npt.NDArray[np.float64]
+    repeats: npt.NDArray[np.float64]
 
     def interval(self, confidence: float) -> Interval:
-        """Return the percentile interval, widened to hold the estimate itself if need be."""
+        """Return what both the bootstrap and the repeats leave open, widened to hold the estimate itself if need be.
+
+        The bootstrap takes rounds for independent of each other. On a machine that drifts they are not, which shows
+        when the ratios of consecutive parts differ by more than they then should: their own interval is the wider one.
+        """
         tail = (1.0 - confidence) / 2.0
         low, high = (float(edge) for edge in np.quantile(self.resampled, (tail, 1.0 - tail)))
+        if len(self.repeats) >= _REPEATS_MIN:
+            factor = math.exp(self._half_width(tail))
+            low, high = min(low, self.value / factor), max(high, self.value * factor)
         return Interval(value=self.value, low=min(low, self.value), high=max(high, self.value), confidence=confidence)
+
+    def _half_width(self, tail: float) -> float:
+        """Return half the width of Student's interval of the repeats' mean, on the logarithm."""
+        count = len(self.repeats)
+        error = float(np.std(np.log(self.repeats), ddof=1)) / math.sqrt(count)
+        return error * _student(1.0 - tail, count - 1)
+
+
+def _student(probability: float, freedom: int) -> float:
+    """Return the quantile of Student's t by its expansion (Abramowitz and Stegun 26.7.5): 1 % off at 4 degrees."""
+    z = NormalDist().inv_cdf(probability)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def ratio_of_medians(numerator: Times, denominator: Times, resamples: int, seed: int = _SEED) -> RatioOfMedians:
@@ -65,7 +93,9 @@ def ratio_of_medians(numerator: Times, denominator: Times, resamples: int, seed:
         weights = generator.multinomial(rounds, np.full(rounds, 1.0 / rounds), size=count)
         ratios.append(_weighted_medians(numerator, weights) / _weighted_medians(denominator, weights))
     value = float(np.median(numerator) / np.median(denominator))
-    return RatioOfMedians(value=value, resampled=np.sort(np.concatenate(ratios)))
+    parts = np.array_split(np.arange(rounds), max(1, min(_REPEATS, rounds // 3)))
+    repeats = np.array([np.median(numerator[part]) / np.median(denominator[part]) for part in parts])
+    return RatioOfMedians(value=value, resampled=np.sort(np.concatenate(ratios)), repeats=repeats)
 
 
 def _weighted_medians(times: Times, weights: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_release.stats import Interval, Times, _weighted_medians, ratio_of_medians
+from onnx_release.stats import Interval, Times, _student, _weighted_medians, ratio_of_medians
 
 
 def _times(seed: int, rounds: int, calls: int, median: float, noise: float = 0.1) -> Times:
@@ -50,6 +50,39 @@ def test_calls_of_one_round_are_not_counted_as_independent() -> None:
     one = ratio_of_medians(per_round, other, 500).interval(0.95)
     many = ratio_of_medians(repeated, np.repeat(other, 50, axis=1), 500).interval(0.95)
     assert many.relative_width == pytest.approx(one.relative_width, rel=0.15)
+
+
+def test_repeats_that_disagree_widen_the_interval() -> None:
+    # One side is slower for a while, and the other is not: rounds that follow each other are alike.
+    a, b = _times(11, 60, 2, 3.0, 0.01), _times(12, 60, 2, 2.0, 0.01)
+    steady = ratio_of_medians(a, b, 500).interval(0.95)
+    a[:15] *= 1.2
+    drifting = ratio_of_medians(a, b, 500)
+    bootstrapped = np.ptp(np.quantile(drifting.resampled, (0.025, 0.975))) / drifting.value
+    assert steady.relative_width < 0.02
+    assert bootstrapped < 0.02
+    assert drifting.interval(0.95).relative_width > 0.05
+
+
+def test_a_drift_does_not_fool_the_interval() -> None:
+    hits = 0
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        slow = np.cumsum(generator.normal(0.0, 0.01, (60, 1)), axis=0)
+        wander = slow - slow.mean()
+        ratio = ratio_of_medians(
+            _times(seed + 500, 60, 2, 3.0, 0.02) * np.exp(wander), _times(seed + 900, 60, 2, 2.0, 0.02), 200
+        )
+        interval = ratio.interval(0.95)
+        hits += interval.low <= 1.5 <= interval.high
+    assert hits >= 95
+
+
+@pytest.mark.parametrize(
+    ("probability", "freedom", "expected"), [(0.975, 4, 2.776), (0.975, 9, 2.262), (0.995, 9, 3.250)]
+)
+def test_student(probability: float, freedom: int, expected: float) -> None:
+    assert _student(probability, freedom) == pytest.approx(expected, rel=0.01)
 
 
 def test_the_same_times_give_the_same_interval() -> None:
