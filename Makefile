@@ -41,8 +41,9 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 zoo: $(STAMP) ## Export every model of tests/zoo and print what became of it (ONLY=name: that alone)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m tests.zoo.table $(addprefix --only ,$(ONLY))
 
-bench: $(STAMP) ## Measure, and write bench/results.json (ONLY=name: that alone)
-	@PYTHONPATH=include:plugins:. $(BIN)/python -m bench $(addprefix --only ,$(ONLY))
+bench: $(STAMP) ## Measure, and write bench/results.json (ONLY="export big": these parts; ROUNDS=n; FULL=1; REHEARSE=1)
+	@PYTHONPATH=include:plugins:. $(BIN)/python -m bench $(addprefix --only ,$(ONLY)) $(addprefix --rounds ,$(ROUNDS)) \
+	  $(if $(FULL),--full) $(if $(REHEARSE),--rehearse)
 
 # Set-up: again only when a list of packages has changed. A failed install leaves no stamp, so the next call repeats it.
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares Linux machines without a GPU the CUDA packages.

@@ -1,116 +1,130 @@
-"""Latency of the reference model, and of the measuring itself."""
+"""How fast the shipped model is beside PyTorch, and how far the measuring of it can be trusted."""
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+import statistics
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
 
-from bench.results import Result
-from examples.localization import LocalizationNet
-from onnx_release.export import ExportOptions, export_onnx
-from onnx_release.host import describe_host, usable_cpus
-from onnx_release.latency import Sides, measure
-from onnx_release.limits import EXPORT_BATCH_SIZE, MODEL_FILE, LatencyBudget, MeasurePlan
-from onnx_release.records import BatchLatency, TensorSpec
-from onnx_release.runners import Runner
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
-from onnx_release.runners.torch_runner import TorchModel, TorchOptions, TorchRunner
-from onnx_release.samples import Sample, make_samples
-from onnx_release.strategies import ModelContract
+from bench.models import LARGE, TINY
+from bench.release_steps import ARTIFACT
+from bench.results import NotMeasured, Result, say
+from bench.setting import Setting
+from bench.sides import Step, run_step
+from onnx_release.host import describe_host
+from onnx_release.limits import MODEL_FILE
 
-INPUTS = (TensorSpec(name="mel_spectrogram", dtype="float32", shape=("batch", 3, 128, 32)),)
-OUTPUTS = tuple(TensorSpec(name=name, dtype="float32", shape=("batch", 2)) for name in ("positions", "uncertainties"))
-BUDGET = LatencyBudget()
+GOALS = {1: 1.5, 8: 1.1, 32: 1.0}
+COMPILE_GOAL = 1.2
+REPEATS, SPREAD_GOAL, COVERED_SHARE = 10, 0.15, 0.9
+# A rehearsal shows that it works, not how fast.
+_REHEARSAL_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """The reference model with random weights (they cost what trained ones cost), and its exports."""
-
-    module: LocalizationNet
-    program: torch.export.ExportedProgram
-    onnx: Path
-
-
-def reference_model(size: str = "tiny") -> LocalizationNet:
-    """Return the reference model in eval mode, the same at each call."""
-    torch.manual_seed(0)
-    return LocalizationNet(size).eval()
+def fp32(setting: Setting) -> Iterator[Result]:
+    """`speedup_fp32_SIZE_bN`: ONNX Runtime against eager PyTorch, both with every CPU, measured as a release does."""
+    for name in (TINY, LARGE):
+        for batch, goal in GOALS.items():
+            found = _latency(setting, "fp32", name, batch, goal)
+            yield _speedup(f"speedup_fp32_{name}_b{batch}", found, goal)
 
 
-def contract() -> ModelContract:
-    """Return what the reference model takes and gives, with an example as a training run would leave it."""
-    (sample,) = [s for s in make_samples(INPUTS, None, (EXPORT_BATCH_SIZE,)) if s.name.endswith("11")]
-    return ModelContract(inputs=INPUTS, outputs=OUTPUTS, example=sample.inputs)
+def compiled(setting: Setting) -> Iterator[Result]:
+    """`vs_compile_SIZE_b1`: ONNX Runtime against what torch.compile makes of the model, which needs a C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise NotMeasured(f"torch.compile needs a C++ compiler and {compiler!r} is not there: install g++ or set CXX")
+    for name in (TINY, LARGE):
+        # An empty cache: what it compiled for an earlier measurement is not what a user waits for.
+        with tempfile.TemporaryDirectory(prefix="bench-") as cache:
+            env = {"TORCHINDUCTOR_CACHE_DIR": cache}
+            found = _latency(setting, "compile", name, 1, COMPILE_GOAL, env)
+        compile_s = found["ready_s"]
+        say(f"compiled in {compile_s:.0f} s")
+        yield _speedup(f"vs_compile_{name}_b1", found, COMPILE_GOAL, {"compile_s": compile_s})
 
 
-@contextmanager
-def subject() -> Iterator[Subject]:
-    """Export the tiny model into a folder that lives as long as the context."""
-    module = reference_model()
-    example = (torch.randn(EXPORT_BATCH_SIZE, 3, 128, 32),)
-    program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("batch")},))
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        export_onnx(module, Path(folder), contract(), ExportOptions(device="cpu"))
-        yield Subject(module=module, program=program, onnx=Path(folder, MODEL_FILE))
+def own(setting: Setting) -> Iterator[Result]:
+    """`speedup_self_*` and `speedup_pt2_reference`: one thing against itself must come out at 1 within the interval."""
+    names = {"onnxruntime": "speedup_self_onnxruntime", "torch": "speedup_self_torch", "pt2": "speedup_pt2_reference"}
+    for pair, name in names.items():
+        found = _latency(setting, pair, TINY, 1)
+        low, high = _interval(found)
+        yield _result(name, found, "1 within interval", low <= 1.0 <= high)
 
 
-def _torch(model: TorchModel) -> TorchRunner:
-    names = tuple(spec.name for spec in INPUTS), tuple(spec.name for spec in OUTPUTS)
-    return TorchRunner(model, TorchOptions(input_names=names[0], output_names=names[1], threads=usable_cpus()))
+def repeatability(setting: Setting) -> Iterator[Result]:
+    """`speedup_repeatability`: how far fresh processes' speedups of one artifact lie apart, (p90 - p10) / median.
 
-
-def _ort(path: Path) -> OrtRunner:
-    return OrtRunner(path, OrtOptions(threads=usable_cpus()))
-
-
-def _sample(batch_size: int) -> Sample:
-    return make_samples(INPUTS, None, (batch_size,))[0]
-
-
-def _result(name: str, measured: BatchLatency, goal: str, met: bool | None) -> Result:
-    return Result(
-        name=name,
-        value=measured.speedup,
-        unit="x",
-        goal=goal,
-        met=met,
-        n=measured.rounds,
-        spread=(measured.speedup_low, measured.speedup_high),
-        detail={"latency": measured.to_dict(), "host": describe_host().to_dict(), "threads": usable_cpus()},
+    The interval that each states must also hold the median of all of them, but for one in ten.
+    """
+    repeats = 2 if setting.models.rehearsal else REPEATS
+    found = [_latency(setting, "fp32", TINY, 1, GOALS[1]) for _ in range(repeats)]
+    speedups = [float(one["latency"]["speedup"]) for one in found]
+    median = statistics.median(speedups)
+    low, high = (float(edge) for edge in np.quantile(speedups, (0.1, 0.9)))
+    covered = sum(a <= median <= b for a, b in map(_interval, found))
+    value = (high - low) / median
+    yield Result(
+        name="speedup_repeatability",
+        value=value,
+        unit="",
+        goal=f"<= {SPREAD_GOAL:g}, {math.ceil(COVERED_SHARE * repeats)}/{repeats} cover",
+        met=value <= SPREAD_GOAL and covered >= COVERED_SHARE * repeats,
+        n=repeats,
+        spread=(min(speedups), max(speedups)),
+        detail={
+            "spread_is": "the least and the largest speedup",
+            "median_speedup": median,
+            "intervals_that_hold_the_median": covered,
+            "latencies": [one["latency"] for one in found],
+            "host": describe_host().to_dict(),
+        },
     )
 
 
-def speedup_fp32_tiny(batch_size: int) -> Result:
-    """ONNX Runtime against eager PyTorch; the goal is the release's, for the batch size that is served."""
-    served = batch_size == BUDGET.batch_size
-    with subject() as it, _torch(it.module) as eager, _ort(it.onnx) as session:
-        sides = Sides(torch=eager, onnxruntime=session)
-        limit = BUDGET.speedup_goal if served else None
-        measured = measure(sides, _sample(batch_size), MeasurePlan(), limit)
-    goal = f">= {BUDGET.speedup_goal:g}, whole interval" if served else ""
-    met = measured.conclusive and measured.speedup_low >= BUDGET.speedup_goal if served else None
-    return _result(f"speedup_fp32_tiny_b{batch_size}", measured, goal, met)
+def _latency(
+    setting: Setting, pair: str, name: str, batch: int, limit: float | None = None, env: dict[str, str] | None = None
+) -> dict[str, Any]:
+    onnx = setting.models.exported(name) / ARTIFACT / MODEL_FILE
+    longest_s = str(_REHEARSAL_S) if setting.models.rehearsal else ""
+    arguments = (pair, setting.models.size(name), str(batch), str(onnx), str(limit or ""), longest_s)
+    found = run_step(Step("bench.latency_steps", arguments, env or {}))
+    latency = found["latency"]
+    sides = " and ".join(f"{latency[side]['p50_ms']:.2f} ms" for side in ("torch", "onnxruntime"))
+    disturbed = f", {latency['rounds_disturbed']} more disturbed" if latency["rounds_disturbed"] else ""
+    say(f"{pair} {name} batch {batch}: {sides}, {latency['rounds']} rounds{disturbed}")
+    return found
 
 
-def speedup_self() -> Result:
-    """ONNX Runtime against itself: a fair measurement gives 1, within its own interval."""
-    with subject() as it, _ort(it.onnx) as session:
-        return _self_result("speedup_self", session, session)
+def _interval(found: dict[str, Any]) -> tuple[float, float]:
+    return float(found["latency"]["speedup_low"]), float(found["latency"]["speedup_high"])
 
 
-def speedup_pt2_reference() -> Result:
-    """Eager PyTorch against the exported program that a release times instead: a slower stand-in would flatter."""
-    with subject() as it, _torch(it.module) as eager, _torch(it.program) as program:
-        return _self_result("speedup_pt2_reference", eager, program)
+def _speedup(name: str, found: dict[str, Any], goal: float, detail: dict[str, Any] | None = None) -> Result:
+    return _result(name, found, f">= {goal:g}", found["latency"]["speedup"] >= goal, detail)
 
 
-def _self_result(name: str, one: Runner, other: Runner) -> Result:
-    plan = replace(MeasurePlan(), interval_width_max=0.1)
-    measured = measure(Sides(torch=one, onnxruntime=other), _sample(1), plan)
-    return _result(name, measured, "1 within interval", measured.speedup_low <= 1.0 <= measured.speedup_high)
+def _result(name: str, found: dict[str, Any], goal: str, met: bool, detail: dict[str, Any] | None = None) -> Result:
+    latency = found["latency"]
+    return Result(
+        name=name,
+        value=latency["speedup"],
+        unit="x",
+        goal=goal,
+        met=met,
+        n=latency["rounds"],
+        spread=_interval(found),
+        detail={
+            "latency": latency,
+            "threads": found["threads"],
+            "host": describe_host().to_dict(),
+            **(detail or {}),
+        },
+    )

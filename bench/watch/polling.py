@@ -6,12 +6,14 @@ import asyncio
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bench.results import Result, say
+from bench.setting import Setting
 from bench.watch.stacks import environment, mlflow_servers
 from bench.watch.stores import SPAN_H, Store
 from onnx_release.stats import Interval, ratio_of_medians
@@ -23,7 +25,16 @@ JUDGED = ("bell", "look")
 USUAL = "100_days"
 
 
-def poll_ratio(few: int = FEW, many: int = MANY, rounds: int = 40) -> Result:
+ROUNDS, ROUNDS_IN_FULL = 20, 40
+
+
+def measure(setting: Setting) -> Iterator[Result]:
+    """`poll_ratio`, by fewer rounds unless the bench runs in full."""
+    rounds = 2 if setting.models.rehearsal else ROUNDS_IN_FULL if setting.full else ROUNDS
+    yield poll_ratio(FEW, 200 if setting.models.rehearsal else MANY, rounds)
+
+
+def poll_ratio(few: int, many: int, rounds: int) -> Result:
     """Wall time of a poll and of a look with `many` finished runs in the store, over that with `few`.
 
     The figure is the worst of both, without and with new runs, where the old runs' ends are spread over 100 days. The

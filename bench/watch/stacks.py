@@ -61,7 +61,7 @@ def mlflow_servers(count: int) -> Iterator[list[Context]]:
         try:
             for context in contexts:
                 context.layout.create()
-            _start_store(contexts[0])
+            start_store(contexts[0])
             for context in contexts:
                 processes.start(context.layout, mlflow_server.command(context))
             for context in contexts:
@@ -74,7 +74,8 @@ def mlflow_servers(count: int) -> Iterator[list[Context]]:
                 processes.stop(contexts[0].layout, [minio.NAME])
 
 
-def _start_store(context: Context) -> None:
+def start_store(context: Context) -> None:
+    """Make the object store with its buckets, and start it."""
     minio.prepare(context)
     processes.start(context.layout, minio.command(context))
     _await(context, minio.NAME, minio)

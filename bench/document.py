@@ -1,0 +1,71 @@
+"""``python -m bench.document``: put the figures of ``bench/results.json`` into docs/performance.md, and draw them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.parts import PARTS
+from bench.results import read
+from stack.layout import REPO
+
+PAGE = REPO / "docs" / "performance.md"
+PICTURE = REPO / "docs" / "images" / "performance.svg"
+BEGIN, END = "<!-- figures: python -m bench.document -->", "<!-- end of figures -->"
+
+Entry = Mapping[str, Any]
+
+
+def main() -> int:
+    """Write both; the exit status is 1 when there are no results yet."""
+    entries = in_order(read())
+    if not entries:
+        print("There are no results: make bench", file=sys.stderr)
+        return 1
+    PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), entries), encoding="utf-8")
+    from bench.picture import draw
+
+    draw(entries, PICTURE)
+    print(f"{len(entries)} figures written to {PAGE.relative_to(REPO)}, and drawn in {PICTURE.relative_to(REPO)}")
+    return 0
+
+
+def in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the entries that a part of the bench still gives, in its order; what has no date is of an older bench."""
+    found = {entry["name"]: entry for entry in entries if "measured_at" in entry["detail"]}
+    return [found[name] for part in PARTS for name in part.figures if name in found]
+
+
+def with_figures(page: str, entries: Sequence[Entry]) -> str:
+    """Return the page with what stands between its two marks replaced by the picture and a table of the entries.
+
+    :raises ValueError: when the page has not both marks, in this order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} … {END}")
+    picture = f"![The main figures]({PICTURE.relative_to(PAGE.parent)})"
+    return f"{before}{BEGIN}\n\n{picture}\n\n{figures(entries)}\n\n{END}{after}"
+
+
+def figures(entries: Sequence[Entry]) -> str:
+    """Return the table, and a line on the machines that it was measured on."""
+    rows = ["| figure | value | spread | goal | met | n | measured |", "|---|---|---|---|---|---|---|"]
+    for entry in entries:
+        met = {None: "", True: "yes", False: "**no**"}[entry["met"]]
+        low, high = (f"{edge:.3g}" for edge in entry["spread"])
+        cells = [f"`{entry['name']}`", f"{entry['value']:.3g} {entry['unit']}".strip(), f"{low} to {high}"]
+        cells += [entry["goal"], met, str(entry["n"]), str(entry["detail"].get("measured_at", ""))[:10]]
+        rows.append(f"| {' | '.join(cells)} |")
+    hosts = sorted({_host(entry["detail"]["host"]) for entry in entries if "host" in entry["detail"]})
+    return "\n".join([*rows, "", f"Machine: {'; '.join(hosts) or 'unknown'}."])
+
+
+def _host(host: Entry) -> str:
+    return f"{host['cpu_model']}, {host['usable_cpus']} CPUs, {host['platform']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
