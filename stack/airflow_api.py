@@ -16,6 +16,10 @@ from stack.http import TIMEOUT_S, session
 TOKEN_S = 3600.0
 
 
+class AirflowFaultError(StackError):
+    """Airflow's own fault, by its status of 500 or above: the same request may succeed in a moment."""
+
+
 class AirflowApi:
     """A logged-in client. Calls raise `StackError` with the server's own words on any status of 400 and above."""
 
@@ -78,4 +82,5 @@ class AirflowApi:
         if response.ok:
             return response.json() if response.content else None
         request = response.request
-        raise StackError(f"Airflow refused {request.method} {request.url}: {response.status_code} {response.text:.500}")
+        kind = AirflowFaultError if response.status_code >= 500 else StackError
+        raise kind(f"Airflow refused {request.method} {request.url}: {response.status_code} {response.text:.500}")
