@@ -1,4 +1,4 @@
-"""Releases one finished training run as an ONNX model: wait, export, check, measure, upload, register, promote.
+"""Releases one finished training run as an ONNX model: wait, export, tune, check, measure, upload, register, promote.
 
 Trigger it with a training run's id or a model URI, from the form in Airflow's UI or over the API. Clearing a task and
 triggering again are both safe: one training run and one set of bytes make one model version.
@@ -17,6 +17,7 @@ from airflow_onnx.operators.export import ExportOperator
 from airflow_onnx.operators.parity_latency import ParityLatencyOperator
 from airflow_onnx.operators.promote import PromoteOperator
 from airflow_onnx.operators.register import RegisterOperator
+from airflow_onnx.operators.tune import TuneOperator
 from airflow_onnx.operators.upload import TARGET_KEY, UploadOperator
 from airflow_onnx.operators.work import CleanWorkOperator, PrepareWorkOperator
 from airflow_onnx.sensors.training import TrainingCompleteSensor
@@ -24,7 +25,7 @@ from onnx_release import limits
 
 PARITY, BUDGET, PLAN = limits.ParityLimits(), limits.LatencyBudget(), limits.MeasurePlan()
 # The sections of the trigger form, in its order. Airflow's form opens the one of this name, and only that one.
-WHAT, SAME, FAST, WHERE = "Run Parameters", "The same numbers", "Fast enough", "Where to"
+WHAT, SAME, FAST, FASTER, WHERE = "Run Parameters", "The same numbers", "Fast enough", "Faster still", "Where to"
 
 
 PARAMS = {
@@ -146,6 +147,36 @@ PARAMS = {
         "At the serving batch size, while the answer is open; at others at most 15 s.",
         exclusiveMinimum=0, maximum=3600,
     ),
+    "tune": field(
+        False, "boolean", FASTER, "Tune",
+        "Try other forms of the model, each gated by limits of its own, and ship the fastest. Off: the plain export.",
+    ),
+    "tune_precisions": field(
+        ["float32"], "array", FASTER, "Precisions",
+        "What may be shipped, of float32 (exact), float16 and int8. A reduced one gets an alias of its own, such as "
+        "candidate-int8. Without float32: a reduced one or nothing.",
+        items={"type": "string", "enum": ["float32", "float16", "int8"]}, minItems=1, uniqueItems=True,
+    ),
+    "tune_max_s": field(
+        limits.TUNE_MAX_S, "number", FASTER, "Tune at most (s)",
+        "In all; what it leaves out then is in the report.",
+        exclusiveMinimum=0, maximum=24 * 3600,
+    ),
+    "precision_limits": field(
+        {}, "object", FASTER, "Limits of reduced precisions",
+        'Instead of their defaults, for example `{"int8": {"cosine_min": 0.995, "sqnr_min_db": 20}}`.',
+    ),
+    "evaluation_uri": field(
+        None, "string", FASTER, "Evaluation sample",
+        "An .npz file with an array per input and `target.OUTPUT` for outputs: s3://BUCKET/KEY.npz or "
+        "runs:/RUN_ID/PATH.npz. Empty: as the run's tag says.",
+        pattern=limits.INPUTS_URI_PATTERN,
+    ),
+    "metric_loss_max": field(
+        limits.METRIC_LOSS_MAX, "number", FASTER, "Metric may lose",
+        "How much worse than PyTorch's the metric on that sample may be, as a part of it: 0.01 is one percent.",
+        minimum=0,
+    ),
     "bucket": field(
         limits.BUCKET, "string", WHERE, "Bucket", "Must exist. Small letters, digits, dots and dashes.",
         pattern=limits.BUCKET_PATTERN,
@@ -205,18 +236,9 @@ with DAG(
         source=source,
         **step,
     )
-    check = CheckOperator(
-        task_id="check",
-        artifact=returned("export"),
-        allowed_domains=as_json("allowed_domains"),
-        **step,
-    )
-    parity_latency = ParityLatencyOperator(
-        task_id="parity_latency",
-        artifact=returned("export"),
-        check=returned("check"),
-        batch_sizes=as_json("batch_sizes"),
-        parity={
+    judging: dict[str, Any] = {
+        "batch_sizes": as_json("batch_sizes"),
+        "parity": {
             name: as_json(name)
             for name in (
                 "mae_max",
@@ -230,27 +252,59 @@ with DAG(
                 "per_dtype",
             )
         },
-        budget={
+        "precision_limits": as_json("precision_limits"),
+        "budget": {
             "batch_size": as_json("serving_batch_size"),
             **{name: as_json(name) for name in ("speedup_min", "speedup_goal", "p95_max_ms", "on_miss")},
         },
-        plan={name: as_json(name) for name in ("threads", "measure_max_s")},
-        source=source,
-        inputs_uri=given("inputs_uri"),
-        s3_conn_id=given("s3_conn_id"),
+        "plan": {name: as_json(name) for name in ("threads", "measure_max_s")},
+        "source": source,
+        "inputs_uri": given("inputs_uri"),
+        "s3_conn_id": given("s3_conn_id"),
         # One slot: two measurements at once would time each other.
-        pool=limits.MEASURE_POOL,
+        "pool": limits.MEASURE_POOL,
+    }
+    tune = TuneOperator(
+        task_id="tune",
+        artifact=returned("export"),
+        work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
+        enabled=as_json("tune"),
+        precisions=as_json("tune_precisions"),
+        max_s=as_json("tune_max_s"),
+        evaluation_uri=given("evaluation_uri"),
+        metric_loss_max=as_json("metric_loss_max"),
+        opset=as_json("opset"),
+        alias=given("alias"),
+        stage=given("stage"),
+        # Off, as it mostly is, it gives the slot back within a second. So it goes before the measurements that wait for
+        # it: behind them, the checks would wait for tasks that do nothing, and then the slot for the checks.
+        priority_weight=limits.TUNE_PRIORITY,
+        weight_rule="absolute",
+        **judging,
+        **step,
+    )
+    check = CheckOperator(
+        task_id="check",
+        artifact=returned("tune"),
+        allowed_domains=as_json("allowed_domains"),
+        **step,
+    )
+    parity_latency = ParityLatencyOperator(
+        task_id="parity_latency",
+        artifact=returned("tune"),
+        check=returned("check"),
+        **judging,
         **step,
     )
     judged: dict[str, Any] = {
-        "artifact": returned("export"),
+        "artifact": returned("tune"),
         "check": returned("check"),
         "benchmark": returned("parity_latency"),
     }
     upload = UploadOperator(task_id="upload", bucket=given("bucket"), **judged, **step, **store)
     register = RegisterOperator(
         task_id="register",
-        artifact=returned("export"),
+        artifact=returned("tune"),
         uploaded=returned("upload"),
         **step,
         **store,
@@ -275,4 +329,4 @@ with DAG(
         **store,
     ).as_teardown(setups=prepare)
 
-    wait >> prepare >> export >> check >> parity_latency >> upload >> register >> promote >> clean
+    wait >> prepare >> export >> tune >> check >> parity_latency >> upload >> register >> promote >> clean

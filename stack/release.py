@@ -14,8 +14,8 @@ from stack.errors import StackError
 DAG_ID = "release_onnx"
 WATCH_DAG_ID = "watch_training"
 TASKS = (
-    "wait_for_training", "prepare_work", "export", "check", "parity_latency", "upload", "register", "promote",
-    "clean_work",
+    "wait_for_training", "prepare_work", "export", "tune", "check", "parity_latency", "upload", "register",
+    "promote", "clean_work",
 )  # fmt: skip
 ENDED = ("success", "failed")
 POLL_S = 1.0
@@ -116,7 +116,7 @@ class Release:
 
     def outcome(self) -> Outcome | None:
         """Return what the tasks handed on, or None when some of it is gone or was never made."""
-        tasks = ("export", "parity_latency", "upload", "promote")
+        tasks = ("tune", "parity_latency", "upload", "promote")
         records = [self._api.xcom(DAG_ID, self.dag_run_id, task_id) for task_id in tasks]
         return None if None in records else Outcome(self.training_run_id, *records)
 

@@ -99,12 +99,9 @@ def test_dags_only_wire(path: Path) -> None:
     assert {name.split(".")[1] for name in core} <= {"limits"}
 
 
-@pytest.mark.parametrize("path", _files(ROOT / "dags"), ids=_name)
-def test_parsing_a_dag_loads_no_heavy_library(path: Path) -> None:
-    code = (
-        f"import runpy, sys; runpy.run_path({str(path)!r});"
-        "print(sorted({'torch','onnx','onnxruntime','mlflow','boto3'} & set(sys.modules)))"
-    )
+def _loaded_by(code: str, *libraries: str) -> str:
+    """Return which of the libraries a fresh process has loaded after the code, as a list's text."""
+    code = f"import sys; {code}; print(sorted(set({libraries!r}) & set(sys.modules)))"
     paths = [str(ROOT / "include"), str(ROOT / "plugins")]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {code}"],
@@ -113,4 +110,15 @@ def test_parsing_a_dag_loads_no_heavy_library(path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip().splitlines()[-1] == "[]"
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("path", _files(ROOT / "dags"), ids=_name)
+def test_parsing_a_dag_loads_no_heavy_library(path: Path) -> None:
+    code = f"import runpy; runpy.run_path({str(path)!r})"
+    assert _loaded_by(code, "torch", "onnx", "onnxruntime", "mlflow", "boto3") == "[]"
+
+
+@pytest.mark.parametrize("module", ["smoke", "check", "report", "runners.ort_child"])
+def test_what_runs_no_model_in_pytorch_does_not_load_it(module: str) -> None:
+    assert _loaded_by(f"import onnx_release.{module}", "torch") == "[]"

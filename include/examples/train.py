@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 # OpenMP's threads spin while they wait for each other, and on cores that others use too an epoch then takes two to
 # three times as long. OpenMP reads this as torch is loaded; an importing process keeps its own choice.
@@ -29,6 +30,7 @@ from examples.localization import INPUT_SHAPE, SIZES, LocalizationNet
 
 # With a batch of 1 torch.export would freeze the batch at 1 in the pt2 archive that MLflow writes.
 EXAMPLE_BATCH_SIZE = 4
+EVALUATION_FILE = "evaluation.npz"
 
 # An epoch takes nano about two seconds on two idle cores and tiny about five; a run is at most that much late.
 SAMPLES_PER_EPOCH = {"nano": 1024}
@@ -79,6 +81,7 @@ def train(config: TrainConfig) -> str:
             mlflow.log_metrics(epoch.metrics, step=epoch.number)
             print(_progress_line(epoch, options), flush=True)
         _log_model(model.cpu().eval(), config, options)
+        _log_evaluation(options)
         return str(run.info.run_id)
 
 
@@ -118,6 +121,17 @@ def _log_model(model: LocalizationNet, config: TrainConfig, options: FitOptions)
         serialization_format=config.serialization,
         code_paths=[str(Path(__file__).parent)] if config.serialization == "pickle" else None,
     )
+
+
+def _log_evaluation(options: FitOptions) -> None:
+    """Log inputs with the positions that are wanted, and say where: a release measures the model's variants on them."""
+    inputs, positions = validation_set(options)
+    with tempfile.TemporaryDirectory() as folder:
+        sample = Path(folder, EVALUATION_FILE)
+        arrays: dict[str, Any] = {"mel_spectrogram": inputs.numpy(), "target.positions": positions.numpy()}
+        np.savez(sample, **arrays)
+        mlflow.log_artifact(str(sample))
+    mlflow.set_tag("onnx_release.evaluation", EVALUATION_FILE)
 
 
 def _signature() -> ModelSignature:

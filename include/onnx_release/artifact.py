@@ -13,7 +13,7 @@ from pathlib import Path
 
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_FILE
-from onnx_release.records import FileDigest
+from onnx_release.records import FileDigest, OnnxArtifact
 
 _BLOCK_BYTES = 1 << 20
 
@@ -70,6 +70,17 @@ def verify_folder(folder: Path, files: Iterable[FileDigest]) -> None:
             f"artifact folder {folder}",
             f"is not what was exported: {'; '.join(problems)}",
             "Release the training run again from its export; if it happens twice, look for what writes there.",
+        )
+
+
+def require_bytes(folder: Path, artifact: OnnxArtifact) -> None:
+    """Raise `Refused` unless the folder's files are those of the record, and amount to its digest."""
+    verify_folder(folder, artifact.files)
+    if (found := folder_sha256(artifact.files)) != artifact.sha256:
+        raise Refused(
+            "The artifact's record",
+            f"says sha256 {artifact.sha256}, and its files amount to {found}",
+            "Export the training run again.",
         )
 
 

@@ -50,12 +50,10 @@ def require_sane(budget: LatencyBudget, plan: MeasurePlan) -> None:
         raise Refused("The latency parameters", "; ".join(wrong), "Correct them in the release's parameters.")
 
 
-def judge_latency(
-    batches: Sequence[BatchLatency], budget: LatencyBudget, plan: MeasurePlan, conditions: Conditions
-) -> LatencyReport:
+def judge_latency(batches: Sequence[BatchLatency], budget: LatencyBudget, conditions: Conditions) -> LatencyReport:
     """Hold what was measured against the budget; only what the budget may excuse becomes a warning under ``warn``."""
     served = next((batch for batch in batches if batch.batch_size == budget.batch_size), None)
-    verdict, misses = _judge_served(served, budget, plan)
+    verdict, misses = _judge_served(served, budget)
     invalid = _invalid(served, budget, conditions)
     warn = budget.on_miss == "warn"
     failures = [*invalid, *([] if warn else misses)]
@@ -76,7 +74,7 @@ def judge_latency(
     )
 
 
-def _judge_served(served: BatchLatency | None, budget: LatencyBudget, plan: MeasurePlan) -> tuple[Verdict, list[str]]:
+def _judge_served(served: BatchLatency | None, budget: LatencyBudget) -> tuple[Verdict, list[str]]:
     if served is None:
         return "missed", []
     what = f"speedup at batch {served.batch_size} is {_interval(served)}"
@@ -89,16 +87,16 @@ def _judge_served(served: BatchLatency | None, budget: LatencyBudget, plan: Meas
     if misses:
         return "missed", misses
     # A wide interval whose low end is above the limit answers the question; how wide it is stands in the remarks.
-    if served.rounds < plan.rounds_min or not served.speedup_low >= budget.speedup_min:
-        why = _why_inconclusive(served, plan)
+    if served.rounds < _ROUNDS_LEAST or not served.speedup_low >= budget.speedup_min:
+        why = _why_inconclusive(served)
         return "inconclusive", [f"{what}: inconclusive against the required {budget.speedup_min:g}, {why}"]
     return ("goal" if served.speedup_low >= budget.speedup_goal else "met"), []
 
 
-def _why_inconclusive(served: BatchLatency, plan: MeasurePlan) -> str:
+def _why_inconclusive(served: BatchLatency) -> str:
     after = f"after {served.rounds} rounds in {served.measured_s:.3g} s"
-    if served.rounds < plan.rounds_min:
-        return f"with fewer than {plan.rounds_min} rounds {after}; raise measure_max_s"
+    if served.rounds < _ROUNDS_LEAST:
+        return f"with fewer than {_ROUNDS_LEAST} rounds {after}; raise measure_max_s"
     return f"which the interval straddles {after}; measure on a quieter host, or raise measure_max_s"
 
 

@@ -7,8 +7,6 @@ files, what it leaves in its home is gone with it, and when it crashes, the task
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import logging
 import signal
@@ -21,19 +19,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnx_release.errors import Refused, ReleaseError, Transient
 from onnx_release.limits import MODEL_SUFFIXES
-from onnx_release.processes import clean_environment, how_it_ended
+from onnx_release.processes import clean_environment, end_with_parent, how_it_ended
 from onnx_release.record import Record
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
 
 if TYPE_CHECKING:
     from onnx_release.steps import ExportStepOptions
     from onnx_release.subject import JudgeOptions
+    from onnx_release.tune.options import TuneOptions
 
 R = TypeVar("R", bound=Record)
 
 _log = logging.getLogger(__name__)
 _TAIL_CHARACTERS = 600
-_PR_SET_PDEATHSIG = 1
 
 
 def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> OnnxArtifact:
@@ -65,7 +63,17 @@ def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, option
     return judge.compare_artifact(trained, folder, artifact, options)
 
 
-def _case(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> dict[str, Any]:
+def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path, options: TuneOptions) -> OnnxArtifact:
+    """Tune as `tuning.tune_artifact` does, in a child process when the run's own code is to run."""
+    if runs_code(trained, allow_pickle=options.judge.allow_pickle):
+        case = _case(trained, folder, artifact, options)
+        return _in_child(OnnxArtifact, "tune", out=str(out.resolve()), **case)
+    from onnx_release.tune.tuning import tune_artifact as tune
+
+    return tune(trained, folder, artifact, out, options)
+
+
+def _case(trained: Path, folder: Path, artifact: OnnxArtifact, options: Record) -> dict[str, Any]:
     return {
         "trained": str(trained.resolve()),
         "folder": str(folder.resolve()),
@@ -152,6 +160,14 @@ def _compare(request: dict[str, Any]) -> Record:
     return judge.compare_artifact(*_read_case(request))
 
 
+def _tune(request: dict[str, Any]) -> Record:
+    from onnx_release.tune.options import TuneOptions
+    from onnx_release.tune.tuning import tune_artifact as tune
+
+    artifact, options = OnnxArtifact.from_dict(request["artifact"]), TuneOptions.from_dict(request["options"])
+    return tune(Path(request["trained"]), Path(request["folder"]), artifact, Path(request["out"]), options)
+
+
 def _read_case(request: dict[str, Any]) -> tuple[Path, Path, OnnxArtifact, JudgeOptions]:
     from onnx_release.subject import JudgeOptions
 
@@ -160,13 +176,9 @@ def _read_case(request: dict[str, Any]) -> tuple[Path, Path, OnnxArtifact, Judge
     return Path(request["trained"]), Path(request["folder"]), artifact, options
 
 
-_STEPS: dict[str, Callable[[dict[str, Any]], Record]] = {"export": _export, "judge": _judge, "compare": _compare}
-
-
-def end_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, however that does; elsewhere than on Linux, do nothing."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+_STEPS: dict[str, Callable[[dict[str, Any]], Record]] = {
+    "export": _export, "judge": _judge, "compare": _compare, "tune": _tune,
+}  # fmt: skip
 
 
 def _main(asked: str, answered: str) -> int:

@@ -9,20 +9,19 @@ from pathlib import Path
 
 from onnx_release.blame.search import find_divergence
 from onnx_release.budget import Conditions, judge_latency, require_sane
-from onnx_release.comparing import Comparison, FailedCase, not_finite, run
+from onnx_release.comparing import Comparison, FailedCase
 from onnx_release.errors import Refused
 from onnx_release.export import retrace
 from onnx_release.host import describe_host
 from onnx_release.latency import Sides, measure_all
-from onnx_release.limits import MODEL_FILE
-from onnx_release.package import read_example
+from onnx_release.mapped import dropping_pages
 from onnx_release.parity import require_limits
-from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport, TensorSpec
+from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
 from onnx_release.reproduction import ReproductionCase, write_reproduction
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
-from onnx_release.samples import Arrays, Sample, make_samples
+from onnx_release.runners.ort_runner import OrtRunner
+from onnx_release.samples import Sample
 from onnx_release.steps import contract_of
-from onnx_release.subject import JudgeOptions, Subject, require_bytes
+from onnx_release.subject import JudgeOptions, Subject
 
 _log = logging.getLogger(__name__)
 
@@ -37,11 +36,12 @@ def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options:
     :raises Refused: when there is nothing to judge: other bytes, a model that cannot be loaded, senseless options.
     """
     require_sane(options.budget, options.plan)
-    require_limits(options.limits, artifact.outputs)
+    limits = options.limits_for(artifact.precision)
+    require_limits(limits, artifact.outputs)
     subject = Subject.load(trained, folder, artifact, options)
     samples = subject.samples()
-    comparison = Comparison(artifact=artifact, limits=options.limits)
-    with subject.reference(mha_fastpath=False) as reference:
+    comparison = Comparison(artifact=artifact, limits=limits)
+    with dropping_pages(subject.model), subject.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, samples)
     try:
         candidate = subject.candidate()
@@ -60,10 +60,11 @@ def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options:
 
 def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> ParityReport:
     """Compare the two as `judge_artifact` does, and time nothing."""
-    require_limits(options.limits, artifact.outputs)
+    limits = options.limits_for(artifact.precision)
+    require_limits(limits, artifact.outputs)
     subject = Subject.load(trained, folder, artifact, options)
-    comparison = Comparison(artifact=artifact, limits=options.limits)
-    with subject.reference(mha_fastpath=False) as reference:
+    comparison = Comparison(artifact=artifact, limits=limits)
+    with dropping_pages(subject.model), subject.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, subject.samples())
     with subject.candidate() as candidate:
         comparison.run_candidate(candidate)
@@ -99,6 +100,8 @@ def _explained(subject: Subject, parity: ParityReport, case: FailedCase | None) 
 def _blame(subject: Subject, case: FailedCase) -> tuple[Divergence | None, str]:
     """Return where the difference begins, or why that cannot be said: it is no part of the verdict."""
     strategy = subject.artifact.exporter
+    if subject.artifact.precision != "float32":
+        return None, f"{subject.artifact.precision} differs from the first node on; these are its limits, not a fault"
     try:
         contract = replace(contract_of(subject.package), output_names=tuple(case.reference))
         program = retrace(subject.model, contract, strategy).program
@@ -129,43 +132,4 @@ def _latency(subject: Subject, candidate: OrtRunner, samples: Sequence[Sample]) 
     limits = {options.budget.batch_size: options.budget.speedup_min}
     with subject.reference() as reference:
         batches = measure_all(Sides(torch=reference, onnxruntime=candidate), timed, options.plan, limits)
-    return judge_latency(batches, options.budget, options.plan, conditions)
-
-
-def smoke_test(folder: Path, artifact: OnnxArtifact) -> None:
-    """Hold the folder against `artifact`, and run the package's example on it in ONNX Runtime alone, on the CPU.
-
-    :raises Refused: naming every file that differs, or every output that is missing, too many, not finite, or of
-        another dtype or shape than the artifact says.
-    """
-    require_bytes(folder, artifact)
-    sample = make_samples(artifact.inputs, read_example(folder), (artifact.export_batch_size,))[0]
-    with OrtRunner(folder / MODEL_FILE, OrtOptions()) as runner:
-        outputs = run(runner, sample)
-    wrong = [*_misfits(outputs, artifact.outputs, sample), *not_finite(outputs)]
-    if wrong:
-        raise Refused(
-            f"artifact {artifact.sha256} on its {sample.name}",
-            "; ".join(wrong),
-            "Export the training run again; these bytes are not fit to be served.",
-        )
-
-
-def _misfits(outputs: Arrays, specs: Sequence[TensorSpec], sample: Sample) -> list[str]:
-    wanted = {spec.name: spec for spec in specs}
-    found = [f"output '{name}' is missing" for name in wanted if name not in outputs]
-    found += [f"output '{name}' is not in the artifact's record" for name in outputs if name not in wanted]
-    for name, array in outputs.items():
-        spec = wanted.get(name)
-        if spec is not None and array.dtype.name != spec.dtype:
-            found.append(f"output '{name}' is {array.dtype}, not {spec.dtype}")
-        if spec is not None and not _fits(array.shape, spec, sample.batch_size):
-            found.append(f"output '{name}' is of shape {list(array.shape)}, not {list(spec.shape)}")
-    return found
-
-
-def _fits(shape: tuple[int, ...], spec: TensorSpec, batch_size: int) -> bool:
-    return len(shape) == len(spec.shape) and all(
-        size == batch_size if wanted == "batch" else isinstance(wanted, str) or size == wanted
-        for size, wanted in zip(shape, spec.shape, strict=True)
-    )
+    return judge_latency(batches, options.budget, conditions)

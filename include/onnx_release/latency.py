@@ -186,3 +186,24 @@ def measure_all(
         measure(sides, samples[size], plan if size in limits else reported, limits.get(size))
         for size in sorted(samples)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A block of each of several runners, in the runners' own order; `cpu_wait_share` as in `Round`."""
+
+    blocks: tuple[Block, ...]
+    cpu_wait_share: float | None
+
+
+def run_turn(runners: Sequence[Runner], sample: Sample, calls: int, first: int) -> Turn:
+    """Time a block of each runner, one after the other, beginning with the one at `first`."""
+    wait = CpuWait()
+    places = [(first + step) % len(runners) for step in range(len(runners))]
+    found = {place: _time_block(runners[place], sample, calls) for place in places}
+    return Turn(blocks=tuple(found[place] for place in range(len(runners))), cpu_wait_share=wait.share())
+
+
+def calls_per_block(calls_s: Sequence[float]) -> int:
+    """Return how many calls a block must have for the fastest runner's to last long enough, given one call of each."""
+    return _calls_per_round(min(calls_s))

@@ -87,6 +87,33 @@ DTYPE_LIMITS: dict[str, dict[str, float | None]] = {
     "bfloat16": {"mae_max": 1.6e-2, "sqnr_min_db": 25.0},
 }
 
+# What a model of reduced precision is held to, over all of its outputs, whatever their dtype: the error relative to the
+# output's scale (26 dB are 5 % of it), the cosine, and the share of equal values of integer outputs.
+PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
+    "int8": {"mae_max": None, "sqnr_min_db": 26.0, "cosine_min": 0.999, "agreement_min": 0.99},
+    "float16": {"mae_max": None, "sqnr_min_db": 40.0, "cosine_min": 0.9999, "agreement_min": 0.999},
+}
+
+# Tuning: how long it may take in all, and which part of that may be spent before the contest begins.
+TUNE_MAX_S = 300.0
+# Above the weight of every task of a release, which is the number of tasks up to it.
+TUNE_PRIORITY = 100
+TUNE_BUILD_SHARE = 0.6
+# How much worse than PyTorch's a candidate's metric on the evaluation sample may be, as a part of PyTorch's.
+METRIC_LOSS_MAX = 0.01
+# Where an export may gain by another opset: Gelu is one node from 20 on, attention from 23 on.
+TUNE_OPSETS = (20, 23)
+# Rounds of a heat before a candidate may be dropped as slower, and a heat's longest measuring in s.
+HEAT_ROUNDS_MIN = 10
+HEAT_MAX_S = 30.0
+# Static quantisation of convolutions is tried where they hold at least this share of the weights of all layers.
+CONVOLUTION_SHARE_MIN = 0.2
+# Rows that the ranges of a static quantisation are taken from: of the evaluation sample, and of each other sample.
+CALIBRATION_ROWS_MAX = 64
+CALIBRATION_SAMPLE_ROWS = 8
+# An evaluation sample is run in batches of this size.
+EVALUATION_BATCH_SIZE = 32
+
 # How much of a memory-mapped file of weights stays in memory after it was read.
 MAPPED_PAGES_KEPT_BYTES = 32 * 2**20
 
@@ -143,8 +170,8 @@ class MeasurePlan(Record):
 
     Measuring stops when the interval of the speedup is no wider than `interval_width_max` times the speedup and clear
     of the budget's limit, but not before `measure_min_s` and `rounds_min`; and at `measure_max_s` in any case, or at
-    `reported_max_s` for a batch size that the budget says nothing about. Fewer rounds than `rounds_min` by then are
-    inconclusive. `threads` of None means every CPU that the process may use.
+    `reported_max_s` for a batch size that the budget says nothing about. Fewer rounds than 10 by then are inconclusive.
+    `threads` of None means every CPU that the process may use.
     """
 
     threads: int | None = None

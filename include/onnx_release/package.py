@@ -19,7 +19,6 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 
-from onnx_release.checkpoint import kind_of_file
 from onnx_release.errors import Refused
 from onnx_release.input_spec import InputSpec
 from onnx_release.limits import MODEL_FILE, MODEL_SUFFIXES
@@ -66,7 +65,8 @@ class TrainedPackage:
 class PackageSpec:
     """What to write beside ``model.onnx``.
 
-    `providers` are ONNX Runtime's, in the order that was tested; `tool_versions` by name of distribution.
+    `providers` are ONNX Runtime's, in the order that was tested; `tool_versions` by name of distribution;
+    `session_options` as `OrtOptions` takes them, for whoever loads the model by ``mlflow.pyfunc``.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -74,6 +74,7 @@ class PackageSpec:
     example: Arrays
     tool_versions: dict[str, str]
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    session_options: dict[str, Any] = field(default_factory=dict)
 
 
 def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedPackage:
@@ -133,6 +134,9 @@ def _read_file(path: Path, input_spec: Sequence[InputSpec]) -> TrainedPackage:
             "Describe its inputs by the parameter `input_spec`: "
             '[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224]}].',
         )
+    # Needs torch, which who reads a package alone does not.
+    from onnx_release.checkpoint import kind_of_file
+
     return TrainedPackage(
         kind=kind_of_file(path),
         data_path=path,
@@ -220,7 +224,7 @@ def _mlmodel(spec: PackageSpec, python: str) -> dict[str, Any]:
             "onnx": {
                 "code": None,
                 "data": MODEL_FILE,
-                "onnx_session_options": None,
+                "onnx_session_options": spec.session_options or None,
                 "onnx_version": spec.tool_versions["onnx"],
                 "providers": list(spec.providers),
             },

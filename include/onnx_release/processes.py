@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -20,6 +22,7 @@ _KEPT = (
     "SSL_CERT_FILE",
     "TZ",
 )
+_PR_SET_PDEATHSIG = 1
 
 
 def clean_environment(scratch: str) -> dict[str, str]:
@@ -31,6 +34,12 @@ def clean_environment(scratch: str) -> dict[str, str]:
     # Absolute, since the child works elsewhere.
     paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
     return kept | {"PYTHONPATH": paths, "HOME": scratch, "TMPDIR": scratch, "HF_HUB_OFFLINE": "1"}
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when its parent ends, however that does; elsewhere than on Linux, do nothing."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def how_it_ended(returncode: int) -> str:

@@ -73,6 +73,60 @@ class ExportAttempt(Record):
     wall_s: float = 0.0
 
 
+Precision = Literal["float32", "float16", "int8"]
+"""What a model computes in. ``float32`` stands for exact: the model as it was trained, whatever its own dtypes are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneCandidate(Record):
+    """One contestant of the tuning, and what became of it.
+
+    `outcome`: ``reference`` (PyTorch), ``chosen``, ``passed`` (fit, and not chosen), ``slower`` (dropped in a heat),
+    ``refused`` (by its gate), ``failed`` (could not be made or run), ``left out`` (never tried); `reason` says why.
+    `speedup` is the plain export's median time over its own, with its bootstrap interval; `cosine` and `sqnr_db` are
+    the worst over all outputs and samples, and `task_metrics` the evaluation sample's, by output. `build_s` is what it
+    took to make and to judge.
+    """
+
+    name: str
+    precision: Precision
+    outcome: Literal["reference", "chosen", "passed", "slower", "refused", "failed", "left out"]
+    reason: str = ""
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    rounds: int = 0
+    cosine: float | None = None
+    sqnr_db: float | None = None
+    task_metrics: dict[str, float] = field(default_factory=dict)
+    size_bytes: int | None = None
+    build_s: float = 0.0
+    session_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneReport(Record):
+    """Every candidate of one tuning, measured at the serving `batch_size`; `sha256` is the plain export's.
+
+    `precision_limits` are those that reduced precisions were held to, `task_metric` says what the evaluation sample's
+    metric is, by output, and `notes` what limited the search.
+    """
+
+    sha256: str
+    chosen: str
+    candidates: tuple[TuneCandidate, ...]
+    batch_size: int
+    threads: int
+    confidence: float
+    max_s: float
+    wall_s: float
+    precision_limits: dict[str, Any] = field(default_factory=dict)
+    task_metric: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxArtifact(Record):
     """An exported model folder: ``model.onnx``, its external data, and what MLflow needs to load them.
@@ -84,6 +138,10 @@ class OnnxArtifact(Record):
     the strategy that made the file and `attempts` every one that was tried, in order; `findings` are the export
     doctor's. `device` is where it was exported. `providers` are the execution providers that its package asks for, and
     that it is therefore tested with.
+
+    `variant` names the tuning's candidate that these bytes are, and is empty for the plain export; `session_options`
+    are those that its package asks for, under the names of MLflow's ``onnx_session_options``. `tuning` is what the
+    tuning found, where there was one, whichever candidate it chose.
     """
 
     uri: str = ""
@@ -103,6 +161,10 @@ class OnnxArtifact(Record):
     tool_versions: dict[str, str]
     attempts: tuple[ExportAttempt, ...] = ()
     findings: tuple[Finding, ...] = ()
+    precision: Precision = "float32"
+    variant: str = ""
+    session_options: dict[str, Any] = field(default_factory=dict)
+    tuning: TuneReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +350,7 @@ class ReleaseReport(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Object(Record):
-    """The uploaded folder: every object under `uri` was read back and had the digest that `files` says."""
+    """The uploaded folder: of every object under `uri` the store was found to hold the bytes that `files` says."""
 
     uri: str
     bucket: str

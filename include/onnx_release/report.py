@@ -22,6 +22,8 @@ from onnx_release.records import (
     ParityReport,
     ReleaseReport,
     TrainedModel,
+    TuneCandidate,
+    TuneReport,
 )
 
 SCHEMA_VERSION = 1
@@ -112,6 +114,7 @@ def metrics(report: ReleaseReport) -> dict[str, float]:
     if report.artifact is not None:
         found["size_bytes"] = report.artifact.size_bytes
         found["export_wall_s"] = report.artifact.export_wall_s
+        found |= _tuning_metrics(report.artifact.tuning)
     if report.benchmark is not None:
         for output, worst in worst_per_output(report.benchmark.parity).items():
             found |= {f"parity/{_metric_part(output)}/{name}": value for name, value in worst.items()}
@@ -122,6 +125,13 @@ def metrics(report: ReleaseReport) -> dict[str, float]:
         for name, value in found.items()
         if value is not None and math.isfinite(value)
     }
+
+
+def _tuning_metrics(tuning: TuneReport | None) -> dict[str, float | None]:
+    if tuning is None:
+        return {}
+    speedups = {f"tune/{_metric_part(c.name)}/speedup": c.speedup for c in tuning.candidates}
+    return {"tune/wall_s": tuning.wall_s} | speedups
 
 
 def _metric_part(output: str) -> str:
@@ -170,6 +180,8 @@ def summary_markdown(report: ReleaseReport) -> str:
     blocks.append(_training_line(report.training))
     if report.artifact is not None:
         blocks.append(_artifact_text(report.artifact))
+        if report.artifact.tuning is not None:
+            blocks.append("\n".join(tuning_lines(report.artifact.tuning)))
     if report.benchmark is not None:
         blocks.append(_parity_table(report.benchmark.parity))
         blocks.append(_latency_text(report.benchmark.latency))
@@ -185,7 +197,8 @@ def _training_line(training: TrainedModel) -> str:
 def _artifact_text(artifact: OnnxArtifact) -> str:
     lines = [
         f"Opset {artifact.opset}, IR version {artifact.ir_version}, {artifact.size_bytes / 1e6:.1f} MB, "
-        f"from {artifact.source} by the strategy {artifact.exporter}, sha256 `{artifact.sha256}`."
+        f"from {artifact.source} by the strategy {artifact.exporter}, {_precision(artifact)}, "
+        f"sha256 `{artifact.sha256}`."
     ]
     failed = [attempt for attempt in artifact.attempts if attempt.outcome != "taken"]
     items = [f"- strategy {a.strategy}: {a.outcome}, {_cell(a.reason)}" for a in failed]
@@ -193,6 +206,48 @@ def _artifact_text(artifact: OnnxArtifact) -> str:
         fix = f"; mended by `{finding.fix}`" if finding.fix else ""
         items.append(f"- {finding.severity} {finding.code}: {_cell(finding.message)}{fix}")
     return "\n".join([*lines, *([""] if items else []), *items])
+
+
+def _precision(artifact: OnnxArtifact) -> str:
+    exact = "exact" if artifact.precision == "float32" else f"**{artifact.precision}**"
+    return f"{exact}, variant {artifact.variant}" if artifact.variant else exact
+
+
+def tuning_lines(tuning: TuneReport) -> list[str]:
+    """Return the table of a tuning, line by line, as Markdown: every candidate, its figures, and what became of it."""
+    metrics = [f"{name} of {output}" for output, name in tuning.task_metric.items()]
+    columns = ["candidate", "outcome", "speedup [interval]", "p50 / p95 ms", "MB", "cosine", "SQNR dB", *metrics, "why"]
+    return [
+        f"Tuning at batch {tuning.batch_size} with {tuning.threads} threads chose **{tuning.chosen}**, in "
+        f"{tuning.wall_s:.0f} s of at most {tuning.max_s:g}. Speedups are to the plain export, `float32`, at "
+        f"{tuning.confidence:.0%}.",
+        "",
+        f"| {' | '.join(map(_cell, columns))} |",
+        f"|{'---|' * len(columns)}",
+        *(_tuning_row(candidate, tuple(tuning.task_metric)) for candidate in tuning.candidates),
+        *(["", *(f"- {note}" for note in tuning.notes)] if tuning.notes else []),
+    ]
+
+
+def _tuning_row(candidate: TuneCandidate, outputs: tuple[str, ...]) -> str:
+    ratio = (candidate.speedup, candidate.speedup_low, candidate.speedup_high)
+    speedup = "-" if None in ratio else "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)
+    times = "-" if candidate.p50_ms is None else f"{candidate.p50_ms:.3g} / {candidate.p95_ms:.3g}"
+    cells = [
+        candidate.name,
+        candidate.outcome,
+        speedup,
+        times,
+        "-" if candidate.size_bytes is None else f"{candidate.size_bytes / 1e6:.1f}",
+        "-" if candidate.cosine is None else f"{candidate.cosine:.6f}",
+        "-" if candidate.sqnr_db is None else f"{candidate.sqnr_db:.0f}",
+        *(
+            "-" if output not in candidate.task_metrics else f"{candidate.task_metrics[output]:.4g}"
+            for output in outputs
+        ),
+        candidate.reason,
+    ]
+    return f"| {' | '.join(map(_cell, cells))} |"
 
 
 def _parity_table(parity: ParityReport) -> str:

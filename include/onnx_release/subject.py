@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnx_release.artifact import folder_sha256, verify_folder
+from onnx_release.artifact import require_bytes
 from onnx_release.errors import Refused
 from onnx_release.factory import FactoryOptions
 from onnx_release.host import usable_cpus
 from onnx_release.input_spec import parse_input_spec
 from onnx_release.limits import (
     BATCH_SIZES,
+    DTYPE_LIMITS,
     MODEL_FILE,
+    PRECISION_LIMITS,
     UNSEEN_BATCH_SIZE,
     LatencyBudget,
     MeasurePlan,
@@ -36,7 +38,8 @@ class JudgeOptions(Record):
     """How to judge. The device is no choice here: the artifact is tested on the providers that its package names.
 
     `given_inputs` is the path of a user's ``.npz`` file, and `reproduction` that of a folder to leave what a person
-    needs to see a parity failure again; empty for neither. The rest is as in the export.
+    needs to see a parity failure again; empty for neither. `precision_limits` replaces fields of `PRECISION_LIMITS`,
+    by precision. The rest is as in the export.
     """
 
     batch_sizes: tuple[int, ...] = BATCH_SIZES
@@ -48,6 +51,28 @@ class JudgeOptions(Record):
     input_spec: Any = None
     given_inputs: str = ""
     reproduction: str = ""
+    precision_limits: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def limits_for(self, precision: str) -> ParityLimits:
+        """Return what an artifact is held to: the release's own limits where it is exact, else its precision's."""
+        require_precisions(self.precision_limits)
+        if precision not in PRECISION_LIMITS:
+            return self.limits
+        given = self.precision_limits.get(precision, {})
+        general = PRECISION_LIMITS[precision] | {name: v for name, v in given.items() if not name.startswith("per_")}
+        # A dtype's own defaults speak of exact models, so they must not tighten these.
+        by_dtype = dict.fromkeys(DTYPE_LIMITS, general) | given.get("per_dtype", {})
+        return ParityLimits.from_dict(general | given | {"per_dtype": by_dtype})
+
+
+def require_precisions(limits: dict[str, dict[str, Any]]) -> None:
+    """Raise `Refused` for limits of a precision that has none of its own."""
+    if unknown := sorted(set(limits) - set(PRECISION_LIMITS)):
+        raise Refused(
+            "The parameter `precision_limits`",
+            f"names {', '.join(map(repr, unknown))}",
+            f"Name {' or '.join(PRECISION_LIMITS)}; an exact model has the release's own limits.",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +116,9 @@ class Subject:
 
     def candidate(self) -> OrtRunner:
         """Open ONNX Runtime's side; raises `Refused` when it does not take the model."""
-        options = OrtOptions(threads=self.threads, providers=self.artifact.providers)
+        options = OrtOptions(
+            threads=self.threads, providers=self.artifact.providers, session_options=self.artifact.session_options
+        )
         return OrtRunner(self.folder / MODEL_FILE, options)
 
     def samples(self) -> list[Sample]:
@@ -112,17 +139,6 @@ class Subject:
         if sizes <= {seen}:
             sizes.add(UNSEEN_BATCH_SIZE if seen != UNSEEN_BATCH_SIZE else UNSEEN_BATCH_SIZE + 1)
         return sorted(sizes)
-
-
-def require_bytes(folder: Path, artifact: OnnxArtifact) -> None:
-    """Raise `Refused` unless the folder's files are those of the record, and amount to its digest."""
-    verify_folder(folder, artifact.files)
-    if (found := folder_sha256(artifact.files)) != artifact.sha256:
-        raise Refused(
-            "The artifact's record",
-            f"says sha256 {artifact.sha256}, and its files amount to {found}",
-            "Export the training run again.",
-        )
 
 
 def _device(artifact: OnnxArtifact) -> str:

@@ -31,7 +31,9 @@ TAG_MAX_CHARACTERS = 4000
 HISTORY = "history"
 REPRODUCTION = "reproduction"
 # Written when a release has succeeded; see operators/promote.py.
-OF_A_RELEASE = ("version", "alias", "s3_uri", "wall_s")
+OF_A_RELEASE = ("version", "alias", "s3_uri", "wall_s", "precision")
+# What is said of a release of reduced precision besides, each with the precision before it: ``int8.version``.
+OF_A_VARIANT = ("version", "alias", "s3_uri")
 # See ui/app.py.
 TRIGGER_PAGE = "/onnx-release/trigger"
 
@@ -85,22 +87,37 @@ def leave(hook: MlflowHook, context: Context, report: ReleaseReport, **tags: str
     ``last_attempt`` say what is true of the run: a release that is refused after another has succeeded, say by
     stricter limits, changes none of them, as the version and its alias are still there. If it was to be another
     model, its own folder says that it was refused.
+
+    A release of reduced precision has a folder, metrics and tags of its own, all under its precision's name. The tags
+    without it speak of the exact release where there is one.
     """
     run_id = report.training.training_run_id
     before = _tags_before(hook, run_id)
-    stands = report.status == "refused" and _release_stands(hook, run_id, before)
+    sha256 = report.artifact.sha256 if report.artifact else ""
+    variant = _variant(report)
+    released = report.status != "refused"
+    stands = (bool(variant) or not released) and _release_stands(hook, run_id, before)
     reason = "; ".join(report.reasons)
     outcome = _attempt(context, run_id, report.status, reason)
     if not stands:
-        sha256 = report.artifact.sha256 if report.artifact else ""
         outcome |= _cleared(before) | _page(context)
         outcome |= {"status": report.status, "reason": reason, "model_name": report.model_name, "sha256": sha256}
         outcome |= tags
+    if variant and released:
+        of_variant = {name: tags[name] for name in OF_A_VARIANT if name in tags} | {"sha256": sha256}
+        outcome |= {f"{variant}.{name}": text for name, text in of_variant.items()}
     _keep(hook, report)
-    if not stands or before.get(f"{TAG}.model_name") != report.model_name:
-        _put_on_top(hook, report, with_metrics=not stands)
+    own_folder = variant and released
+    if not stands or own_folder or before.get(f"{TAG}.model_name") != report.model_name:
+        _put_on_top(hook, report, with_metrics=not stands or bool(own_folder))
     # Last: whoever reads the tags finds what they speak of.
     hook.set_tags(run_id, _tags(outcome))
+
+
+def _variant(report: ReleaseReport) -> str:
+    """Return the reduced precision that a report is about, or an empty string."""
+    precision = report.artifact.precision if report.artifact else names.EXACT
+    return "" if precision == names.EXACT else precision
 
 
 def _keep(hook: MlflowHook, report: ReleaseReport) -> None:
@@ -118,10 +135,13 @@ def _put_on_top(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) 
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         written, summary = write_report(Path(folder), report), Path(folder, "summary.md")
         summary.write_text(summary_markdown(report), encoding="utf-8")
+        variant = _variant(report)
+        below = f"/{variant}" if variant else ""
+        figures = {name.replace(TAG, f"{TAG}{below}", 1): figure for name, figure in metrics(report).items()}
         top = Evidence(
-            artifact_path=f"{TAG}/{report.model_name}",
+            artifact_path=f"{TAG}/{report.model_name}{below}",
             files=(written, summary),
-            metrics=metrics(report) if with_metrics else {},
+            metrics=figures if with_metrics else {},
         )
         hook.log_evidence(report.training.training_run_id, top)
 
@@ -148,11 +168,13 @@ def _tags_before(hook: MlflowHook, training_run_id: str) -> dict[str, str]:
 
 
 def _release_stands(hook: MlflowHook, training_run_id: str, tags: dict[str, str]) -> bool:
-    """Tell whether the version that the run's tags name is in the registry and was made from this run.
+    """Tell whether the tags name an exact version that is in the registry and was made from this run.
 
     The tag alone could name a version that was deleted since; the registry alone holds versions, too, whose release
     failed before their alias was moved.
     """
+    if (tags.get(f"{TAG}.precision") or names.EXACT) != names.EXACT:
+        return False
     name, version = tags.get(f"{TAG}.model_name"), tags.get(f"{TAG}.version")
     return bool(name and version) and registry.holds(hook, str(name), str(version), training_run_id)
 

@@ -7,6 +7,8 @@ import re
 from onnx_release import limits
 from onnx_release.errors import Refused
 
+EXACT = "float32"
+
 
 def _checked(kind: str, text: str, pattern: str, rule: str) -> str:
     if not isinstance(text, str) or not re.fullmatch(pattern, text):
@@ -38,6 +40,26 @@ def alias(text: str) -> str:
     if checked == "latest" or re.fullmatch(r"v\d+", checked):
         raise Refused(f"alias {checked!r}", "is reserved by MLflow", "Choose another, for example 'candidate'.")
     return checked
+
+
+def alias_for(text: str, precision: str) -> str:
+    """Return the alias of a release: with its precision as a suffix where that is reduced; `Refused` for a bad one."""
+    return alias(text) if precision == EXACT else alias(f"{text}-{precision}")
+
+
+def stage_for(text: str, precision: str) -> str:
+    """Return the legacy stage, empty for none; `Refused` for a model of reduced precision.
+
+    A stage has no suffix: whoever loads by it would take the model for the exact one.
+    """
+    stage = "" if text == "none" else text
+    if stage and precision != EXACT:
+        raise Refused(
+            f"stage {stage!r:.80}",
+            f"was asked for, and the model is {precision}",
+            f"Load it by its alias, which ends in '-{precision}', or release without 'stage'.",
+        )
+    return stage
 
 
 def object_prefix(model: str, training_run_id: str, sha256: str) -> str:

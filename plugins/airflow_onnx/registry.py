@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHA_TAG = "onnx.sha256"
+# What a version computes in; versions without this tag are older than it, and exact.
+PRECISION_TAG = "onnx.precision"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

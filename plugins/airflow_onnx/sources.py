@@ -6,7 +6,7 @@ watches says itself what it needs. A parameter wins over the tag.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import objects, rendered, settings
@@ -32,7 +32,9 @@ class Source:
         with hook.explained(f"run {training.training_run_id}"):
             run = hook.client.get_run(training.training_run_id)
         self._params = dict(run.data.params)
+        self._run_id = training.training_run_id
         tags = run.data.tags
+        self._evaluation = str(tags.get("onnx_release.evaluation", "")).strip()
         self._given = {n: rendered.value(given.get(n)) or rendered.value(tags.get(f"onnx_release.{n}")) for n in TAGS}
 
     def factory(self) -> FactoryOptions | None:
@@ -52,10 +54,27 @@ class Source:
         """Return the inputs' description as it was given, for `input_spec.parse_input_spec`."""
         return self._given["input_spec"] or None
 
+    def evaluation_uri(self, given: str) -> str:
+        """Return where the evaluation sample is: as given, else among the run's artifacts by its tag, else empty.
 
-def fetch_inputs(hook: MlflowHook, s3_conn_id: str, uri: str, folder: Path) -> str:
+        :raises Refused: for a tag that is no path of an ``.npz`` file below the run's artifacts.
+        """
+        if given.strip() or not self._evaluation:
+            return given.strip()
+        path = PurePosixPath(self._evaluation)
+        if path.is_absolute() or ".." in path.parts or path.suffix != ".npz":
+            raise Refused(
+                f"tag onnx_release.evaluation of run {self._run_id}",
+                f"is {self._evaluation!r:.200}, no path of an .npz file among the run's artifacts",
+                "Correct the tag, or give the parameter evaluation_uri.",
+            )
+        return f"runs:/{self._run_id}/{path}"
+
+
+def fetch_inputs(hook: MlflowHook, s3_conn_id: str, uri: str, folder: Path, parameter: str = "inputs_uri") -> str:
     """Fetch a user's ``.npz`` file from ``s3://…`` or MLflow into `folder` and return its path, empty without a URI.
 
+    :param parameter: what the URI was given as, for messages.
     :raises Refused: for a URI of another kind, or a file that is not there or too large.
     """
     uri = uri.strip()
@@ -64,7 +83,8 @@ def fetch_inputs(hook: MlflowHook, s3_conn_id: str, uri: str, folder: Path) -> s
     if uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
         return str(hook.download(uri, folder))
     if not uri.startswith("s3://") or not uri.endswith(".npz"):
-        raise Refused(f"inputs_uri {uri!r:.200}", "is of no known form", "Give s3://bucket/key.npz or runs:/ID/x.npz.")
+        action = "Give s3://bucket/key.npz or runs:/ID/x.npz."
+        raise Refused(f"{parameter} {uri!r:.200}", "is of no known form", action)
     parent, _, name = uri.rpartition("/")
     where = objects.folder_at(s3_conn_id, parent)
     folder.mkdir(parents=True)

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from onnx_release.errors import Refused, Transient
 
 ARTIFACT = "artifact"
+TUNED = "tuned"
 
 
 def work_uri(root_uri: str, dag_id: str, dag_run_id: str) -> str:

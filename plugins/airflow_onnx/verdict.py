@@ -21,9 +21,9 @@ class Judged:
 
     @classmethod
     def read(cls, artifact: Any, check: Any, benchmark: Any) -> Judged:
-        """Read what `export`, `check` and `parity_latency` returned; `Refused` names a task without a record."""
+        """Read what `tune`, `check` and `parity_latency` returned; `Refused` names a task without a record."""
         return cls(
-            artifact=rendered.record(OnnxArtifact, artifact, "export"),
+            artifact=rendered.record(OnnxArtifact, artifact, "tune"),
             check=rendered.record(CheckReport, check, "check"),
             benchmark=rendered.record(BenchmarkReport, benchmark, "parity_latency"),
         )

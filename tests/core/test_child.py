@@ -105,7 +105,7 @@ def test_a_file_alone_is_looked_at_too(tmp_path: Path) -> None:
 def test_the_child_ends_when_the_task_is_killed() -> None:
     code = (
         "import os, signal, time\n"
-        "from onnx_release.child import end_with_parent\n"
+        "from onnx_release.processes import end_with_parent\n"
         "if os.fork() == 0:\n"
         "    end_with_parent()\n"
         "    print(os.getpid(), flush=True)\n"

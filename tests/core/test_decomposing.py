@@ -108,7 +108,7 @@ def test_the_exporter_is_left_as_it_was() -> None:
 
 
 def test_a_failure_on_the_short_way_is_tried_on_the_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.speed import contract
+    from bench.models import contract
     from onnx_release.strategies import strategies_for
 
     tried = []

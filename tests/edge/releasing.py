@@ -26,6 +26,7 @@ from airflow_onnx.operators.export import ExportOperator
 from airflow_onnx.operators.parity_latency import ParityLatencyOperator
 from airflow_onnx.operators.promote import PromoteOperator
 from airflow_onnx.operators.register import RegisterOperator
+from airflow_onnx.operators.tune import TuneOperator
 from airflow_onnx.operators.upload import UploadOperator
 from airflow_onnx.operators.work import CleanWorkOperator, PrepareWorkOperator
 from airflow_onnx.sensors.training import TrainingCompleteSensor
@@ -34,6 +35,9 @@ SIGNATURE = ModelSignature(
     Schema([TensorSpec(np.dtype("float32"), (-1, 8), "signal")]),
     Schema([TensorSpec(np.dtype("float32"), (-1, 2), "positions"), TensorSpec(np.dtype("float32"), (-1, 2), "spread")]),
 )
+
+
+MEASURED = {"measure_min_s": 0.1, "measure_max_s": 0.5, "rounds_min": 10}
 
 
 class TwoHeads(nn.Module):
@@ -105,15 +109,17 @@ class Release:
 
     def to(self, last: str) -> Any:
         """Run all tasks up to `last`."""
-        order = ["wait", "prepare", "export", "check", "parity_latency", "upload", "register", "promote"]
+        order = ["wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "promote"]
         return self.run(*order[: order.index(last) + 1])
 
     def after(self, other: Release, last: str) -> Release:
         """Stand where `other` stood after its task `last`, with a copy of its artifact in a work folder of its own."""
-        order = ["wait", "prepare", "export", "check", "parity_latency"]
+        order = ["wait", "prepare", "export", "tune", "check", "parity_latency"]
         self.returned = {name: copy.deepcopy(other.returned[name]) for name in order[: order.index(last) + 1]}
         self.run("prepare")
-        self.returned["export"]["uri"] = f"{self.returned['prepare']}/artifact"
+        for name in ("export", "tune"):
+            if name in self.returned:
+                self.returned[name]["uri"] = f"{self.returned['prepare']}/artifact"
         shutil.copytree(other.artifact_folder, self.artifact_folder)
         return self
 
@@ -153,19 +159,37 @@ class Release:
             **self._shared(),
         )
 
+    def _tune(self) -> Any:
+        return TuneOperator(
+            task_id="tune",
+            artifact=self.returned["export"],
+            work_uri=self.returned["prepare"],
+            batch_sizes="[1, 4]",
+            plan=MEASURED,
+            source=self.params.get("source"),
+            stage=self.params.get("stage", "none"),
+            **self.params.get("tune", {}),
+            **self._shared(),
+        )
+
+    @property
+    def artifact(self) -> Any:
+        """What goes on after the tuning, or after the export where a test left that out."""
+        return self.returned.get("tune", self.returned["export"])
+
     def _check(self) -> Any:
-        return CheckOperator(task_id="check", artifact=self.returned["export"], **self._shared())
+        return CheckOperator(task_id="check", artifact=self.artifact, **self._shared())
 
     def _parity_latency(self) -> Any:
         return ParityLatencyOperator(
             task_id="parity_latency",
-            artifact=self.returned["export"],
+            artifact=self.artifact,
             check=self.returned["check"],
             batch_sizes="[1, 4]",
             parity=self.params.get("parity", {}),
             # How fast it is does not matter to these tests; that it is measured does.
             budget={"on_miss": "warn"},
-            plan={"measure_min_s": 0.1, "measure_max_s": 0.5, "rounds_min": 10},
+            plan=MEASURED,
             source=self.params.get("source"),
             inputs_uri=self.params.get("inputs_uri", ""),
             **self._shared(),
@@ -173,7 +197,7 @@ class Release:
 
     def _judged(self) -> dict[str, Any]:
         return {
-            "artifact": self.returned["export"],
+            "artifact": self.artifact,
             "check": self.returned["check"],
             "benchmark": self.returned["parity_latency"],
         }
@@ -185,7 +209,7 @@ class Release:
     def _register(self) -> Any:
         return RegisterOperator(
             task_id="register",
-            artifact=self.returned["export"],
+            artifact=self.artifact,
             uploaded=self.returned["upload"],
             **self._shared(),
         )

@@ -89,7 +89,7 @@ def test_a_second_release_makes_nothing_new_and_puts_nothing_again(hook: MlflowH
 
 def test_each_task_may_run_twice(hook: MlflowHook, release: Release, judged: Release) -> None:
     release.after(judged, "parity_latency").run("upload", "register", "promote")
-    for name in ("wait", "prepare", "export", "check", "parity_latency", "upload", "register", "promote"):
+    for name in ("wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "promote"):
         release.run(name, name)
     assert len(versions_of(hook, release)) == 1
 

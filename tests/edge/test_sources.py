@@ -178,7 +178,7 @@ def _break_a_weight(release: Release) -> None:
     (release.artifact_folder / "model.onnx.data").unlink(missing_ok=True)
     onnx.save(model, str(path))
     files = describe_folder(release.artifact_folder)
-    artifact = release.returned["export"]
+    artifact = release.artifact
     artifact["files"] = [file.to_dict() for file in files]
     artifact["sha256"] = release.returned["check"]["sha256"] = folder_sha256(files)
     artifact["size_bytes"] = sum(file.size_bytes for file in files)

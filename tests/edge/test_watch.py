@@ -22,7 +22,7 @@ from airflow.sdk.execution_time import task_runner
 from airflow_onnx import objects
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.watch import WatchTrainingOperator
-from airflow_onnx.registry import VersionRequest, ensure_version
+from airflow_onnx.registry import PRECISION_TAG, VersionRequest, ensure_version
 from airflow_onnx.triggers.releases import ReleasesTrigger
 
 from .airflow_stand_in import Supervisor, api_error
@@ -240,6 +240,25 @@ def test_a_filter_narrows_and_a_broken_one_is_explained(lab: Lab) -> None:
     assert list(by_run(lab.look(run_filter="attributes.run_name = 'chosen'"))) == [chosen]
     with pytest.raises(AirflowFailException, match="Invalid clause"):
         lab.look(run_filter="this is no filter")
+
+
+def test_a_version_of_reduced_precision_is_not_the_release_that_is_still_to_come(lab: Lab) -> None:
+    name, wanted, asked = f"m-{uuid.uuid4().hex[:8]}", lab.run(), lab.run()
+    for run_id in (wanted, asked):
+        request = VersionRequest(
+            name=name,
+            training_run_id=run_id,
+            sha256="a" * 64,
+            source="s3://heimdall-models/x",
+            description="",
+            tags={PRECISION_TAG: "int8"},
+        )
+        ensure_version(lab.hook, request)
+    only = f"attributes.run_id = '{asked}'"
+    told = lab.look(model_name=name, run_filter=only, release_params='{"tune": true, "tune_precisions": ["int8"]}')
+    assert by_run(told)[asked] == ("skip", f"released as version 2 of '{name}'")
+    assert by_run(lab.look(model_name=name))[wanted][0] == "release"
+    assert set(lab.supervisor.confs) == {f"release__{wanted}"}
 
 
 def test_a_backfill_names_every_run_of_its_interval_and_releases_what_it_can(lab: Lab, model_folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_release.errors import Refused
-from onnx_release.processes import clean_environment, how_it_ended
+from onnx_release.processes import clean_environment, end_with_parent, how_it_ended
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.samples import Arrays
 
@@ -58,6 +58,7 @@ def _read(folder: Path) -> Iterator[Arrays]:
 
 
 def _main(model: str, request: str, answer: str) -> int:
+    end_with_parent()
     try:
         with OrtRunner(Path(model), OrtOptions()) as runner:
             _write(Path(answer), [runner.run(case) for case in _read(Path(request))])

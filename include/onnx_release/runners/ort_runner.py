@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,10 +25,15 @@ def cuda_available() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrtOptions:
-    """How to run the session; `threads` of None leaves the number to ONNX Runtime."""
+    """How to run the session; `threads` of None leaves the number to ONNX Runtime.
+
+    `session_options` are what MLflow reads from an MLmodel's ``onnx_session_options``, as far as this project writes
+    them: ``intra_op_num_threads``, which wins over `threads`, and ``extra_session_config``, texts by name.
+    """
 
     threads: int | None = None
     providers: tuple[str, ...] = CPU_PROVIDERS
+    session_options: dict[str, Any] = field(default_factory=dict)
 
 
 class OrtRunner:
@@ -71,13 +76,30 @@ def _open_session(path: Path, options: OrtOptions) -> Any:
     if options.threads is not None:
         session_options.intra_op_num_threads = options.threads
         session_options.inter_op_num_threads = 1
-    # Threads that spin after a call would take the CPU from whatever is timed next.
+    _apply(session_options, options.session_options)
+    # Last, so that no option undoes it: threads that spin after a call would take the CPU from whatever is timed next.
     session_options.add_session_config_entry("session.force_spinning_stop", "1")
     _require_providers(options.providers)
     try:
         return onnxruntime.InferenceSession(str(path), session_options, providers=list(options.providers))
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise _refused(path.name, "is not accepted", error) from error
+
+
+def _apply(session_options: Any, wanted: dict[str, Any]) -> None:
+    """Set the options as MLflow does; raises `Refused` naming one that it would pass over in silence."""
+    for name, value in wanted.items():
+        if name == "intra_op_num_threads" and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            session_options.intra_op_num_threads = value
+        elif name == "extra_session_config" and isinstance(value, dict):
+            for key, text in value.items():
+                session_options.add_session_config_entry(str(key), str(text))
+        else:
+            raise Refused(
+                f"session option {name!r:.80}",
+                f"is {value!r:.80}",
+                "Give intra_op_num_threads a whole number of 1 or more, or extra_session_config an object of texts.",
+            )
 
 
 def _require_providers(providers: Sequence[str]) -> None:

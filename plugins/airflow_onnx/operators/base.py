@@ -72,7 +72,7 @@ class ReleaseOperator(BaseOperator, abc.ABC):
 class ShippingOperator(ReleaseOperator):
     """A step that acts on judged bytes, and only when every report passed and speaks of them.
 
-    :param artifact: the `OnnxArtifact` that the export returned.
+    :param artifact: the `OnnxArtifact` that the tuning returned.
     :param check: its `CheckReport`.
     :param benchmark: its `BenchmarkReport`.
     :param s3_conn_id: an Airflow connection of type `aws`; see docs/connections.md for MinIO's extras.

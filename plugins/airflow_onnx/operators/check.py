@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class CheckOperator(ReleaseOperator):
     """Runs `onnx.checker` and the checks around it; returns a `CheckReport` that passed, or fails with every finding.
 
-    :param artifact: the `OnnxArtifact` that the export returned.
+    :param artifact: the `OnnxArtifact` that the tuning returned.
     :param allowed_domains: custom operator domains that the serving runtime knows, besides ONNX's own.
     """
 
@@ -33,7 +33,7 @@ class CheckOperator(ReleaseOperator):
         """Check, keep the report, raise last."""
         from onnx_release.check import CheckOptions, check_artifact
 
-        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
+        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
         domains = tuple(str(domain) for domain in rendered.value(self.allowed_domains) or ())
         report = check_artifact(staging.staged(artifact.uri), artifact, CheckOptions(allowed_domains=domains))
         self.gathered["check"] = report

@@ -22,8 +22,9 @@ class PromoteOperator(ShippingOperator):
 
     :param uploaded: the `S3Object` that the upload returned.
     :param version: the `ModelVersion` that the registration returned.
-    :param alias: the alias to move, for example ``candidate``.
-    :param stage: ``Staging`` or ``Production`` for consumers that load by stage; ``none`` or empty for no stage.
+    :param alias: the alias to move, for example ``candidate``; a model of reduced precision gets ``candidate-int8``.
+    :param stage: ``Staging`` or ``Production`` for consumers that load by stage; ``none`` or empty for no stage, and
+        for nothing else where the precision is reduced.
     """
 
     template_fields: Sequence[str] = (*ShippingOperator.template_fields, "uploaded", "version", "alias", "stage")
@@ -39,18 +40,20 @@ class PromoteOperator(ShippingOperator):
 
     def release(self, context: Context) -> ModelVersion:
         """Look at the objects once more, move the alias, leave the evidence."""
-        alias = names.alias(self.alias)
         version = rendered.record(ModelVersion, self.version, "register")
         uploaded = rendered.record(S3Object, self.uploaded, "upload")
         report = self.accepted_report(context)
+        precision = self.gathered["artifact"].precision
+        alias, stage = names.alias_for(self.alias, precision), names.stage_for(self.stage, precision)
         self._require_objects(uploaded)
         # The alias last: a stage that is refused leaves it where it was.
-        if self.stage not in ("", "none"):
-            registry.set_stage(self.hook, version, self.stage)
+        if stage:
+            registry.set_stage(self.hook, version, stage)
         registry.set_alias(self.hook, version, alias)
         url = self.hook.server.version_url(version.name, version.version)
         self.link_urls[ModelVersionLink.name] = url
         released = {"version": str(version.version), "alias": alias, "s3_uri": uploaded.uri, "status": "released"}
+        released["precision"] = precision
         if (began := context["dag_run"].start_date) is not None:
             # What a plan of many releases reckons with.
             released["wall_s"] = f"{(datetime.now(UTC) - began).total_seconds():.1f}"

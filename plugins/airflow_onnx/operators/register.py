@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ class RegisterOperator(ReleaseOperator):
     There is one version per (training run, sha256). What the version's tags and description say is read from the
     report that lies beside the objects, so the two cannot differ. The version has no alias yet.
 
-    :param artifact: the `OnnxArtifact` that the export returned.
+    :param artifact: the `OnnxArtifact` that the tuning returned.
     :param uploaded: the `S3Object` that the upload returned.
     :param s3_conn_id: the connection that the upload used.
     """
@@ -42,7 +43,7 @@ class RegisterOperator(ReleaseOperator):
 
     def release(self, context: Context) -> ModelVersion:
         """Fetch back, judge what came back, then let MLflow name it."""
-        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
+        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
         uploaded = rendered.record(S3Object, self.uploaded, "upload")
         report = self._fetched_back(artifact, uploaded)
         version = registry.ensure_version(self.hook, self._request(report, artifact, uploaded))
@@ -54,8 +55,8 @@ class RegisterOperator(ReleaseOperator):
 
     def _fetched_back(self, artifact: OnnxArtifact, uploaded: S3Object) -> ReleaseReport:
 
-        from onnx_release.judge import smoke_test
         from onnx_release.report import read_report
+        from onnx_release.smoke import smoke_test
 
         source = objects.folder_at(self.s3_conn_id, uploaded.uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
@@ -90,12 +91,17 @@ def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Obje
         "opset": artifact.opset,
         "ir_version": artifact.ir_version,
         "exporter": artifact.exporter,
+        "precision": artifact.precision,
         "size_bytes": artifact.size_bytes,
         "s3_uri": uploaded.uri,
         "training_run_id": report.training.training_run_id,
         "training_model_uri": report.training.model_uri,
         "dag_run_url": report.dag_run_url,
     }
+    if artifact.variant:
+        tags |= {"variant": artifact.variant}
+    if artifact.session_options:
+        tags |= {"session_options": json.dumps(artifact.session_options, sort_keys=True)}
     tags |= {f"tool.{tool}": version for tool, version in artifact.tool_versions.items()}
     tags |= {f"sha256.{file.path}": file.sha256 for file in uploaded.files}
     tags |= {

@@ -13,7 +13,7 @@ from airflow_onnx import dag_runs, names, settings
 from airflow_onnx.dag_runs import State
 from airflow_onnx.evidence import TAG
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery, TrainingRun
-from airflow_onnx.registry import SHA_TAG
+from airflow_onnx.registry import PRECISION_TAG, SHA_TAG
 from airflow_onnx.watch.models import kind_of_model
 from onnx_release import limits
 from onnx_release.errors import Refused
@@ -101,9 +101,17 @@ class Planner:
 
     def _by_the_registry(self, run: TrainingRun, name: str) -> tuple[Action, str] | None:
         for version in self.rest.versions(name, run.run_id):
-            if SHA_TAG in {tag["key"] for tag in version.get("tags") or []}:
+            tags = {tag["key"]: tag.get("value", "") for tag in version.get("tags") or []}
+            # A version of reduced precision, made by hand, is not the one that is still to come.
+            if SHA_TAG in tags and tags.get(PRECISION_TAG, names.EXACT) in self._precisions():
                 return "skip", f"released as version {version['version']} of '{name}'"
         return None
+
+    def _precisions(self) -> set[str]:
+        """Return the precisions that the releases which are started here may have."""
+        params = self.defaults.params
+        asked = params.get("tune_precisions") if params.get("tune") else None
+        return set(map(str, asked)) if isinstance(asked, list) else {names.EXACT}
 
     def _by_its_releases(self, run: TrainingRun, _: str) -> tuple[Action, str] | None:
         own, other = dag_runs.release_id(run.run_id), run.tags.get(f"{TAG}.dag_run_id", "")

@@ -66,11 +66,12 @@ function make(tag, properties = {}) {
 }
 
 function control(name, schema, value) {
-  if (schema.enum) {
+  const choices = schema.enum || (types(schema).includes("boolean") && ["false", "true"]);
+  if (choices) {
     const select = make("select", { id: name });
-    for (const choice of schema.enum) select.append(make("option", { value: choice, textContent: choice }));
+    for (const choice of choices) select.append(make("option", { value: choice, textContent: choice }));
     const chosen = typeof value === "string" ? value : JSON.stringify(value);
-    if (!schema.enum.includes(chosen)) select.append(make("option", { value: chosen, textContent: `${chosen} (not a choice)` }));
+    if (!choices.includes(chosen)) select.append(make("option", { value: chosen, textContent: `${chosen} (not a choice)` }));
     select.value = chosen;
     return select;
   }

@@ -1,0 +1,150 @@
+"""What could be tried on a model, in the order of what it may gain, and what is left out from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from onnx_release.limits import CONVOLUTION_SHARE_MIN, OPSET_MAX, PROTO_MAX_BYTES, TUNE_OPSETS
+from onnx_release.records import OnnxArtifact, Precision
+from onnx_release.tune.graphs import GraphFacts
+from onnx_release.tune.options import TuneOptions
+
+PLAIN = "float32"
+
+Kind = Literal["session", "fused", "opset", "int8-dynamic", "int8-static", "float16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One way to run the model.
+
+    `careful` is the second try of a quantisation; `convolutions` are quantised too. `shares` names the candidate whose
+    file it runs, with other session options.
+    """
+
+    name: str
+    kind: Kind
+    precision: Precision
+    session_options: dict[str, Any] = field(default_factory=dict)
+    opset: int | None = None
+    convolutions: bool = False
+    careful: bool = False
+    shares: str = ""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """How far from the plain export it is, for ties: the more exact first, then the simpler."""
+        exactness = ("float32", "float16", "int8").index(self.precision)
+        kinds: tuple[Kind, ...] = ("session", "fused", "opset", "int8-dynamic", "int8-static", "float16")
+        return exactness, 2 * kinds.index(self.kind) + 20 * self.careful + bool(self.shares)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A candidate that is not tried, and why."""
+
+    name: str
+    precision: Precision
+    reason: str
+
+
+def plan(
+    artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions, threads: int
+) -> Iterator[Candidate | LeftOut]:
+    """Yield what to try, the most promising first, and what makes no sense for this model, provider or request.
+
+    Of ONNX Runtime's session options only the number of threads is tried. Measured on the reference model, a session
+    without memory arena or memory pattern, other block sizes and denormals set to zero are within 10 % of the
+    default, which is the noise, and parallel execution takes 1.3 to 11 times as long. Memory arena and pattern could
+    not travel in an MLmodel anyway.
+    """
+    if "int8" in options.precisions:
+        yield from _int8(artifact, facts)
+    if "float16" in options.precisions:
+        yield _float16(artifact)
+    if "float32" in options.precisions:
+        yield from _exact(artifact, facts, options, threads)
+
+
+def with_threads(candidate: Candidate, threads: int) -> Iterator[Candidate]:
+    """Yield the candidate with fewer threads than `threads`: one, and half of them, which is one for each core."""
+    for count in sorted({1, threads // 2} - {0, threads}, reverse=True):
+        yield replace(
+            candidate,
+            name=f"{candidate.name}-threads{count}",
+            session_options={"intra_op_num_threads": count},
+            shares=candidate.name,
+        )
+
+
+def _int8(artifact: OnnxArtifact, facts: GraphFacts) -> Iterator[Candidate | LeftOut]:
+    names = ("int8-dynamic", "int8-static", "int8-static-conv")
+    if reason := _not_quantisable(artifact):
+        yield from (LeftOut(name=name, precision="int8", reason=reason) for name in names)
+        return
+    dynamic, static, convolutions = (
+        Candidate(name="int8-dynamic", kind="int8-dynamic", precision="int8"),
+        Candidate(name="int8-static", kind="int8-static", precision="int8"),
+        Candidate(name="int8-static-conv", kind="int8-static", precision="int8", convolutions=True),
+    )
+    if facts.products:
+        yield from (dynamic, static)
+    else:
+        reason = "no matrix product has fixed float32 weights"
+        yield from (LeftOut(name=name, precision="int8", reason=reason) for name in names[:2])
+    if facts.convolution_share >= CONVOLUTION_SHARE_MIN:
+        yield convolutions
+    else:
+        reason = (
+            f"convolutions hold {facts.convolution_share:.0%} of the weights, less than {CONVOLUTION_SHARE_MIN:.0%}"
+        )
+        yield LeftOut(name=names[2], precision="int8", reason=reason)
+
+
+def _not_quantisable(artifact: OnnxArtifact) -> str:
+    if artifact.providers[0] != "CPUExecutionProvider":
+        return f"{artifact.providers[0]} runs the quantised operators on the CPU, or not at all"
+    return _too_large(artifact)
+
+
+def _too_large(artifact: OnnxArtifact) -> str:
+    if artifact.size_bytes <= PROTO_MAX_BYTES:
+        return ""
+    return f"the model has {artifact.size_bytes} bytes, and ONNX Runtime's tools take at most {PROTO_MAX_BYTES}"
+
+
+def _float16(artifact: OnnxArtifact) -> Candidate | LeftOut:
+    reason = _too_large(artifact)
+    if artifact.providers[0] == "CPUExecutionProvider":
+        reason = "ONNX Runtime on the CPU computes float16 in float32, with casts around every operator"
+    if reason:
+        return LeftOut(name="float16", precision="float16", reason=reason)
+    return Candidate(name="float16", kind="float16", precision="float16")
+
+
+def _exact(
+    artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions, threads: int
+) -> Iterator[Candidate | LeftOut]:
+    if artifact.providers[0] == "CPUExecutionProvider":
+        yield from with_threads(Candidate(name=PLAIN, kind="session", precision="float32"), threads)
+    fused = f"{PLAIN}-fused"
+    if facts.scales:
+        yield Candidate(name=fused, kind="fused", precision="float32")
+    else:
+        yield LeftOut(name=fused, precision="float32", reason="no fixed scale follows a linear layer")
+    for opset in TUNE_OPSETS:
+        yield from _other_opset(artifact, options, opset)
+
+
+def _other_opset(artifact: OnnxArtifact, options: TuneOptions, opset: int) -> Iterator[Candidate | LeftOut]:
+    name = f"{PLAIN}-opset{opset}"
+    if opset <= artifact.opset or opset > OPSET_MAX:
+        return
+    if options.opset is not None:
+        yield LeftOut(name=name, precision="float32", reason=f"the release asks for opset {options.opset}")
+    elif artifact.source == "torchscript" or artifact.exporter == "torchscript":
+        yield LeftOut(name=name, precision="float32", reason="the TorchScript exporter writes no newer one")
+    else:
+        yield Candidate(name=name, kind="opset", precision="float32", opset=opset)

@@ -1,0 +1,97 @@
+"""What the steps share that run PyTorch and ONNX Runtime side by side: the samples, the limits, the conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx import rendered, settings
+from airflow_onnx.operators.base import ReleaseOperator
+from airflow_onnx.sources import Source, fetch_inputs
+from onnx_release import limits
+from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits
+from onnx_release.record import Record
+
+if TYPE_CHECKING:
+    from onnx_release.subject import JudgeOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ByPrecision(Record):
+    limits: dict[str, dict[str, Any]]
+
+
+class JudgingOperator(ReleaseOperator):
+    """A step that compares and times an artifact. Give it a pool of one slot: two at once on a host spoil each other.
+
+    :param artifact: the `OnnxArtifact` that it is about.
+    :param batch_sizes: the batch sizes to compare and time.
+    :param parity: fields of `ParityLimits`, each a value or its JSON.
+    :param precision_limits: fields of `ParityLimits` by precision, for artifacts of reduced precision.
+    :param budget: fields of `LatencyBudget`, as `parity`.
+    :param plan: fields of `MeasurePlan`, likewise.
+    :param source: as in the export.
+    :param inputs_uri: an ``.npz`` file of inputs to compare and time with (``s3://…``, ``runs:/…``), or empty.
+    :param s3_conn_id: an Airflow connection of type `aws`, for such a file.
+    """
+
+    template_fields: Sequence[str] = (
+        *ReleaseOperator.template_fields,
+        "artifact",
+        "batch_sizes",
+        "parity",
+        "precision_limits",
+        "budget",
+        "plan",
+        "source",
+        "inputs_uri",
+        "s3_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        artifact: Any,
+        batch_sizes: Any = limits.BATCH_SIZES,
+        parity: dict[str, Any] | None = None,
+        precision_limits: Any = None,
+        budget: dict[str, Any] | None = None,
+        plan: dict[str, Any] | None = None,
+        source: dict[str, Any] | None = None,
+        inputs_uri: str = "",
+        s3_conn_id: str = "minio_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.artifact = artifact
+        self.batch_sizes = batch_sizes
+        self.parity = parity
+        self.precision_limits = precision_limits
+        self.budget = budget
+        self.plan = plan
+        self.source = source
+        self.inputs_uri = inputs_uri
+        self.s3_conn_id = s3_conn_id
+
+    def told(self) -> Source:
+        """Return what the release is told of its model, by parameters and by the run's tags."""
+        return Source(self.hook, self.training, self.source or {})
+
+    def judge_options(self, scratch: Path, source: Source) -> JudgeOptions:
+        """Read the parameters, and fetch what they name into `scratch`."""
+        from onnx_release.subject import JudgeOptions
+
+        return JudgeOptions(
+            batch_sizes=rendered.integers(self.batch_sizes, "batch_sizes", 1, limits.BATCH_SIZE_MAX),
+            limits=rendered.settings(ParityLimits, self.parity or {}),
+            budget=rendered.settings(LatencyBudget, self.budget or {}),
+            plan=rendered.settings(MeasurePlan, self.plan or {}),
+            allow_pickle=settings.allow_pickle(),
+            factory=source.factory(),
+            input_spec=source.input_spec(),
+            given_inputs=fetch_inputs(self.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs"),
+            reproduction=str(scratch / "reproduction"),
+            precision_limits=rendered.settings(_ByPrecision, {"limits": self.precision_limits or {}}).limits,
+        )

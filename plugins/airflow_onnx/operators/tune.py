@@ -1,0 +1,141 @@
+"""The fastest form of the exported model that still is the model: tried on request, measured, gated."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx import names, rendered, staging
+from airflow_onnx.operators.judging import JudgingOperator
+from airflow_onnx.sources import fetch_inputs
+from onnx_release import limits
+from onnx_release.errors import Refused
+from onnx_release.records import OnnxArtifact
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from onnx_release.tune.options import TuneOptions
+
+
+class TuneOperator(JudgingOperator):
+    """Returns the `OnnxArtifact` that goes on: the winner of the tuning in a folder of its own, or the exported one.
+
+    :param artifact: the `OnnxArtifact` that the export returned.
+    :param work_uri: the DAG run's work folder, as `PrepareWorkOperator` returned it.
+    :param enabled: whether to tune at all; otherwise the task hands on what it was given.
+    :param precisions: what may be shipped, of ``float32``, ``float16`` and ``int8``; without ``float32`` the release is
+        refused when nothing of the others passes.
+    :param max_s: how long the tuning may take, in seconds.
+    :param evaluation_uri: an ``.npz`` file of inputs and targets; empty: as the run's tag says.
+    :param metric_loss_max: how much worse than PyTorch's the metric on it may be, as a part of PyTorch's.
+    :param opset: the opset that the release asks for, if it does.
+    :param alias: the alias that the release will move, and `stage` its legacy stage: what cannot be combined with a
+        reduced precision is refused here, before anything is uploaded.
+    """
+
+    template_fields: Sequence[str] = (
+        *JudgingOperator.template_fields,
+        "work_uri",
+        "enabled",
+        "precisions",
+        "max_s",
+        "evaluation_uri",
+        "metric_loss_max",
+        "opset",
+        "alias",
+        "stage",
+    )
+    ui_color = "#ede9fe"
+
+    def __init__(
+        self,
+        *,
+        work_uri: str,
+        enabled: Any = False,
+        precisions: Any = ("float32",),
+        max_s: Any = limits.TUNE_MAX_S,
+        evaluation_uri: str = "",
+        metric_loss_max: Any = limits.METRIC_LOSS_MAX,
+        opset: Any = None,
+        alias: str = limits.ALIAS,
+        stage: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.work_uri = work_uri
+        self.enabled = enabled
+        self.precisions = precisions
+        self.max_s = max_s
+        self.evaluation_uri = evaluation_uri
+        self.metric_loss_max = metric_loss_max
+        self.opset = opset
+        self.alias = alias
+        self.stage = stage
+
+    def release(self, context: Context) -> OnnxArtifact:
+        """Tune, keep the table, raise last."""
+        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
+        if rendered.value(self.enabled) is not True:
+            self.log.info("Tuning is off; the exported model goes on as it is.")
+            return artifact
+        asked = rendered.value(self.precisions)
+        if isinstance(asked, list | tuple) and names.EXACT not in asked:
+            # Whatever wins will be refused later: that takes no measuring to know.
+            self._require_names(asked)
+        tuned = self.gathered["artifact"] = self._tuned(artifact)
+        self._log_table(tuned)
+        self._require_asked(tuned)
+        self._require_names([tuned.precision])
+        return tuned
+
+    def _require_names(self, precisions: Sequence[str]) -> None:
+        for precision in precisions:
+            names.alias_for(self.alias, precision)
+            names.stage_for(self.stage, precision)
+
+    def _tuned(self, artifact: OnnxArtifact) -> OnnxArtifact:
+        from onnx_release.child import tune_artifact
+
+        folder = staging.staged(artifact.uri)
+        uri = f"{self.work_uri}/{staging.TUNED}"
+        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+            options = self._options(Path(scratch))
+            trained = self.hook.download(self.training.model_uri, Path(scratch, "trained"))
+            tuned = tune_artifact(trained, folder, artifact, staging.local_path(uri), options)
+        return dataclasses.replace(tuned, uri=uri if tuned.variant else artifact.uri)
+
+    def _options(self, scratch: Path) -> TuneOptions:
+        from onnx_release.tune.options import TuneOptions
+
+        source = self.told()
+        where = source.evaluation_uri(self.evaluation_uri)
+        return rendered.settings(
+            TuneOptions,
+            {"precisions": self.precisions, "max_s": self.max_s, "metric_loss_max": self.metric_loss_max},
+            judge=self.judge_options(scratch, source).to_dict(),
+            opset=rendered.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
+            evaluation=fetch_inputs(self.hook, self.s3_conn_id, where, scratch / "evaluation", "evaluation_uri"),
+        )
+
+    def _require_asked(self, tuned: OnnxArtifact) -> None:
+        """Refuse to ship the exact model to someone who asked for a reduced one alone."""
+        asked = tuple(rendered.value(self.precisions))
+        if tuned.precision in asked or tuned.tuning is None:
+            return
+        why = [f"{c.name}: {c.outcome}, {c.reason}" for c in tuned.tuning.candidates if c.precision in asked]
+        raise Refused(
+            f"tuning to {', '.join(asked)}",
+            f"found nothing that passed and was faster than the plain export ({'; '.join(why)})",
+            "The table on the training run has every figure; with 'float32' among tune_precisions the plain export "
+            "would have gone on.",
+        )
+
+    def _log_table(self, tuned: OnnxArtifact) -> None:
+        from onnx_release.report import tuning_lines
+
+        for line in tuning_lines(tuned.tuning) if tuned.tuning else ():
+            self.log.info("%s", line)

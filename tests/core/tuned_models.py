@@ -1,0 +1,54 @@
+"""A model with what a tuning can change: linear layers with a layer scale behind them, and a small head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnx_release.limits import LatencyBudget, MeasurePlan
+from onnx_release.records import OnnxArtifact
+from onnx_release.steps import ExportStepOptions, export_trained
+from onnx_release.subject import JudgeOptions
+from tests.core.models import save, signature
+
+WIDTH = 64
+QUICK = MeasurePlan(rounds_min=10, measure_min_s=0.1, measure_max_s=1.0, bootstrap_samples=200)
+JUDGE = JudgeOptions(batch_sizes=(1, 4), budget=LatencyBudget(on_miss="warn"), plan=QUICK)
+
+
+class Scaled(nn.Module):
+    """(B, 4, 64) to (B, 3); seeded."""
+
+    def __init__(self, hidden: int = 256) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.expand, self.contract = nn.Linear(WIDTH, hidden), nn.Linear(hidden, WIDTH)
+        self.layer_scale = nn.Parameter(torch.empty(WIDTH))
+        self.head, self.last = nn.Linear(WIDTH, 16), nn.Linear(16, 3)
+        for tensor in self.parameters():
+            nn.init.normal_(tensor, std=tensor.shape[-1] ** -0.5, generator=generator)
+        nn.init.uniform_(self.layer_scale, 0.5, 2.0, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.contract(nn.functional.gelu(self.expand(x))) * self.layer_scale
+        result: Tensor = self.last(torch.relu(self.head((x + branch).mean(dim=1))))
+        return result
+
+
+def rows(count: int, seed: int = 1) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
+    return np.random.default_rng(seed).standard_normal((count, 4, WIDTH)).astype(np.float32)
+
+
+def export(folder: Path, model: nn.Module | None = None) -> tuple[Path, Path, OnnxArtifact]:
+    """Return the trained model's folder, the artifact's, and its record."""
+    trained = save(
+        (model or Scaled()).eval(),
+        folder / "trained",
+        signature=signature({"x": (-1, 4, WIDTH)}, {"y": (-1, 3)}),
+        input_example=rows(4),
+    )
+    artifact = export_trained(trained, folder / "artifact", ExportStepOptions(device="cpu"))
+    return trained, folder / "artifact", artifact
