@@ -16,8 +16,14 @@ from stack.http import TIMEOUT_S, session
 TOKEN_S = 3600.0
 
 
-class AirflowFaultError(StackError):
-    """Airflow's own fault, by its status of 500 or above: the same request may succeed in a moment."""
+# What Airflow says of a request that could not write to its database; nothing else has this status and these words.
+_GAVE_UP = "Database error"
+_TRIES = 4
+_PAUSE_S = 1.0
+
+
+def _gave_up(response: requests.Response) -> bool:
+    return response.status_code == requests.codes.server_error and _GAVE_UP in response.text
 
 
 class AirflowApi:
@@ -29,7 +35,20 @@ class AirflowApi:
         self._token_until = 0.0
 
     def call(self, method: str, path: str, body: Any = None, **params: Any) -> requests.Response:
-        """Call ``/api/v2`` + `path` and return the response, whatever its status."""
+        """Call ``/api/v2`` + `path` and return the response, whatever its status.
+
+        On SQLite two requests of Airflow's own may wait for each other: one holds the file's lock and needs the event
+        loop to go on, which the other blocks while it waits for the lock. After five seconds the latter gives up,
+        before it has done anything, and is made again here.
+        """
+        for _ in range(_TRIES - 1):
+            response = self._call(method, path, body, params)
+            if not _gave_up(response):
+                return response
+            time.sleep(_PAUSE_S)
+        return self._call(method, path, body, params)
+
+    def _call(self, method: str, path: str, body: Any, params: dict[str, Any]) -> requests.Response:
         if time.monotonic() > self._token_until:
             self._log_in()
         url = f"{self._context.airflow_url}/api/v2{path}"
@@ -82,5 +101,4 @@ class AirflowApi:
         if response.ok:
             return response.json() if response.content else None
         request = response.request
-        kind = AirflowFaultError if response.status_code >= 500 else StackError
-        raise kind(f"Airflow refused {request.method} {request.url}: {response.status_code} {response.text:.500}")
+        raise StackError(f"Airflow refused {request.method} {request.url}: {response.status_code} {response.text:.500}")

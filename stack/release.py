@@ -116,8 +116,10 @@ class Release:
 
     def outcome(self) -> Outcome | None:
         """Return what the tasks handed on, or None when some of it is gone or was never made."""
-        tasks = ("tune", "parity_latency", "upload", "promote")
-        records = [self._api.xcom(DAG_ID, self.dag_run_id, task_id) for task_id in tasks]
+        tasks = ("tune", "export", "parity_latency", "upload", "promote")
+        tuned, exported, *others = (self._api.xcom(DAG_ID, self.dag_run_id, task_id) for task_id in tasks)
+        # Tuning is skipped unless it is asked for.
+        records = [tuned or exported, *others]
         return None if None in records else Outcome(self.training_run_id, *records)
 
     def failure(self) -> str:

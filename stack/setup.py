@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
-from collections.abc import Callable
-from functools import partial
 
 from stack.airflow import python_path
-from stack.airflow_api import AirflowApi, AirflowFaultError
+from stack.airflow_api import AirflowApi
 from stack.context import Context
 from stack.minio import REGION, S3_CONFIG
 from stack.private import write_private
 
 # The name that `onnx_release.limits` gives it. A task whose pool is missing waits for ever, without an error.
 MEASURE_POOL = "onnx_measure"
-_TRIES = 5
-_PAUSE_S = 2.0
 
 
 def configure_airflow(context: Context) -> None:
     """Create the connections and the pool through the API, which takes a second where the command line takes ten."""
     api = AirflowApi(context)
     for connection in connections(context):
-        _persistently(partial(api.put_connection, connection))
-    _persistently(partial(api.ensure_pool, MEASURE_POOL, 1, "Latency is measured alone: one task at a time."))
-
-
-def _persistently(step: Callable[[], None]) -> None:
-    """Try again while Airflow's database is busy: all of its services have just begun to write to one SQLite file."""
-    for _ in range(_TRIES - 1):
-        try:
-            return step()
-        except AirflowFaultError:
-            time.sleep(_PAUSE_S)
-    return step()
+        api.put_connection(connection)
+    api.ensure_pool(MEASURE_POOL, 1, "Latency is measured alone: one task at a time.")
 
 
 def connections(context: Context) -> list[dict[str, str]]:

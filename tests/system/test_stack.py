@@ -12,7 +12,9 @@ import stat
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -21,6 +23,7 @@ import requests
 from onnx_release import limits
 from stack import lifecycle, processes
 from stack.airflow_api import AirflowApi
+from stack.context import Context
 from stack.credentials import Credentials
 from stack.environment import clean_environment
 from stack.errors import StackError
@@ -338,3 +341,32 @@ def test_down_leaves_no_process_and_up_again_keeps_the_state(running_stack: Runn
         assert AirflowApi(running_stack.context).get("/pools")["total_entries"] == 2
     finally:
         running_stack.s3.delete_object(Bucket=limits.BUCKET, Key="kept")
+
+
+@pytest.mark.parametrize(("faults", "status", "asked"), [(2, 200, 3), (9, 500, 4)])
+def test_a_request_that_airflow_gave_up_is_made_again(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, faults: int, status: int, asked: int
+) -> None:
+    monkeypatch.setattr("stack.airflow_api._PAUSE_S", 0.0)
+    seen = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            login = self.path == "/auth/token"
+            seen.append(self.path)
+            gives_up = not login and len(seen) - 1 <= faults
+            self.send_response(500 if gives_up else 200)
+            self.end_headers()
+            answer = {"detail": {"reason": "Database error"}} if gives_up else {"access_token": "token"}
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        context = Context(layout, Ports(airflow=server.server_port, mlflow=0, minio=0), Credentials.generate())
+        assert AirflowApi(context).call("POST", "/connections", {}).status_code == status
+        server.shutdown()
+    assert seen == ["/auth/token", *["/api/v2/connections"] * asked]
