@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench import big, export, gemm, parsing, release, speed, tasks, upload
+from bench import big, export, gemm, parsing, release, speed, tasks, tuning, upload
 from bench.results import Result
 from bench.setting import Setting
 from bench.watch import backfilling, latency, polling
@@ -35,6 +35,7 @@ PARTS = (
     Part("repeatability", ("speedup_repeatability",), speed.repeatability, 3),
     Part("gemm", ("gemm_efficiency_b32",), gemm.measure, 2),
     Part("compile", ("vs_compile_tiny_b1", "vs_compile_large_b1"), speed.compiled, 5),
+    Part("int8", tuple(f"speedup_int8_large_b{batch}" for batch in tuning.BATCHES), tuning.measure, 6),
     Part("export", ("export_wall_ratio", "export_peak_over_model"), export.measure, 5),
     Part("release", _RELEASE, release.measure, 12),
     Part("upload", ("upload_ratio",), upload.measure, 3),

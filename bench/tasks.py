@@ -96,7 +96,7 @@ def _release(context: Context, training_run_id: str) -> dict[str, Any]:
     times = {
         name: _times(row, api.get(f"{path}/taskInstances/{name}/logs/{row['try_number']}", full_content="true"))
         for name, row in rows.items()
-        if row["start_date"]
+        if row["state"] == "success"
     }
     begun, over = (_seconds(run[field]) for field in ("start_date", "end_date"))
     return summary(begun, over, times)
