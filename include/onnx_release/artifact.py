@@ -18,18 +18,40 @@ from onnx_release.records import FileDigest, OnnxArtifact
 _BLOCK_BYTES = 1 << 20
 
 
-def describe_folder(folder: Path) -> tuple[FileDigest, ...]:
+class Digests:
+    """Digests taken before they were asked for, each good for as long as its file is the same and not written to."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[int, ...], str] = {}
+
+    def take(self, path: Path) -> None:
+        """Read the file, for `of` to know."""
+        before = _stamp(path)
+        self._taken[before] = _file_sha256(path)
+
+    def of(self, path: Path) -> str:
+        """Return the digest of the file as it is now."""
+        return self._taken.get(_stamp(path)) or _file_sha256(path)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    stat = path.lstat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def describe_folder(folder: Path, digests: Digests | None = None) -> tuple[FileDigest, ...]:
     """Return the digest of every file below `folder`, sorted by path; files are read in blocks.
 
+    :param digests: those that were taken already.
     :raises Refused: when `folder` is no folder, or something in it is neither that nor a plain file; each is named.
     """
     if folder.is_symlink() or not folder.is_dir():
         raise Refused(f"artifact folder {folder}", "is not a folder", "Rerun the export, which writes it.")
-    files, strange = [], []
+    digests, files, strange = digests or Digests(), [], []
     for path in sorted(folder.rglob("*")):
         name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
         if stat.S_ISREG(mode):
-            files.append(FileDigest(path=name, sha256=_file_sha256(path), size_bytes=path.lstat().st_size))
+            files.append(FileDigest(path=name, sha256=digests.of(path), size_bytes=path.lstat().st_size))
         elif not stat.S_ISDIR(mode):
             strange.append(f"{name} ({'a symbolic link' if stat.S_ISLNK(mode) else 'a special file'})")
     if strange:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from onnx_release import doctor
-from onnx_release.artifact import describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact import Digests, describe_folder, folder_sha256, fresh_folder
 from onnx_release.export import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
 from onnx_release.factory import FactoryOptions
 from onnx_release.input_spec import parse_input_spec
-from onnx_release.limits import EXPORT_BATCH_SIZE, VARYING_DIMENSION_SIZE
+from onnx_release.limits import EXPORT_BATCH_SIZE, EXTERNAL_DATA_FILE, VARYING_DIMENSION_SIZE
 from onnx_release.package import PackageSpec, TrainedPackage, read_trained, write_package
 from onnx_release.probe import Probe
 from onnx_release.record import Record
@@ -54,8 +56,8 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     probe = Probe(model, torch_options(package), contract)
     contract = dataclasses.replace(contract, output_names=probe.output_names, output_axes=probe.output_axes())
     with fresh_folder(out) as folder:
-        to_write = ExportOptions(opset=options.opset, device=options.device)
-        result = export_onnx(model, folder, contract, to_write, probe)
+        to_write, digests = ExportOptions(opset=options.opset, device=options.device), Digests()
+        result = export_onnx(model, folder, contract, to_write, partial(_probed, probe, digests))
         versions = tool_versions() | {
             tool: version(tool) for tool in ("mlflow", "numpy", "onnx", "onnxruntime", "onnxscript")
         }
@@ -69,9 +71,20 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
                 tool_versions=versions,
             ),
         )
-        files = describe_folder(folder)
+        files = describe_folder(folder, digests)
     artifact = _artifact(files, result, package, versions)
     return dataclasses.replace(artifact, findings=tuple(_findings(package, model, result)))
+
+
+def _probed(probe: Probe, digests: Digests, folder: Path, result: ExportResult) -> str:
+    """Run the probe, which waits for another process, and read the weights for their digest meanwhile."""
+    weights = folder / EXTERNAL_DATA_FILE
+    with ThreadPoolExecutor(1) as beside:
+        taken = beside.submit(digests.take, weights) if weights.exists() else None
+        unfit = probe(folder, result)
+        if taken is not None:
+            taken.result()
+    return unfit
 
 
 def contract_of(package: TrainedPackage) -> ModelContract:

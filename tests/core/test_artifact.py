@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from onnx_release.artifact import describe_folder, folder_sha256, fresh_folder, verify_folder
+from onnx_release import artifact
+from onnx_release.artifact import Digests, describe_folder, folder_sha256, fresh_folder, verify_folder
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_FILE
 
@@ -27,6 +28,26 @@ def test_every_file_is_described_by_its_bytes_sorted_by_path(folder: Path) -> No
     files = describe_folder(folder)
     assert [(file.path, file.size_bytes) for file in files] == [("a.bin", 3_000_000), ("b.txt", 3), ("sub/c", 0)]
     assert files[0].sha256 == hashlib.sha256(bytes(3_000_000)).hexdigest()
+
+
+def test_a_digest_that_was_taken_is_not_taken_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, digests, read = describe_folder(folder), Digests(), []
+    digests.take(folder / "a.bin")
+    sha256 = artifact._file_sha256
+    monkeypatch.setattr(artifact, "_file_sha256", lambda path: read.append(path.name) or sha256(path))
+    assert describe_folder(folder, digests) == expected
+    assert read == ["b.txt", "c"]
+
+
+def test_a_digest_that_was_taken_is_not_that_of_other_bytes(folder: Path) -> None:
+    digests = Digests()
+    digests.take(folder / "a.bin")
+    digests.take(folder / "b.txt")
+    (folder / "a.bin").write_bytes(bytes(2_999_999) + b"1")
+    os.utime(folder / "a.bin", (0, 0))
+    (folder / "b.txt").unlink()
+    (folder / "b.txt").write_bytes(b"fly")
+    assert describe_folder(folder, digests) == describe_folder(folder)
 
 
 def test_the_digest_is_over_paths_and_bytes_in_whatever_order(folder: Path) -> None:
