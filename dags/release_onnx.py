@@ -234,6 +234,7 @@ with DAG(
         opset=as_json("opset"),
         device=given("device"),
         source=source,
+        skip_unless={"tune": as_json("tune")},
         **step,
     )
     judging: dict[str, Any] = {
@@ -276,35 +277,34 @@ with DAG(
         opset=as_json("opset"),
         alias=given("alias"),
         stage=given("stage"),
-        # Off, as it mostly is, it gives the slot back within a second. So it goes before the measurements that wait for
-        # it: behind them, the checks would wait for tasks that do nothing, and then the slot for the checks.
-        priority_weight=limits.TUNE_PRIORITY,
-        weight_rule="absolute",
         **judging,
         **step,
     )
+    candidate = returned("tune", otherwise="export")
     check = CheckOperator(
         task_id="check",
-        artifact=returned("tune"),
+        artifact=candidate,
         allowed_domains=as_json("allowed_domains"),
+        # Tuning is skipped unless it is asked for.
+        trigger_rule=TriggerRule.NONE_FAILED,
         **step,
     )
     parity_latency = ParityLatencyOperator(
         task_id="parity_latency",
-        artifact=returned("tune"),
+        artifact=candidate,
         check=returned("check"),
         **judging,
         **step,
     )
     judged: dict[str, Any] = {
-        "artifact": returned("tune"),
+        "artifact": candidate,
         "check": returned("check"),
         "benchmark": returned("parity_latency"),
     }
     upload = UploadOperator(task_id="upload", bucket=given("bucket"), **judged, **step, **store)
     register = RegisterOperator(
         task_id="register",
-        artifact=returned("tune"),
+        artifact=candidate,
         uploaded=returned("upload"),
         **step,
         **store,

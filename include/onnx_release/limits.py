@@ -96,8 +96,6 @@ PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
 
 # Tuning: how long it may take in all, and which part of that may be spent before the contest begins.
 TUNE_MAX_S = 300.0
-# Above the weight of every task of a release, which is the number of tasks up to it.
-TUNE_PRIORITY = 100
 TUNE_BUILD_SHARE = 0.6
 # How much worse than PyTorch's a candidate's metric on the evaluation sample may be, as a part of PyTorch's.
 METRIC_LOSS_MAX = 0.01

@@ -23,6 +23,10 @@ def as_json(name: str) -> str:
     return "{{ params.%s | tojson }}" % name  # noqa: UP031 - braces are Jinja's
 
 
-def returned(task_id: str) -> str:
-    """Return the template of the record that a task returned; as text it draws no second arrow into the graph."""
-    return "{{ ti.xcom_pull(task_ids='%s') | tojson }}" % task_id  # noqa: UP031 - braces are Jinja's
+def returned(task_id: str, otherwise: str = "") -> str:
+    """Return the template of the record that a task returned; as text it draws no second arrow into the graph.
+
+    :param otherwise: the task whose record it is when the first was skipped.
+    """
+    pulled = [f"ti.xcom_pull(task_ids='{task}')" for task in (task_id, otherwise) if task]
+    return "{{ (%s) | tojson }}" % " or ".join(pulled)  # noqa: UP031 - braces are Jinja's

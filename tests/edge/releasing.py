@@ -16,6 +16,7 @@ import mlflow
 import numpy as np
 import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.sdk.exceptions import DownstreamTasksSkipped
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
@@ -90,6 +91,7 @@ class Release:
     returned: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, Any] = field(default_factory=dict)
     pushed: dict[str, Any] = field(default_factory=dict)
+    skipped: set[str] = field(default_factory=set)
 
     @property
     def context(self) -> Any:
@@ -103,9 +105,16 @@ class Release:
     def run(self, *names: str) -> Any:
         """Run the tasks one after the other and return what the last one returned."""
         for name in names:
+            if name in self.skipped:
+                continue
             self.tasks[name] = getattr(self, f"_{name}")()
-            self.returned[name] = self.tasks[name].execute(self.context)
-        return self.returned[names[-1]]
+            try:
+                self.returned[name] = self.tasks[name].execute(self.context)
+            except DownstreamTasksSkipped as skip:
+                # As Airflow does: the task has succeeded, and what it returned is what it pushed.
+                self.returned[name] = self.pushed.pop("return_value")
+                self.skipped.update(skip.tasks)
+        return self.returned.get(names[-1])
 
     def to(self, last: str) -> Any:
         """Run all tasks up to `last`."""
@@ -115,7 +124,9 @@ class Release:
     def after(self, other: Release, last: str) -> Release:
         """Stand where `other` stood after its task `last`, with a copy of its artifact in a work folder of its own."""
         order = ["wait", "prepare", "export", "tune", "check", "parity_latency"]
-        self.returned = {name: copy.deepcopy(other.returned[name]) for name in order[: order.index(last) + 1]}
+        done = [name for name in order[: order.index(last) + 1] if name in other.returned]
+        self.returned = {name: copy.deepcopy(other.returned[name]) for name in done}
+        self.skipped = set(other.skipped)
         self.run("prepare")
         for name in ("export", "tune"):
             if name in self.returned:
@@ -156,6 +167,7 @@ class Release:
             work_uri=self.returned["prepare"],
             opset=self.params.get("opset"),
             source=self.params.get("source"),
+            skip_unless={"tune": json.dumps(bool(self.params.get("tune")))},
             **self._shared(),
         )
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.exceptions import DownstreamTasksSkipped
+
 from airflow_onnx import names, rendered, settings, staging
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.base import ReleaseOperator
@@ -26,9 +29,18 @@ class ExportOperator(ReleaseOperator):
     :param opset: the ONNX opset to write; empty takes the exporter's default.
     :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
     :param source: ``factory``, ``factory_kwargs`` and ``input_spec``, each a value or its JSON; see docs/parameters.md.
+    :param skip_unless: optional tasks that follow, by their ids, each with true or false or its JSON: one that is not
+        asked for is skipped from here, since to start it takes longer than to find that it has nothing to do.
     """
 
-    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "work_uri", "opset", "device", "source")
+    template_fields: Sequence[str] = (
+        *ReleaseOperator.template_fields,
+        "work_uri",
+        "opset",
+        "device",
+        "source",
+        "skip_unless",
+    )
     operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
     ui_color = "#dbeafe"
 
@@ -39,6 +51,7 @@ class ExportOperator(ReleaseOperator):
         opset: Any = None,
         device: str = "auto",
         source: dict[str, Any] | None = None,
+        skip_unless: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -46,6 +59,16 @@ class ExportOperator(ReleaseOperator):
         self.opset = opset
         self.device = device
         self.source = source
+        self.skip_unless = skip_unless
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Export, then leave out the tasks that nobody asked for."""
+        result = super().execute(context)
+        if left_out := [task_id for task_id, asked in (self.skip_unless or {}).items() if not rendered.value(asked)]:
+            # The exception ends the task as a success, and its result is handed on before.
+            context["ti"].xcom_push(key=BaseXCom.XCOM_RETURN_KEY, value=result)
+            raise DownstreamTasksSkipped(tasks=left_out)
+        return result
 
     def release(self, context: Context) -> OnnxArtifact:
         """Download to a folder that ends with the task, export into staging."""
