@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from onnx_release import limits
 from onnx_release.errors import Refused
 from onnx_release.graph_mode import TrainMode, training_nodes
-from onnx_release.mapped import MappedPages, pages_of
+from onnx_release.mapped import pages_of
 from onnx_release.records import ExportAttempt, TensorSpec
 from onnx_release.samples import batch_axis
 from onnx_release.source import Trained
@@ -163,7 +163,7 @@ class _Ladder:
 
 def _save(graph: ir.Model, folder: Path, model: Trained) -> None:
     """Write the graph and, beside it, the weights, one at a time."""
-    pages = pages_of(model) if isinstance(model, torch.nn.Module) else MappedPages(())
+    pages = pages_of(model)
 
     def written(tensor: ir.TensorProtocol, _: Any) -> None:
         pages.read(tensor.nbytes)

@@ -46,6 +46,14 @@ class Round:
     cpu_wait_share: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A block of each of several runners, in the runners' own order; `cpu_wait_share` as in `Round`."""
+
+    blocks: tuple[Block, ...]
+    cpu_wait_share: float | None
+
+
 def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: float | None = None) -> BatchLatency:
     """Time both sides on one sample, in interleaved rounds.
 
@@ -55,7 +63,7 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: floa
 
     :param speedup_limit: the speedup to be decided about; None when this batch size is only reported.
     """
-    calls = _calls_per_round(_warmed_up(sides, sample, plan))
+    calls = calls_per_block(_warmed_up(sides, sample, plan))
     rounds: list[Round] = []
     begin = time.perf_counter()
     for look_s in _look_times(plan):
@@ -87,8 +95,8 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: floa
     )
 
 
-def is_quiet(one: Round) -> bool:
-    """Say whether the round's times are the models' own; where the kernel does not tell, they have to pass for that."""
+def is_quiet(one: Round | Turn) -> bool:
+    """Say whether its times are the models' own; where the kernel does not tell, they have to pass for that."""
     return one.cpu_wait_share is None or one.cpu_wait_share <= CPU_WAIT_SHARE_MAX
 
 
@@ -125,20 +133,23 @@ def _warmed_up(sides: Sides, sample: Sample, plan: MeasurePlan) -> float:
     return min(min(block.wall_s) for one in warmup for block in (one.torch, one.onnxruntime))
 
 
-def _calls_per_round(fastest_s: float) -> int:
+def calls_per_block(fastest_s: float) -> int:
+    """Return how many calls make a block of the fastest runner last long enough, given the seconds of one."""
     wanted = int(np.ceil(MEASURE_BLOCK_S / max(fastest_s, 1e-9)))
     return max(1, min(CALLS_PER_ROUND_MAX, wanted))
 
 
-def _run_round(sides: Sides, sample: Sample, calls: int, *, swapped: bool) -> Round:
+def run_turn(runners: Sequence[Runner], sample: Sample, calls: int, first: int) -> Turn:
+    """Time a block of each runner, one after the other, beginning with the one at `first`."""
     wait = CpuWait()
-    if swapped:
-        onnxruntime = _time_block(sides.onnxruntime, sample, calls)
-        torch = _time_block(sides.torch, sample, calls)
-    else:
-        torch = _time_block(sides.torch, sample, calls)
-        onnxruntime = _time_block(sides.onnxruntime, sample, calls)
-    return Round(torch=torch, onnxruntime=onnxruntime, cpu_wait_share=wait.share())
+    places = [(first + step) % len(runners) for step in range(len(runners))]
+    found = {place: _time_block(runners[place], sample, calls) for place in places}
+    return Turn(blocks=tuple(found[place] for place in range(len(runners))), cpu_wait_share=wait.share())
+
+
+def _run_round(sides: Sides, sample: Sample, calls: int, *, swapped: bool) -> Round:
+    turn = run_turn((sides.torch, sides.onnxruntime), sample, calls, first=int(swapped))
+    return Round(torch=turn.blocks[0], onnxruntime=turn.blocks[1], cpu_wait_share=turn.cpu_wait_share)
 
 
 def _time_block(runner: Runner, sample: Sample, calls: int) -> Block:
@@ -186,24 +197,3 @@ def measure_all(
         measure(sides, samples[size], plan if size in limits else reported, limits.get(size))
         for size in sorted(samples)
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """A block of each of several runners, in the runners' own order; `cpu_wait_share` as in `Round`."""
-
-    blocks: tuple[Block, ...]
-    cpu_wait_share: float | None
-
-
-def run_turn(runners: Sequence[Runner], sample: Sample, calls: int, first: int) -> Turn:
-    """Time a block of each runner, one after the other, beginning with the one at `first`."""
-    wait = CpuWait()
-    places = [(first + step) % len(runners) for step in range(len(runners))]
-    found = {place: _time_block(runners[place], sample, calls) for place in places}
-    return Turn(blocks=tuple(found[place] for place in range(len(runners))), cpu_wait_share=wait.share())
-
-
-def calls_per_block(calls_s: Sequence[float]) -> int:
-    """Return how many calls a block must have for the fastest runner's to last long enough, given one call of each."""
-    return _calls_per_round(min(calls_s))

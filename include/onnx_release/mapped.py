@@ -56,15 +56,17 @@ class MappedPages:
                 _libc().madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _MADV_DONTNEED)
 
 
-def pages_of(model: torch.nn.Module) -> MappedPages:
-    """Return the mapped pages that a module's weights lie in."""
+def pages_of(model: object) -> MappedPages:
+    """Return the mapped pages that a module's weights lie in; what is no module, such as a pt2 program, has none."""
+    if not isinstance(model, torch.nn.Module):
+        return MappedPages(())
     return MappedPages.behind([*model.parameters(), *model.buffers()])
 
 
 @contextmanager
 def dropping_pages(model: object) -> Iterator[None]:
     """Let go of the pages of each layer's weights soon after it ran, as long as the context lives, and of all after."""
-    pages = pages_of(model) if isinstance(model, torch.nn.Module) else MappedPages(())
+    pages = pages_of(model)
     if not pages.ranges or not isinstance(model, torch.nn.Module):
         yield
         return

@@ -33,15 +33,19 @@ def read_npz(path: Path, inputs: Sequence[TensorSpec], name: str) -> Sample:
     :raises Refused: when it is no such file, holds pickled objects, or does not fit the inputs.
     """
     subject = f"inputs {name!r:.200}"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise Refused(subject, f"cannot be read as an .npz file: {str(error)[:300]}", _FORM) from error
-    sample = checked_example(inputs, arrays, subject)
+    sample = checked_example(inputs, read_arrays(path, subject, _FORM), subject)
     if sample.batch_size > BATCH_SIZE_MAX:
         raise Refused(subject, f"have a batch of {sample.batch_size}, at most {BATCH_SIZE_MAX} is run", _FORM)
     return replace(sample, name="given")
+
+
+def read_arrays(path: Path, subject: str, form: str) -> Arrays:
+    """Read every array of an ``.npz`` file; raises `Refused` about `subject`, with the `form` to save it in."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise Refused(subject, f"cannot be read as an .npz file: {str(error)[:300]}", form) from error
 
 
 def probing_samples(

@@ -41,6 +41,9 @@ class Candidate:
         return exactness, 2 * kinds.index(self.kind) + 20 * self.careful + bool(self.shares)
 
 
+PLAIN_EXPORT = Candidate(name=PLAIN, kind="session", precision="float32")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
     """A candidate that is not tried, and why."""
@@ -128,7 +131,7 @@ def _exact(
     artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions, threads: int
 ) -> Iterator[Candidate | LeftOut]:
     if artifact.providers[0] == "CPUExecutionProvider":
-        yield from with_threads(Candidate(name=PLAIN, kind="session", precision="float32"), threads)
+        yield from with_threads(PLAIN_EXPORT, threads)
     fused = f"{PLAIN}-fused"
     if facts.scales:
         yield Candidate(name=fused, kind="fused", precision="float32")

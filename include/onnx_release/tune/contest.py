@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_release.latency import Block, Turn, calls_per_block, run_turn, summarise
-from onnx_release.limits import CPU_WAIT_SHARE_MAX, HEAT_ROUNDS_MIN, MeasurePlan
+from onnx_release.latency import Block, Turn, calls_per_block, is_quiet, run_turn, summarise
+from onnx_release.limits import HEAT_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples import Sample
@@ -68,7 +68,7 @@ class Contest:
     ) -> dict[str, Timing]:
         names, sides = list(runners), list(runners.values())
         warmup = run_turn(sides, self.sample, 1, first=0)
-        calls = calls_per_block([min(block.wall_s) for block in warmup.blocks])
+        calls = calls_per_block(min(min(block.wall_s) for block in warmup.blocks))
         begin, turns = time.perf_counter(), list[Turn]()
         for look in range(1, _LOOKS + 1):
             look_s = seconds * look / _LOOKS
@@ -89,7 +89,7 @@ class Contest:
         return known or timing.decisive.high < 1.0 or timing.decisive.low > 1.0
 
     def _timings(self, names: Sequence[str], turns: Sequence[Turn]) -> dict[str, Timing]:
-        quiet = [one for one in turns if one.cpu_wait_share is None or one.cpu_wait_share <= CPU_WAIT_SHARE_MAX]
+        quiet = [one for one in turns if is_quiet(one)]
         kept = quiet if len(quiet) >= HEAT_ROUNDS_MIN else turns
         blocks = {name: [one.blocks[place] for one in kept] for place, name in enumerate(names)}
         # Weighing all calls of many rounds again and again takes time of its own, which is the contest's too.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from onnx_release.limits import CALIBRATION_ROWS_MAX, EVALUATION_BATCH_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.runners import Runner
 from onnx_release.samples import Arrays, batch_axis, checked_example
+from onnx_release.variants import read_arrays
 
 Array = npt.NDArray[Any]
 
@@ -102,11 +102,7 @@ def read_evaluation(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[
     :raises Refused: when it is no such file, holds pickled objects, or does not fit the model.
     """
     subject = f"evaluation sample {path.name!r:.200}"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise Refused(subject, f"cannot be read as an .npz file: {str(error)[:300]}", _FORM) from error
+    arrays = read_arrays(path, subject, _FORM)
     targets = {key.removeprefix(TARGET): array for key, array in arrays.items() if key.startswith(TARGET)}
     sample = checked_example(inputs, {k: v for k, v in arrays.items() if not k.startswith(TARGET)}, subject)
     specs = {spec.name: spec for spec in outputs}

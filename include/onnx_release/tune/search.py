@@ -16,7 +16,7 @@ from onnx_release.records import TuneCandidate
 from onnx_release.runners import Runner
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.tune.build import Workshop
-from onnx_release.tune.candidates import PLAIN, Candidate, LeftOut, with_threads
+from onnx_release.tune.candidates import PLAIN, PLAIN_EXPORT, Candidate, LeftOut, with_threads
 from onnx_release.tune.contest import Contest, Timing, outrun, winner, words
 from onnx_release.tune.gate import Gate
 from onnx_release.tune.memory import available_bytes, session_bytes
@@ -75,14 +75,13 @@ class Search:
 
     def run(self, planned: Iterable[Candidate | LeftOut]) -> Entry | None:
         """Return the winner, or None where the plain export stays."""
-        plain = Candidate(name=PLAIN, kind="session", precision="float32")
         self.records[PYTORCH] = TuneCandidate(
             name=PYTORCH, precision="float32", outcome="reference", task_metrics=self.gate.task_metrics
         )
         if self.gate.blocked:
             self.notes.append(f"nothing was tried, as PyTorch itself fails: {'; '.join(self.gate.blocked)}")
             return None
-        self._try(plain)
+        self._try(PLAIN_EXPORT)
         if self.entries.pop(PLAIN, None) is None:
             self.notes.append("nothing was tried, as the plain export itself did not pass")
             return None
@@ -154,8 +153,7 @@ class Search:
         return OrtRunner(folder / MODEL_FILE, options)
 
     def _contest(self) -> Entry | None:
-        plain = Candidate(name=PLAIN, kind="session", precision="float32")
-        with self._opened(plain, self.workshop.subject.folder) as baseline:
+        with self._opened(PLAIN_EXPORT, self.workshop.subject.folder) as baseline:
             heats = self._heats(baseline)
             rivals = {name: timing for name, timing in heats.items() if name in self.entries}
             for name, reason in outrun(rivals).items():
