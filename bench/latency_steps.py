@@ -48,7 +48,7 @@ def _fp32(size: str, onnx: Path, _: Sample) -> Iterator[Sides]:
 @contextmanager
 def _compile(size: str, onnx: Path, sample: Sample) -> Iterator[Sides]:
     model = make(size)
-    model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign]
+    model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign] # it stays a module
     with _torch(model) as compiled, _ort(onnx) as session:
         compiled.run(sample.inputs)
         yield Sides(torch=compiled, onnxruntime=session)
@@ -89,7 +89,7 @@ def _main(pair: str, size: str, batch: str, onnx: str, limit: str = "", longest_
     marked = Marked()
     measured: list[BatchLatency] = []
     began = time.perf_counter()
-    with _PAIRS[pair](size, Path(onnx), sample) as sides:  # type: ignore[attr-defined]
+    with _PAIRS[pair](size, Path(onnx), sample) as sides:  # type: ignore[attr-defined] # each is one
         ready_s = time.perf_counter() - began
         with marked.work():
             measured.append(measure(sides, sample, plan, float(limit) if limit else None))

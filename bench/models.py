@@ -83,7 +83,7 @@ def make(size: str) -> LocalizationNet:
                 module.weight.uniform_(0.5, 1.5)
             if isinstance(module, torch.nn.BatchNorm1d):
                 module.running_mean.normal_(std=0.1)  # type: ignore[union-attr] # it tracks them
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr] # as above
             if isinstance(bias := getattr(module, "bias", None), torch.Tensor):
                 bias.normal_(std=0.02)
     return model

@@ -21,7 +21,7 @@ def measure(setting: Setting) -> Iterator[Result]:
         ours, peer = (
             Side(
                 name=way,
-                steps=lambda way=way: [Step("bench.upload_steps", (way, folder), env)],  # type: ignore[misc]
+                steps=lambda way=way: [Step("bench.upload_steps", (way, folder), env)],  # type: ignore[misc] # bound now
                 reset=lambda: clean(env),
             )
             for way in ("operator", "boto3")
