@@ -132,7 +132,8 @@ class OnnxArtifact(Record):
     """An exported model folder: ``model.onnx``, its external data, and what MLflow needs to load them.
 
     `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it
-    is staged and is empty for a folder that only the current process knows.
+    is staged and is empty for a folder that only the current process knows. `stamps` tell, by path, that a file was not
+    written to since its digest was taken, on the machine that took it (see `artifact.Digests`).
 
     `source` is how the trained model was stored (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``), `exporter`
     the strategy that made the file and `attempts` every one that was tried, in order; `findings` are the export
@@ -148,6 +149,7 @@ class OnnxArtifact(Record):
     sha256: str
     size_bytes: int
     files: tuple[FileDigest, ...]
+    stamps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     opset: int
     ir_version: int
     inputs: tuple[TensorSpec, ...]

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from onnx_release.artifact import describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact import Digests, describe_folder, folder_sha256, fresh_folder
 from onnx_release.budget import require_sane
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.package import PackageSpec, read_example, write_package
@@ -115,7 +115,9 @@ def _shipped(won: Entry, subject: Subject, out: Path, report: TuneReport) -> Onn
                 session_options=candidate.session_options,
             ),
         )
-        files = describe_folder(target)
+        digests = Digests()
+        files = describe_folder(target, digests)
+        stamps = digests.stamps(target, files)
         opset, ir_version = versions(target)
     return replace(
         artifact,
@@ -123,6 +125,7 @@ def _shipped(won: Entry, subject: Subject, out: Path, report: TuneReport) -> Onn
         sha256=folder_sha256(files),
         size_bytes=sum(file.size_bytes for file in files),
         files=files,
+        stamps=stamps,
         opset=opset,
         ir_version=ir_version,
         precision=candidate.precision,

@@ -44,7 +44,7 @@ class UploadOperator(ShippingOperator):
         accepted = self.accepted_report(context)
         artifact: OnnxArtifact = self.gathered["artifact"]
         staged = staging.staged(artifact.uri)
-        verify_folder(staged, artifact.files)
+        verify_folder(staged, artifact.files, artifact.stamps)
         target = self._target(artifact)
         objects.require_bucket(target)
         # Pushed before the first object: the clean-up must know of a half-done upload too.
