@@ -17,9 +17,15 @@ from pathlib import Path
 
 import pytest
 
+from onnx_release import child
+from onnx_release.child import export_trained
 from onnx_release.errors import Refused, Transient
 from onnx_release.host_lock import HostLock, LockOptions
+from onnx_release.limits import LatencyBudget, MeasurePlan
+from onnx_release.records import OnnxArtifact
+from onnx_release.steps import ExportStepOptions
 from onnx_release.subject import JudgeOptions
+from onnx_release.tune.options import TuneOptions
 from onnx_release.tune.search import Clock
 
 # Takes the lock as often as told and writes down when it had it; without a number of times it keeps the lock.
@@ -219,3 +225,40 @@ def test_a_holders_name_breaks_no_log(lock: Path) -> None:
             _take(lock, timeout_s=0.1)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 700
+
+
+@pytest.fixture(scope="module")
+def exported(trained_pickle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, OnnxArtifact]:
+    folder = tmp_path_factory.mktemp("exported") / "artifact"
+    return folder, export_trained(trained_pickle, folder, ExportStepOptions(device="cpu", allow_pickle=True))
+
+
+def _options(lock: Path, timeout_s: float) -> JudgeOptions:
+    return JudgeOptions(
+        batch_sizes=(1,),
+        budget=LatencyBudget(speedup_min=1e-6, on_miss="warn"),
+        plan=MeasurePlan(rounds_min=10, measure_min_s=0.0, measure_max_s=0.5, bootstrap_samples=100),
+        allow_pickle=True,
+        lock=LockOptions(path=str(lock), timeout_s=timeout_s, holder="release of run 8"),
+    )
+
+
+def test_a_pickles_own_process_takes_the_lock(
+    lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
+) -> None:
+    report = child.judge_artifact(trained_pickle, *exported, _options(lock, 30.0))
+    assert report.latency is not None
+    told = json.loads(lock.read_text())
+    assert told["holder"] == "release of run 8"
+    assert told["pid"] != os.getpid(), "the child timed, so the child held it"
+    _take(lock, timeout_s=0.1)
+
+
+def test_only_timing_waits_for_the_lock(lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]) -> None:
+    with _holder(lock, "release of run 7") as process:
+        assert child.compare_artifact(trained_pickle, *exported, _options(lock, 0.2)).passed
+        with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
+            child.judge_artifact(trained_pickle, *exported, _options(lock, 0.2))
+        tuning = TuneOptions(judge=_options(lock, 0.2), precisions=("float32", "int8"))
+        with pytest.raises(Transient, match=f"process {process.pid}"):
+            child.tune_artifact(trained_pickle, *exported, lock.parent / "tuned", tuning)

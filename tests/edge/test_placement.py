@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,12 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.sdk import Param
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from airflow_onnx import placement, policy
+from airflow_onnx import settings as app_settings
 from airflow_onnx.pods import MEASURING
 from onnx_release.errors import Refused
 
@@ -283,8 +286,6 @@ def test_a_task_on_another_queue_than_asked_for_is_refused() -> None:
 
 
 def test_the_form_offers_the_deployments_queues_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    import runpy
-
     _set(monkeypatch, choices="gpu-a,gpu-b")
     params: dict[str, Param] = runpy.run_path(str(ROOT / "dags" / "release_onnx.py"))["PARAMS"]
     for name in ("export_queue", "measure_queue"):
@@ -296,16 +297,28 @@ def test_the_form_offers_the_deployments_queues_alone(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan"])
 def test_a_timeout_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    from airflow_onnx import settings
-
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__MEASURE_LOCK_TIMEOUT_S", value)
     with pytest.raises(Refused, match=f"measure_lock_timeout_s: is '{value}'"):
-        settings.measure_lock_timeout_s()
+        app_settings.measure_lock_timeout_s()
 
 
 def test_a_lock_without_a_whole_path_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow_onnx import settings
-
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__MEASURE_LOCK", "locks/measure")
     with pytest.raises(Refused, match="measure_lock: is 'locks/measure'"):
-        settings.measure_lock()
+        app_settings.measure_lock()
+
+
+def test_the_values_for_the_chart_place_tasks_where_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "values.yaml").read_text())
+    settings, celery = values["config"]["onnx_release"], values["workers"]["celery"]
+    _set(monkeypatch, placement=settings["placement"], choices=settings["queue_choices"], executor=values["executor"])
+    asked = {kind: placement.arguments(kind) for kind in placement.KINDS}
+    listened_to = {celery["queue"], *(workers["queue"] for workers in celery["sets"])}
+    on_celery = {one["queue"] for kind, one in asked.items() if one["executor"] is None}
+    assert on_celery <= listened_to
+    assert set(app_settings.queue_choices()) <= listened_to
+    made = " ".join(values["migrateDatabaseJob"]["args"])
+    assert all(f"pools set {one['pool']} " in made for one in asked.values() if one["pool"] != "default_pool")
+    assert [one["executor"] for kind, one in asked.items() if kind in placement.ON_CUDA.values()] == [
+        "KubernetesExecutor"
+    ] * 2

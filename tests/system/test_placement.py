@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from stack import airflow, processes
 from stack.airflow_api import AirflowApi
 from stack.context import Context
 from stack.credentials import Credentials
-from stack.layout import Layout
+from stack.layout import REPO, Layout
 from stack.ports import Ports
 
 from .embedded import free_ports
@@ -47,8 +48,7 @@ retries = {"retries": 1, "retry_delay": timedelta(seconds=1)}
 with DAG("release_onnx", schedule=None, default_args={**retries, **placement.arguments("light")}):
     PlainOperator(task_id="before") >> ExportOperator(task_id="export", **placement.arguments("export"))
 """
-# As the wheel's metadata has it.
-ENTRY_POINT = "[airflow.policy]\nairflow_onnx = airflow_onnx.policy\n"
+POLICY = "airflow.policy"
 
 
 @pytest.fixture(scope="module", params=["airflow_local_settings", "entry point"])
@@ -60,7 +60,9 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if request.param == "entry point":
         (context.layout.airflow_home / "config" / "airflow_local_settings.py").unlink()
         (metadata,) = (context.layout.airflow_home / airflow.PROVIDER).glob("*.dist-info/entry_points.txt")
-        metadata.write_text(metadata.read_text() + ENTRY_POINT)
+        project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+        lines = [f"{name} = {module}" for name, module in project["entry-points"][POLICY].items()]
+        metadata.write_text(metadata.read_text() + "\n".join([f"[{POLICY}]", *lines]) + "\n")
     commands = airflow.commands(context)
     own = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(_dags(home)),
