@@ -113,7 +113,6 @@ def _run(api: AirflowApi, run_id: str, conf: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("run_id", "conf", "queue"),
     [
-        ("plain", {}, "exporting"),
         ("cuda", {"device": "cuda"}, "gpu"),
         ("chosen", {"device": "cuda", "export_queue": "big"}, "big"),
         ("hostile", {"export_queue": "nobody-listens"}, "exporting"),
