@@ -13,6 +13,7 @@ from onnx_release.comparing import Comparison, FailedCase
 from onnx_release.errors import Refused
 from onnx_release.export import retrace
 from onnx_release.host import describe_host
+from onnx_release.host_lock import HostLock
 from onnx_release.latency import Sides, measure_all
 from onnx_release.mapped import pages_dropped_after
 from onnx_release.parity import require_limits
@@ -130,6 +131,6 @@ def _latency(subject: Subject, candidate: OrtRunner, samples: Sequence[Sample]) 
         host=describe_host(),
     )
     limits = {options.budget.batch_size: options.budget.speedup_min}
-    with subject.reference() as reference:
+    with subject.reference() as reference, HostLock(options.lock).held():
         batches = measure_all(Sides(torch=reference, onnxruntime=candidate), timed, options.plan, limits)
     return judge_latency(batches, options.budget, conditions)

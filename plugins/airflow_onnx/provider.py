@@ -64,6 +64,20 @@ def get_provider_info() -> dict[str, Any]:
                     "staging_uri": _option(
                         "Folder that a release's tasks hand the artifact through.", None, "file:///var/lib/onnx_release"
                     ),
+                    "placement": _option(
+                        "Where tasks run, by kind of task: queues, pools, executors, hints for Kubernetes; JSON.",
+                        "",
+                        '{"measure": {"queue": "measuring"}, "export_cuda": {"queue": "gpu"}}',
+                    ),
+                    "queue_choices": _option(
+                        "Queues that a person may send the heavy tasks of a release to.", "", "gpu-a, gpu-b"
+                    ),
+                    "measure_lock": _option(
+                        "File that a task locks while it measures, the same for all workers of a host.",
+                        None,
+                        "/run/onnx_release/measure.lock",
+                    ),
+                    "measure_lock_timeout_s": _option("Seconds to wait for another's measuring on the host.", "1800"),
                     "watch_experiments": _option(
                         "Names or ids of the MLflow experiments whose runs are released as they end; * for all.",
                         "",
