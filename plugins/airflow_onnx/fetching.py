@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from airflow_onnx import settings
+from airflow_onnx import checkpoints, settings
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -54,14 +55,14 @@ def trained_model(hook: MlflowHook, model_uri: str, sha256: str = "") -> Iterato
     """
     from onnx_release.cache import Wanted
 
-    where = "model" if model_uri.startswith(LOGGED_MODEL) else PurePosixPath(model_uri).name
+    # A file's name tells what it is, in messages and by its suffix, and so it cannot be a special one.
+    where = PurePosixPath(model_uri).name if checkpoints.is_file(model_uri) else "model"
 
     def fill(folder: Path) -> None:
         # MLflow's client chooses where below the folder it puts them.
         local = hook.download(model_uri, folder / "download")
         local.rename(folder / where)
-        if (folder / "download").is_dir():
-            (folder / "download").rmdir()
+        shutil.rmtree(folder / "download", ignore_errors=True)
 
     key = "" if sha256 or settings.allow_pickle() else _key(hook, model_uri)
     with cached(Wanted(name=f"trained model {model_uri}", fill=fill, sha256=sha256, key=key), hook.moved) as entry:

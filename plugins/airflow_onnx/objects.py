@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import mimetypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -177,15 +177,15 @@ def same_store(one: Folder, other: Folder) -> bool:
     return bool(one.hook.get_conn().meta.endpoint_url == other.hook.get_conn().meta.endpoint_url)
 
 
-def holds(folder: Folder, file: FileDigest, expected: StagedFile) -> bool:
+def holds(folder: Folder, file: FileDigest, expected: Callable[[], StagedFile]) -> bool:
     """Tell whether the object is there and right; it is read only where its ETag says nothing.
 
-    :param expected: the ETag of the same bytes, put in the same way.
+    :param expected: returns the ETag of the same bytes, put in the same way; asked only if there is an object.
     """
     head = _head(folder, file.path)
     if head is None or head["ContentLength"] != file.size_bytes:
         return False
-    return _is_content(head, file, expected) or read_digest(folder, file.path) == file
+    return _is_content(head, file, expected()) or read_digest(folder, file.path) == file
 
 
 def _is_content(head: Any, file: FileDigest, expected: StagedFile) -> bool:
@@ -254,7 +254,7 @@ def content_type(path: str) -> str:
 def read_digest(folder: Folder, path: str, etag: str = "") -> FileDigest | None:
     """Read an object back, byte by byte, and return what it is; None when there is no such object.
 
-    :param etag: refuse to read another than that of this ETag.
+    :param etag: that of the object that is meant; there is none when it has another by now.
     """
     from botocore.exceptions import ClientError
 
@@ -264,7 +264,7 @@ def read_digest(folder: Folder, path: str, etag: str = "") -> FileDigest | None:
             only = {"IfMatch": f'"{etag}"'} if etag else {}
             body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(path), **only)["Body"]
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "PreconditionFailed"):
                 return None
             raise
         for chunk in body.iter_chunks(READ_CHUNK_BYTES):

@@ -23,7 +23,8 @@ TARGET_KEY = "target_uri"
 class UploadOperator(ShippingOperator):
     """Puts the artifact and its report below ``s3://<bucket>/<model name>/<training run id>/<sha256 prefix>/``.
 
-    Objects that are there and right are left alone, so a retry or a second release of the same bytes moves nothing.
+    What is staged in the same store, the store copies. Objects that are there and right are left alone, so a retry or a
+    second release of the same bytes moves nothing.
     Returns an `S3Object` once every object was verified.
 
     :param bucket: an existing bucket.

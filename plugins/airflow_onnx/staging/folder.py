@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -87,7 +88,7 @@ def putting(target: Folder, folder: Path) -> Send:
     from airflow_onnx import objects
 
     def send(file: FileDigest, metadata: dict[str, str]) -> bool:
-        if objects.holds(target, file, objects.expected_etag(target, folder, file)):
+        if objects.holds(target, file, partial(objects.expected_etag, target, folder, file)):
             return False
         objects.put(target, folder, file, metadata)
         return True

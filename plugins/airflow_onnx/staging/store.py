@@ -98,7 +98,7 @@ class StoreStaging(Staging):
             staged = artifact.staged.get(file.path)
             if staged is None:
                 raise Refused(f"the record of {source.uri}/{file.path}", "says nothing of how it was staged", _AGAIN)
-            if objects.holds(target, file, staged):
+            if objects.holds(target, file, lambda: staged):
                 return False
             objects.copy(source, target, file, staged, metadata)
             return True
