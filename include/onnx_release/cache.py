@@ -102,7 +102,7 @@ class Cache:
     def _hit(self, held: ExitStack, sha256: str, wanted: Wanted) -> Entry | None:
         with ExitStack() as tried:
             lease = tried.enter_context(_locked(self._lease(sha256), shared=True))
-            folder = self._root / "entries" / sha256
+            folder = self._entry(sha256)
             if not folder.is_dir():
                 return None
             if (files := _sound(folder, sha256)) is None:
@@ -129,7 +129,7 @@ class Cache:
 
     def _published(self, entry: Entry) -> Path | None:
         """Move a filled folder to its place, or return None where no room can be made. The caller holds `room`."""
-        target = self._root / "entries" / entry.sha256
+        target = self._entry(entry.sha256)
         if target.is_dir() and _sound(target, entry.sha256) is not None:
             return target
         if not self._make_room(entry.size_bytes, entry.sha256):
@@ -158,7 +158,7 @@ class Cache:
                 held.enter_context(_locked(self._lease(name), wait=False, remove=True))
             except BlockingIOError:
                 return False
-            self._discard(self._root / "entries" / name)
+            self._discard(self._entry(name))
         for key in (self._root / "keys").iterdir():
             if _read(key) == name:
                 key.unlink(missing_ok=True)
@@ -172,6 +172,9 @@ class Cache:
 
     def _content_of(self, key: str) -> str:
         return _read(self._root / "keys" / _digest(key)) if key else ""
+
+    def _entry(self, sha256: str) -> Path:
+        return self._root / "entries" / sha256
 
     def _lease(self, sha256: str) -> Path:
         return self._root / "leases" / sha256
@@ -192,10 +195,10 @@ class Cache:
         self._root.parent.mkdir(parents=True, exist_ok=True)
         for folder in (self._root, *(self._root / name for name in ("entries", "leases", "keys", "fills", "work"))):
             folder.mkdir(exist_ok=True, mode=0o700)
-        for lease in (self._root / "leases").iterdir():
-            if not (self._root / "entries" / lease.name).is_dir():
-                with suppress(BlockingIOError), _locked(lease, wait=False, remove=True):
-                    pass
+        leases = [path for path in (self._root / "leases").iterdir() if not self._entry(path.name).is_dir()]
+        for unused in [*leases, *(path for path in (self._root / "fills").iterdir() if path.name != "room")]:
+            with suppress(BlockingIOError), _locked(unused, wait=False, remove=True):
+                pass
         for left in (self._root / "work").iterdir():
             with suppress(BlockingIOError), _locked(left.with_suffix(".lock"), wait=False, remove=True):
                 shutil.rmtree(left.with_suffix(""), ignore_errors=True)
@@ -206,7 +209,8 @@ class Cache:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                self._clear()
+                with suppress(OSError):
+                    self._clear()
             raise Transient(
                 f"cache folder {self._root}",
                 f"cannot be used: {error}",

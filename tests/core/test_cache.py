@@ -328,3 +328,15 @@ def test_an_entry_in_use_by_another_process_is_not_evicted_until_that_ends(root:
     assert (one.folder / "MLmodel").read_text() == "a"
     with Cache(root, 150).entry(wanted(fetched, "b", key="b")):
         assert not one.folder.exists(), "the kernel let go of its lock"
+
+
+def test_locks_that_a_killed_process_left_are_swept(root: Path, fetched: Path) -> None:
+    cache = Cache(root, 1000)
+    with cache.entry(wanted(fetched, "a", key="a")) as entry:
+        for name in ("fills", "leases"):
+            (root / name / ("0" * 64)).touch()
+        (root / "work" / "0123456789abcdef").mkdir()
+        with cache.entry(wanted(fetched, "b", key="b")):
+            assert (root / "leases" / entry.sha256).exists(), "in use"
+    assert left_behind(root) == []
+    assert not (root / "leases" / ("0" * 64)).exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -309,13 +311,20 @@ def log_weights(folder: Path, seed: int) -> None:
 
 
 def test_a_pickled_model_with_its_own_code_leaves_its_cached_copy_as_it_was(
-    hook: MlflowHook, workers: Workers, monkeypatch: pytest.MonkeyPatch
+    hook: MlflowHook, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
-    release = new_release(pickled_run(TwoHeads()))
+    code = tmp_path / "own_code" / "own_net.py"
+    code.parent.mkdir()
+    code.write_text("from tests.edge.releasing import TwoHeads\n\n\nclass OwnNet(TwoHeads):\n    pass\n")
+    with monkeypatch.context() as training:
+        training.syspath_prepend(str(code.parent))
+        own_net = importlib.import_module("own_net")
+        release = new_release(pickled_run(own_net.OwnNet(), code_paths=[str(code)]))
+        monkeypatch.delitem(sys.modules, "own_net")
     workers.go("one")
     release.to("parity_latency")
-    assert release.moved["parity_latency"]["cache_hits"] == 2
+    assert release.moved["parity_latency"]["cache_hits"] == 2, "Python wrote no bytecode beside the code"
 
 
 def test_old_work_goes_and_what_is_not_ours_stays(workers: Workers, tmp_path: Path) -> None:
