@@ -46,17 +46,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what runs alone, while no worker is in the middle of a long test; then the longest units first."""
-    alone = {item.path for item in items if is_alone(item)}
+    alone = [item for item in items if is_alone(item)]
+    units, files = {unit_of(item.nodeid) for item in alone}, {item.path for item in alone}
 
-    def place(item: pytest.Item) -> int:
+    def place(item: pytest.Item) -> tuple[bool, int, bool]:
         unit = unit_of(item.nodeid)
-        if unit in ONE_WORKER:
-            return 1 + ONE_WORKER.index(unit)
-        if item.path in alone:
-            return 0
-        return 4 if unit == item.nodeid else 3
+        size = 0 if unit in ONE_WORKER else 2 if unit == item.nodeid else 1
+        return unit not in units, size, item.path not in files
 
-    items.sort(key=lambda item: (place(item), item.path not in alone))
+    items.sort(key=place)
 
 
 def is_alone(item: pytest.Item) -> bool:
