@@ -1,4 +1,4 @@
-"""One embedded stack for all system tests of a session."""
+"""One embedded stack for all system tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.guard import guarded
 from .embedded import RunningStack, describe, free_ports, run_stack, stack_environment
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """The stack, up and healthy; stopped after the last test, and its logs shown when it does not start."""
     home = tmp_path_factory.mktemp("stack") / "state"
