@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status clean-demo test lint format zoo bench
@@ -26,8 +27,8 @@ status: ## Say what runs, and where
 clean-demo: $(STAMP) ## Stop them and remove their state (.local)
 	@$(BIN)/python -m stack clean
 
-test: $(STAMP) ## Run every test, those on the embedded stack too
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## Run every test, those on the embedded stack too (PYTEST_ARGS="-x tests/core": in one process, these)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Check format, lint rules and types
 	$(BIN)/ruff format --check .
