@@ -27,6 +27,8 @@ REPO = Path(__file__).resolve().parents[1]
 BUILT = "mlflow"
 WAIT_S = 600.0
 POLL_S = 2.0
+# A service that has ended so often is not going to come up.
+RESTARTS_MAX = 3
 LOG_LINES = "25"
 
 
@@ -74,17 +76,21 @@ def require_engine() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """One deployment: its settings, and its name when it is not the folder's; `extra` comes before the settings."""
+    """One deployment: its settings, and its name when it is not the folder's; `extra` comes before the settings.
+
+    Without `file` it is docker-compose.yaml with the user's docker-compose.override.yaml, if there is one.
+    """
 
     env_file: Path = REPO / ".env"
     name: str | None = None
+    file: Path | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
     def command(self, *arguments: str) -> list[str]:
         """Return the whole command line of Compose."""
         named = ["--project-name", self.name] if self.name else []
-        files = ["--file", str(REPO / "docker-compose.yaml"), "--env-file", str(self.env_file)]
-        return [*compose(), *files, *named, *arguments]
+        files = ["--file", str(self.file)] if self.file else []
+        return [*compose(), *files, "--env-file", str(self.env_file), *named, *arguments]
 
     def environment(self) -> dict[str, str]:
         """Return the caller's environment with what the older Compose needs to build with BuildKit."""
@@ -171,7 +177,8 @@ class Container:
         """Whether it is of no use to wait for it."""
         state = self.facts["State"]
         unhealthy = state.get("Health", {}).get("Status") == "unhealthy"
-        return unhealthy or (self._is_once and state["Status"] == "exited" and state["ExitCode"] != 0)
+        ended = self._is_once and state["Status"] == "exited" and state["ExitCode"] != 0
+        return unhealthy or ended or self.facts["RestartCount"] >= RESTARTS_MAX
 
     @property
     def _is_once(self) -> bool:

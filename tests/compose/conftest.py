@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from deploy import env
-from deploy.compose import Project, require_engine
+from deploy.compose import REPO, Project, require_engine
 from stack.ports import Ports
 from stack.release import Release
 from tests.system.embedded import QUICK, free_ports
@@ -39,7 +39,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     }
     env.complete(home / ".env")
     extra = {name: str(value) for name, value in settings.items()}
-    project = Project(env_file=home / ".env", name=f"onnx-test-{secrets.token_hex(4)}", extra=extra)
+    name, file = f"onnx-test-{secrets.token_hex(4)}", REPO / "docker-compose.yaml"
+    project = Project(env_file=home / ".env", name=name, file=file, extra=extra)
     try:
         project.build()
         project.up("--scale", f"airflow-worker={WORKERS}")
