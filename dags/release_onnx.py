@@ -11,7 +11,8 @@ from typing import Any
 
 from airflow.sdk import DAG, TriggerRule
 
-from airflow_onnx.forms import as_json, field, given, returned
+from airflow_onnx.forms import as_json, field, given, pushed, returned
+from airflow_onnx.moved import MOVED_KEY
 from airflow_onnx.operators.check import CheckOperator
 from airflow_onnx.operators.export import ExportOperator
 from airflow_onnx.operators.parity_latency import ParityLatencyOperator
@@ -315,6 +316,10 @@ with DAG(
         version=returned("register"),
         alias=given("alias"),
         stage=given("stage"),
+        moved_by={
+            task: pushed(task, MOVED_KEY)
+            for task in ("export", "tune", "check", "parity_latency", "upload", "register")
+        },
         **judged,
         **step,
         **store,

@@ -79,6 +79,8 @@ RELEASE_ASSUMED_S = 60.0
 
 # How long the work folder of an unfinished release is kept, so that a cleared task finds what the one before it made.
 WORK_KEEP_S = 7 * 24 * 3600.0
+# How much a worker keeps of what it has fetched, models and artifacts together.
+CACHE_MAX_BYTES = 10 * 2**30
 
 
 # What half precision can hold: a step of float16 is 1e-3 of its value, of bfloat16 8e-3, and a network adds them up.

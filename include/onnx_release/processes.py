@@ -33,7 +33,9 @@ def clean_environment(scratch: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     # Absolute, since the child works elsewhere.
     paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
-    return kept | {"PYTHONPATH": paths, "HOME": scratch, "TMPDIR": scratch, "HF_HUB_OFFLINE": "1"}
+    # No bytecode: a model's own code lies in a folder that must stay as it is.
+    fixed = {"PYTHONPATH": paths, "HOME": scratch, "TMPDIR": scratch, "HF_HUB_OFFLINE": "1"}
+    return kept | fixed | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def end_with_parent() -> None:

@@ -73,6 +73,17 @@ class ExportAttempt(Record):
     wall_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedFile(Record):
+    """What an object store said of a staged file once its bytes were verified.
+
+    `by_content`: the store makes its ETags of the bytes, so that a copy of the same ETag holds the same bytes.
+    """
+
+    etag: str
+    by_content: bool
+
+
 Precision = Literal["float32", "float16", "int8"]
 """What a model computes in. ``float32`` stands for exact: the model as it was trained, whatever its own dtypes are."""
 
@@ -132,7 +143,8 @@ class OnnxArtifact(Record):
     """An exported model folder: ``model.onnx``, its external data, and what MLflow needs to load them.
 
     `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it
-    is staged and is empty for a folder that only the current process knows.
+    is staged and is empty for a folder that only the current process knows; in an object store, `staged` has each
+    file's ETag, by path. `trained_sha256` is the content of the trained model that was exported.
 
     `source` is how the trained model was stored (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``), `exporter`
     the strategy that made the file and `attempts` every one that was tried, in order; `findings` are the export
@@ -145,6 +157,8 @@ class OnnxArtifact(Record):
     """
 
     uri: str = ""
+    staged: dict[str, StagedFile] = field(default_factory=dict)
+    trained_sha256: str = ""
     sha256: str
     size_bytes: int
     files: tuple[FileDigest, ...]
@@ -334,7 +348,8 @@ class BenchmarkReport(Record):
 class ReleaseReport(Record):
     """The evidence of one release, as `report.json` holds it beside the model and in the training run.
 
-    `status` is the verdict on the artifact; what became of it afterwards (version, alias) is MLflow's to tell.
+    `status` is the verdict on the artifact; what became of it afterwards (version, alias) is MLflow's to tell. `moved`
+    counts the bytes that the release moved, by partner and direction, and its caches' hits; known at the end alone.
     """
 
     schema_version: int = 1
@@ -346,6 +361,7 @@ class ReleaseReport(Record):
     check: CheckReport | None = None
     benchmark: BenchmarkReport | None = None
     dag_run_url: str = ""
+    moved: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

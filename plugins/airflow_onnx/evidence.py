@@ -218,7 +218,7 @@ def accepted_report(context: Context, model_name: str, training: TrainedModel, j
 
     require_accepted(judged.artifact, judged.check, judged.benchmark)
     # Where it was staged means nothing to a reader of the report.
-    artifact = dataclasses.replace(judged.artifact, uri="")
+    artifact = dataclasses.replace(judged.artifact, uri="", staged={})
     report = build_report(model_name, training, artifact, judged.check, judged.benchmark)
     return dataclasses.replace(report, dag_run_url=dag_run_url(context))
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import mimetypes
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from airflow_onnx.moved import COPIED, Moved
 from onnx_release.errors import Refused, Transient
-from onnx_release.records import FileDigest
+from onnx_release.records import FileDigest, StagedFile
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
@@ -29,11 +30,14 @@ CONTENT_TYPES = {
     "MLmodel": "application/yaml",
 }
 # Answers that the same request gets again, in S3's own words; the numbers are what a HEAD request gets instead.
+_CHANGED = "Somebody has written there since: look for who, then clear the task '{rerun}' with its downstream tasks."
 _ACCESS = "Check the key, the secret and the account's policy in the connection."
 FINAL_ANSWERS = {
     "NoSuchBucket": "Create the bucket, or name another one.",
-    "NoSuchKey": "Clear the task 'upload' with its downstream tasks, so that the objects are put again.",
-    "404": "Create the bucket, or clear the task 'upload' with its downstream tasks.",
+    "NoSuchKey": "Clear the task '{rerun}' with its downstream tasks, so that the objects are put again.",
+    "404": "Create the bucket, or clear the task '{rerun}' with its downstream tasks.",
+    "PreconditionFailed": _CHANGED,
+    "412": _CHANGED,
     "AccessDenied": _ACCESS,
     "403": _ACCESS,
     "InvalidAccessKeyId": _ACCESS,
@@ -45,11 +49,17 @@ FINAL_ANSWERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """A bucket and the key prefix (ending in ``/``) that stands for one folder in it."""
+    """A bucket and the key prefix (ending in ``/``) that stands for one folder in it.
+
+    `moved` counts the bytes that go and come, as `partner`'s; `rerun` is the task that puts the objects.
+    """
 
     hook: S3Hook = field(repr=False)
     bucket: str
     prefix: str
+    moved: Moved = field(default_factory=Moved, repr=False)
+    partner: str = "store"
+    rerun: str = "upload"
 
     @property
     def uri(self) -> str:
@@ -60,13 +70,20 @@ class Folder:
         """Return the object key of a file of the folder."""
         return self.prefix + path
 
+    def count(self, direction: str, size_bytes: int) -> None:
+        """Count bytes that went ``up`` or came ``down``."""
+        self.moved[f"{self.partner}_{direction}_bytes"] += size_bytes
 
-def folder_at(s3_conn_id: str, uri: str) -> Folder:
-    """Return the folder that ``s3://bucket/prefix`` names, through an Airflow connection of type `aws`."""
+
+def folder_at(s3_conn_id: str, uri: str, **more: Any) -> Folder:
+    """Return the folder that ``s3://bucket/prefix`` names, through an Airflow connection of type `aws`.
+
+    :param more: further fields of `Folder`.
+    """
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    return Folder(hook=S3Hook(s3_conn_id), bucket=bucket, prefix=f"{prefix.rstrip('/')}/")
+    return Folder(hook=S3Hook(s3_conn_id), bucket=bucket, prefix=f"{prefix.strip('/')}/".lstrip("/"), **more)
 
 
 @contextmanager
@@ -83,7 +100,8 @@ def explained(folder: Folder, what: str) -> Iterator[None]:
         answer = error if isinstance(error, ClientError) else error.__context__
         code = answer.response.get("Error", {}).get("Code", "") if isinstance(answer, ClientError) else ""
         if code in FINAL_ANSWERS:
-            raise Refused(subject, f"the store refuses ({code})", FINAL_ANSWERS[code]) from error
+            action = FINAL_ANSWERS[code].format(rerun=folder.rerun)
+            raise Refused(subject, f"the store refuses ({code})", action) from error
         raise Transient(subject, f"the store failed: {str(error)[:300]}", _OUTAGE) from error
     except (NoCredentialsError, ParamValidationError) as error:
         raise Refused(subject, f"the request cannot be made: {str(error)[:300]}", _ACCESS) from error
@@ -97,8 +115,10 @@ def require_bucket(folder: Folder) -> None:
         folder.hook.get_conn().head_bucket(Bucket=folder.bucket)
 
 
-def put(folder: Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
+def put(folder: Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> StagedFile:
     """Put one file, in parts when it is large, and verify it; S3 shows the object only when it is complete.
+
+    Returns the ETag of what was verified.
 
     The store answers with an ETag that it made of what it received: the MD5 of the bytes, or that of its parts' MD5s.
     Where it makes its ETags in another way (encryption with keys of its own, some gateways), the object is read.
@@ -114,19 +134,93 @@ def put(folder: Folder, local: Path, file: FileDigest, metadata: dict[str, str])
             str(path),
             folder.bucket,
             folder.key(file.path),
-            ExtraArgs={"ContentType": content_type(file.path), "Metadata": {**metadata, "sha256": file.sha256}},
+            ExtraArgs=_described(file, metadata),
             Config=folder.hook.transfer_config,
         )
+        folder.count("up", file.size_bytes)
         head = client.head_object(Bucket=folder.bucket, Key=folder.key(file.path))
-        received = (head["ETag"].strip('"'), head["ContentLength"])
-        if received == (expected.result(), file.size_bytes):
-            return
-    if (found := read_digest(folder, file.path)) != file:
+        etag = head["ETag"].strip('"')
+        if (etag, head["ContentLength"]) == (expected.result(), file.size_bytes):
+            return StagedFile(etag=etag, by_content=True)
+    _require_reads_back(folder, file, etag)
+    return StagedFile(etag=etag, by_content=False)
+
+
+def copy(source: Folder, target: Folder, file: FileDigest, staged: StagedFile, metadata: dict[str, str]) -> None:
+    """Let the store copy an object, in the parts that it was put in, and verify the copy.
+
+    :param staged: what was verified at the source: if that is not what lies there by now, nothing is copied.
+    :raises Refused: when the source is gone or is another.
+    :raises Transient: when the copy is something else.
+    """
+    with explained(source, f"{file.path}, on its way to {target.uri},"):
+        client = target.hook.get_conn()
+        client.copy(
+            {"Bucket": source.bucket, "Key": source.key(file.path)},
+            target.bucket,
+            target.key(file.path),
+            ExtraArgs={
+                **_described(file, metadata),
+                "MetadataDirective": "REPLACE",
+                "CopySourceIfMatch": f'"{staged.etag}"',
+            },
+            Config=source.hook.transfer_config,
+        )
+        target.moved[COPIED] += file.size_bytes
+        head = client.head_object(Bucket=target.bucket, Key=target.key(file.path))
+    if not _is_content(head, file, staged):
+        _require_reads_back(target, file, head["ETag"].strip('"'))
+
+
+def same_store(one: Folder, other: Folder) -> bool:
+    """Tell whether the store of one folder can copy from the other: they have one address."""
+    return bool(one.hook.get_conn().meta.endpoint_url == other.hook.get_conn().meta.endpoint_url)
+
+
+def holds(folder: Folder, file: FileDigest, expected: Callable[[], StagedFile]) -> bool:
+    """Tell whether the object is there and right; it is read only where its ETag says nothing.
+
+    :param expected: returns the ETag of the same bytes, put in the same way; asked only if there is an object.
+    """
+    head = _head(folder, file.path)
+    if head is None or head["ContentLength"] != file.size_bytes:
+        return False
+    return _is_content(head, file, expected()) or read_digest(folder, file.path) == file
+
+
+def _is_content(head: Any, file: FileDigest, expected: StagedFile) -> bool:
+    return expected.by_content and (head["ETag"].strip('"'), head["ContentLength"]) == (expected.etag, file.size_bytes)
+
+
+def _head(folder: Folder, path: str) -> Any | None:
+    from botocore.exceptions import ClientError
+
+    with explained(folder, path):
+        try:
+            return folder.hook.get_conn().head_object(Bucket=folder.bucket, Key=folder.key(path))
+        except ClientError as error:
+            # The answer to HEAD has no body to say whether it is the bucket or the object; the bucket was seen before.
+            if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey"):
+                return None
+            raise
+
+
+def _described(file: FileDigest, metadata: dict[str, str]) -> dict[str, Any]:
+    return {"ContentType": content_type(file.path), "Metadata": {**metadata, "sha256": file.sha256}}
+
+
+def _require_reads_back(folder: Folder, file: FileDigest, etag: str) -> None:
+    if (found := read_digest(folder, file.path, etag)) != file:
         raise Transient(
             f"object {folder.uri}/{file.path}",
             f"reads back as {found and found.sha256}, not {file.sha256}",
             "It is put again; if that does not help, look at the store's disk.",
         )
+
+
+def expected_etag(folder: Folder, local: Path, file: FileDigest) -> StagedFile:
+    """Return the ETag that the file will have there, if the store makes its ETags of the bytes."""
+    return StagedFile(etag=_etag(local / file.path, file.size_bytes, folder.hook.transfer_config), by_content=True)
 
 
 def _etag(path: Path, size_bytes: int, config: TransferConfig) -> str:
@@ -157,32 +251,42 @@ def content_type(path: str) -> str:
     return known or mimetypes.guess_type(path)[0] or "application/octet-stream"
 
 
-def read_digest(folder: Folder, path: str) -> FileDigest | None:
-    """Read an object back, byte by byte, and return what it is; None when there is no such object."""
+def read_digest(folder: Folder, path: str, etag: str = "") -> FileDigest | None:
+    """Read an object back, byte by byte, and return what it is; None when there is no such object.
+
+    :param etag: that of the object that is meant; there is none when it has another by now.
+    """
     from botocore.exceptions import ClientError
 
     digest, size = hashlib.sha256(), 0
     with explained(folder, path):
         try:
-            body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(path))["Body"]
+            only = {"IfMatch": f'"{etag}"'} if etag else {}
+            body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(path), **only)["Body"]
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "PreconditionFailed"):
                 return None
             raise
         for chunk in body.iter_chunks(READ_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
+    folder.count("down", size)
     return FileDigest(path=path, sha256=digest.hexdigest(), size_bytes=size)
 
 
 def sizes(folder: Folder) -> dict[str, int]:
     """Return path and size in bytes of every object below the prefix."""
+    return {path: item["Size"] for path, item in listing(folder).items()}
+
+
+def listing(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Return what the store says of every object below the prefix, by path."""
     with explained(folder, "the listing"):
         pages = folder.hook.get_conn().get_paginator("list_objects_v2")
         found: list[dict[str, Any]] = []
         for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.prefix):
             found += page.get("Contents", [])
-    return {item["Key"].removeprefix(folder.prefix): item["Size"] for item in found}
+    return {item["Key"].removeprefix(folder.prefix): item for item in found}
 
 
 def fetch(folder: Folder, files: Iterable[FileDigest], target: Path) -> None:
@@ -194,6 +298,7 @@ def fetch(folder: Folder, files: Iterable[FileDigest], target: Path) -> None:
             folder.hook.get_conn().download_file(
                 folder.bucket, folder.key(file.path), str(local), Config=folder.hook.transfer_config
             )
+        folder.count("down", local.stat().st_size)
 
 
 def fetch_one(folder: Folder, path: str, target: Path, size_max_bytes: int) -> Path:

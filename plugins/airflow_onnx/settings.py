@@ -30,10 +30,32 @@ def factory_packages() -> tuple[str, ...]:
 
 
 def staging_uri() -> str:
-    """Return the folder (``file://…``) that the tasks of one release hand the artifact through."""
-    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser().resolve()
-    default = (home / "onnx_release_staging").as_uri()
+    """Return the folder (``file://…`` or ``s3://…``) that the tasks of one release hand the artifact through."""
+    default = (_airflow_home() / "onnx_release_staging").as_uri()
     return str(conf.get(SECTION, "staging_uri", fallback=default)).rstrip("/")
+
+
+def staging_conn_id() -> str:
+    """Return the connection of type `aws` that leads to an ``s3://`` staging folder."""
+    return str(conf.get(SECTION, "staging_conn_id", fallback="minio_default"))
+
+
+def cache_folder() -> Path:
+    """Return the folder on this worker's own disk that keeps what its tasks have fetched."""
+    given = str(conf.get(SECTION, "cache_folder", fallback="") or "")
+    return Path(given).expanduser().absolute() if given else _airflow_home() / "onnx_release_cache"
+
+
+def cache_max_bytes() -> int:
+    """Return how much that folder may hold; 0 keeps nothing. Raises `Refused` for what is no such number."""
+    text = str(conf.get(SECTION, "cache_max_bytes", fallback=limits.CACHE_MAX_BYTES)).strip()
+    if not (text.isascii() and text.isdigit()):
+        raise Refused(f"[{SECTION}] cache_max_bytes", f"is {text!r:.80}", "Give bytes as a whole number, 0 for none.")
+    return int(text)
+
+
+def _airflow_home() -> Path:
+    return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser().resolve()
 
 
 def airflow_url() -> str:

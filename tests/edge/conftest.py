@@ -76,7 +76,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 
 @pytest.fixture(scope="package")
-def connections(services: Services) -> Iterator[None]:
+def connections(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Airflow's connections, in the form that needs no metadata database.
 
     MLflow's client writes its server into the environment of its process; afterwards all is as it was.
@@ -86,6 +86,7 @@ def connections(services: Services) -> Iterator[None]:
         for connection in setup.connections(services.context):
             text = json.dumps({key: value for key, value in connection.items() if key != "connection_id"})
             patch.setenv(f"AIRFLOW_CONN_{connection['connection_id'].upper()}", text)
+        patch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_FOLDER", str(tmp_path_factory.mktemp("cache")))
         yield
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)

@@ -8,6 +8,7 @@ import shutil
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from mlflow.types import Schema, TensorSpec
 from torch import nn
 
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.moved import MOVED_KEY
 from airflow_onnx.operators.check import CheckOperator
 from airflow_onnx.operators.export import ExportOperator
 from airflow_onnx.operators.parity_latency import ParityLatencyOperator
@@ -93,10 +95,21 @@ class Release:
     pushed: dict[str, Any] = field(default_factory=dict)
     skipped: set[str] = field(default_factory=set)
 
+    moved: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def _push(self, task: str, key: str, value: Any) -> None:
+        if key == MOVED_KEY:
+            self.moved[task] = value
+        else:
+            self.pushed[key] = value
+
     @property
     def context(self) -> Any:
         """What an operator reads of Airflow's context."""
-        ti = SimpleNamespace(xcom_push=lambda key, value: self.pushed.__setitem__(key, value))
+        return self._context("")
+
+    def _context(self, task: str) -> Any:
+        ti = SimpleNamespace(xcom_push=partial(self._push, task))
         dag_run = SimpleNamespace(
             dag_id="release_onnx", run_id=self.dag_run_id, start_date=datetime.now(UTC), conf=dict(self.conf)
         )
@@ -109,7 +122,7 @@ class Release:
                 continue
             self.tasks[name] = getattr(self, f"_{name}")()
             try:
-                self.returned[name] = self.tasks[name].execute(self.context)
+                self.returned[name] = self.tasks[name].execute(self._context(name))
             except DownstreamTasksSkipped as skip:
                 # As Airflow does: the task has succeeded, and what it returned is what it pushed.
                 self.returned[name] = self.pushed.pop("return_value")
@@ -233,6 +246,7 @@ class Release:
             version=self.returned["register"],
             alias="candidate",
             stage=self.params.get("stage", "none"),
+            moved_by={task: json.dumps(counts) for task, counts in self.moved.items() if task != "promote"},
             **self._judged(),
             **self._shared(),
         )

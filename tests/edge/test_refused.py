@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -188,7 +189,7 @@ class Branching(nn.Module):
         return -positions, positions
 
 
-def pickled_run(module: nn.Module) -> str:
+def pickled_run(module: nn.Module, **more: Any) -> str:
     with mlflow.start_run() as run:
         mlflow.pytorch.log_model(
             module.eval(),
@@ -197,5 +198,6 @@ def pickled_run(module: nn.Module) -> str:
             input_example=np.zeros((4, 8), np.float32),
             pip_requirements=["torch"],
             serialization_format="pickle",
+            **more,
         )
     return str(run.info.run_id)

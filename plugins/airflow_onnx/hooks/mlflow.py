@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseHook
 
+from airflow_onnx.moved import Moved
 from onnx_release.errors import Refused, Transient
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _address(conn: Connection) -> str:
 class MlflowHook(BaseHook):
     """Speaks to the MLflow server of an Airflow connection.
 
+    `moved` counts the bytes of the artifacts that it has sent and fetched.
+
     :param mlflow_conn_id: a connection of type `mlflow`; its fields are described in docs/connections.md.
     """
 
@@ -115,6 +118,7 @@ class MlflowHook(BaseHook):
     def __init__(self, mlflow_conn_id: str = default_conn_name) -> None:
         super().__init__()
         self.mlflow_conn_id = mlflow_conn_id
+        self.moved = Moved()
 
     @cached_property
     def server(self) -> MlflowServer:
@@ -178,13 +182,26 @@ class MlflowHook(BaseHook):
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        self.moved["mlflow_down_bytes"] += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Path(local)
+
+    def model_files(self, model_uri: str) -> Iterator[tuple[str, int]]:
+        """Yield path and size in bytes of each file of a logged model, ``models:/m-…``."""
+        model_id, folders = model_uri.removeprefix("models:/"), [""]
+        with self.explained(f"artifacts {model_uri}", "Check that the run's artifacts still exist."):
+            while folders:
+                for item in self.client.list_logged_model_artifacts(model_id, folders.pop() or None):
+                    if item.is_dir:
+                        folders.append(item.path)
+                    else:
+                        yield item.path, item.file_size or 0
 
     def log_evidence(self, run_id: str, evidence: Evidence) -> None:
         """Put a release's report, metrics and tags on its training run, whatever that run's status is."""
         with self.explained(f"run {run_id}"):
             for local in evidence.files:
                 self.client.log_artifact(run_id, str(local), evidence.artifact_path)
+                self.moved["mlflow_up_bytes"] += local.stat().st_size
             for name, number in sorted(evidence.metrics.items()):
                 self.client.log_metric(run_id, name, number)
         self.set_tags(run_id, evidence.tags)

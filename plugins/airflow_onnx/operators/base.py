@@ -11,6 +11,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_onnx import evidence, rendered
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.moved import MOVED_KEY, Moved
 from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.verdict import Judged
 from onnx_release.errors import Refused
@@ -50,13 +51,22 @@ class ReleaseOperator(BaseOperator, abc.ABC):
         """The MLflow hook of this step."""
         return MlflowHook(self.mlflow_conn_id)
 
+    @property
+    def moved(self) -> Moved:
+        """Counts what this step moves, wherever that goes."""
+        return self.hook.moved
+
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the step; the records it gathers on its way are the evidence if it is refused."""
         self.gathered: dict[str, Any] = {}
         self.link_urls: dict[str, str] = {}
-        with airflow_outcome(lambda error: self._leave_refusal(context, error)):
-            self.training = rendered.record(TrainedModel, self.trained, "wait_for_training")
-            return self.release(context).to_dict()
+        try:
+            with airflow_outcome(lambda error: self._leave_refusal(context, error)):
+                self.training = rendered.record(TrainedModel, self.trained, "wait_for_training")
+                return self.release(context).to_dict()
+        finally:
+            self.log.info("Moved: %s.", self.moved)
+            context["ti"].xcom_push(key=MOVED_KEY, value=dict(self.moved))
 
     @abc.abstractmethod
     def release(self, context: Context) -> Record:

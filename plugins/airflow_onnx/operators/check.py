@@ -35,7 +35,8 @@ class CheckOperator(ReleaseOperator):
 
         artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
         domains = tuple(str(domain) for domain in rendered.value(self.allowed_domains) or ())
-        report = check_artifact(staging.staged(artifact.uri), artifact, CheckOptions(allowed_domains=domains))
+        with staging.at(artifact.uri, self.moved).local(artifact) as folder:
+            report = check_artifact(folder, artifact, CheckOptions(allowed_domains=domains))
         self.gathered["check"] = report
         for finding in report.findings:
             self.log.info("%s %s: %s", finding.severity, finding.code, finding.message)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from airflow_onnx import names, rendered, settings, staging
+from airflow_onnx import fetching, names, rendered, settings, staging
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.base import ReleaseOperator
 from airflow_onnx.sources import Source
@@ -87,13 +87,16 @@ class ExportOperator(ReleaseOperator):
         self.link_urls[TrainingRunLink.name] = self.hook.server.run_url(
             self.training.experiment_id, self.training.training_run_id
         )
-        uri = f"{self.work_uri}/{staging.ARTIFACT}"
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            trained = self.hook.download(self.training.model_uri, Path(scratch, "trained"))
-            artifact = export_trained(trained, staging.local_path(uri), options)
+        work = staging.at(self.work_uri, self.moved)
+        with (
+            tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch,
+            fetching.trained_model(self.hook, self.training.model_uri) as trained,
+        ):
+            out = work.out(staging.ARTIFACT, Path(scratch))
+            artifact = work.keep(staging.ARTIFACT, export_trained(trained.path, out, options), out)
         for attempt in artifact.attempts:
             self.log.info("strategy %s: %s %s", attempt.strategy, attempt.outcome, attempt.reason)
         for finding in artifact.findings:
             self.log.info("%s %s: %s %s", finding.severity, finding.code, finding.message, finding.fix)
         self.log.info("Exported %s (%d bytes, opset %d).", artifact.sha256, artifact.size_bytes, artifact.opset)
-        return dataclasses.replace(artifact, uri=uri)
+        return dataclasses.replace(artifact, trained_sha256=trained.sha256)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import evidence, rendered, staging
+from airflow_onnx import evidence, fetching, rendered, staging
 from airflow_onnx.operators.judging import JudgingOperator
 from onnx_release.errors import Refused
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
@@ -36,11 +36,13 @@ class ParityLatencyOperator(JudgingOperator):
 
         artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
         self.gathered["check"] = rendered.record(CheckReport, self.check, "check")
-        folder = staging.staged(artifact.uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             options = self.judge_options(Path(scratch), self.told())
-            trained = self.hook.download(self.training.model_uri, Path(scratch, "trained"))
-            report = judge_artifact(trained, folder, artifact, options)
+            with (
+                staging.at(artifact.uri, self.moved).local(artifact) as folder,
+                fetching.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
+            ):
+                report = judge_artifact(trained.path, folder, artifact, options)
             self.gathered["benchmark"] = report
             self._log_figures(report)
             if not report.passed:

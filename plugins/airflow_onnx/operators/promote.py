@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import evidence, names, objects, registry, rendered
 from airflow_onnx.links import ModelVersionLink
+from airflow_onnx.moved import total
 from airflow_onnx.operators.base import ShippingOperator
 from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, S3Object
@@ -23,16 +24,34 @@ class PromoteOperator(ShippingOperator):
     :param uploaded: the `S3Object` that the upload returned.
     :param version: the `ModelVersion` that the registration returned.
     :param alias: the alias to move, for example ``candidate``; a model of reduced precision gets ``candidate-int8``.
+    :param moved_by: by task, what it counted that it moved (see `moved.py`), each a dict or its JSON.
     :param stage: ``Staging`` or ``Production`` for consumers that load by stage; ``none`` or empty for no stage, and
         for nothing else where the precision is reduced.
     """
 
-    template_fields: Sequence[str] = (*ShippingOperator.template_fields, "uploaded", "version", "alias", "stage")
+    template_fields: Sequence[str] = (
+        *ShippingOperator.template_fields,
+        "uploaded",
+        "version",
+        "alias",
+        "stage",
+        "moved_by",
+    )
     operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
     ui_color = "#fee2e2"
 
-    def __init__(self, *, uploaded: Any, version: Any, alias: str, stage: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        uploaded: Any,
+        version: Any,
+        alias: str,
+        stage: str = "",
+        moved_by: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.moved_by = moved_by
         self.uploaded = uploaded
         self.version = version
         self.alias = alias
@@ -42,7 +61,9 @@ class PromoteOperator(ShippingOperator):
         """Look at the objects once more, move the alias, leave the evidence."""
         version = rendered.record(ModelVersion, self.version, "register")
         uploaded = rendered.record(S3Object, self.uploaded, "upload")
-        report = self.accepted_report(context)
+        in_all = total([*(self.moved_by or {}).values(), self.moved])
+        report = dataclasses.replace(self.accepted_report(context), moved=dict(in_all))
+        self.log.info("The release moved: %s.", in_all)
         precision = self.gathered["artifact"].precision
         alias, stage = names.alias_for(self.alias, precision), names.stage_for(self.stage, precision)
         self._require_objects(uploaded)

@@ -58,7 +58,7 @@ class RegisterOperator(ReleaseOperator):
         from onnx_release.report import read_report
         from onnx_release.smoke import smoke_test
 
-        source = objects.folder_at(self.s3_conn_id, uploaded.uri)
+        source = objects.folder_at(self.s3_conn_id, uploaded.uri, moved=self.moved)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             objects.fetch(source, uploaded.files, Path(scratch))
             smoke_test(Path(scratch), artifact)

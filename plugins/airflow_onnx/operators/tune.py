@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names, rendered, staging
+from airflow_onnx import fetching, names, rendered, staging
 from airflow_onnx.operators.judging import JudgingOperator
 from airflow_onnx.sources import fetch_inputs
 from onnx_release import limits
@@ -100,13 +99,16 @@ class TuneOperator(JudgingOperator):
     def _tuned(self, artifact: OnnxArtifact) -> OnnxArtifact:
         from onnx_release.child import tune_artifact
 
-        folder = staging.staged(artifact.uri)
-        uri = f"{self.work_uri}/{staging.TUNED}"
+        work = staging.at(self.work_uri, self.moved)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            options = self._options(Path(scratch))
-            trained = self.hook.download(self.training.model_uri, Path(scratch, "trained"))
-            tuned = tune_artifact(trained, folder, artifact, staging.local_path(uri), options)
-        return dataclasses.replace(tuned, uri=uri if tuned.variant else artifact.uri)
+            out, options = work.out(staging.TUNED, Path(scratch)), self._options(Path(scratch))
+            with (
+                staging.at(artifact.uri, self.moved).local(artifact) as folder,
+                fetching.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
+            ):
+                tuned = tune_artifact(trained.path, folder, artifact, out, options)
+            # Without a variant it is the exported one, where that is staged.
+            return work.keep(staging.TUNED, tuned, out) if tuned.variant else tuned
 
     def _options(self, scratch: Path) -> TuneOptions:
         from onnx_release.tune.options import TuneOptions

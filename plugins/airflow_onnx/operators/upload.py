@@ -23,7 +23,8 @@ TARGET_KEY = "target_uri"
 class UploadOperator(ShippingOperator):
     """Puts the artifact and its report below ``s3://<bucket>/<model name>/<training run id>/<sha256 prefix>/``.
 
-    Objects that are there and right are left alone, so a retry or a second release of the same bytes moves nothing.
+    What is staged in the same store, the store copies. Objects that are there and right are left alone, so a retry or a
+    second release of the same bytes moves nothing.
     Returns an `S3Object` once every object was verified.
 
     :param bucket: an existing bucket.
@@ -39,19 +40,16 @@ class UploadOperator(ShippingOperator):
 
     def release(self, context: Context) -> S3Object:
         """Verify what is staged, put what is missing."""
-        from onnx_release.artifact import verify_folder
-
         accepted = self.accepted_report(context)
         artifact: OnnxArtifact = self.gathered["artifact"]
-        staged = staging.staged(artifact.uri)
-        verify_folder(staged, artifact.files)
         target = self._target(artifact)
         objects.require_bucket(target)
         # Pushed before the first object: the clean-up must know of a half-done upload too.
         context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
         metadata = {"training-run-id": self.training.training_run_id, "artifact-sha256": artifact.sha256}
-        for file in artifact.files:
-            self._put(target, staged, file, metadata)
+        with staging.at(artifact.uri, self.moved).sender(artifact, target) as send:
+            for file in artifact.files:
+                self._log_sent(target, file, send(file, metadata))
         report = self._put_report(target, accepted, metadata)
         stray = set(objects.sizes(target)) - {file.path for file in artifact.files} - {report.path}
         objects.remove(target, sorted(stray))
@@ -68,14 +66,11 @@ class UploadOperator(ShippingOperator):
 
     def _target(self, artifact: OnnxArtifact) -> objects.Folder:
         prefix = names.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
-        return objects.folder_at(self.s3_conn_id, f"s3://{names.bucket(self.bucket)}/{prefix}")
+        return objects.folder_at(self.s3_conn_id, f"s3://{names.bucket(self.bucket)}/{prefix}", moved=self.moved)
 
-    def _put(self, target: objects.Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> None:
-        if objects.read_digest(target, file.path) == file:
-            self.log.info("%s/%s is there already.", target.uri, file.path)
-            return
-        objects.put(target, local, file, metadata)
-        self.log.info("Put %s/%s, %d bytes.", target.uri, file.path, file.size_bytes)
+    def _log_sent(self, target: objects.Folder, file: FileDigest, sent: bool) -> None:
+        verb = "was put there" if sent else "was there already"
+        self.log.info("%s/%s, %d bytes, %s.", target.uri, file.path, file.size_bytes, verb)
 
     def _put_report(self, target: objects.Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
         """Keep a report that speaks well of these bytes; the version's tags and readers may already quote it."""
@@ -91,7 +86,8 @@ class UploadOperator(ShippingOperator):
                     return there
             write_report(Path(scratch), report)
             (written,) = describe_folder(Path(scratch))
-            self._put(target, Path(scratch), written, metadata)
+            objects.put(target, Path(scratch), written, metadata)
+            self._log_sent(target, written, True)
         return written
 
 

@@ -32,7 +32,7 @@ class PrepareWorkOperator(BaseOperator):
         run: Any = context["dag_run"]
         uri = staging.work_uri(settings.staging_uri(), run.dag_id, run.run_id)
         with airflow_outcome():
-            staging.prepare(uri, self.keep_s)
+            staging.at(uri).prepare(self.keep_s)
         return uri
 
 
@@ -84,7 +84,7 @@ class CleanWorkOperator(BaseOperator):
         """Clean up according to how far the release came."""
         with airflow_outcome():
             if rendered.optional_record(ModelVersion, self.version):
-                staging.remove(self.work_uri)
+                staging.at(self.work_uri).remove()
             elif self.target_uri:
                 self._remove_unnamed_objects(rendered.record(TrainedModel, self.trained, "wait_for_training"))
 
