@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status clean-demo test lint format zoo bench
+.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format zoo bench
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Train a model and watch Airflow release it (ONCE=1: stop the services at the end)
 	@$(BIN)/python -m stack demo
@@ -26,6 +26,19 @@ status: ## Say what runs, and where
 
 clean-demo: $(STAMP) ## Stop them and remove their state (.local)
 	@$(BIN)/python -m stack clean
+
+# These install nothing: Docker Engine, Compose and any Python 3.11 are all they need.
+env: ## Write .env, the secrets of docker-compose.yaml, once; adds what is missing and changes nothing
+	@$(PYTHON) -m deploy.env
+
+compose-up: env ## Start everything in containers, with Celery workers that share no disk (WORKERS=n)
+	@$(PYTHON) -m deploy.compose up --workers $(or $(WORKERS),1)
+
+compose-down: ## Stop and remove the containers; their volumes stay
+	@$(PYTHON) -m deploy.compose down
+
+compose-test: $(STAMP) ## Bring docker-compose.yaml up under another name, test it, tear it down (needs Docker Engine)
+	@$(BIN)/python -m pytest -m compose tests/compose
 
 test: $(STAMP) ## Run every test, those on the embedded stack too (PYTEST_ARGS="-x tests/core": in one process, these)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -15,7 +15,8 @@ from stack.private import write_private
 FILE = "credentials.json"
 
 
-def _fernet_key() -> str:
+def fernet_key() -> str:
+    """Return a fresh key for what Airflow encrypts in its database."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
@@ -39,7 +40,7 @@ class Credentials:
             airflow_password=secrets.token_urlsafe(15),
             minio_access_key="minio-" + secrets.token_hex(4),
             minio_secret_key=secrets.token_hex(20),
-            fernet_key=_fernet_key(),
+            fernet_key=fernet_key(),
             jwt_secret=secrets.token_urlsafe(48),
             api_secret_key=secrets.token_urlsafe(32),
         )
