@@ -1,4 +1,4 @@
-"""``python -m bench.document``: put the figures of ``bench/results.json`` into docs/performance.md, and draw them."""
+"""``python -m bench.document``: put the figures of ``bench/results.json`` into the pages of docs/, and draw them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.parts import PARTS
 from bench.results import read
+from bench.scale import model
 from stack.layout import REPO
 
 PAGE = REPO / "docs" / "performance.md"
@@ -18,7 +19,7 @@ Entry = Mapping[str, Any]
 
 
 def main() -> int:
-    """Write both; the exit status is 1 when there are no results yet."""
+    """Write all of it; the exit status is 1 when there are no results yet."""
     entries = in_order(read())
     if not entries:
         print("There are no results: make bench", file=sys.stderr)
@@ -27,6 +28,14 @@ def main() -> int:
     from bench.picture import draw
 
     draw(entries, PICTURE)
+    try:
+        scaled = between_marks(model.PAGE.read_text(encoding="utf-8"), model.tables(entries))
+    except KeyError as error:
+        print(
+            f"{model.PAGE.relative_to(REPO)} stays as it is, without {error}: make bench ONLY=workers", file=sys.stderr
+        )
+    else:
+        model.PAGE.write_text(scaled, encoding="utf-8")
     print(f"{len(entries)} figures written to {PAGE.relative_to(REPO)}, and drawn in {PICTURE.relative_to(REPO)}")
     return 0
 
@@ -38,7 +47,13 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def with_figures(page: str, entries: Sequence[Entry]) -> str:
-    """Return the page with what stands between its two marks replaced by the picture and a table of the entries.
+    """Return the page with the picture and a table of the entries between its two marks."""
+    picture = f"![The main figures]({PICTURE.relative_to(PAGE.parent)})"
+    return between_marks(page, f"{picture}\n\n{figures(entries)}")
+
+
+def between_marks(page: str, text: str) -> str:
+    """Return the page with what stands between its two marks replaced.
 
     :raises ValueError: when the page has not both marks, in this order.
     """
@@ -46,8 +61,7 @@ def with_figures(page: str, entries: Sequence[Entry]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the page has no {BEGIN} … {END}")
-    picture = f"![The main figures]({PICTURE.relative_to(PAGE.parent)})"
-    return f"{before}{BEGIN}\n\n{picture}\n\n{figures(entries)}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def figures(entries: Sequence[Entry]) -> str:
