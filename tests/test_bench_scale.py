@@ -144,11 +144,19 @@ def test_what_a_release_moved_leaves_out_the_stores_own_copies() -> None:
 
 def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:
     each = {
-        "cpu_s/airflow-worker": 20.0, "cpu_s/airflow-scheduler": 2.0, "cpu_s/airflow-api-server": 1.0,
-        "cpu_s/mlflow": 0.5, "cpu_s/postgres": 0.4, "cpu_s/redis": 0.01, "airflow/request/airflow-worker PUT task-instances/run": 100.0,
-        "mlflow/request/airflow-worker POST runs/search": 30.0, "postgres/airflow/transactions": 200.0,
-        "postgres/airflow/rows_inserted": 60.0, "postgres/airflow/rows_updated": 40.0, "minio/sent_bytes": 5e8 * scale,
-    }  # fmt: skip
+        "cpu_s/airflow-worker": 20.0,
+        "cpu_s/airflow-scheduler": 2.0,
+        "cpu_s/airflow-api-server": 1.0,
+        "cpu_s/mlflow": 0.5,
+        "cpu_s/postgres": 0.4,
+        "cpu_s/redis": 0.01,
+        "airflow/request/airflow-worker PUT task-instances/run": 100.0,
+        "mlflow/request/airflow-worker POST runs/search": 30.0,
+        "postgres/airflow/transactions": 200.0,
+        "postgres/airflow/rows_inserted": 60.0,
+        "postgres/airflow/rows_updated": 40.0,
+        "minio/sent_bytes": 5e8 * scale,
+    }
     return {
         "workers": number,
         "releases": 4,

@@ -76,17 +76,19 @@ class Deployment:
         body = {"dag_run_id": f"bench__{number}", "logical_date": None, "conf": conf}
         runs = self.runs
         runs.api.post(f"/dags/{WATCH_DAG_ID}/dagRuns", body)
-        limit_s = RELEASE_MAX_S * (1 + len(training_runs))
 
         def over() -> bool:
             look()
             (watch,) = (row for row in runs.watches() if row["dag_run_id"] == body["dag_run_id"])
-            return airflow_runs.ended([watch]) == 1
+            if watch["state"] == "failed":
+                raise StackError(f"{WATCH_DAG_ID} has failed: see its DAG run {watch['dag_run_id']} in Airflow.")
+            return airflow_runs.ended(runs.releases(training_runs)) == len(training_runs)
 
-        airflow_runs.wait_for("the watch goes on", over, limit_s, poll_s=POLL_S)
+        limit_s = RELEASE_MAX_S * (1 + len(training_runs))
+        airflow_runs.wait_for("not every release has ended", over, limit_s, poll_s=POLL_S)
         rows = runs.releases(training_runs)
-        if airflow_runs.states(rows) != {"success": len(training_runs)}:
-            raise StackError(f"Of {len(training_runs)} releases: {airflow_runs.states(rows) or 'none was started'}.")
+        if (states := airflow_runs.states(rows)) != {"success": len(training_runs)}:
+            raise StackError(f"Of {len(training_runs)} releases: {states}.")
         return rows
 
 
