@@ -69,6 +69,11 @@ def test_requests_are_counted_by_caller_and_kind() -> None:
     }
 
 
+def test_a_slot_is_held_for_as_long_as_the_worker_says() -> None:
+    line = "2026-11-26T11:47:37Z [info] Task execute_workload[df674c2a-f9d4] {} in 3.25s: None [celery.app.trace]"
+    assert access_logs.workloads([line.format("succeeded"), line.format("received")]) == {"ended": 1, "slot_s": 3.25}
+
+
 @pytest.mark.parametrize("usage", ["2500000000\n", "usage_usec 2500000\nuser_usec 1\nsystem_usec 2\n"])
 def test_a_containers_counters_are_read_from_either_kind_of_control_group(usage: str) -> None:
     assert servers.container(NET + usage) == {"net_in_bytes": 1030, "net_out_bytes": 204, "cpu_s": 2.5}
@@ -155,6 +160,7 @@ def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:
         "postgres/airflow/transactions": 200.0,
         "postgres/airflow/rows_inserted": 60.0,
         "postgres/airflow/rows_updated": 40.0,
+        "worker/slot_s": 40.0,
         "minio/sent_bytes": 5e8 * scale,
     }
     return {

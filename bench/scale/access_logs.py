@@ -1,4 +1,4 @@
-"""Requests counted from the servers' own access logs, by caller and by what they ask for."""
+"""What the containers' own logs tell: requests by caller and by what they ask for, and how long workers were at it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 _MLFLOW = re.compile(r'(?P<caller>[\d.]+):\d+ - "(?P<verb>[A-Z]+) (?P<path>\S+) HTTP')
 # … [http.access] client_addr=172.21.0.8:50608 duration_us=5115 … method=GET path=/execution/connections/x query= …
 _AIRFLOW = re.compile(r"client_addr=(?P<caller>[\d.]+):\d+ .*method=(?P<verb>[A-Z]+) path=(?P<path>\S+)")
+# … Task execute_workload[5315f6a8-…] succeeded in 6.732741279000038s: None …
+_WORKLOAD = re.compile(r"Task execute_workload\[\S+\] succeeded in ([\d.]+)s")
 # Below these of MLflow's API a second word says what is done.
 _TWO_WORDS = {"runs", "experiments", "model-versions", "registered-models", "mlflow-artifacts"}
 _WORD = re.compile(r"[a-z][a-z-]*")
@@ -23,6 +25,15 @@ def mlflow_requests(lines: Iterable[str], callers: Mapping[str, str]) -> Counter
 def airflow_requests(lines: Iterable[str], callers: Mapping[str, str]) -> Counter[str]:
     """Count what tasks, workers and the triggerer ask of Airflow's API server; not what a person or this bench asks."""
     return _counted(_AIRFLOW, lines, callers, airflow_endpoint)
+
+
+def workloads(lines: Iterable[str]) -> dict[str, float]:
+    """Return how many tasks a worker has ended, as ``ended``, and for how long they held a slot of it, as ``slot_s``.
+
+    That is longer than the tasks' own records say: a slot is also held while the log goes to the store.
+    """
+    seconds = [float(found[1]) for line in lines if (found := _WORKLOAD.search(line))]
+    return {"ended": float(len(seconds)), "slot_s": sum(seconds)}
 
 
 def _counted(

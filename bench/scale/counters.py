@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.scale import access_logs, servers
-from bench.scale.deployment import Deployment
+from bench.scale.deployment import WORKER, Deployment
 from deploy import env
 from deploy.compose import Container, docker
 from stack.errors import StackError
@@ -40,6 +40,9 @@ class Counters:
         for one in self._containers:
             for name, number in servers.container(_inside(one, "sh", "-c", servers.CONTAINER_SCRIPT)).items():
                 counts[f"{name}/{one.service}"] += number
+            if one.service == WORKER:
+                for name, number in access_logs.workloads(_log(one)).items():
+                    counts[f"worker/{name}"] += number
         tables = {name: self._sql(name, servers.TABLES_SQL) for name in servers.DATABASES}
         counts |= servers.postgres(self._sql("postgres", servers.SERVER_SQL), tables)
         counts |= servers.redis(self._redis()) | servers.minio(self._minio())

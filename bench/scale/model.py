@@ -44,6 +44,8 @@ ASKED = (
     ("processor of Redis, s", "cpu_s/redis", 1),
     ("processor of MinIO, s", "cpu_s/minio", 1),
     ("processor of the workers, s", "cpu_s/airflow-worker", 1),
+    ("tasks on a worker", "worker/ended", 1),
+    ("a worker's slot, s", "worker/slot_s", 1),
 )
 IDLE = (
     ("requests to MLflow", "mlflow/request/"),
@@ -193,8 +195,6 @@ def _asked(found: Measured) -> str:
     for name, prefix, unit in ASKED:
         small, large = (added(counts, prefix) / unit for counts in (found.small, found.large))
         rows.append(f"| {name.strip()} | {short(small)} | {short(large)} | {short(small * RUNS)} |")
-    seconds = [sum(each.values()) for each in (found.small_task_s, found.large_task_s)]
-    rows.append(f"| a worker's slot, s | {short(seconds[0])} | {short(seconds[1])} | {short(seconds[0] * RUNS)} |")
     measuring = [each["parity_latency"] for each in (found.small_task_s, found.large_task_s)]
     rows.append(
         f"| of it measuring, s | {short(measuring[0])} | {short(measuring[1])} | {short(measuring[0] * RUNS)} |"
