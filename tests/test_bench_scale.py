@@ -305,6 +305,19 @@ def test_what_fails_half_way_is_torn_down_with_its_volumes(engine: Engine, tmp_p
     engine.answers(f"{CONFIG}\n*' up '*) exit 1 ;;")
     with pytest.raises(DeployError, match="ended with status 1"), deployment.deployment(tmp_path):
         pass
-    assert "down --volumes --remove-orphans" in engine.asked[-1]
     (name,) = {line.split("--project-name ")[1].split()[0] for line in engine.asked if "--project-name" in line}
     assert name.startswith("onnx-bench-")
+    up, down, image = engine.asked[-3:]
+    assert " up " in up
+    assert down.endswith(f"--project-name {name} down --volumes --remove-orphans")
+    assert image == f"rmi {name}:measured"
+
+
+def test_workers_that_come_later_are_of_the_image_of_the_first(engine: Engine, tmp_path: Path) -> None:
+    engine.answers(f'{CONFIG}\n*" up "*) echo "image $AIRFLOW_ONNX_IMAGE" >> {tmp_path}/asked; exit 1 ;;')
+    with pytest.raises(DeployError), deployment.deployment(tmp_path):
+        pass
+    (own,) = (line.split()[1] for line in engine.asked if line.startswith("image onnx-"))
+    assert f"tag {deployment.IMAGE} {own}" in engine.asked
+    # What the file says when nothing is set.
+    assert f":-{deployment.IMAGE}}}" in (compose.REPO / "docker-compose.yaml").read_text()

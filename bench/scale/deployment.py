@@ -19,7 +19,7 @@ import mlflow
 from bench.results import NotMeasured, say
 from bench.watch import airflow_runs
 from bench.watch.airflow_runs import AirflowRuns
-from bench.watch.stacks import EXPERIMENT, QUICK, environment, free_ports
+from bench.watch.stacks import CLIENT, EXPERIMENT, QUICK, environment, free_ports
 from deploy import env
 from deploy.compose import REPO, Project, docker, require_engine
 from deploy.errors import DeployError
@@ -29,9 +29,11 @@ from stack.credentials import Credentials
 from stack.errors import StackError
 from stack.layout import Layout
 from stack.ports import Ports
-from stack.release import WATCH_DAG_ID
+from stack.release import WATCH_DAG_ID, Release
 
 WORKER = "airflow-worker"
+# As docker-compose.yaml has it.
+IMAGE = "airflow-onnx-release:local"
 # Older than the lookback: the bell must not start what is asked for by hand.
 DAYS_AGO = 3
 RANGE = timedelta(hours=1)
@@ -53,7 +55,7 @@ class Deployment:
 
     def scale(self, workers: int) -> None:
         """Have so many workers, all of them healthy; the other services are left alone."""
-        self.project.up("--no-recreate", "--scale", f"{WORKER}={workers}")
+        self.project.up("--no-deps", "--no-recreate", "--scale", f"{WORKER}={workers}", WORKER)
         say(f"{workers} workers")
 
     def end_in_the_past(self, training_runs: Sequence[str], number: int) -> None:
@@ -87,8 +89,9 @@ class Deployment:
         limit_s = RELEASE_MAX_S * (1 + len(training_runs))
         airflow_runs.wait_for("not every release has ended", over, limit_s, poll_s=POLL_S)
         rows = runs.releases(training_runs)
-        if (states := airflow_runs.states(rows)) != {"success": len(training_runs)}:
-            raise StackError(f"Of {len(training_runs)} releases: {states}.")
+        if failed := [row["conf"]["training_run_id"] for row in rows if row["state"] != "success"]:
+            why = Release(runs.api, failed[0]).failure()
+            raise StackError(f"{len(failed)} of {len(training_runs)} releases have failed. The first: {why}")
         return rows
 
 
@@ -104,7 +107,7 @@ def deployment(folder: Path) -> Iterator[Deployment]:
 
     Raises `NotMeasured` when there is no engine, no Compose, or not every image.
     """
-    airflow, mlflow_port, minio, console = free_ports(4)
+    name, (airflow, mlflow_port, minio, console) = f"onnx-bench-{secrets.token_hex(4)}", free_ports(4)
     settings = {
         "AIRFLOW_PORT": airflow,
         "MLFLOW_PORT": mlflow_port,
@@ -117,11 +120,10 @@ def deployment(folder: Path) -> Iterator[Deployment]:
         "WATCH_RELEASE_PARAMS": json.dumps(QUICK),
     }
     env.complete(folder / ".env")
-    extra = {name: str(value) for name, value in settings.items()}
-    name = f"onnx-bench-{secrets.token_hex(4)}"
+    extra = {key: str(value) for key, value in settings.items()}
     project = Project(env_file=folder / ".env", name=name, file=REPO / "docker-compose.yaml", extra=extra)
     _require(project)
-    with environment(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true"):
+    with _own_image(project), environment(**CLIENT):
         try:
             project.up("--scale", f"{WORKER}=1")
             started = Deployment(project, _context(project, folder, Ports(airflow, mlflow_port, minio)))
@@ -130,6 +132,21 @@ def deployment(folder: Path) -> Iterator[Deployment]:
         finally:
             with interrupts.ignored():
                 project.run("down", "--volumes", "--remove-orphans")
+
+
+@contextlib.contextmanager
+def _own_image(project: Project) -> Iterator[None]:
+    """Give our image a name that a build meanwhile does not move: workers that come later must be like the first."""
+    image = project.environment().get("AIRFLOW_ONNX_IMAGE") or IMAGE
+    own = f"{project.name}:measured"
+    subprocess.run([docker(), "tag", image, own], check=True)
+    project.extra["AIRFLOW_ONNX_IMAGE"] = own
+    try:
+        yield
+    finally:
+        # The name alone: the image has its other one.
+        with interrupts.ignored():
+            subprocess.run([docker(), "rmi", own], check=False, stdout=subprocess.DEVNULL)
 
 
 def _context(project: Project, folder: Path, ports: Ports) -> Context:
