@@ -157,7 +157,7 @@ def test_a_training_run_is_released_by_itself_and_on_both_workers(
         if run.hosts() == workers:
             break
     assert run.hosts() == workers
-    assert "onnx" in run.log("export"), "the log outlives the task, in MinIO"
+    assert "s3://airflow-logs/" in run.log("export"), "the log has gone to MinIO"
 
 
 def test_a_release_outlives_the_worker_that_is_killed_under_it(
@@ -179,6 +179,8 @@ def test_a_release_outlives_the_worker_that_is_killed_under_it(
     assert (last["hostname"], last["state"]) == (survivor, "success")
     assert set(deployment.workers()) == {survivor}, "nobody has started it again meanwhile"
     require_right(deployment, client, run, training_run_id, tmp_path)
+    lost = [name for name, task in run.tasks().items() if task["hostname"] == host and task["state"] == "success"]
+    assert all("s3://airflow-logs/" in run.log(name) for name in lost), "logs outlive their worker"
 
 
 def test_nothing_is_left_staged(deployment: Deployment) -> None:
