@@ -179,17 +179,27 @@ def test_a_release_outlives_the_worker_that_is_killed_under_it(
     assert (last["hostname"], last["state"]) == (survivor, "success")
     assert set(deployment.workers()) == {survivor}, "nobody has started it again meanwhile"
     require_right(deployment, client, run, training_run_id, tmp_path)
-    lost = [name for name, task in run.tasks().items() if task["hostname"] == host and task["state"] == "success"]
-    assert all("s3://airflow-logs/" in run.log(name) for name in lost), "logs outlive their worker"
+    for name, task in run.tasks().items():
+        if task["hostname"] == host and task["state"] == "success":
+            assert "s3://airflow-logs/" in run.log(name, task["try_number"]), "logs outlive their worker"
 
 
 def test_nothing_is_left_staged(deployment: Deployment) -> None:
     assert deployment.keys("onnx-staging") == []
 
 
+def test_a_third_worker_joins_and_the_killed_one_is_replaced(deployment: Deployment) -> None:
+    deployment.project.up("--scale", "airflow-worker=3")
+    assert len(deployment.workers()) == 3
+
+
 def test_nothing_is_left_when_it_is_torn_down(deployment: Deployment) -> None:
+    mounts = [mount for container in deployment.project.containers() for mount in container.facts["Mounts"]]
     deployment.project.run("down", "--volumes", "--remove-orphans")
     label = f"label=com.docker.compose.project={deployment.project.name}"
     for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
         command = [docker(), *kind, "--quiet", "--filter", label]
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "", kind
+    command = [docker(), "volume", "ls", "--quiet"]
+    there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not {mount["Name"] for mount in mounts if mount["Type"] == "volume"} & set(there)
