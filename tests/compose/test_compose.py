@@ -165,12 +165,7 @@ def test_a_release_outlives_the_worker_that_is_killed_under_it(
 ) -> None:
     training_run_id = deployment.train("by-hand", 11)
     run = DagRun(deployment.api, f"release__{training_run_id}").trigger(training_run_id=training_run_id, **QUICK)
-
-    def measuring() -> str | None:
-        task = run.tasks().get("parity_latency", {})
-        return task["hostname"] if task.get("state") == "running" else None
-
-    host = wait_for("the measurement", measuring, RELEASE_TIMEOUT_S)
+    host = wait_for("the measurement", lambda: run.running_on("parity_latency"), RELEASE_TIMEOUT_S)
     (survivor,) = set(deployment.workers()) - {host}
     subprocess.run([docker(), "kill", "--signal", "KILL", host], check=True, capture_output=True)
     run.succeed(RELEASE_TIMEOUT_S)
@@ -182,6 +177,16 @@ def test_a_release_outlives_the_worker_that_is_killed_under_it(
     for name, task in run.tasks().items():
         if task["hostname"] == host and task["state"] == "success":
             assert "s3://airflow-logs/" in run.log(name, task["try_number"]), "logs outlive their worker"
+
+
+def test_the_log_of_a_running_task_comes_from_its_worker(deployment: Deployment, client: Any) -> None:
+    training_run_id = client.get_model_version_by_alias(limits.MODEL_NAME, limits.ALIAS).run_id
+    run = DagRun(deployment.api, "again").trigger(training_run_id=training_run_id, **QUICK)
+    host = wait_for("the export", lambda: run.running_on("export"), RELEASE_TIMEOUT_S)
+    wait_for("its log", lambda: f"http://{host}:8793/" in run.log("export"), 30)
+    run.succeed(RELEASE_TIMEOUT_S)
+    wanted = f"name='{limits.MODEL_NAME}' and run_id='{training_run_id}'"
+    assert len(client.search_model_versions(wanted)) == 1, "the same bytes, the same version"
 
 
 def test_nothing_is_left_staged(deployment: Deployment) -> None:
