@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format zoo bench
@@ -39,8 +40,8 @@ compose-down: ## Stop and remove the containers; their volumes stay
 compose-test: $(STAMP) ## Bring docker-compose.yaml up under another name, test it, tear it down (needs Docker Engine)
 	@$(BIN)/python -m pytest -m compose tests/compose
 
-test: $(STAMP) ## Run every test, those on the embedded stack too
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## Run every test, those on the embedded stack too (PYTEST_ARGS="-x tests/core": in one process, these)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Check format, lint rules and types
 	$(BIN)/ruff format --check .

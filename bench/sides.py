@@ -182,14 +182,19 @@ def imports_bytes(module: str) -> int:
 
 
 def _descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            own = [int(word) for word in task.read_text().split()]
-        except OSError:
-            continue
-        found += [descendant for child in own for descendant in (child, *_descendants(child))]
-    return found
+    try:
+        # A process, or one of its threads, may end between the listing and the reading.
+        own = [int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in _children(task)]
+    except OSError:
+        return []
+    return [descendant for child in own for descendant in (child, *_descendants(child))]
+
+
+def _children(task: Path) -> list[str]:
+    try:
+        return (task / "children").read_text().split()
+    except OSError:
+        return []
 
 
 def _module_of(pid: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Airflow's own hook for local changes, copied into the stack's AIRFLOW_HOME: savepoints that work on SQLite.
+"""Airflow's own hook for local changes, copied into AIRFLOW_HOME: the policy, and savepoints that work on SQLite.
 
 ``airflow backfill create`` reads and then writes inside a savepoint. On SQLite a savepoint begins a transaction that
 only reads; when another process has written in between, the first write fails at once with *database is locked*,
@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
+
+from airflow_onnx.policy import task_instance_mutation_hook as task_instance_mutation_hook
 
 
 @event.listens_for(Engine, "savepoint")

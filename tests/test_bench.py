@@ -43,6 +43,7 @@ def module(tmp_path: Path) -> Iterator[Any]:
     return write
 
 
+@pytest.mark.alone
 def test_memory_counts_from_the_imports_on_and_time_where_it_is_marked(module: Any) -> None:
     step = module(
         "spender",

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,22 +16,44 @@ from onnx_release.limits import REPORT_FILE
 from onnx_release.records import FileDigest, OnnxArtifact
 
 _BLOCK_BYTES = 1 << 20
+# Times that are whole multiples of this come from a clock that is too coarse.
+_COARSE_NS = 1_000_000
 
 
 class Digests:
-    """Digests taken before they were asked for, each good for as long as its file is the same and not written to."""
+    """Digests taken before they were asked for, each good for as long as its file is the same and not written to.
+
+    A file's stamp (device, inode, size, times of its last write and change) tells that: no program can set back the
+    time of a change, and a file on another disk has another stamp.
+    """
 
     def __init__(self) -> None:
         self._taken: dict[tuple[int, ...], str] = {}
 
-    def take(self, path: Path) -> None:
+    @classmethod
+    def known(cls, files: Iterable[FileDigest], stamps: Mapping[str, tuple[int, ...]]) -> Digests:
+        """Return the digests that were taken of files with these stamps, by path; see `stamps`."""
+        digests = cls()
+        digests._taken = {stamps[file.path]: file.sha256 for file in files if file.path in stamps}
+        return digests
+
+    def take(self, path: Path) -> str:
         """Read the file, for `of` to know."""
         before = _stamp(path)
         self._taken[before] = _file_sha256(path)
+        return self._taken[before]
 
     def of(self, path: Path) -> str:
         """Return the digest of the file as it is now."""
-        return self._taken.get(_stamp(path)) or _file_sha256(path)
+        return self._taken.get(_stamp(path)) or self.take(path)
+
+    def stamps(self, folder: Path, files: Iterable[FileDigest]) -> dict[str, tuple[int, ...]]:
+        """Return the stamps by which a later process of this machine knows that it need not read these files again.
+
+        A file system that keeps time in seconds, or tenths, could not tell of a second write in the same one.
+        """
+        found = {file.path: _stamp(folder / file.path) for file in files}
+        return {path: stamp for path, stamp in found.items() if stamp in self._taken and stamp[-1] % _COARSE_NS}
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -79,10 +101,16 @@ def content_sha256(files: Iterable[FileDigest]) -> str:
     return digest.hexdigest()
 
 
-def verify_folder(folder: Path, files: Iterable[FileDigest]) -> None:
-    """Raise `Refused` naming every file that is missing, extra or changed; a report is no extra file."""
+def verify_folder(
+    folder: Path, files: Iterable[FileDigest], stamps: Mapping[str, tuple[int, ...]] | None = None
+) -> None:
+    """Raise `Refused` naming every file that is missing, extra or changed; a report is no extra file.
+
+    :param stamps: those of files whose digest was taken on this machine: such a file is not read again.
+    """
     wanted = {file.path: file for file in files}
-    found = {file.path: file for file in describe_folder(folder)}
+    digests = Digests.known(wanted.values(), stamps or {})
+    found = {file.path: file for file in describe_folder(folder, digests)}
     problems = [f"{path} is missing" for path in sorted(wanted.keys() - found.keys())]
     problems += [f"{path} was not there before" for path in sorted(found.keys() - wanted.keys() - {REPORT_FILE})]
     problems += [
@@ -101,7 +129,7 @@ def verify_folder(folder: Path, files: Iterable[FileDigest]) -> None:
 
 def require_bytes(folder: Path, artifact: OnnxArtifact) -> None:
     """Raise `Refused` unless the folder's files are those of the record, and amount to its digest."""
-    verify_folder(folder, artifact.files)
+    verify_folder(folder, artifact.files, artifact.stamps)
     if (found := folder_sha256(artifact.files)) != artifact.sha256:
         raise Refused(
             "The artifact's record",

@@ -121,7 +121,7 @@ def _report(subject: _Subject, findings: tuple[Finding, ...]) -> CheckReport:
 
 def _bytes(folder: Path, artifact: OnnxArtifact) -> Iterator[Finding]:
     try:
-        verify_folder(folder, artifact.files)
+        verify_folder(folder, artifact.files, artifact.stamps)
     except Refused as error:
         yield _error("bytes", error.problem)
     if folder_sha256(artifact.files) != artifact.sha256:

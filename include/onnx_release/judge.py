@@ -13,8 +13,9 @@ from onnx_release.comparing import Comparison, FailedCase
 from onnx_release.errors import Refused
 from onnx_release.export import retrace
 from onnx_release.host import describe_host
+from onnx_release.host_lock import HostLock
 from onnx_release.latency import Sides, measure_all
-from onnx_release.mapped import dropping_pages
+from onnx_release.mapped import pages_dropped_after
 from onnx_release.parity import require_limits
 from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
 from onnx_release.reproduction import ReproductionCase, write_reproduction
@@ -41,7 +42,7 @@ def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options:
     subject = Subject.load(trained, folder, artifact, options)
     samples = subject.samples()
     comparison = Comparison(artifact=artifact, limits=limits)
-    with dropping_pages(subject.model), subject.reference(mha_fastpath=False) as reference:
+    with pages_dropped_after(subject.model), subject.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, samples)
     try:
         candidate = subject.candidate()
@@ -64,7 +65,7 @@ def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, option
     require_limits(limits, artifact.outputs)
     subject = Subject.load(trained, folder, artifact, options)
     comparison = Comparison(artifact=artifact, limits=limits)
-    with dropping_pages(subject.model), subject.reference(mha_fastpath=False) as reference:
+    with pages_dropped_after(subject.model), subject.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, subject.samples())
     with subject.candidate() as candidate:
         comparison.run_candidate(candidate)
@@ -130,6 +131,6 @@ def _latency(subject: Subject, candidate: OrtRunner, samples: Sequence[Sample]) 
         host=describe_host(),
     )
     limits = {options.budget.batch_size: options.budget.speedup_min}
-    with subject.reference() as reference:
+    with subject.reference() as reference, HostLock(options.lock).held():
         batches = measure_all(Sides(torch=reference, onnxruntime=candidate), timed, options.plan, limits)
     return judge_latency(batches, options.budget, conditions)

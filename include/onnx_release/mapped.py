@@ -83,6 +83,16 @@ def dropping_pages(model: object) -> Iterator[None]:
         pages.drop()
 
 
+@contextmanager
+def pages_dropped_after(model: object) -> Iterator[None]:
+    """Let go of the pages of a model's weights at the end alone: what runs often would fetch them anew each time."""
+    pages = pages_of(model)
+    try:
+        yield
+    finally:
+        pages.drop()
+
+
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from onnx_release import limits
 from onnx_release.check import malformed
@@ -19,7 +20,7 @@ from onnx_release.limits import ParityLimits
 from onnx_release.mapped import dropping_pages
 from onnx_release.parity import compare_outputs, scales_of
 from onnx_release.records import TensorSpec
-from onnx_release.runners.ort_child import run_apart
+from onnx_release.runners.ort_child import Apart
 from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
 from onnx_release.samples import Arrays, Sample, batch_names, make_samples
 from onnx_release.source import Trained
@@ -30,7 +31,8 @@ from onnx_release.variants import probing_samples
 class Probe:
     """Holds a written model against PyTorch, on a few samples and against each dtype's default limits.
 
-    PyTorch runs at once on the samples that any release would ask for: a model that fails there needs no exporter.
+    PyTorch runs at once on the samples that any release would ask for: a model that fails there needs no exporter. Its
+    context starts the process of ONNX Runtime, which gets ready while the exporter is at work.
 
     :raises Refused: when PyTorch does not run the example at one row, or seeded values at an unseen batch size.
     """
@@ -42,7 +44,15 @@ class Probe:
         self._contract = contract
         with dropping_pages(model), TorchRunner(model, self._options) as reference:
             self._fixed = [(sample, run(reference, sample)) for sample in _fixed_samples(contract)]
+        self._apart = Apart()
         self._traced = [*self._fixed, *self._varied(contract.inputs, "cpu")] if not contract.outputs else []
+
+    def __enter__(self) -> Self:
+        self._apart.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._apart.__exit__(*exception)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -67,7 +77,7 @@ class Probe:
             return problem
         cases = [*self._fixed, *self._varied(result.inputs, result.device)]
         try:
-            found = run_apart(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
+            found = self._apart.run(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
         except Refused as refusal:
             return f"{refusal.subject}: {refusal.problem}"
         scales = scales_of(outputs for _, outputs in cases)

@@ -144,7 +144,8 @@ class OnnxArtifact(Record):
 
     `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it
     is staged and is empty for a folder that only the current process knows; in an object store, `staged` has each
-    file's ETag, by path. `trained_sha256` is the content of the trained model that was exported.
+    file's ETag, by path. `stamps` tell, by path, that a file was not written to since its digest was taken, on the
+    machine that took it (see `artifact.Digests`). `trained_sha256` is the content of the trained model.
 
     `source` is how the trained model was stored (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``), `exporter`
     the strategy that made the file and `attempts` every one that was tried, in order; `findings` are the export
@@ -162,6 +163,7 @@ class OnnxArtifact(Record):
     sha256: str
     size_bytes: int
     files: tuple[FileDigest, ...]
+    stamps: dict[str, tuple[int, ...]] = field(default_factory=dict)
     opset: int
     ir_version: int
     inputs: tuple[TensorSpec, ...]

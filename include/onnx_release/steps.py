@@ -55,7 +55,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     require_exportable(model, contract)
     probe = Probe(model, torch_options(package), contract)
     contract = dataclasses.replace(contract, output_names=probe.output_names, output_axes=probe.output_axes())
-    with fresh_folder(out) as folder:
+    with fresh_folder(out) as folder, probe:
         to_write, digests = ExportOptions(opset=options.opset, device=options.device), Digests()
         result = export_onnx(model, folder, contract, to_write, partial(_probed, probe, digests))
         versions = tool_versions() | {
@@ -72,7 +72,8 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
             ),
         )
         files = describe_folder(folder, digests)
-    artifact = _artifact(files, result, package, versions)
+        stamps = digests.stamps(folder, files)
+    artifact = dataclasses.replace(_artifact(files, result, package, versions), stamps=stamps)
     return dataclasses.replace(artifact, findings=tuple(_findings(package, model, result)))
 
 

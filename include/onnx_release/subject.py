@@ -11,6 +11,7 @@ from onnx_release.artifact import require_bytes
 from onnx_release.errors import Refused
 from onnx_release.factory import FactoryOptions
 from onnx_release.host import usable_cpus
+from onnx_release.host_lock import LockOptions
 from onnx_release.input_spec import parse_input_spec
 from onnx_release.limits import (
     BATCH_SIZES,
@@ -39,7 +40,7 @@ class JudgeOptions(Record):
 
     `given_inputs` is the path of a user's ``.npz`` file, and `reproduction` that of a folder to leave what a person
     needs to see a parity failure again; empty for neither. `precision_limits` replaces fields of `PRECISION_LIMITS`,
-    by precision. The rest is as in the export.
+    by precision. `lock` is held while anything is timed. The rest is as in the export.
     """
 
     batch_sizes: tuple[int, ...] = BATCH_SIZES
@@ -52,6 +53,7 @@ class JudgeOptions(Record):
     given_inputs: str = ""
     reproduction: str = ""
     precision_limits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lock: LockOptions = field(default_factory=LockOptions)
 
     def limits_for(self, precision: str) -> ParityLimits:
         """Return what an artifact is held to: the release's own limits where it is exact, else its precision's."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.moved import COPIED, Moved
 from onnx_release.errors import Refused, Transient
@@ -230,18 +230,12 @@ def _etag(path: Path, size_bytes: int, config: TransferConfig) -> str:
     parts = size_bytes >= config.multipart_threshold
     part_bytes = ChunksizeAdjuster().adjust_chunksize(config.multipart_chunksize, size_bytes) if parts else size_bytes
     with path.open("rb") as file:
-        digests = [_md5(file, part_bytes) for _ in range(0, max(size_bytes, 1), max(part_bytes, 1))]
+        # A part at a time, as smaller blocks would wait for boto3's threads after each.
+        count = max(1, -(-size_bytes // max(part_bytes, 1)))
+        digests = [hashlib.md5(file.read(part_bytes), usedforsecurity=False).digest() for _ in range(count)]
     if not parts:
         return digests[0].hex()
     return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
-
-
-def _md5(file: BinaryIO, size_bytes: int) -> bytes:
-    digest = hashlib.md5(usedforsecurity=False)
-    while size_bytes > 0 and (block := file.read(min(READ_CHUNK_BYTES, size_bytes))):
-        digest.update(block)
-        size_bytes -= len(block)
-    return digest.digest()
 
 
 def content_type(path: str) -> str:

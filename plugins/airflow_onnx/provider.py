@@ -71,6 +71,20 @@ def get_provider_info() -> dict[str, Any]:
                         "/var/cache/onnx_release",
                     ),
                     "cache_max_bytes": _option("How much that folder holds; 0 keeps nothing.", str(10 * 1024**3)),
+                    "placement": _option(
+                        "Where tasks run, by kind of task: queues, pools, executors, hints for Kubernetes; JSON.",
+                        "",
+                        '{"measure": {"queue": "measuring"}, "export_cuda": {"queue": "gpu"}}',
+                    ),
+                    "queue_choices": _option(
+                        "Queues that a person may send the heavy tasks of a release to.", "", "gpu-a, gpu-b"
+                    ),
+                    "measure_lock": _option(
+                        "File that a task locks while it measures, the same for all workers of a host.",
+                        None,
+                        "/run/onnx_release/measure.lock",
+                    ),
+                    "measure_lock_timeout_s": _option("Seconds to wait for another's measuring on the host.", "1800"),
                     "watch_experiments": _option(
                         "Names or ids of the MLflow experiments whose runs are released as they end; * for all.",
                         "",

@@ -6,7 +6,10 @@ Each option can be set as an environment variable, e.g. ``AIRFLOW__ONNX_RELEASE_
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +89,55 @@ def watch_poll_s() -> float:
 
 def watch_release_params() -> dict[str, Any]:
     """Return parameters of `release_onnx` for every release that the watch starts; raises `Refused` for bad JSON."""
-    text = str(conf.get(SECTION, "watch_release_params", fallback="") or "{}")
+    return _json_object("watch_release_params", '{"alias": "x"}')
+
+
+def placement() -> dict[str, Any]:
+    """Return where the tasks of a release run, by kind, for `placement.py` to read; raises `Refused` for bad JSON."""
+    return _json_object("placement", '{"measure": {"queue": "measuring"}}')
+
+
+def queue_choices() -> tuple[str, ...]:
+    """Return the queues that a person may send the heavy tasks of a release to; raises `Refused` for a bad name."""
+    text = str(conf.get(SECTION, "queue_choices", fallback="") or "")
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in found:
+        if not re.fullmatch(limits.QUEUE_PATTERN, name) or name == limits.QUEUE_AS_CONFIGURED:
+            raise Refused(
+                f"[{SECTION}] queue_choices",
+                f"names {name!r:.80}",
+                f"Names match {limits.QUEUE_PATTERN}, with commas between; {limits.QUEUE_AS_CONFIGURED!r} is none.",
+            )
+    return found
+
+
+def measure_lock() -> str:
+    """Return the path of the file that is locked while a task measures; raises `Refused` when it is not absolute."""
+    default = str(Path(tempfile.gettempdir()) / "onnx_release_measure.lock")
+    path = str(conf.get(SECTION, "measure_lock", fallback="") or default)
+    if not Path(path).is_absolute():
+        raise Refused(f"[{SECTION}] measure_lock", f"is {path!r:.200}", "Give the absolute path of a file.")
+    return path
+
+
+def measure_lock_timeout_s() -> float:
+    """Return for how many seconds a task waits for another's measuring; raises `Refused` unless that is above 0."""
+    text = str(conf.get(SECTION, "measure_lock_timeout_s", fallback="") or limits.MEASURE_LOCK_TIMEOUT_S)
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise Refused(f"[{SECTION}] measure_lock_timeout_s", f"is {text!r:.80}", "Give seconds above 0, such as 1800.")
+    return found
+
+
+def _json_object(option: str, example: str) -> dict[str, Any]:
+    text = str(conf.get(SECTION, option, fallback="") or "{}")
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise Refused(f"[{SECTION}] watch_release_params", f"is {text!r:.200}", 'Give a JSON object: {"alias": "x"}.')
+        raise Refused(f"[{SECTION}] {option}", f"is {text!r:.200}", f"Give a JSON object: {example}.")
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlflow.pytorch
 import numpy as np
 import torch
 from mlflow.models import ModelSignature
@@ -113,6 +112,9 @@ def signature(inputs: dict[str, Any] | None = None, outputs: dict[str, Any] | No
 
 def save(model: nn.Module, folder: Path, **settings: Any) -> Path:
     """Save as `mlflow.pytorch.log_model` does: pt2, with a signature and an example of 4, unless told otherwise."""
+    # Not above: a process that unpickles one of these models imports this file, and this brings all of Lightning along.
+    import mlflow.pytorch
+
     defaults = {"signature": signature(), "input_example": image(4), "pip_requirements": ["torch"]}
     mlflow.pytorch.save_model(model, folder, **defaults | settings)
     return folder

@@ -12,6 +12,7 @@ from onnx_release import artifact
 from onnx_release.artifact import Digests, describe_folder, folder_sha256, fresh_folder, verify_folder
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_FILE
+from onnx_release.records import FileDigest
 
 
 @pytest.fixture
@@ -48,6 +49,43 @@ def test_a_digest_that_was_taken_is_not_that_of_other_bytes(folder: Path) -> Non
     (folder / "b.txt").unlink()
     (folder / "b.txt").write_bytes(b"fly")
     assert describe_folder(folder, digests) == describe_folder(folder)
+
+
+def described(folder: Path) -> tuple[tuple[FileDigest, ...], dict[str, tuple[int, ...]]]:
+    digests = Digests()
+    files = describe_folder(folder, digests)
+    return files, digests.stamps(folder, files)
+
+
+def test_a_file_with_its_stamp_is_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, stamps = described(folder)
+    assert stamps.keys() == {"a.bin", "b.txt", "sub/c"}
+    folder = folder.rename(folder.with_name("elsewhere"))
+    monkeypatch.setattr(artifact, "_file_sha256", lambda path: pytest.fail(f"{path} was read"))
+    verify_folder(folder, files, stamps)
+
+
+@pytest.mark.parametrize("by", ["writing into it", "putting another in its place"])
+def test_a_file_that_was_written_to_is_read_whatever_its_times_say(folder: Path, by: str) -> None:
+    files, stamps = described(folder)
+    path, before = folder / "a.bin", (folder / "a.bin").stat()
+    if by == "writing into it":
+        with path.open("r+b") as file:
+            file.write(b"\1")
+    else:
+        (folder.parent / "other").write_bytes(b"\1" + bytes(2_999_999))
+        (folder.parent / "other").rename(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Refused, match=r"a\.bin changed"):
+        verify_folder(folder, files, stamps)
+
+
+def test_a_clock_too_coarse_to_tell_two_writes_apart_gives_no_stamp(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = artifact._stamp
+    monkeypatch.setattr(artifact, "_stamp", lambda path: (*stamp(path)[:-1], 1_700_000_000_010_000_000))
+    assert described(folder)[1] == {}
 
 
 def test_the_digest_is_over_paths_and_bytes_in_whatever_order(folder: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from onnx_release import limits
-from onnx_release.mapped import MappedPages, dropping_pages, pages_of
+from onnx_release.mapped import MappedPages, dropping_pages, pages_dropped_after, pages_of
 
 ROWS = 1024
 
@@ -87,6 +87,16 @@ def test_a_forward_keeps_few_pages(weights: dict[str, torch.Tensor], monkeypatch
     assert peak < ROWS * ROWS * 4 / mmap.PAGESIZE
     assert sum(map(resident, model.parameters())) < ROWS * ROWS * 4 / mmap.PAGESIZE
     assert not any(module._forward_hooks for module in model)
+
+
+def test_pages_stay_until_the_end_where_all_is_run_often(weights: dict[str, torch.Tensor]) -> None:
+    model, x = model_of(weights), torch.randn(2, ROWS)
+    whole = ROWS * ROWS * 4 // mmap.PAGESIZE
+    with pages_dropped_after(model), torch.no_grad():
+        expected = model(x)
+        assert sum(map(resident, model.parameters())) > 2 * whole
+    assert sum(map(resident, model.parameters())) < whole
+    torch.testing.assert_close(model(x), expected)
 
 
 def test_reading_is_counted(weights: dict[str, torch.Tensor]) -> None:

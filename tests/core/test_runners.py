@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import psutil
 import pytest
 import torch
 from onnx import TensorProto, helper, save
 
 from onnx_release.calling import name_outputs
 from onnx_release.errors import Refused
+from onnx_release.runners.ort_child import Apart
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
 
@@ -140,3 +142,39 @@ def test_a_provider_that_is_not_installed_is_refused_and_not_replaced(square: Pa
     assert absent not in onnxruntime.get_available_providers()
     with pytest.raises(Refused, match=f"has no {absent} here"):
         OrtRunner(square, OrtOptions(providers=(absent, "CPUExecutionProvider")))
+
+
+def test_a_process_apart_waits_for_its_model_and_runs_it(square: Path) -> None:
+    x = np.array([[1.0, 2.0]], np.float32)
+    with Apart() as apart:
+        (waiting,) = psutil.Process().children()
+        (outputs,) = apart.run(square, [{"x": x}])
+        assert not waiting.is_running()
+        # A second strategy of the export is tried in a process of its own.
+        (again,) = apart.run(square, [{"x": x}])
+    np.testing.assert_array_equal(outputs["y"], x * x)
+    np.testing.assert_array_equal(again["n"], 2 * x)
+    assert psutil.Process().children() == []
+
+
+def test_a_process_that_waited_in_vain_is_gone_with_its_files() -> None:
+    with Apart() as apart:
+        (waiting,) = psutil.Process().children()
+        home = Path(apart._scratch.name)
+        assert home.is_dir()
+    assert not waiting.is_running()
+    assert not home.exists()
+
+
+def test_a_model_that_cannot_be_run_apart_is_refused(square: Path) -> None:
+    square.write_bytes(b"no model")
+    with Apart() as apart, pytest.raises(Refused, match="ONNX Runtime"):
+        apart.run(square, [])
+
+
+def test_a_process_that_crashes_is_told_from_one_that_refuses(square: Path) -> None:
+    with Apart() as apart:
+        (waiting,) = psutil.Process().children()
+        waiting.kill()
+        with pytest.raises(Refused, match="SIGKILL"):
+            apart.run(square, [])

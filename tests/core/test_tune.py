@@ -51,6 +51,7 @@ def candidates(artifact: OnnxArtifact) -> dict[str, TuneCandidate]:
     return {candidate.name: candidate for candidate in artifact.tuning.candidates}
 
 
+@pytest.mark.alone
 def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(wide: Case, tmp_path: Path) -> None:
     trained, folder, artifact = wide
     before = describe_folder(folder)

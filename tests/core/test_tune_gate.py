@@ -178,6 +178,7 @@ def test_the_clearly_slower_ones_drop_out() -> None:
     assert list(outrun(timings)) == ["b"]
 
 
+@pytest.mark.alone
 def test_a_heat_finds_the_slower_of_two_models(subject: Subject, tmp_path: Path) -> None:
     _, folder, artifact = export(tmp_path, Scaled(hidden=16384))
     slow: OnnxArtifact = artifact

@@ -23,6 +23,7 @@ from stack.context import Context
 from stack.credentials import Credentials
 from stack.layout import Layout
 from stack.ports import Ports
+from tests.guard import guarded
 
 from .releasing import Release, new_release, trained_run
 
@@ -66,13 +67,11 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     ports = Ports(airflow=airflow_port, mlflow=mlflow_port, minio=minio_port)
     running = Services(Context(layout, ports, Credentials.generate()))
     minio.prepare(running.context)
-    try:
+    with guarded(layout.home):
         running.start(minio.NAME)
         minio.create_buckets(running.context)
         running.start(mlflow_server.NAME)
         yield running
-    finally:
-        processes.stop(layout, [mlflow_server.NAME, minio.NAME])
 
 
 @pytest.fixture(scope="package")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_onnx.hooks.mlflow import MlflowHook
+from onnx_release.host_lock import HostLock, LockOptions
 
 from .conftest import Services
 from .releasing import (
@@ -97,3 +99,21 @@ def test_a_missing_bucket_is_refused(hook: MlflowHook, release: Release, judged:
     release.clean()
     assert_refused(hook, release, "no-such-bucket")
     assert_nothing_left(hook, release)
+
+
+def test_a_host_that_another_release_measures_on_is_waited_for_and_tried_again(
+    hook: MlflowHook, release: Release, judged: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "measure.lock"
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__MEASURE_LOCK", str(lock))
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__MEASURE_LOCK_TIMEOUT_S", "0.2")
+    release.after(judged, "check")
+    with (
+        HostLock(LockOptions(path=str(lock), holder="the release of another")).held(),
+        pytest.raises(AirflowException, match=r"waited for more than 0.2 s.*the release of another") as raised,
+    ):
+        release.run("parity_latency")
+    assert not isinstance(raised.value, AirflowFailException)
+    assert release.run("parity_latency")["passed"] is True
+    told = json.loads(lock.read_text())
+    assert told["holder"] == f"{release.dag_run_id}, task parity_latency"

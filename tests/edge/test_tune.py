@@ -61,6 +61,7 @@ def tags_of(hook: MlflowHook, run_id: str) -> dict[str, str]:
     return {name.removeprefix(f"{TAG}."): text for name, text in tags.items() if name.startswith(f"{TAG}.")}
 
 
+@pytest.mark.alone
 def test_int8_by_request_stands_beside_the_exact_release(
     hook: MlflowHook, services: Services, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def _assert_served(services: Services, release: Release, monkeypatch: pytest.Mon
     assert 0.0 < error < 0.05
 
 
+@pytest.mark.alone
 def test_a_reduced_model_gets_no_stage_and_nothing_is_uploaded(hook: MlflowHook, run_id: str) -> None:
     release = new_release(run_id)
     release.params |= {"tune": INT8, "stage": "Production"}

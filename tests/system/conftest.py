@@ -1,4 +1,4 @@
-"""One embedded stack for all system tests of a session."""
+"""One embedded stack for all system tests."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.guard import guarded
+
 from .embedded import RunningStack, describe, free_ports, run_stack, stack_environment
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """The stack, up and healthy; stopped after the last test, and its logs shown when it does not start."""
     home = tmp_path_factory.mktemp("stack") / "state"
     environment = stack_environment(home, free_ports(3))
-    try:
+    with guarded(home):
         started = run_stack("up", environment)
         assert started.returncode == 0, f"the stack did not start:\n{started.stdout}\n{started.stderr}"
         context = describe(home, environment)
         yield RunningStack(context, environment)
-    finally:
-        stopped = run_stack("down", environment)
-        assert stopped.returncode == 0, stopped.stderr

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from onnx_release.host import usable_cpus
 from tests.zoo.catalogue import ZOO
 from tests.zoo.entry import Entry, Exported
 from tests.zoo.running import Outcome, release
@@ -20,27 +16,19 @@ from tests.zoo.table import HEADER, MEASURED, row
 DOCS = Path(__file__).parents[2] / "docs" / "zoo.md"
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
-    """Every entry's outcome to come: tracing a model keeps one processor busy, so as many go on as there are."""
-    # A fork would inherit the threads of torch's and ONNX Runtime's pools, as locks that nobody releases.
-    with ProcessPoolExecutor(usable_cpus(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield {entry.name: pool.submit(_released, entry.name) for entry in ZOO}
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _released(name: str) -> Outcome:
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Tracing a model keeps one processor busy; the others are other workers'."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    (entry,) = (entry for entry in ZOO if entry.name == name)
-    with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
-        return release(entry, Path(scratch))
+    yield
+    torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
-def test_an_entry_has_the_outcome_that_is_written_beside_it(entry: Entry, outcomes: dict[str, Future[Outcome]]) -> None:
-    outcome = outcomes[entry.name].result()
+def test_an_entry_has_the_outcome_that_is_written_beside_it(entry: Entry, tmp_path: Path) -> None:
+    outcome = release(entry, tmp_path)
     assert outcome.meets(entry.expected), f"expected {entry.expected}, got {outcome}"
 
 

@@ -1,6 +1,7 @@
 """ONNX Runtime's side in a process of its own, which imports no more than that takes.
 
-``python -m onnx_release.runners.ort_child MODEL INPUTS OUTPUTS`` runs every case in the folder INPUTS.
+``python -m onnx_release.runners.ort_child`` takes ``[MODEL, INPUTS, OUTPUTS]`` as JSON on its standard input, and runs
+every case in the folder INPUTS.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -20,27 +22,50 @@ from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.samples import Arrays
 
 
-def run_apart(model: Path, cases: Sequence[Arrays]) -> list[Arrays]:
-    """Return each case's outputs by name; raises `Refused` when the model does not run, or the process crashes."""
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        request, answer = Path(scratch, "inputs"), Path(scratch, "outputs")
-        _write(request, cases)
-        command = [sys.executable, "-m", __name__, str(model.resolve()), str(request), str(answer)]
-        done = subprocess.run(
-            command,
-            env=clean_environment(scratch),
-            cwd=scratch,
-            stdin=subprocess.DEVNULL,
+class Apart:
+    """A process of its own for one model, which imports ONNX Runtime while the model is not yet there.
+
+    It starts as the context is entered, on a core that its parent has no use for meanwhile. `run` gives it the model,
+    or starts another when it is used up; the end of the context ends one that still waits.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: subprocess.Popen[str] | None = None
+        self._scratch = tempfile.TemporaryDirectory(prefix="onnx-release-")
+
+    def __enter__(self) -> Self:
+        self._waiting = self._start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._waiting is not None:
+            self._waiting.kill()
+            self._waiting.communicate()
+        self._scratch.cleanup()
+
+    def run(self, model: Path, cases: Sequence[Arrays]) -> list[Arrays]:
+        """Return each case's outputs by name; raises `Refused` when the model does not run, or the process crashes."""
+        process, self._waiting = self._waiting or self._start(), None
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
+            request, answer = Path(folder, "inputs"), Path(folder, "outputs")
+            _write(request, cases)
+            said, _ = process.communicate(json.dumps([str(model.resolve()), str(request), str(answer)]))
+            if process.returncode:
+                text = " ".join(said.split())[-600:]
+                raise Refused("ONNX Runtime", text or how_it_ended(process.returncode), "Export with another opset.")
+            return list(_read(answer))
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            env=clean_environment(self._scratch.name),
+            cwd=self._scratch.name,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            check=False,
             text=True,
             errors="replace",
         )
-        if done.returncode:
-            said = " ".join(done.stdout.split())[-600:]
-            raise Refused("ONNX Runtime", said or how_it_ended(done.returncode), "Export with another opset.")
-        return list(_read(answer))
 
 
 def _write(folder: Path, cases: Sequence[Arrays]) -> None:
@@ -57,8 +82,10 @@ def _read(folder: Path) -> Iterator[Arrays]:
             yield {name: archive[f"arr_{position}"] for position, name in enumerate(names)}
 
 
-def _main(model: str, request: str, answer: str) -> int:
+def _main() -> int:
     end_with_parent()
+    # All that it imports is here by now; what it is to run may take a while to come.
+    model, request, answer = json.load(sys.stdin)
     try:
         with OrtRunner(Path(model), OrtOptions()) as runner:
             _write(Path(answer), [runner.run(case) for case in _read(Path(request))])
@@ -69,4 +96,4 @@ def _main(model: str, request: str, answer: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_main(*sys.argv[1:]))
+    raise SystemExit(_main())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnx_release.host_lock import HostLock
 from onnx_release.latency import Block, Turn, calls_per_block, is_quiet, run_turn, summarise
 from onnx_release.limits import HEAT_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency
@@ -49,19 +50,25 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
-    """The conditions that all are timed under. `baseline` is the name of the contestant that ratios are taken to."""
+    """The conditions that all are timed under. `baseline` is the name of the contestant that ratios are taken to.
+
+    `lock` is held during a heat and a final, and let go between them.
+    """
 
     baseline: str
     sample: Sample
     plan: MeasurePlan
+    lock: HostLock = field(default_factory=HostLock)
 
     def heat(self, runners: Mapping[str, Runner], seconds: float) -> dict[str, Timing]:
         """Time a few contestants until it is clear whether each is slower or faster than the baseline."""
-        return self._time(runners, seconds, HEAT_ROUNDS_MIN, final=False)
+        with self.lock.held():
+            return self._time(runners, seconds, HEAT_ROUNDS_MIN, final=False)
 
     def final(self, runners: Mapping[str, Runner], seconds: float) -> dict[str, Timing]:
         """Time the contestants until every interval is narrow, or the time is up."""
-        return self._time(runners, seconds, self.plan.rounds_min, final=True)
+        with self.lock.held():
+            return self._time(runners, seconds, self.plan.rounds_min, final=True)
 
     def _time(
         self, runners: Mapping[str, Runner], seconds: float, rounds_min: int, *, final: bool

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnx_release.errors import Refused
+from onnx_release.host_lock import HostLock
 from onnx_release.limits import HEAT_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
 from onnx_release.records import TuneCandidate
 from onnx_release.runners import Runner
@@ -31,15 +32,16 @@ _HEAT_CALLS_LEAST = 12
 
 @dataclass(slots=True)
 class Clock:
-    """The time of one tuning, in seconds."""
+    """The time of one tuning, in seconds, without what it waits for others on its host."""
 
     max_s: float
+    lock: HostLock = field(default_factory=HostLock)
     began: float = field(default_factory=time.perf_counter)
 
     @property
     def elapsed_s(self) -> float:
         """How long the tuning has gone on."""
-        return time.perf_counter() - self.began
+        return time.perf_counter() - self.began - self.lock.waited_s
 
     @property
     def left_s(self) -> float:

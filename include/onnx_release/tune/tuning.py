@@ -7,8 +7,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from onnx_release.artifact import describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact import Digests, describe_folder, folder_sha256, fresh_folder
 from onnx_release.budget import require_sane
+from onnx_release.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.package import PackageSpec, read_example, write_package
 from onnx_release.parity import require_limits
@@ -34,7 +35,7 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
     :param folder: the exported artifact's folder, which is only read.
     :raises Refused: when there is nothing to tune: other bytes, a model that cannot be loaded, senseless options.
     """
-    clock = Clock(options.max_s)
+    clock = Clock(options.max_s, HostLock(options.judge.lock))
     _require_sound(artifact, options)
     subject = Subject.load(trained, folder, artifact, options.judge)
     samples = subject.samples()
@@ -74,7 +75,7 @@ def _begun(
     size = options.judge.budget.batch_size
     # As the judge will: the example where there is one, the most like what will be served.
     sample = next(one for one in samples if one.batch_size == size and not one.probing)
-    contest = Contest(baseline=PLAIN, sample=sample, plan=options.judge.plan)
+    contest = Contest(baseline=PLAIN, sample=sample, plan=options.judge.plan, lock=clock.lock)
     return Search(workshop=workshop, gate=gate, contest=contest, options=options, clock=clock)
 
 
@@ -115,7 +116,9 @@ def _shipped(won: Entry, subject: Subject, out: Path, report: TuneReport) -> Onn
                 session_options=candidate.session_options,
             ),
         )
-        files = describe_folder(target)
+        digests = Digests()
+        files = describe_folder(target, digests)
+        stamps = digests.stamps(target, files)
         opset, ir_version = versions(target)
     return replace(
         artifact,
@@ -123,6 +126,7 @@ def _shipped(won: Entry, subject: Subject, out: Path, report: TuneReport) -> Onn
         sha256=folder_sha256(files),
         size_bytes=sum(file.size_bytes for file in files),
         files=files,
+        stamps=stamps,
         opset=opset,
         ir_version=ir_version,
         precision=candidate.precision,

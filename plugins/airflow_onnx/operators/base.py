@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import evidence, rendered
+from airflow_onnx import evidence, placement, rendered
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.moved import MOVED_KEY, Moved
 from airflow_onnx.outcomes import airflow_outcome
@@ -29,9 +29,10 @@ class ReleaseOperator(BaseOperator, abc.ABC):
 
     :param trained: the `TrainedModel` that the sensor returned.
     :param model_name: the registered model's name.
+    :param asked_queue: the queue that the release sends this task to; empty or ``auto``: the deployment's.
     """
 
-    template_fields: Sequence[str] = ("trained", "model_name", "mlflow_conn_id")
+    template_fields: Sequence[str] = ("trained", "model_name", "mlflow_conn_id", "asked_queue")
 
     def __init__(
         self,
@@ -39,9 +40,11 @@ class ReleaseOperator(BaseOperator, abc.ABC):
         trained: Any,
         model_name: str,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
+        asked_queue: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.asked_queue = asked_queue
         self.trained = trained
         self.model_name = model_name
         self.mlflow_conn_id = mlflow_conn_id
@@ -63,6 +66,7 @@ class ReleaseOperator(BaseOperator, abc.ABC):
         try:
             with airflow_outcome(lambda error: self._leave_refusal(context, error)):
                 self.training = rendered.record(TrainedModel, self.trained, "wait_for_training")
+                placement.require_queue(self.asked_queue, getattr(context["ti"], "queue", None))
                 return self.release(context).to_dict()
         finally:
             self.log.info("Moved: %s.", self.moved)

@@ -15,6 +15,8 @@ from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits
 from onnx_release.record import Record
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
+
     from onnx_release.subject import JudgeOptions
 
 
@@ -24,7 +26,7 @@ class _ByPrecision(Record):
 
 
 class JudgingOperator(ReleaseOperator):
-    """A step that compares and times an artifact. Give it a pool of one slot: two at once on a host spoil each other.
+    """A step that compares and times an artifact, with a lock of its host while it times: two at once spoil each other.
 
     :param artifact: the `OnnxArtifact` that it is about.
     :param batch_sizes: the batch sizes to compare and time.
@@ -75,12 +77,18 @@ class JudgingOperator(ReleaseOperator):
         self.inputs_uri = inputs_uri
         self.s3_conn_id = s3_conn_id
 
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the step, and let others on this host know who measures."""
+        self.measured_by = f"{context['dag_run'].run_id}, task {self.task_id}"
+        return super().execute(context)
+
     def told(self) -> Source:
         """Return what the release is told of its model, by parameters and by the run's tags."""
         return Source(self.hook, self.training, self.source or {})
 
     def judge_options(self, scratch: Path, source: Source) -> JudgeOptions:
         """Read the parameters, and fetch what they name into `scratch`."""
+        from onnx_release.host_lock import LockOptions
         from onnx_release.subject import JudgeOptions
 
         return JudgeOptions(
@@ -94,4 +102,7 @@ class JudgingOperator(ReleaseOperator):
             given_inputs=fetch_inputs(self.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs"),
             reproduction=str(scratch / "reproduction"),
             precision_limits=rendered.settings(_ByPrecision, {"limits": self.precision_limits or {}}).limits,
+            lock=LockOptions(
+                path=settings.measure_lock(), timeout_s=settings.measure_lock_timeout_s(), holder=self.measured_by
+            ),
         )

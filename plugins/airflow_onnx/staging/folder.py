@@ -75,7 +75,7 @@ class FolderStaging(Staging):
         from onnx_release.artifact import verify_folder
 
         with self.local(artifact) as folder:
-            verify_folder(folder, artifact.files)
+            verify_folder(folder, artifact.files, artifact.stamps)
             yield putting(target, folder)
 
     def remove(self) -> None:

@@ -1,0 +1,264 @@
+"""The measuring lock between real processes: one at a time, freed by a kill, bounded, and not to be misled."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from onnx_release import child
+from onnx_release.child import export_trained
+from onnx_release.errors import Refused, Transient
+from onnx_release.host_lock import HostLock, LockOptions
+from onnx_release.limits import LatencyBudget, MeasurePlan
+from onnx_release.records import OnnxArtifact
+from onnx_release.steps import ExportStepOptions
+from onnx_release.subject import JudgeOptions
+from onnx_release.tune.options import TuneOptions
+from onnx_release.tune.search import Clock
+
+# Takes the lock as often as told and writes down when it had it; without a number of times it keeps the lock.
+HOLDER = """
+import sys, time
+from onnx_release.host_lock import HostLock, LockOptions
+path, name, log, times = sys.argv[1:]
+for _ in range(int(times) or 1):
+    with HostLock(LockOptions(path=path, holder=name)).held():
+        began = time.monotonic()
+        print("held", flush=True)
+        time.sleep(0.05 if int(times) else 600)
+        with open(log, "a") as file:
+            file.write(f"{began} {time.monotonic()}\\n")
+"""
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / "measure.lock"
+
+
+def _start(lock: Path, name: str, log: Path, times: int = 0) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lock), name, str(log), str(times)],
+        env=os.environ | {"PYTHONPATH": "include"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def _holder(lock: Path, name: str = "somebody") -> Iterator[subprocess.Popen[str]]:
+    """A process that has the lock and keeps it."""
+    process = _start(lock, name, lock.parent / "log")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _held(lock: Path, timeout_s: float = 30.0) -> HostLock:
+    return HostLock(LockOptions(path=str(lock), timeout_s=timeout_s, holder="this test"))
+
+
+def test_two_processes_never_hold_it_at_once(lock: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    both = [_start(lock, name, log, times=10) for name in ("one", "two")]
+    assert [process.wait(60) for process in both] == [0, 0]
+    spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
+    assert len(spans) == 20
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(spans))
+
+
+def test_the_lock_of_a_killed_process_is_free(lock: Path) -> None:
+    with _holder(lock) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with _held(lock).held():
+            assert json.loads(lock.read_text())["pid"] == os.getpid()
+
+
+def test_waiting_is_said_counted_and_ends_with_the_holder(lock: Path, caplog: pytest.LogCaptureFixture) -> None:
+    waiting = _held(lock)
+    with caplog.at_level(logging.WARNING), _holder(lock, "release of run 7") as process:
+        subprocess.Popen(["sh", "-c", f"sleep 1; kill -9 {process.pid}"])
+        with waiting.held():
+            pass
+    said = [record.getMessage() for record in caplog.records if "Waiting to measure" in record.getMessage()]
+    assert len(said) == 1
+    assert f"process {process.pid} (release of run 7)" in said[0]
+    assert waiting.waited_s > 0.5
+
+
+def test_waiting_too_long_is_transient_and_names_the_holder(lock: Path) -> None:
+    with _holder(lock, "release of run 7") as process:
+        with pytest.raises(Transient, match=rf"more than 0.2 s.*process {process.pid} \(release of run 7\)"):
+            _take(lock, timeout_s=0.2)
+        process.send_signal(0)
+
+
+def test_the_time_that_was_waited_is_none_of_the_tuning(lock: Path) -> None:
+    waiting = _held(lock, timeout_s=1.0)
+    clock = Clock(60.0, waiting)
+    with _holder(lock), pytest.raises(Transient), waiting.held():
+        pass
+    assert waiting.waited_s >= 1.0
+    assert clock.elapsed_s < time.perf_counter() - clock.began - 0.9
+
+
+def test_no_path_is_no_lock(lock: Path) -> None:
+    with HostLock().held(), HostLock().held():
+        pass
+    assert not JudgeOptions().lock.path
+    assert not lock.exists()
+
+
+def test_it_is_everyones_and_stays(lock: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        _take(lock)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o666
+
+
+def test_a_removed_file_is_made_anew_and_is_the_only_lock(lock: Path) -> None:
+    with _holder(lock):
+        lock.unlink()
+        _take(lock)
+        with _holder(lock) as second, pytest.raises(Transient, match=f"process {second.pid}"):
+            _take(lock, timeout_s=0.1)
+
+
+def test_another_account_of_the_host_can_take_it(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs the rights to become another account")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    lock = folder / "measure.lock"
+    _take(lock)
+    code = (
+        "import os, sys; sys.path.insert(0, 'include')\n"
+        "from onnx_release.host_lock import HostLock, LockOptions\n"
+        f"os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        f"with HostLock(LockOptions(path={str(lock)!r})).held(): print('taken')\n"
+    )
+    for parent in lock.parents[1:-1]:
+        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & stat.S_IXOTH:
+            parent.chmod(parent.stat().st_mode | stat.S_IXOTH)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "taken\n", done.stderr[-2000:]
+
+
+def _take(lock: Path, timeout_s: float = 5.0) -> None:
+    with _held(lock, timeout_s).held():
+        pass
+
+
+def _link(lock: Path) -> None:
+    lock.with_name("precious").write_text("precious")
+    lock.symlink_to(lock.with_name("precious"))
+
+
+def _hard_link(lock: Path) -> None:
+    lock.with_name("precious").write_text("precious")
+    lock.hardlink_to(lock.with_name("precious"))
+
+
+def _open_folder(lock: Path) -> None:
+    lock.parent.chmod(0o777)
+
+
+def _no_folder(lock: Path) -> None:
+    lock.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (_link, "is a symbolic link"),
+        (_hard_link, "has 2 names"),
+        (lambda lock: os.mkfifo(lock), "no regular file"),
+        (lambda lock: lock.mkdir(), "Is a directory"),
+        (_open_folder, "where everyone may replace it"),
+        (_no_folder, "No such file or directory"),
+    ],
+)
+def test_what_is_no_lock_file_is_refused_and_left_alone(
+    tmp_path: Path, prepare: Callable[[Path], object], why: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    prepare(folder / "measure.lock")
+    with pytest.raises(Refused, match=f"(?s){why}.*measure_lock"):
+        _take(folder / "measure.lock")
+    precious = folder / "precious"
+    assert not precious.exists() or precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("told", ["", "no JSON", '{"pid": "x"}', "[1]", '{"pid": 1e999, "holder": 1, "since": 0}'])
+def test_whatever_stands_in_the_file_waiting_goes_on(lock: Path, told: str) -> None:
+    with _holder(lock):
+        lock.write_text(told)
+        with pytest.raises(Transient, match="does not say who it is"):
+            _take(lock, timeout_s=0.1)
+
+
+def test_a_holders_name_breaks_no_log(lock: Path) -> None:
+    with _holder(lock):
+        lock.write_text(json.dumps({"pid": 5, "holder": "\x1b[31mred\nERROR fake" + "x" * 500, "since": 0}))
+        with pytest.raises(Transient, match=r"process 5 \(\[31mredERROR fakex+\) holds the lock") as raised:
+            _take(lock, timeout_s=0.1)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 700
+
+
+@pytest.fixture(scope="module")
+def exported(trained_pickle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, OnnxArtifact]:
+    folder = tmp_path_factory.mktemp("exported") / "artifact"
+    return folder, export_trained(trained_pickle, folder, ExportStepOptions(device="cpu", allow_pickle=True))
+
+
+def _options(lock: Path, timeout_s: float) -> JudgeOptions:
+    return JudgeOptions(
+        batch_sizes=(1,),
+        budget=LatencyBudget(speedup_min=1e-6, on_miss="warn"),
+        plan=MeasurePlan(rounds_min=10, measure_min_s=0.0, measure_max_s=0.5, bootstrap_samples=100),
+        allow_pickle=True,
+        lock=LockOptions(path=str(lock), timeout_s=timeout_s, holder="release of run 8"),
+    )
+
+
+def test_a_pickles_own_process_takes_the_lock(
+    lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
+) -> None:
+    report = child.judge_artifact(trained_pickle, *exported, _options(lock, 30.0))
+    assert report.latency is not None
+    told = json.loads(lock.read_text())
+    assert told["holder"] == "release of run 8"
+    assert told["pid"] != os.getpid(), "the child timed, so the child held it"
+    _take(lock, timeout_s=0.1)
+
+
+def test_only_timing_waits_for_the_lock(lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]) -> None:
+    with _holder(lock, "release of run 7") as process:
+        assert child.compare_artifact(trained_pickle, *exported, _options(lock, 0.2)).passed
+        with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
+            child.judge_artifact(trained_pickle, *exported, _options(lock, 0.2))
+        tuning = TuneOptions(judge=_options(lock, 0.2), precisions=("float32", "int8"))
+        with pytest.raises(Transient, match=f"process {process.pid}"):
+            child.tune_artifact(trained_pickle, *exported, lock.parent / "tuned", tuning)

@@ -1,0 +1,133 @@
+"""The cluster policy in a real scheduler and API server, installed either way: on creation, on a retry, on a clear."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stack import airflow, processes
+from stack.airflow_api import AirflowApi
+from stack.context import Context
+from stack.credentials import Credentials
+from stack.layout import REPO, Layout
+from stack.ports import Ports
+
+from .embedded import free_ports
+
+pytestmark = pytest.mark.system
+
+TIMEOUT_S = 120.0
+PLACEMENT = {"export": {"queue": "exporting"}, "export_cuda": {"queue": "gpu"}}
+# A DAG of the release's name, whose export is of the release's class by name, fails once, and says which queue it saw.
+DAG_FILE = """
+from datetime import timedelta
+from airflow.sdk import DAG, BaseOperator
+from airflow_onnx import placement
+
+
+class ExportOperator(BaseOperator):
+    def execute(self, context):
+        if context["ti"].try_number == 1:
+            raise RuntimeError("once")
+        return context["ti"].queue
+
+
+class PlainOperator(BaseOperator):
+    def execute(self, context):
+        return context["ti"].queue
+
+
+retries = {"retries": 1, "retry_delay": timedelta(seconds=1)}
+with DAG("release_onnx", schedule=None, default_args={**retries, **placement.arguments("light")}):
+    PlainOperator(task_id="before") >> ExportOperator(task_id="export", **placement.arguments("export"))
+"""
+POLICY = "airflow.policy"
+
+
+@pytest.fixture(scope="module", params=["airflow_local_settings", "entry point"])
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowApi]:
+    """Airflow alone, with the policy installed in one of the two ways."""
+    home = tmp_path_factory.mktemp("placement")
+    context = _context(home)
+    airflow.prepare(context)
+    if request.param == "entry point":
+        (context.layout.airflow_home / "config" / "airflow_local_settings.py").unlink()
+        (metadata,) = (context.layout.airflow_home / airflow.PROVIDER).glob("*.dist-info/entry_points.txt")
+        project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+        lines = [f"{name} = {module}" for name, module in project["entry-points"][POLICY].items()]
+        metadata.write_text(metadata.read_text() + "\n".join([f"[{POLICY}]", *lines]) + "\n")
+    commands = airflow.commands(context)
+    own = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(_dags(home)),
+        "AIRFLOW__ONNX_RELEASE__PLACEMENT": json.dumps(PLACEMENT),
+        "AIRFLOW__ONNX_RELEASE__QUEUE_CHOICES": "big",
+    }
+    try:
+        for command in commands:
+            processes.start(context.layout, dataclasses.replace(command, env=command.env | own))
+        client = AirflowApi(context)
+        _await(lambda: airflow.is_healthy(context) and client.call("GET", "/dags/release_onnx").ok, context)
+        yield client
+    finally:
+        processes.stop(context.layout, [command.name for command in commands])
+
+
+def _context(home: Path) -> Context:
+    layout = Layout(home / "state")
+    layout.create()
+    first, second, third = free_ports(3)
+    return Context(layout, Ports(airflow=first, mlflow=second, minio=third), Credentials.generate())
+
+
+def _dags(home: Path) -> Path:
+    folder = home / "dags"
+    folder.mkdir()
+    (folder / "release.py").write_text(DAG_FILE)
+    return folder
+
+
+def _await(holds: Any, context: Context | None = None) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not holds():
+        logs = context and "\n".join(processes.log_tail(context.layout, name) for name in airflow.BACKGROUND)
+        assert time.monotonic() < deadline, logs
+        time.sleep(0.5)
+
+
+def _run(api: AirflowApi, run_id: str, conf: dict[str, Any]) -> str:
+    """Release, and return the DAG run's path when it has ended well."""
+    api.post("/dags/release_onnx/dagRuns", {"dag_run_id": run_id, "conf": conf, "logical_date": None})
+    path = f"/dags/release_onnx/dagRuns/{run_id}"
+    _await(lambda: api.get(path)["state"] in ("success", "failed"))
+    assert api.get(path)["state"] == "success"
+    return path
+
+
+@pytest.mark.parametrize(
+    ("run_id", "conf", "queue"),
+    [
+        ("cuda", {"device": "cuda"}, "gpu"),
+        ("chosen", {"device": "cuda", "export_queue": "big"}, "big"),
+        ("hostile", {"export_queue": "nobody-listens"}, "exporting"),
+    ],
+)
+def test_a_release_keeps_its_queue(api: AirflowApi, run_id: str, conf: dict[str, Any], queue: str) -> None:
+    path = _run(api, run_id, conf)
+    tries = api.get(f"{path}/taskInstances/export/tries")["task_instances"]
+    assert [(one["try_number"], one["queue"]) for one in tries] == [(1, queue), (2, queue)]
+    assert api.get(f"{path}/taskInstances/before")["queue"] == "default"
+    assert api.xcom("release_onnx", run_id, "export") == queue
+
+    body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["export"], "only_failed": False}
+    api.post("/dags/release_onnx/clearTaskInstances", body)
+    _await(lambda: api.get(f"{path}/taskInstances/export")["try_number"] == 3)
+    _await(lambda: api.get(path)["state"] == "success")
+    assert api.get(f"{path}/taskInstances/export")["queue"] == queue
+    assert api.xcom("release_onnx", run_id, "export") == queue
