@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.parts import PARTS
+from bench.profiling import as_table
 from bench.results import read
 from stack.layout import REPO
 
 PAGE = REPO / "docs" / "performance.md"
 PICTURE = REPO / "docs" / "images" / "performance.svg"
 BEGIN, END = "<!-- figures: python -m bench.document -->", "<!-- end of figures -->"
+PROFILE_BEGIN, PROFILE_END = "<!-- profile: python -m bench.document -->", "<!-- end of profile -->"
 
 Entry = Mapping[str, Any]
 
@@ -23,7 +25,7 @@ def main() -> int:
     if not entries:
         print("There are no results: make bench", file=sys.stderr)
         return 1
-    PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), entries), encoding="utf-8")
+    PAGE.write_text(with_profile(with_figures(PAGE.read_text(encoding="utf-8"), entries), entries), encoding="utf-8")
     from bench.picture import draw
 
     draw(entries, PICTURE)
@@ -42,12 +44,22 @@ def with_figures(page: str, entries: Sequence[Entry]) -> str:
 
     :raises ValueError: when the page has not both marks, in this order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} … {END}")
     picture = f"![The main figures]({PICTURE.relative_to(PAGE.parent)})"
-    return f"{before}{BEGIN}\n\n{picture}\n\n{figures(entries)}\n\n{END}{after}"
+    return _between(page, BEGIN, END, f"{picture}\n\n{figures(entries)}")
+
+
+def with_profile(page: str, entries: Sequence[Entry]) -> str:
+    """Return the page with the profile of a release between its marks, or as it is where none was measured."""
+    found = next((entry for entry in entries if entry["name"] == "release_profile_s"), None)
+    return page if found is None else _between(page, PROFILE_BEGIN, PROFILE_END, as_table(found["detail"]))
+
+
+def _between(page: str, begin: str, end: str, text: str) -> str:
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"the page has no {begin} … {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def figures(entries: Sequence[Entry]) -> str:
