@@ -117,7 +117,7 @@ class Clock:
         setattr(owner, name, timed)
 
 
-def _work(step: str, case: Case) -> Callable[[], None]:
+def _work(step: str, case: Case) -> Callable[[], object]:
     """Import what the step needs, and return the step."""
     if step in STEPS:
         import_module("examples.localization")

@@ -80,12 +80,10 @@ def put_as_task(folder: Path) -> dict[str, Any]:
 
 def fetch_back(folder: Path) -> None:
     """Do what the registration does with the objects that `put_as_task` put, before MLflow may name them."""
-    from airflow_onnx.moved import Moved
     from airflow_onnx.operators.register import RegisterOperator
 
     uploaded = S3Object.from_dict(json.loads((folder / _STORED).read_text()))
     operator = RegisterOperator(task_id="register", artifact=None, uploaded=None, **_SHARED)
-    operator.moved = Moved()
     operator._fetched_back(Case("", folder, folder).artifact(), uploaded)
 
 
