@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.parts import PARTS
+from bench.profiling import as_table
 from bench.results import read
 from bench.scale import model
 from stack.layout import REPO
@@ -14,6 +15,7 @@ from stack.layout import REPO
 PAGE = REPO / "docs" / "performance.md"
 PICTURE = REPO / "docs" / "images" / "performance.svg"
 BEGIN, END = "<!-- figures: python -m bench.document -->", "<!-- end of figures -->"
+PROFILE_BEGIN, PROFILE_END = "<!-- profile: python -m bench.document -->", "<!-- end of profile -->"
 
 Entry = Mapping[str, Any]
 
@@ -24,18 +26,11 @@ def main() -> int:
     if not entries:
         print("There are no results: make bench", file=sys.stderr)
         return 1
-    PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), entries), encoding="utf-8")
+    PAGE.write_text(with_profile(with_figures(PAGE.read_text(encoding="utf-8"), entries), entries), encoding="utf-8")
     from bench.picture import draw
 
     draw(entries, PICTURE)
-    try:
-        scaled = between_marks(model.PAGE.read_text(encoding="utf-8"), model.tables(entries))
-    except KeyError as error:
-        print(
-            f"{model.PAGE.relative_to(REPO)} stays as it is, without {error}: make bench ONLY=workers", file=sys.stderr
-        )
-    else:
-        model.PAGE.write_text(scaled, encoding="utf-8")
+    model.PAGE.write_text(with_scale(model.PAGE.read_text(encoding="utf-8"), entries), encoding="utf-8")
     print(f"{len(entries)} figures written to {PAGE.relative_to(REPO)}, and drawn in {PICTURE.relative_to(REPO)}")
     return 0
 
@@ -47,21 +42,32 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def with_figures(page: str, entries: Sequence[Entry]) -> str:
-    """Return the page with the picture and a table of the entries between its two marks."""
-    picture = f"![The main figures]({PICTURE.relative_to(PAGE.parent)})"
-    return between_marks(page, f"{picture}\n\n{figures(entries)}")
-
-
-def between_marks(page: str, text: str) -> str:
-    """Return the page with what stands between its two marks replaced.
+    """Return the page with the picture and a table of the entries between its two marks.
 
     :raises ValueError: when the page has not both marks, in this order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    picture = f"![The main figures]({PICTURE.relative_to(PAGE.parent)})"
+    return _between(page, BEGIN, END, f"{picture}\n\n{figures(entries)}")
+
+
+def with_profile(page: str, entries: Sequence[Entry]) -> str:
+    """Return the page with the profile of a release between its marks, or as it is where none was measured."""
+    found = next((entry for entry in entries if entry["name"] == "release_profile_s"), None)
+    return page if found is None else _between(page, PROFILE_BEGIN, PROFILE_END, as_table(found["detail"]))
+
+
+def with_scale(page: str, entries: Sequence[Entry]) -> str:
+    """Return the page on scaling with its tables, or as it is where the part `workers` was not measured."""
+    there = {entry["name"] for entry in entries}
+    return _between(page, BEGIN, END, model.tables(entries)) if there.issuperset(model.NEEDED) else page
+
+
+def _between(page: str, begin: str, end: str, text: str) -> str:
+    before, found_begin, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"the page has no {begin} … {end}")
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def figures(entries: Sequence[Entry]) -> str:

@@ -28,8 +28,7 @@ class Marked:
 
     def __init__(self) -> None:
         self._import_s = _age_s()
-        with suppress(OSError):  # a kernel that does not take it counts the peak of the imports too, on every side
-            Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+        reset_peak()
         self._imports_bytes = memory_bytes(os.getpid(), "VmRSS")
         self._wall_s = 0.0
         self._aside: dict[str, float] = {}
@@ -58,6 +57,12 @@ class Marked:
             "import_s": self._import_s,
         }
         print(json.dumps({**found, **self._aside, **costs}), flush=True)
+
+
+def reset_peak() -> None:
+    """Let this process's peak begin anew; a kernel that does not take it counts all that was before, on every side."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
 
 
 def memory_bytes(pid: int, field: str) -> int:

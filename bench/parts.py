@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench import big, export, gemm, parsing, release, speed, tasks, tuning, upload
+from bench import big, export, gemm, parsing, profiling, release, speed, tasks, tuning, upload
 from bench.results import Result
 from bench.scale import workers
 from bench.setting import Setting
@@ -43,6 +43,7 @@ PARTS = (
     Part("int8", tuple(f"speedup_int8_large_b{batch}" for batch in tuning.BATCHES), tuning.measure, 6),
     Part("export", ("export_wall_ratio", "export_peak_over_model"), export.measure, 5),
     Part("release", _RELEASE, release.measure, 12),
+    Part("profile", ("release_profile_s",), profiling.measure, 2),
     Part("upload", ("upload_ratio",), upload.measure, 3),
     Part("parse", ("dag_parse_s",), parsing.measure, 1),
     Part("tasks", ("task_overhead_s",), tasks.measure, 4),

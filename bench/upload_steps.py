@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -25,12 +26,18 @@ from onnx_release.records import (
     LatencyReport,
     OnnxArtifact,
     ParityReport,
+    S3Object,
     SideLatency,
     TrainedModel,
 )
 from stack.minio import REGION, S3_CONFIG
 
 MODEL_NAME = "bench"
+_STORED = "stored.json"
+_SHARED: dict[str, Any] = {
+    "trained": TrainedModel(training_run_id="run", model_uri="models:/m-1", run_name="bench").to_dict(),
+    "model_name": MODEL_NAME,
+}
 
 
 def _client() -> Any:
@@ -43,24 +50,41 @@ def _client() -> Any:
 def _operator(folder: Path) -> None:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: F401 - the task imports it when it first needs it
 
+    from airflow_onnx.operators.upload import UploadOperator  # noqa: F401 - as above
+
+    marked = Marked()
+    with marked.work():
+        stored = put_as_task(folder)
+    marked.report(size_bytes=stored["size_bytes"])
+
+
+def put_as_task(folder: Path) -> dict[str, Any]:
+    """Run the release's own task, and return what it hands on."""
     from airflow_onnx.operators.upload import UploadOperator
 
     artifact = Case("", folder, folder).artifact()
     operator = UploadOperator(
         task_id="upload",
-        trained=TrainedModel(training_run_id="run", model_uri="models:/m-1", run_name="bench").to_dict(),
-        model_name=MODEL_NAME,
         bucket=os.environ["S3_BUCKET"],
         artifact=artifact.to_dict() | {"uri": (folder / ARTIFACT).as_uri()},
         check=CheckReport(sha256=artifact.sha256, passed=True, findings=()).to_dict(),
         benchmark=_passed(artifact).to_dict(),
+        **_SHARED,
     )
     run = SimpleNamespace(dag_id="release_onnx", run_id="bench", start_date=datetime.now(UTC), conf={})
     context = {"dag_run": run, "ti": SimpleNamespace(xcom_push=lambda key, value: None)}
-    marked = Marked()
-    with marked.work():
-        stored = operator.execute(cast("Any", context))
-    marked.report(size_bytes=stored["size_bytes"])
+    stored = operator.execute(cast("Any", context))
+    (folder / _STORED).write_text(json.dumps(stored))
+    return stored
+
+
+def fetch_back(folder: Path) -> None:
+    """Do what the registration does with the objects that `put_as_task` put, before MLflow may name them."""
+    from airflow_onnx.operators.register import RegisterOperator
+
+    uploaded = S3Object.from_dict(json.loads((folder / _STORED).read_text()))
+    operator = RegisterOperator(task_id="register", artifact=None, uploaded=None, **_SHARED)
+    operator._fetched_back(Case("", folder, folder).artifact(), uploaded)
 
 
 def _passed(artifact: OnnxArtifact) -> BenchmarkReport:

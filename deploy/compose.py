@@ -178,7 +178,7 @@ class Container:
         state = self.facts["State"]
         unhealthy = state.get("Health", {}).get("Status") == "unhealthy"
         ended = self._is_once and state["Status"] == "exited" and state["ExitCode"] != 0
-        return unhealthy or ended or self.facts["RestartCount"] >= RESTARTS_MAX
+        return bool(unhealthy or ended or self.facts["RestartCount"] >= RESTARTS_MAX)
 
     @property
     def _is_once(self) -> bool:

@@ -62,7 +62,7 @@ def complete(path: Path) -> list[str]:
     """
     there = read(path)
     for name, make in SECRETS.items():
-        if make is _password and name in there and not _IN_ADDRESSES.fullmatch(there[name]):
+        if make is _password and there.get(name) and not _IN_ADDRESSES.fullmatch(there[name]):
             raise DeployError(
                 f"{name} in {path} has under eight characters, or some that an address cannot hold: use letters and "
                 f"digits, or delete the line and run `make env` again."

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 import textwrap
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bench import __main__ as command
-from bench import document, results, sides, tasks
+from bench import document, profile_steps, results, sides, tasks
 from bench.gemm_shapes import Gemm, products_of
 from bench.parts import PARTS, Part, chosen
 from bench.results import NotMeasured, Result
@@ -178,6 +180,55 @@ def test_the_page_takes_the_figures_between_its_marks() -> None:
     assert document.with_figures(new, [results.asdict(result("upload_ratio", 1.234, met=False))]) == new
     with pytest.raises(ValueError, match="has no"):
         document.with_figures("a page", [])
+
+
+def test_the_page_takes_the_profile_where_one_was_measured() -> None:
+    page = f"before\n{document.PROFILE_BEGIN}\nnone\n{document.PROFILE_END}\nafter\n"
+    assert document.with_profile(page, []) == page
+    row = {"step": "check", "what": "onnx.checker, by path", "wall_s": 0.254, "cpu_s": 0.25, "peak_bytes": 20}
+    entry = results.asdict(result("release_profile_s", detail={"model_bytes": 100, "rows": [row]}))
+    new = document.with_profile(page, [entry])
+    assert "| check | onnx.checker, by path | 0.25 | 0.25 | 0.20 |" in new
+    assert "none" not in new
+    assert document.with_profile(new, [entry]) == new
+
+
+def test_a_profile_charges_each_moment_once_to_the_innermost_span(module: Any) -> None:
+    step = module(
+        "profiled",
+        """
+        import json, sys, time
+        from bench.profile_steps import Clock
+        def inner():
+            time.sleep(0.2)
+        def outer():
+            time.sleep(0.1)
+            held = bytearray(80_000_000)
+            del held
+            sys.modules["__main__"].inner()
+        clock = Clock()
+        clock.put_on("__main__:outer", "outer")
+        clock.put_on("__main__:inner", "inner")
+        outer()
+        clock.charge()
+        spans = {name: vars(span) for name, span in clock.spans.items()}
+        print(json.dumps({"spans": spans, "wall_s": 0, "peak_bytes": 0, "imports_bytes": 0, "import_s": 0}))
+        """,
+    )
+    spans = run_step(step)["spans"]
+    assert set(spans) == {"the rest", "outer", "inner"}
+    assert spans["inner"]["wall_s"] >= 0.2
+    assert spans["outer"]["wall_s"] >= 0.1
+    assert spans["outer"]["cpu_s"] < spans["outer"]["wall_s"]
+    assert spans["outer"]["peak_bytes"] >= 80 * MB
+    assert spans["inner"]["peak_bytes"] < 40 * MB, "what is freed before is not its own"
+
+
+@pytest.mark.parametrize("step", profile_steps.SPANS)
+def test_a_profiles_clocks_are_put_on_what_exists(step: str) -> None:
+    for target in profile_steps.SPANS[step]:
+        module, _, path = target.partition(":")
+        assert callable(operator.attrgetter(path)(import_module(module))), target
 
 
 def test_the_page_explains_every_figure() -> None:

@@ -19,6 +19,7 @@ LINK_BYTES_PER_S = 10e9 / 8
 REDIS_CLIENTS_MAX, POSTGRES_CONNECTIONS_MAX = 10_000, 200
 FIRST, LARGE, LAST = "releases_per_hour_w1", "moved_over_artifact", "releases_per_hour_w4"
 SMALL = ("releases_per_hour_w1", "releases_per_hour_w2", "releases_per_hour_w4")
+NEEDED = (*SMALL, LARGE)
 
 Entry = Mapping[str, Any]
 Counts = Mapping[str, float]
@@ -82,7 +83,7 @@ class Resource:
 
 
 def measured(entries: Sequence[Entry]) -> Measured:
-    """Return what the results hold; a `KeyError` names a figure that was not measured."""
+    """Return what the results hold, which must be all of `NEEDED`."""
     of = {entry["name"]: entry["detail"] for entry in entries}
     batches = [of[name] for name in SMALL]
     few, many = of[FIRST], of[LAST]

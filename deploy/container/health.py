@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Callable
 from urllib.request import urlopen
 
 TIMEOUT_S = 5
@@ -36,7 +37,7 @@ def worker() -> bool:
     return bool(app.control.ping(destination=[f"celery@{socket.gethostname()}"], timeout=TIMEOUT_S))
 
 
-CHECKS = {"http": http, "airflow": airflow, "worker": worker}
+CHECKS: dict[str, Callable[..., bool]] = {"http": http, "airflow": airflow, "worker": worker}
 
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]

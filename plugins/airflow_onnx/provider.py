@@ -62,8 +62,15 @@ def get_provider_info() -> dict[str, Any]:
                         "our_models, radio.nets",
                     ),
                     "staging_uri": _option(
-                        "Folder that a release's tasks hand the artifact through.", None, "file:///var/lib/onnx_release"
+                        "Folder that a release's tasks hand the artifact through.", None, "s3://onnx-staging/releases"
                     ),
+                    "staging_conn_id": _option("Connection of type aws for a staging folder in S3.", "minio_default"),
+                    "cache_folder": _option(
+                        "Folder on a worker's own disk for what its tasks have fetched.",
+                        None,
+                        "/var/cache/onnx_release",
+                    ),
+                    "cache_max_bytes": _option("How much that folder holds; 0 keeps nothing.", str(10 * 1024**3)),
                     "placement": _option(
                         "Where tasks run, by kind of task: queues, pools, executors, hints for Kubernetes; JSON.",
                         "",

@@ -107,6 +107,11 @@ class DagRun:
         """The hosts that its finished tasks ran on."""
         return {task["hostname"] for task in self.tasks().values() if task["hostname"]}
 
+    def running_on(self, task_id: str) -> str | None:
+        """The host that the task runs on now."""
+        task = self.tasks().get(task_id, {})
+        return task["hostname"] if task.get("state") == "running" else None
+
     def log(self, task_id: str, attempt: int = 1) -> str:
         path = f"{self.path}/taskInstances/{task_id}/logs/{attempt}"
         return json.dumps(self.api.get(path, full_content="true")["content"])

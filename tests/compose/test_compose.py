@@ -157,7 +157,7 @@ def test_a_training_run_is_released_by_itself_and_on_both_workers(
         if run.hosts() == workers:
             break
     assert run.hosts() == workers
-    assert "onnx" in run.log("export"), "the log outlives the task, in MinIO"
+    assert "s3://airflow-logs/" in run.log("export"), "the log has gone to MinIO"
 
 
 def test_a_release_outlives_the_worker_that_is_killed_under_it(
@@ -165,12 +165,7 @@ def test_a_release_outlives_the_worker_that_is_killed_under_it(
 ) -> None:
     training_run_id = deployment.train("by-hand", 11)
     run = DagRun(deployment.api, f"release__{training_run_id}").trigger(training_run_id=training_run_id, **QUICK)
-
-    def measuring() -> str | None:
-        task = run.tasks().get("parity_latency", {})
-        return task["hostname"] if task.get("state") == "running" else None
-
-    host = wait_for("the measurement", measuring, RELEASE_TIMEOUT_S)
+    host = wait_for("the measurement", lambda: run.running_on("parity_latency"), RELEASE_TIMEOUT_S)
     (survivor,) = set(deployment.workers()) - {host}
     subprocess.run([docker(), "kill", "--signal", "KILL", host], check=True, capture_output=True)
     run.succeed(RELEASE_TIMEOUT_S)
@@ -179,15 +174,37 @@ def test_a_release_outlives_the_worker_that_is_killed_under_it(
     assert (last["hostname"], last["state"]) == (survivor, "success")
     assert set(deployment.workers()) == {survivor}, "nobody has started it again meanwhile"
     require_right(deployment, client, run, training_run_id, tmp_path)
+    for name, task in run.tasks().items():
+        if task["hostname"] == host and task["state"] == "success":
+            assert "s3://airflow-logs/" in run.log(name, task["try_number"]), "logs outlive their worker"
+
+
+def test_the_log_of_a_running_task_comes_from_its_worker(deployment: Deployment, client: Any) -> None:
+    training_run_id = client.get_model_version_by_alias(limits.MODEL_NAME, limits.ALIAS).run_id
+    run = DagRun(deployment.api, "again").trigger(training_run_id=training_run_id, **QUICK)
+    host = wait_for("the export", lambda: run.running_on("export"), RELEASE_TIMEOUT_S)
+    wait_for("its log", lambda: f"http://{host}:8793/" in run.log("export"), 30)
+    run.succeed(RELEASE_TIMEOUT_S)
+    wanted = f"name='{limits.MODEL_NAME}' and run_id='{training_run_id}'"
+    assert len(client.search_model_versions(wanted)) == 1, "the same bytes, the same version"
 
 
 def test_nothing_is_left_staged(deployment: Deployment) -> None:
     assert deployment.keys("onnx-staging") == []
 
 
+def test_a_third_worker_joins_and_the_killed_one_is_replaced(deployment: Deployment) -> None:
+    deployment.project.up("--scale", "airflow-worker=3")
+    assert len(deployment.workers()) == 3
+
+
 def test_nothing_is_left_when_it_is_torn_down(deployment: Deployment) -> None:
+    mounts = [mount for container in deployment.project.containers() for mount in container.facts["Mounts"]]
     deployment.project.run("down", "--volumes", "--remove-orphans")
     label = f"label=com.docker.compose.project={deployment.project.name}"
     for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
         command = [docker(), *kind, "--quiet", "--filter", label]
         assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "", kind
+    command = [docker(), "volume", "ls", "--quiet"]
+    there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert not {mount["Name"] for mount in mounts if mount["Type"] == "volume"} & set(there)
