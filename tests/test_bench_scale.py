@@ -233,6 +233,8 @@ def test_the_model_multiplies_what_was_counted(entries: list[dict[str, Any]]) ->
     # Ten thousand heartbeats every five seconds, at a hundredth of a second each.
     assert many - week == pytest.approx(2000 * 0.01)
     assert of["PostgreSQL", "server of 200 connections"].needs[2] == pytest.approx((3 + 10_000) / 200)
+    active = next(one for one in of.values() if "release_onnx" in one.name)
+    assert active.needs == pytest.approx((1e6 / (365 * 86400) * 40 / 64, 1e6 / (7 * 86400) * 40 / 64, 10_000 / 64))
     needs = [one.needs[2] for one in model.resources(found)]
     assert needs == sorted(needs, reverse=True)
 

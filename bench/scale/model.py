@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.scale.workers import added
+from onnx_release.limits import RELEASES_ACTIVE_MAX
 from stack.layout import REPO
 
 PAGE = REPO / "docs" / "scaling.md"
@@ -151,6 +152,7 @@ def resources(found: Measured) -> list[Resource]:
 
     beat_s = small["cpu_s/airflow-api-server"] / requests
     measuring_s, large_bytes = found.small_task_s["parity_latency"], found.large["minio/moved_bytes"]
+    busy = WORKERS / RELEASES_ACTIVE_MAX
     clients = [_with_workers(found, name) for name in found.held if name == "redis"]
     sessions = [_with_workers(found, name) for name in found.held if name != "redis"]
     return sorted(
@@ -161,6 +163,12 @@ def resources(found: Measured) -> list[Resource]:
             processor("MLflow", "process of one processor", "mlflow"),
             processor("PostgreSQL", "processor", "postgres", small["cpu_s/postgres"] / requests),
             processor("Redis", "processor (it uses one)", "redis"),
+            Resource(
+                "DAG runs of `release_onnx`",
+                f"{RELEASES_ACTIVE_MAX} at once, as it is set",
+                RELEASES_ACTIVE_MAX / small["worker/slot_s"],
+                (*(need / RELEASES_ACTIVE_MAX for need in needs(small["worker/slot_s"], 0.0, 0.0)[:2]), busy),
+            ),
             _held("Redis", "clients", REDIS_CLIENTS_MAX, clients),
             _held("PostgreSQL", "connections", POSTGRES_CONNECTIONS_MAX, sessions),
             Resource(
