@@ -50,7 +50,7 @@ PARTS = (
     Part("watch", ("run_to_release_s",), latency.measure, 6),
     Part("poll", ("poll_ratio",), polling.measure, 5),
     Part("backfill", ("backfill_ratio",), backfilling.measure, 9),
-    Part("workers", _WORKERS, workers.measure, 14),
+    Part("workers", _WORKERS, workers.measure, 11),
     Part("big", ("big_model",), big.measure, 9),
 )
 

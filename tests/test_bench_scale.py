@@ -154,7 +154,7 @@ def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:
         "cpu_s/airflow-api-server": 1.0,
         "cpu_s/mlflow": 0.5,
         "cpu_s/postgres": 0.4,
-        "cpu_s/redis": 0.01,
+        "cpu_s/minio": 0.01,
         "airflow/request/airflow-worker PUT task-instances/run": 100.0,
         "mlflow/request/airflow-worker POST runs/search": 30.0,
         "postgres/airflow/transactions": 200.0,
@@ -228,7 +228,7 @@ def test_the_model_multiplies_what_was_counted(entries: list[dict[str, Any]]) ->
     year, week, many = of["measuring", "slot, one host each"].needs
     assert week == many == pytest.approx(1e6 / (7 * 86400) * 6.0)
     assert year == pytest.approx(1e6 / (365 * 86400) * 6.0)
-    _, week, many = of["Airflow's API server", "process of one processor"].needs
+    _, week, many = of["Airflow's API server", "processor"].needs
     assert week == pytest.approx(1e6 / (7 * 86400))
     # Ten thousand heartbeats every five seconds, at a hundredth of a second each.
     assert many - week == pytest.approx(2000 * 0.01)
@@ -243,17 +243,29 @@ def test_the_tables_go_into_the_page_between_its_marks(entries: list[dict[str, A
     before = model.PAGE.read_text(encoding="utf-8")
     page = document.with_scale(before, entries)
     assert "| requests to MLflow | 30 | 30 | 30 M |" in page
-    assert "| commands in Redis | 2 | 1 | 10 k |" in page
+    assert "| commands in Redis, a second | 2 | 1 | 10 k |" in page
+    assert "| connections to Redis | 15 | 10 | 100 k |" in page
+    assert "| bytes in and out of MinIO | 500 MB | 1 GB | 500 TB |" in page
     assert "| measuring | slot, one host each | 0.17 | 0.19 | 9.9 | 9.9 |" in page
     assert document.with_scale(before, entries[1:]) == before
 
 
 @pytest.mark.parametrize(
-    ("number", "text"),
-    [(0.0, "0"), (0.0123, "0.012"), (3.25, "3.2"), (42.0, "42"), (1234.0, "1234"), (56_780.0, "56.8 k"), (3e7, "30 M")],
+    ("number", "unit", "text"),
+    [
+        (0.0, "", "0"),
+        (0.0123, "s", "0.012 s"),
+        (3.25, "", "3.2"),
+        (1234.0, "", "1234"),
+        (1234.0, "B", "1.23 kB"),
+        (56_780.0, "", "56.8 k"),
+        (3e7, "s", "8333 h"),
+        (3e7, "", "30 M"),
+        (5.69e14, "B", "569 TB"),
+    ],
 )
-def test_numbers_are_short(number: float, text: str) -> None:
-    assert model.short(number) == text
+def test_numbers_are_short(number: float, unit: str, text: str) -> None:
+    assert model.short(number, unit) == text
 
 
 class Engine:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.scale.workers import added
+from bench.scale.workers import HOUR_S, added
 from onnx_release.limits import RELEASES_ACTIVE_MAX
 from stack.layout import REPO
 
 PAGE = REPO / "docs" / "scaling.md"
 RUNS, WORKERS = 1_000_000, 10_000
 WEEK_S, YEAR_S = 7 * 86_400.0, 365 * 86_400.0
+RATES = (RUNS / YEAR_S, RUNS / WEEK_S)
 # Airflow's `[workers] min_heartbeat_interval`: a running task's supervisor asks the API server this often.
 HEARTBEAT_S = 5.0
 LINK_BYTES_PER_S = 10e9 / 8
@@ -22,41 +23,49 @@ FIRST, LARGE, LAST = "releases_per_hour_w1", "moved_over_artifact", "releases_pe
 SMALL = ("releases_per_hour_w1", "releases_per_hour_w2", "releases_per_hour_w4")
 NEEDED = (*SMALL, LARGE)
 
+ASKED = (
+    ("requests to MLflow", "mlflow/request/", ""),
+    ("requests of tasks to Airflow's API server", "airflow/request/", ""),
+    ("transactions in the database `airflow`", "postgres/airflow/transactions", ""),
+    ("transactions in `mlflow`", "postgres/mlflow/transactions", ""),
+    ("transactions in `celery`", "postgres/celery/transactions", ""),
+    ("rows written in `airflow`", "postgres/airflow/rows_written", ""),
+    ("rows written in `mlflow`", "postgres/mlflow/rows_written", ""),
+    ("growth of `airflow`", "postgres/airflow/size_bytes", "B"),
+    ("growth of `mlflow`", "postgres/mlflow/size_bytes", "B"),
+    ("write-ahead log", "postgres/wal_bytes", "B"),
+    ("commands in Redis", "redis/command/", ""),
+    ("requests to MinIO", "minio/request/", ""),
+    ("bytes in and out of MinIO", "minio/moved_bytes", "B"),
+    ("processor of the API server", "cpu_s/airflow-api-server", "s"),
+    ("processor of the scheduler", "cpu_s/airflow-scheduler", "s"),
+    ("processor of PostgreSQL", "cpu_s/postgres", "s"),
+    ("processor of MLflow", "cpu_s/mlflow", "s"),
+    ("processor of MinIO", "cpu_s/minio", "s"),
+    ("processor of the workers", "cpu_s/airflow-worker", "s"),
+    ("tasks on a worker", "worker/ended", ""),
+    ("a worker's slot", "worker/slot_s", "s"),
+)
+# With nothing to do. A worker that waits asks nothing of the API server and of MLflow: it only listens to Redis.
+IDLE = (
+    ("requests to MLflow (the bell)", "mlflow/request/", False),
+    ("transactions in `airflow`", "postgres/airflow/transactions", False),
+    ("transactions in `mlflow`", "postgres/mlflow/transactions", False),
+    ("commands in Redis", "redis/command/", True),
+    ("bytes in and out of Redis", "redis/moved_bytes", True),
+)
+# Connections of which each worker has some of its own.
+OF_WORKERS = {"redis": "Redis", "airflow-worker celery": "PostgreSQL's database `celery`"}
+SERVICES = {
+    "airflow-api-server": "Airflow's API server",
+    "airflow-scheduler": "scheduler",
+    "mlflow": "MLflow",
+    "postgres": "PostgreSQL",
+    "minio": "MinIO",
+}
+
 Entry = Mapping[str, Any]
 Counts = Mapping[str, float]
-
-ASKED = (
-    ("requests to MLflow", "mlflow/request/", 1),
-    ("requests of tasks to Airflow's API server", "airflow/request/", 1),
-    ("transactions in Airflow's database", "postgres/airflow/transactions", 1),
-    ("rows written there", "postgres/airflow/rows_written", 1),
-    ("growth of it, kB", "postgres/airflow/size_bytes", 1e3),
-    ("transactions in MLflow's database", "postgres/mlflow/transactions", 1),
-    ("rows written there ", "postgres/mlflow/rows_written", 1),
-    ("growth of it, kB ", "postgres/mlflow/size_bytes", 1e3),
-    ("transactions in Celery's database", "postgres/celery/transactions", 1),
-    ("write-ahead log of all three, kB", "postgres/wal_bytes", 1e3),
-    ("commands in Redis", "redis/command/", 1),
-    ("requests to MinIO", "minio/request/", 1),
-    ("bytes in and out of MinIO, MB", "minio/moved_bytes", 1e6),
-    ("processor of MLflow, s", "cpu_s/mlflow", 1),
-    ("processor of the API server, s", "cpu_s/airflow-api-server", 1),
-    ("processor of the scheduler, s", "cpu_s/airflow-scheduler", 1),
-    ("processor of PostgreSQL, s", "cpu_s/postgres", 1),
-    ("processor of Redis, s", "cpu_s/redis", 1),
-    ("processor of MinIO, s", "cpu_s/minio", 1),
-    ("processor of the workers, s", "cpu_s/airflow-worker", 1),
-    ("tasks on a worker", "worker/ended", 1),
-    ("a worker's slot, s", "worker/slot_s", 1),
-)
-IDLE = (
-    ("requests to MLflow", "mlflow/request/"),
-    ("requests to Airflow's API server", "airflow/request/"),
-    ("transactions in Airflow's database", "postgres/airflow/transactions"),
-    ("transactions in Celery's database", "postgres/celery/transactions"),
-    ("commands in Redis", "redis/command/"),
-    ("bytes in and out of Redis", "redis/moved_bytes"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +100,12 @@ def measured(entries: Sequence[Entry]) -> Measured:
     more = many["workers"] - few["workers"]
     idle, later = _with_sums(few["idle"]["rates"]), _with_sums(many["idle"]["rates"])
     held, held_later = _connected(few), _connected(many)
+    slot = {"worker/slot_s": few["of_each_release"]["worker/slot_s"]}
     return Measured(
-        small=_with_sums(_mean([batch["of_each_release"] for batch in batches])),
+        small=_with_sums(_mean([batch["of_each_release"] for batch in batches]) | slot),
         large=_with_sums(of[LARGE]["of_each_release"]),
-        small_task_s=_mean([batch["task_s"] for batch in batches]),
+        # With one worker nothing of ours competes with a task for a processor.
+        small_task_s=few["task_s"],
         large_task_s=of[LARGE]["task_s"],
         idle=idle,
         each_worker=_slope(idle, later, more),
@@ -135,61 +146,58 @@ def resources(found: Measured) -> list[Resource]:
 
     Each worker is then busy all the time with one task: its heartbeats come on top, at the mean cost of a request.
     """
-    small, per_worker = found.small, found.each_worker
-    requests = added(small, "airflow/request/")
-    beats = WORKERS / HEARTBEAT_S
-
-    def needs(each: float, idle: float, worker: float, beat: float = 0.0) -> tuple[float, float, float]:
-        year, week = (RUNS / seconds * each + idle for seconds in (YEAR_S, WEEK_S))
-        return year, week, week + WORKERS * worker + beats * beat
-
-    def processor(name: str, one: str, service: str, beat: float = 0.0) -> Resource:
-        key = f"cpu_s/{service}"
-        each = small.get(key, 0.0)
-        # What a worker adds with nothing to do is within the noise of a service that it does not speak to.
-        worker = max(0.0, per_worker.get(key, 0.0)) if service in ("redis", "postgres", "airflow-api-server") else 0.0
-        return Resource(name, one, 1 / each if each else 0.0, needs(each, found.idle.get(key, 0.0), worker, beat))
-
-    beat_s = small["cpu_s/airflow-api-server"] / requests
-    measuring_s, large_bytes = found.small_task_s["parity_latency"], found.large["minio/moved_bytes"]
-    busy = WORKERS / RELEASES_ACTIVE_MAX
-    clients = [_with_workers(found, name) for name in found.held if name == "redis"]
-    sessions = [_with_workers(found, name) for name in found.held if name != "redis"]
-    return sorted(
-        [
-            Resource("measuring", "slot, one host each", 1 / measuring_s, needs(measuring_s, 0.0, 0.0)),
-            processor("Airflow's API server", "process of one processor", "airflow-api-server", beat_s),
-            processor("scheduler", "process of one processor", "airflow-scheduler"),
-            processor("MLflow", "process of one processor", "mlflow"),
-            processor("PostgreSQL", "processor", "postgres", small["cpu_s/postgres"] / requests),
-            processor("Redis", "processor (it uses one)", "redis"),
-            Resource(
-                "DAG runs of `release_onnx`",
-                f"{RELEASES_ACTIVE_MAX} at once, as it is set",
-                RELEASES_ACTIVE_MAX / small["worker/slot_s"],
-                (*(need / RELEASES_ACTIVE_MAX for need in needs(small["worker/slot_s"], 0.0, 0.0)[:2]), busy),
-            ),
-            _held("Redis", "clients", REDIS_CLIENTS_MAX, clients),
-            _held("PostgreSQL", "connections", POSTGRES_CONNECTIONS_MAX, sessions),
-            Resource(
-                "MinIO, releases of 113 MB",
-                "link of 10 Gbit/s",
-                LINK_BYTES_PER_S / large_bytes,
-                needs(large_bytes / LINK_BYTES_PER_S, 0.0, 0.0),
-            ),
-        ],
-        key=lambda one: one.needs[2],
-        reverse=True,
-    )
+    return sorted(_rates(found) + _processors(found) + _held(found), key=lambda one: one.needs[2], reverse=True)
 
 
-def _with_workers(found: Measured, name: str) -> tuple[float, float]:
-    few = found.held[name]
-    return few, few + WORKERS * max(0.0, found.held_each_worker.get(name, 0.0))
+def _rates(found: Measured) -> list[Resource]:
+    """Return what each release needs for so long, or so much of."""
+    measuring_s, slot_s = found.small_task_s["parity_latency"], found.small["worker/slot_s"]
+    bytes_s = found.large["minio/moved_bytes"] / LINK_BYTES_PER_S
+    year, week = (rate * slot_s / RELEASES_ACTIVE_MAX for rate in RATES)
+    active = (year, week, WORKERS / RELEASES_ACTIVE_MAX)
+    at_once = f"{RELEASES_ACTIVE_MAX} at once, as it is set"
+    return [
+        Resource("measuring", "slot, one host each", 1 / measuring_s, _needs(measuring_s)),
+        Resource("MinIO, releases of 113 MB", "link of 10 Gbit/s", 1 / bytes_s, _needs(bytes_s)),
+        Resource("DAG runs of `release_onnx`", at_once, RELEASES_ACTIVE_MAX / slot_s, active),
+    ]
 
 
-def _held(name: str, what: str, limit: int, held: Sequence[tuple[float, float]]) -> Resource:
-    few, many = (sum(one) / limit for one in zip(*held, strict=True)) if held else (0.0, 0.0)
+def _processors(found: Measured) -> list[Resource]:
+    requests = added(found.small, "airflow/request/")
+    resources = []
+    for service, name in SERVICES.items():
+        each, always = found.small[f"cpu_s/{service}"], found.idle.get(f"cpu_s/{service}", 0.0)
+        # A heartbeat is one request, and writes one row.
+        beats = WORKERS / HEARTBEAT_S * each / requests if service in ("airflow-api-server", "postgres") else 0.0
+        resources.append(Resource(name, "processor", 1 / each, _needs(each, always, beats)))
+    return resources
+
+
+def _needs(each: float, always: float = 0.0, workers: float = 0.0) -> tuple[float, float, float]:
+    """Return what is needed, with what is always needed, and what many workers need on top."""
+    year, week = (rate * each + always for rate in RATES)
+    return year, week, week + workers
+
+
+def _held(found: Measured) -> list[Resource]:
+    """Return connections, over what one server takes."""
+    clients = found.held["redis"]
+    sessions = sum(number for name, number in found.held.items() if name != "redis")
+    return [
+        _server("Redis", "clients", REDIS_CLIENTS_MAX, clients, found.held_each_worker["redis"]),
+        _server(
+            "PostgreSQL",
+            "connections",
+            POSTGRES_CONNECTIONS_MAX,
+            sessions,
+            found.held_each_worker["airflow-worker celery"],
+        ),
+    ]
+
+
+def _server(name: str, what: str, limit: int, held: float, more: float) -> Resource:
+    few, many = held / limit, (held + WORKERS * more) / limit
     return Resource(name, f"server of {limit} {what}", 0.0, (few, few, many))
 
 
@@ -202,27 +210,28 @@ def tables(entries: Sequence[Entry]) -> str:
 def _asked(found: Measured) -> str:
     rows = ["| one release asks for | small model | 113 MB | a million small ones |", "|---|---|---|---|"]
     for name, prefix, unit in ASKED:
-        small, large = (added(counts, prefix) / unit for counts in (found.small, found.large))
-        rows.append(f"| {name.strip()} | {short(small)} | {short(large)} | {short(small * RUNS)} |")
-    measuring = [each["parity_latency"] for each in (found.small_task_s, found.large_task_s)]
-    rows.append(
-        f"| of it measuring, s | {short(measuring[0])} | {short(measuring[1])} | {short(measuring[0] * RUNS)} |"
-    )
+        # Less than with nothing to do is within the noise of that.
+        small, large = (max(0.0, added(counts, prefix)) for counts in (found.small, found.large))
+        rows.append(_row(name, unit, small, large))
+    small, large = (each["parity_latency"] for each in (found.small_task_s, found.large_task_s))
+    rows.append(_row("of it, measuring", "s", small, large))
     return "\n".join(rows)
 
 
+def _row(name: str, unit: str, small: float, large: float) -> str:
+    cells = [short(number, unit) for number in (small, large, small * RUNS)]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
 def _idle(found: Measured) -> str:
-    rows = [
-        "| a second, with nothing to do | one worker | each worker more | 10 000 workers |",
-        "|---|---|---|---|",
-    ]
-    for name, prefix in IDLE:
+    rows = ["| with nothing to do | one worker | each worker more | 10 000 workers |", "|---|---|---|---|"]
+    for name, prefix, of_workers in IDLE:
         one, more = added(found.idle, prefix), added(found.each_worker, prefix)
-        rows.append(f"| {name} | {short(one)} | {short(more)} | {short(one + WORKERS * more)} |")
-    for key in sorted(found.held_each_worker):
-        one, more = found.held.get(key, 0.0), found.held_each_worker[key]
-        where = "Redis" if key == "redis" else "PostgreSQL: {} to `{}`".format(*key.split())
-        rows.append(f"| connections to {where} | {short(one)} | {short(more)} | {short(one + WORKERS * more)} |")
+        cells = [short(more), short(one + WORKERS * more)] if of_workers else ["–", short(one)]
+        rows.append(f"| {name}, a second | {short(one)} | {' | '.join(cells)} |")
+    for key, name in OF_WORKERS.items():
+        one, more = found.held[key], found.held_each_worker[key]
+        rows.append(f"| connections to {name} | {short(one)} | {short(more)} | {short(one + WORKERS * more)} |")
     return "\n".join(rows)
 
 
@@ -237,9 +246,12 @@ def _scarce(found: Measured) -> str:
     return "\n".join(rows)
 
 
-def short(number: float) -> str:
-    """Return the number with two digits that count, whole from 100 on, and with k, M or G from 10 000 on."""
-    for limit, word in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if abs(number) >= limit:
-            return f"{number / (1e3 if word == ' k' else limit):.3g}{word}"
-    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.2g}"
+def short(number: float, unit: str = "") -> str:
+    """Return the number with two or three digits that count: whole from 100 on, with k, M, G or T where it is long."""
+    if unit == "s" and number >= 10 * HOUR_S:
+        return short(number / HOUR_S, "h")
+    from_k = 1e3 if unit == "B" else 1e4
+    for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= max(limit, from_k):
+            return f"{number / limit:.3g} {prefix}{unit}"
+    return f"{number:.0f} {unit}".rstrip() if number >= 100 else f"{number:.2g} {unit}".rstrip()

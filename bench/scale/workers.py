@@ -39,7 +39,7 @@ class Plan:
 
 
 USUAL, FULL, REHEARSAL = (
-    Plan(releases=5, large=2, idle_s=30.0),
+    Plan(releases=4, large=2, idle_s=20.0),
     Plan(releases=16, large=4, idle_s=120.0),
     Plan(releases=1, large=1, idle_s=5.0),
 )
