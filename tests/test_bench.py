@@ -220,7 +220,7 @@ def test_a_profile_charges_each_moment_once_to_the_innermost_span(module: Any) -
     assert spans["inner"]["wall_s"] >= 0.2
     assert spans["outer"]["wall_s"] >= 0.1
     assert spans["outer"]["cpu_s"] < spans["outer"]["wall_s"]
-    assert spans["outer"]["peak_bytes"] >= 80 * MB
+    assert 78 * MB < spans["outer"]["peak_bytes"] < 100 * MB
     assert spans["inner"]["peak_bytes"] < 40 * MB, "what is freed before is not its own"
 
 

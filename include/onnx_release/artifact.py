@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,10 +31,10 @@ class Digests:
         self._taken: dict[tuple[int, ...], str] = {}
 
     @classmethod
-    def known(cls, files: Iterable[FileDigest], stamps: Mapping[str, tuple[int, ...]]) -> Digests:
-        """Return the digests that were taken of files with these stamps, by path; see `stamps`."""
-        digests = cls()
-        digests._taken = {stamps[file.path]: file.sha256 for file in files if file.path in stamps}
+    def known(cls, artifact: OnnxArtifact) -> Digests:
+        """Return the digests in an artifact's record, for the files on this machine that have its stamps."""
+        digests, stamps = cls(), artifact.stamps
+        digests._taken = {stamps[file.path]: file.sha256 for file in artifact.files if file.path in stamps}
         return digests
 
     def take(self, path: Path) -> str:
@@ -101,15 +101,12 @@ def content_sha256(files: Iterable[FileDigest]) -> str:
     return digest.hexdigest()
 
 
-def verify_folder(
-    folder: Path, files: Iterable[FileDigest], stamps: Mapping[str, tuple[int, ...]] | None = None
-) -> None:
+def verify_folder(folder: Path, files: Iterable[FileDigest], digests: Digests | None = None) -> None:
     """Raise `Refused` naming every file that is missing, extra or changed; a report is no extra file.
 
-    :param stamps: those of files whose digest was taken on this machine: such a file is not read again.
+    :param digests: those that were taken already, and where those are kept that are taken now.
     """
     wanted = {file.path: file for file in files}
-    digests = Digests.known(wanted.values(), stamps or {})
     found = {file.path: file for file in describe_folder(folder, digests)}
     problems = [f"{path} is missing" for path in sorted(wanted.keys() - found.keys())]
     problems += [f"{path} was not there before" for path in sorted(found.keys() - wanted.keys() - {REPORT_FILE})]
@@ -129,7 +126,7 @@ def verify_folder(
 
 def require_bytes(folder: Path, artifact: OnnxArtifact) -> None:
     """Raise `Refused` unless the folder's files are those of the record, and amount to its digest."""
-    verify_folder(folder, artifact.files, artifact.stamps)
+    verify_folder(folder, artifact.files, Digests.known(artifact))
     if (found := folder_sha256(artifact.files)) != artifact.sha256:
         raise Refused(
             "The artifact's record",

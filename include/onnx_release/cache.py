@@ -24,10 +24,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onnx_release.artifact import content_sha256, describe_folder
+from onnx_release.artifact import Digests, content_sha256, describe_folder
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import FileDigest
 
@@ -40,21 +40,27 @@ class Wanted:
     """What is asked of a cache: `fill` fetches it into an empty folder.
 
     `sha256` is the content's (`artifact.content_sha256`), where that is known. `key` names something that never
-    changes, for a caller that does not know its content yet; empty: it is fetched anew. `name` is for messages.
+    changes, for a caller that does not know its content yet; empty: it is fetched anew. `name` is for messages, and
+    `digests` are those that `fill` takes on its way.
     """
 
     name: str
     fill: Callable[[Path], None]
     sha256: str = ""
     key: str = ""
+    digests: Digests = field(default_factory=Digests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A folder that holds what was wanted, for as long as the block runs; to be read only. `hit`: not fetched."""
+    """A folder that holds what was wanted, for as long as the block runs; to be read only. `hit`: not fetched.
+
+    `stamps` are the files' own, by path (see `artifact.Digests`).
+    """
 
     folder: Path
     files: tuple[FileDigest, ...]
+    stamps: dict[str, tuple[int, ...]]
     sha256: str
     hit: bool
 
@@ -105,12 +111,12 @@ class Cache:
             folder = self._entry(sha256)
             if not folder.is_dir():
                 return None
-            if (files := _sound(folder, sha256)) is None:
+            if (sound := _sound(folder, sha256)) is None:
                 _log.warning("The cached copy of %s in %s is damaged; it is fetched again.", wanted.name, folder)
                 return None
             os.utime(lease)
             held.push(tried.pop_all())
-        return Entry(folder=folder, files=files, sha256=sha256, hit=True)
+        return sound
 
     def _miss(self, held: ExitStack, wanted: Wanted) -> Entry:
         work = held.enter_context(self._work_folder())
@@ -125,7 +131,8 @@ class Cache:
             return entry
         if wanted.key:
             _write(self._root / "keys" / _digest(wanted.key), entry.sha256)
-        return Entry(folder=kept, files=entry.files, sha256=entry.sha256, hit=False)
+        # Moved, a file keeps its stamp.
+        return replace(entry, folder=kept)
 
     def _published(self, entry: Entry) -> Path | None:
         """Move a filled folder to its place, or return None where no room can be made. The caller holds `room`."""
@@ -226,7 +233,7 @@ class Cache:
 def _fetched(wanted: Wanted, folder: Path) -> Entry:
     folder.mkdir()
     wanted.fill(folder)
-    files = describe_folder(folder)
+    files = describe_folder(folder, wanted.digests)
     found = content_sha256(files)
     if wanted.sha256 not in ("", found):
         raise Refused(
@@ -234,16 +241,20 @@ def _fetched(wanted: Wanted, folder: Path) -> Entry:
             f"has other bytes than before: sha256 {found}, not {wanted.sha256}",
             "Release the training run again from its export; if it happens twice, look for what writes there.",
         )
-    return Entry(folder=folder, files=files, sha256=found, hit=False)
+    return Entry(folder=folder, files=files, stamps=wanted.digests.stamps(folder, files), sha256=found, hit=False)
 
 
-def _sound(folder: Path, sha256: str) -> tuple[FileDigest, ...] | None:
-    """Return the files of a folder whose every byte is as it was, else None."""
+def _sound(folder: Path, sha256: str) -> Entry | None:
+    """Return the entry in a folder whose every byte is as it was, else None."""
+    digests = Digests()
     try:
-        files = describe_folder(folder)
+        files = describe_folder(folder, digests)
+        stamps = digests.stamps(folder, files)
     except (Refused, OSError):
         return None
-    return files if content_sha256(files) == sha256 else None
+    if content_sha256(files) != sha256:
+        return None
+    return Entry(folder=folder, files=files, stamps=stamps, sha256=sha256, hit=True)
 
 
 @contextmanager

@@ -61,6 +61,9 @@ CALLS_PER_ROUND_MAX = 200
 # Above this part of its time spent waiting for a CPU, a round timed the host's other work too. Measured on 2 CPUs:
 # 0.03 when alone; at 0.5, with one other busy process, PyTorch's threads took 16 times as long.
 CPU_WAIT_SHARE_MAX = 0.05
+# A speedup differs from process to process by this standard deviation, as a part of it, however long each measures:
+# every process lays out weights and buffers anew (ten of them on two CPUs: `speedup_repeatability` of the bench).
+PROCESS_SPREAD = 0.03
 
 MEASURE_POOL = "onnx_measure"
 # How long a measurement waits for another on its host, and how often it asks, in s.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -34,6 +34,12 @@ class Interval:
     def relative_width(self) -> float:
         """The interval's width as a part of the estimate."""
         return (self.high - self.low) / self.value
+
+    def widened(self, spread: float) -> Interval:
+        """Return the interval with another source of error, of this standard deviation on the logarithm, in it too."""
+        extra = spread * NormalDist().inv_cdf((1.0 + self.confidence) / 2.0)
+        low, high = (math.hypot(math.log(self.value / edge), extra) for edge in (self.low, self.high))
+        return replace(self, low=self.value / math.exp(low), high=self.value * math.exp(high))
 
     def straddles(self, limit: float) -> bool:
         """Say whether the interval leaves open on which side of `limit` the truth lies."""

@@ -12,7 +12,8 @@ from onnx_release import artifact
 from onnx_release.artifact import Digests, describe_folder, folder_sha256, fresh_folder, verify_folder
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_FILE
-from onnx_release.records import FileDigest
+from onnx_release.records import OnnxArtifact
+from tests.core import records
 
 
 @pytest.fixture
@@ -51,23 +52,23 @@ def test_a_digest_that_was_taken_is_not_that_of_other_bytes(folder: Path) -> Non
     assert describe_folder(folder, digests) == describe_folder(folder)
 
 
-def described(folder: Path) -> tuple[tuple[FileDigest, ...], dict[str, tuple[int, ...]]]:
+def described(folder: Path) -> OnnxArtifact:
     digests = Digests()
     files = describe_folder(folder, digests)
-    return files, digests.stamps(folder, files)
+    return records.artifact(files=files, stamps=digests.stamps(folder, files))
 
 
 def test_a_file_with_its_stamp_is_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, stamps = described(folder)
-    assert stamps.keys() == {"a.bin", "b.txt", "sub/c"}
+    record = described(folder)
+    assert record.stamps.keys() == {"a.bin", "b.txt", "sub/c"}
     folder = folder.rename(folder.with_name("elsewhere"))
-    monkeypatch.setattr(artifact, "_file_sha256", lambda path: pytest.fail(f"{path} was read"))
-    verify_folder(folder, files, stamps)
+    monkeypatch.setattr("onnx_release.artifact._file_sha256", lambda path: pytest.fail(f"{path} was read"))
+    verify_folder(folder, record.files, Digests.known(record))
 
 
 @pytest.mark.parametrize("by", ["writing into it", "putting another in its place"])
 def test_a_file_that_was_written_to_is_read_whatever_its_times_say(folder: Path, by: str) -> None:
-    files, stamps = described(folder)
+    record = described(folder)
     path, before = folder / "a.bin", (folder / "a.bin").stat()
     if by == "writing into it":
         with path.open("r+b") as file:
@@ -77,7 +78,7 @@ def test_a_file_that_was_written_to_is_read_whatever_its_times_say(folder: Path,
         (folder.parent / "other").rename(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(Refused, match=r"a\.bin changed"):
-        verify_folder(folder, files, stamps)
+        verify_folder(folder, record.files, Digests.known(record))
 
 
 def test_a_clock_too_coarse_to_tell_two_writes_apart_gives_no_stamp(
@@ -85,7 +86,7 @@ def test_a_clock_too_coarse_to_tell_two_writes_apart_gives_no_stamp(
 ) -> None:
     stamp = artifact._stamp
     monkeypatch.setattr(artifact, "_stamp", lambda path: (*stamp(path)[:-1], 1_700_000_000_010_000_000))
-    assert described(folder)[1] == {}
+    assert described(folder).stamps == {}
 
 
 def test_the_digest_is_over_paths_and_bytes_in_whatever_order(folder: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from onnx_release.artifact import content_sha256, describe_folder
+from onnx_release.artifact import Digests, content_sha256, describe_folder, verify_folder
 from onnx_release.cache import Cache, Entry, Wanted
 from onnx_release.errors import Refused, Transient
+from tests.core import records
 
 FORK = multiprocessing.get_context("fork")
 WAIT_S = 30.0
@@ -73,6 +74,17 @@ def test_a_second_use_fetches_nothing(root: Path, fetched: Path, tmp_path: Path)
             assert (entry.folder / "data" / "weights").stat().st_nlink == 1, "onnx refuses hard links"
     assert fetched.read_text() == "a\n"
     assert left_behind(root) == []
+
+
+def test_what_the_cache_has_hashed_need_not_be_hashed_again(
+    root: Path, fetched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hit in (False, True):
+        with Cache(root, 1000).entry(wanted(fetched, "a", key="a")) as entry, monkeypatch.context() as patch:
+            assert entry.hit is hit
+            patch.setattr("onnx_release.artifact._file_sha256", lambda path: pytest.fail(f"{path} was read"))
+            record = records.artifact(files=entry.files, stamps=entry.stamps)
+            verify_folder(entry.folder, entry.files, Digests.known(record))
 
 
 def test_a_key_leads_to_content_and_content_is_kept_once(root: Path, fetched: Path) -> None:
@@ -322,7 +334,7 @@ def test_an_entry_in_use_by_another_process_is_not_evicted_until_that_ends(root:
     with child(hold) as pid:
         until((root / "held").exists)
         with Cache(root, 150).entry(wanted(fetched, "b", key="b")):
-            used += [Entry(folder=f, files=(), sha256="", hit=True) for f in entries(root)]
+            used += [Entry(folder=f, files=(), stamps={}, sha256="", hit=True) for f in entries(root)]
         os.kill(pid, signal.SIGKILL)
     (one,) = used
     assert (one.folder / "MLmodel").read_text() == "a"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import torch
 
 from onnx_release.artifact import describe_folder, folder_sha256
 from onnx_release.errors import Refused
-from onnx_release.export import ExportOptions, export_onnx
+from onnx_release.export import ExportOptions, export_onnx, retrace
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, OPSET_MAX, OPSET_MIN
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.steps import ExportStepOptions, export_trained
@@ -265,6 +267,26 @@ def test_a_second_export_replaces_the_first(exported: Exported, trained_pt2: Pat
     (exported.folder / "left_over").write_text("")
     again = export_trained(trained_pt2, exported.folder, ExportStepOptions(device="cpu"))
     assert again.files == exported.artifact.files == describe_folder(exported.folder)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(enabled: bool, frozen: bool) -> None:
+    batch = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
+    contract = ModelContract(inputs=(batch,), outputs=(), example={"x": np.ones((2, 4), np.float32)})
+    (gc.enable if enabled else gc.disable)()
+    if frozen:
+        gc.freeze()
+    before = gc.get_freeze_count()
+    try:
+        for module in (torch.nn.Linear(4, 2), DecidesByValue()):
+            with contextlib.suppress(Exception):
+                retrace(module.eval(), contract, "dynamo")
+            assert gc.isenabled() is enabled
+            assert bool(gc.get_freeze_count()) is bool(before) is frozen
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_the_export_is_quiet(trained_pt2: Path, tmp_path: Path, capfd: Any, caplog: Any) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
+from onnx_release.limits import PROCESS_SPREAD
 from onnx_release.stats import Interval, Times, _student, _weighted_medians, ratio_of_medians
 
 
@@ -94,6 +97,27 @@ def test_more_confidence_asks_for_a_wider_interval() -> None:
     ratio = ratio_of_medians(_times(1, 30, 2, 3.0), _times(2, 30, 2, 2.0), 1000)
     narrow, wide = ratio.interval(0.8), ratio.interval(0.99)
     assert wide.low < narrow.low <= ratio.value <= narrow.high < wide.high
+
+
+def test_another_source_of_error_joins_the_interval_by_its_square() -> None:
+    interval = Interval(value=2.0, low=2.0 / 1.03, high=2.0 * 1.04, confidence=0.95)
+    assert interval.widened(0.0).low == pytest.approx(interval.low)
+    assert interval.widened(0.0).high == pytest.approx(interval.high)
+    wider = interval.widened(0.03)
+    # 1.96 * 0.03 = 0.0588, beside log 1.03 = 0.0296 below and log 1.04 = 0.0392 above.
+    assert wider.low == pytest.approx(2.0 / math.exp(0.06583), rel=1e-4)
+    assert wider.high == pytest.approx(2.0 * math.exp(0.07067), rel=1e-4)
+    assert (wider.value, wider.confidence) == (2.0, 0.95)
+
+
+def test_processes_that_differ_are_covered_as_often_as_it_says() -> None:
+    generator, hits = np.random.default_rng(5), 0
+    for seed in range(200):
+        own = 1.5 * np.exp(generator.normal(scale=PROCESS_SPREAD))
+        a, b = _times(seed, 40, 3, 2.0 * own), _times(seed + 1000, 40, 3, 2.0)
+        interval = ratio_of_medians(a, b, 200).interval(0.95).widened(PROCESS_SPREAD)
+        hits += interval.low <= 1.5 <= interval.high
+    assert hits >= 180
 
 
 @pytest.mark.parametrize(("limit", "open_"), [(0.9, False), (1.0, False), (1.1, True), (1.2, True), (1.3, False)])

@@ -35,7 +35,7 @@ class CheckOperator(ReleaseOperator):
 
         artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
         domains = tuple(str(domain) for domain in rendered.value(self.allowed_domains) or ())
-        with staging.at(artifact.uri, self.moved).local(artifact) as folder:
+        with staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact):
             report = check_artifact(folder, artifact, CheckOptions(allowed_domains=domains))
         self.gathered["check"] = report
         for finding in report.findings:

@@ -39,7 +39,7 @@ class ParityLatencyOperator(JudgingOperator):
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             options = self.judge_options(Path(scratch), self.told())
             with (
-                staging.at(artifact.uri, self.moved).local(artifact) as folder,
+                staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact),
                 fetching.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
                 report = judge_artifact(trained.path, folder, artifact, options)

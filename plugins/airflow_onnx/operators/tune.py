@@ -103,7 +103,7 @@ class TuneOperator(JudgingOperator):
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             out, options = work.out(staging.TUNED, Path(scratch)), self._options(Path(scratch))
             with (
-                staging.at(artifact.uri, self.moved).local(artifact) as folder,
+                staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact),
                 fetching.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
                 tuned = tune_artifact(trained.path, folder, artifact, out, options)

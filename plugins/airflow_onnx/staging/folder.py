@@ -58,8 +58,8 @@ class FolderStaging(Staging):
         return dataclasses.replace(artifact, uri=f"{self.uri}/{name}")
 
     @contextmanager
-    def local(self, artifact: OnnxArtifact) -> Iterator[Path]:
-        """Yield the staged folder."""
+    def local(self, artifact: OnnxArtifact) -> Iterator[tuple[Path, OnnxArtifact]]:
+        """Yield the staged folder, and the record as it is."""
         if not self.folder.is_dir():
             raise Refused(
                 f"staged artifact {self.uri}",
@@ -67,15 +67,15 @@ class FolderStaging(Staging):
                 "Clear 'export' with its downstream tasks; for workers on several hosts set [onnx_release] staging_uri "
                 "to s3://bucket/prefix, or to storage that they share.",
             )
-        yield self.folder
+        yield self.folder, artifact
 
     @contextmanager
     def sender(self, artifact: OnnxArtifact, target: Folder) -> Iterator[Send]:
         """Yield what puts files of this folder, once all of them are what was judged."""
-        from onnx_release.artifact import verify_folder
+        from onnx_release.artifact import Digests, verify_folder
 
-        with self.local(artifact) as folder:
-            verify_folder(folder, artifact.files, artifact.stamps)
+        with self.local(artifact) as (folder, _):
+            verify_folder(folder, artifact.files, Digests.known(artifact))
             yield putting(target, folder)
 
     def remove(self) -> None:

@@ -39,8 +39,10 @@ class Staging(abc.ABC):
         """Stage what was written to `out`, and return its record with the place in it."""
 
     @abc.abstractmethod
-    def local(self, artifact: OnnxArtifact) -> AbstractContextManager[Path]:
+    def local(self, artifact: OnnxArtifact) -> AbstractContextManager[tuple[Path, OnnxArtifact]]:
         """Return a context in which the artifact at this URI is a folder on this disk, to be read only.
+
+        It comes with its record, whose stamps are those of the files of that folder.
 
         :raises Refused: when it is not there.
         """

@@ -62,20 +62,22 @@ class StoreStaging(Staging):
         return dataclasses.replace(artifact, uri=folder.uri, staged=staged)
 
     @contextmanager
-    def local(self, artifact: OnnxArtifact) -> Iterator[Path]:
-        """Yield a copy from this worker's cache, or fetched into it."""
-        from onnx_release.artifact import verify_folder
+    def local(self, artifact: OnnxArtifact) -> Iterator[tuple[Path, OnnxArtifact]]:
+        """Yield a copy from this worker's cache, or fetched into it; its bytes were just read."""
+        from onnx_release.artifact import Digests, verify_folder
         from onnx_release.cache import Wanted
+
+        digests = Digests()
 
         def fill(target: Path) -> None:
             self._require_staged(artifact)
             objects.fetch(self.folder, artifact.files, target)
-            verify_folder(target, artifact.files)
+            verify_folder(target, artifact.files, digests)
 
         with fetching.cached(
-            Wanted(name=f"artifact {self.uri}", fill=fill, sha256=artifact.sha256), self.moved
+            Wanted(name=f"artifact {self.uri}", fill=fill, sha256=artifact.sha256, digests=digests), self.moved
         ) as entry:
-            yield entry.folder
+            yield entry.folder, dataclasses.replace(artifact, stamps=entry.stamps)
 
     def _require_staged(self, artifact: OnnxArtifact) -> None:
         found = objects.sizes(self.folder)
@@ -90,7 +92,7 @@ class StoreStaging(Staging):
         """
         source = self.folder
         if not objects.same_store(source, target):
-            with self.local(artifact) as folder:
+            with self.local(artifact) as (folder, _):
                 yield putting(target, folder)
             return
 
