@@ -9,7 +9,7 @@ from typing import Any
 from bench.parts import PARTS
 from bench.profiling import as_table
 from bench.results import read
-from bench.scale import model
+from bench.scale import model, tables
 from stack.layout import REPO
 
 PAGE = REPO / "docs" / "performance.md"
@@ -30,7 +30,7 @@ def main() -> int:
     from bench.picture import draw
 
     draw(entries, PICTURE)
-    model.PAGE.write_text(with_scale(model.PAGE.read_text(encoding="utf-8"), entries), encoding="utf-8")
+    tables.PAGE.write_text(with_scale(tables.PAGE.read_text(encoding="utf-8"), entries), encoding="utf-8")
     print(f"{len(entries)} figures written to {PAGE.relative_to(REPO)}, and drawn in {PICTURE.relative_to(REPO)}")
     return 0
 
@@ -59,7 +59,7 @@ def with_profile(page: str, entries: Sequence[Entry]) -> str:
 def with_scale(page: str, entries: Sequence[Entry]) -> str:
     """Return the page on scaling with its tables, or as it is where the part `workers` was not measured."""
     there = {entry["name"] for entry in entries}
-    return _between(page, BEGIN, END, model.tables(entries)) if there.issuperset(model.NEEDED) else page
+    return _between(page, BEGIN, END, tables.tables(entries)) if there.issuperset(model.NEEDED) else page
 
 
 def _between(page: str, begin: str, end: str, text: str) -> str:

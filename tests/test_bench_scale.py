@@ -13,7 +13,8 @@ import pytest
 from bench import document
 from bench.parts import PARTS
 from bench.results import NotMeasured, Result
-from bench.scale import access_logs, counters, deployment, model, servers, workers
+from bench.scale import access_logs, counters, deployment, model, servers, tables
+from bench.scale import figures as figures_of
 from deploy import compose
 from deploy.errors import DeployError
 
@@ -126,7 +127,7 @@ def test_the_rate_is_from_the_first_start_to_the_last_end() -> None:
         {"start_date": "2026-01-01T00:00:10Z", "end_date": "2026-01-01T00:01:00Z"},
     ]
     tasks = [task("export", 10.0), task("export", 14.0, "two"), task("parity_latency", 12.0), task("tune", None)]
-    found = workers.summary(rows, tasks)
+    found = figures_of.summary(rows, tasks)
     assert (found["wall_s"], found["per_hour"]) == (60.0, 120.0)
     assert found["task_s"] == {"export": 12.0, "parity_latency": 12.0}
     assert found["tasks_by_host"] == {"one": 2, "two": 1}
@@ -141,10 +142,10 @@ MOVED = {
 
 
 def test_what_a_release_moved_leaves_out_the_stores_own_copies() -> None:
-    assert workers.moved_over_artifact(MOVED) == 5.0
-    assert workers.made_of([MOVED, MOVED])["store_copied_bytes"] == 1.0
-    assert workers.hit_rate(MOVED) == workers.hit_rate(MOVED, "_bytes") == 0.25
-    assert workers.hit_rate({}) == 0.0
+    assert figures_of.moved_over_artifact(MOVED) == 5.0
+    assert figures_of.made_of([MOVED, MOVED])["store_copied_bytes"] == 1.0
+    assert figures_of.hit_rate(MOVED) == figures_of.hit_rate(MOVED, "_bytes") == 0.25
+    assert figures_of.hit_rate({}) == 0.0
 
 
 def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:
@@ -186,12 +187,13 @@ def idle(number: int) -> dict[str, Any]:
 @pytest.fixture
 def figures() -> list[Result]:
     found = {
+        "plan": {"releases": 4},
         "idle": {1: idle(1), 4: idle(4)},
         "batches": {1: batch(1, 100.0), 2: batch(2, 180.0), 4: batch(4, 200.0)},
         "large": batch(2, 60.0, scale=2.0),
         "images": {"redis": "sha256:1"},
     }
-    return list(workers.results(found, workers.REHEARSAL))
+    return list(figures_of.results(found))
 
 
 @pytest.fixture
@@ -240,7 +242,7 @@ def test_the_model_multiplies_what_was_counted(entries: list[dict[str, Any]]) ->
 
 
 def test_the_tables_go_into_the_page_between_its_marks(entries: list[dict[str, Any]]) -> None:
-    before = model.PAGE.read_text(encoding="utf-8")
+    before = tables.PAGE.read_text(encoding="utf-8")
     page = document.with_scale(before, entries)
     assert "| requests to MLflow | 30 | 30 | 30 M |" in page
     assert "| commands in Redis, a second | 2 | 1 | 10 k |" in page
@@ -265,7 +267,7 @@ def test_the_tables_go_into_the_page_between_its_marks(entries: list[dict[str, A
     ],
 )
 def test_numbers_are_short(number: float, unit: str, text: str) -> None:
-    assert model.short(number, unit) == text
+    assert tables.short(number, unit) == text
 
 
 class Engine:
