@@ -159,8 +159,9 @@ def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:
         "airflow/request/airflow-worker PUT task-instances/run": 100.0,
         "mlflow/request/airflow-worker POST runs/search": 30.0,
         "postgres/airflow/transactions": 200.0,
-        "postgres/airflow/rows_inserted": 60.0,
-        "postgres/airflow/rows_updated": 40.0,
+        "table/airflow/xcom/inserted": 60.0,
+        "table/airflow/dag_run/updated": 40.0,
+        "table/airflow/xcom/size_bytes": 9e4,
         "worker/slot_s": 40.0,
         "minio/sent_bytes": 5e8 * scale,
     }
@@ -220,9 +221,19 @@ def test_the_limit_is_in_the_detail(figures: list[Result]) -> None:
     assert first["of_each_release"]["cpu_s/airflow-scheduler"] == pytest.approx(2.0)
 
 
+def test_what_postgres_does_when_it_likes_is_not_taken_off() -> None:
+    busy, calm = idle(1), idle(4)
+    busy["rates"] |= {"postgres/wal_bytes": 900.0, "cpu_s/postgres": 0.4}
+    calm["rates"] |= {"postgres/wal_bytes": 20.0, "cpu_s/postgres": 0.1}
+    found = figures_of.idle_with(2, {1: busy, 4: calm})
+    assert found["postgres/wal_bytes"] == 20.0
+    assert found["cpu_s/postgres"] == pytest.approx(0.3)
+    assert figures_of.idle_with(2, {1: busy})["redis/command/brpop"] == 2.0
+
+
 def test_the_model_multiplies_what_was_counted(entries: list[dict[str, Any]]) -> None:
     found = model.measured(entries)
-    assert found.small["postgres/airflow/rows_written"] == pytest.approx(100.0)
+    assert (found.small["rows_written/airflow"], found.small["growth_bytes/airflow"]) == (100.0, 9e4)
     assert found.each_worker["redis/command/brpop"] == pytest.approx(1.0)
     assert found.held["redis"] == 15.0
     assert found.held_each_worker["redis"] == pytest.approx(10.0)

@@ -19,6 +19,7 @@ WORKERS = (1, 2, 4)
 # What large models move is counted with so many: of a small one the files beside the weights are the larger part.
 LARGE_ON = 2
 HOUR_S = 3600.0
+_POSTGRES = ("postgres/", "table/")
 
 
 def summary(rows: Sequence[dict[str, Any]], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -45,12 +46,24 @@ def summary(rows: Sequence[dict[str, Any]], tasks: Sequence[dict[str, Any]]) -> 
 
 def above_idle(batch: dict[str, Any], idle: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Return a batch with what each of its releases cost, and the part of all processors' time that went into it."""
-    few, many = ((workers, one["rates"]) for workers, one in (min(idle.items()), max(idle.items())))
-    rest = on_line(few, many, batch["workers"]) if few[0] < many[0] else few[1]
+    rest = idle_with(batch["workers"], idle)
     each = of_each(batch["seconds"], batch["risen"], rest, batch["releases"])
     own_s = batch["releases"] * added(each, "cpu_s/")
     used_s = own_s + added(rest, "cpu_s/") * batch["wall_s"]
     return batch | {"of_each_release": each, "cpu_share": used_s / (batch["wall_s"] * (os.cpu_count() or 1))}
+
+
+def idle_with(workers: int, idle: dict[int, dict[str, Any]]) -> Counts:
+    """Return what happens a second with so many workers that have nothing to do, from two numbers of them.
+
+    PostgreSQL cleans up after a load when it sees fit, and grows and writes then; it does nothing for idle workers. So
+    the quieter of both times is its idleness.
+    """
+    first, last = min(idle), max(idle)
+    few, many = idle[first]["rates"], idle[last]["rates"]
+    rates = on_line((first, few), (last, many), workers) if first < last else dict(few)
+    quieter = {name: min(few.get(name, 0.0), many.get(name, 0.0)) for name in rates if name.startswith(_POSTGRES)}
+    return rates | quieter
 
 
 def added(counts: Counts, prefix: str) -> float:

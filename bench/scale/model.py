@@ -29,6 +29,8 @@ SERVICES = {
     "minio": "MinIO",
 }
 
+_WRITTEN = ("/inserted", "/updated", "/deleted")
+
 Entry = Mapping[str, Any]
 Counts = Mapping[str, float]
 
@@ -98,9 +100,10 @@ def _with_sums(counts: Counts) -> dict[str, float]:
     """Add what is a sum of others."""
     found = dict(counts)
     for name in ("airflow", "celery", "mlflow"):
-        found[f"postgres/{name}/rows_written"] = sum(
-            counts.get(f"postgres/{name}/rows_{done}", 0.0) for done in ("inserted", "updated", "deleted")
-        )
+        # Of its own tables alone: the catalogue's are written when PostgreSQL analyses them.
+        tables = {key: number for key, number in counts.items() if key.startswith(f"table/{name}/")}
+        found[f"rows_written/{name}"] = sum(number for key, number in tables.items() if key.endswith(_WRITTEN))
+        found[f"growth_bytes/{name}"] = sum(number for key, number in tables.items() if key.endswith("/size_bytes"))
     found["redis/moved_bytes"] = counts.get("redis/in_bytes", 0.0) + counts.get("redis/out_bytes", 0.0)
     found["minio/moved_bytes"] = counts.get("minio/received_bytes", 0.0) + counts.get("minio/sent_bytes", 0.0)
     return found
