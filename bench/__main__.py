@@ -70,7 +70,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help=f"a part or a figure: {listing()}")
     parser.add_argument("--rounds", type=_positive, default=ROUNDS, metavar="N", help="of each comparison of processes")
-    parser.add_argument("--full", action="store_true", help="as many releases in watch, poll and backfill as it gets")
+    parser.add_argument("--full", action="store_true", help="as many releases as the long parts were designed for")
     parser.add_argument("--rehearse", action="store_true", help="one round of tiny models: does it run; writes nothing")
     asked = parser.parse_args(arguments)
     try:

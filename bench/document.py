@@ -1,4 +1,4 @@
-"""``python -m bench.document``: put the figures of ``bench/results.json`` into docs/performance.md, and draw them."""
+"""``python -m bench.document``: put the figures of ``bench/results.json`` into the pages of docs/, and draw them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from bench.parts import PARTS
 from bench.profiling import as_table
 from bench.results import read
+from bench.scale import model, tables
 from stack.layout import REPO
 
 PAGE = REPO / "docs" / "performance.md"
@@ -20,7 +21,7 @@ Entry = Mapping[str, Any]
 
 
 def main() -> int:
-    """Write both; the exit status is 1 when there are no results yet."""
+    """Write all of it; the exit status is 1 when there are no results yet."""
     entries = in_order(read())
     if not entries:
         print("There are no results: make bench", file=sys.stderr)
@@ -29,6 +30,7 @@ def main() -> int:
     from bench.picture import draw
 
     draw(entries, PICTURE)
+    tables.PAGE.write_text(with_scale(tables.PAGE.read_text(encoding="utf-8"), entries), encoding="utf-8")
     print(f"{len(entries)} figures written to {PAGE.relative_to(REPO)}, and drawn in {PICTURE.relative_to(REPO)}")
     return 0
 
@@ -40,7 +42,7 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def with_figures(page: str, entries: Sequence[Entry]) -> str:
-    """Return the page with what stands between its two marks replaced by the picture and a table of the entries.
+    """Return the page with the picture and a table of the entries between its two marks.
 
     :raises ValueError: when the page has not both marks, in this order.
     """
@@ -52,6 +54,12 @@ def with_profile(page: str, entries: Sequence[Entry]) -> str:
     """Return the page with the profile of a release between its marks, or as it is where none was measured."""
     found = next((entry for entry in entries if entry["name"] == "release_profile_s"), None)
     return page if found is None else _between(page, PROFILE_BEGIN, PROFILE_END, as_table(found["detail"]))
+
+
+def with_scale(page: str, entries: Sequence[Entry]) -> str:
+    """Return the page on scaling with its tables, or as it is where the part `workers` was not measured."""
+    there = {entry["name"] for entry in entries}
+    return _between(page, BEGIN, END, tables.tables(entries)) if there.issuperset(model.NEEDED) else page
 
 
 def _between(page: str, begin: str, end: str, text: str) -> str:

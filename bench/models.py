@@ -102,6 +102,26 @@ def contract() -> ModelContract:
     return ModelContract(inputs=inputs, outputs=outputs, example=sample.inputs)
 
 
+def signature() -> Any:
+    """Return the same as MLflow writes it down."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    float32 = np.dtype(np.float32)
+    return ModelSignature(
+        Schema([TensorSpec(float32, (-1, 3, 128, 32), "mel_spectrogram")]),
+        Schema([TensorSpec(float32, (-1, 2), name) for name in OUTPUT_NAMES]),
+    )
+
+
+def example() -> Any:
+    """Return four spectrograms of noise, as a training run logs an example beside its model."""
+    import numpy as np
+
+    return np.random.default_rng(0).standard_normal((4, 3, 128, 32)).astype(np.float32)
+
+
 def _weights(size: str, folder: Path) -> None:
     from safetensors.torch import save_file
 
@@ -111,18 +131,9 @@ def _weights(size: str, folder: Path) -> None:
 
 def _pt2(size: str, folder: Path) -> None:
     import mlflow
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
 
-    float32 = np.dtype(np.float32)
-    signature = ModelSignature(
-        Schema([TensorSpec(float32, (-1, 3, 128, 32), "mel_spectrogram")]),
-        Schema([TensorSpec(float32, (-1, 2), name) for name in OUTPUT_NAMES]),
-    )
-    example = np.random.default_rng(0).standard_normal((4, 3, 128, 32)).astype(np.float32)
     mlflow.pytorch.save_model(
-        make(size), str(folder), signature=signature, input_example=example, pip_requirements=["torch"]
+        make(size), str(folder), signature=signature(), input_example=example(), pip_requirements=["torch"]
     )
 
 

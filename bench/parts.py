@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench import big, export, gemm, parsing, profiling, release, speed, tasks, tuning, upload
 from bench.results import Result
+from bench.scale import workers
 from bench.setting import Setting
 from bench.watch import backfilling, latency, polling
 
@@ -27,6 +28,10 @@ _RELEASE = (
     "release_wall_ratio", "release_peak_over_model", "release_vs_original", "release_vs_original_peak",
     "artifact_overhead",
 )  # fmt: skip
+_WORKERS = (
+    "releases_per_hour_w1", "releases_per_hour_w2", "releases_per_hour_w4", "workers_ratio_w2", "workers_ratio_w4",
+    "moved_over_artifact", "cache_hit_rate",
+)  # fmt: skip
 
 # What is timed to a percent comes first: a machine that has worked for an hour may be throttled.
 PARTS = (
@@ -45,6 +50,7 @@ PARTS = (
     Part("watch", ("run_to_release_s",), latency.measure, 6),
     Part("poll", ("poll_ratio",), polling.measure, 5),
     Part("backfill", ("backfill_ratio",), backfilling.measure, 9),
+    Part("workers", _WORKERS, workers.measure, 11),
     Part("big", ("big_model",), big.measure, 9),
 )
 

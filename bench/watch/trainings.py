@@ -15,12 +15,14 @@ from stack.layout import REPO
 from stack.setup import client_environment
 
 
-def train_runs(context: Context, seeds: Sequence[int]) -> list[str]:
+def train_runs(context: Context, seeds: Sequence[int], *, size: str = "") -> list[str]:
     """Train one model for each seed, in a process of its own; returns the ids of the runs, which are still RUNNING.
 
-    Raises `StackError` with the end of its output when that fails.
+    With a `size` they are reference models of that size instead, which are made and not trained. Raises `StackError`
+    with the end of its output when that fails.
     """
-    argv = [sys.executable, "-m", "bench.watch.small_models", EXPERIMENT, *map(str, seeds)]
+    which = ["bench.scale.reference_runs", EXPERIMENT, size] if size else ["bench.watch.small_models", EXPERIMENT]
+    argv = [sys.executable, "-m", *which, *map(str, seeds)]
     path = ":".join(str(REPO / folder) for folder in ("include", "plugins", "."))
     # MLflow's client leaves its server in the environment of its process; here that process is a child.
     env = clean_environment(**client_environment(context), PYTHONPATH=path, MLFLOW_DISABLE_TELEMETRY="true")

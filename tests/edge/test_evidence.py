@@ -13,7 +13,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx import evidence, registry
-from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.hooks.mlflow import Evidence, MlflowHook
 from airflow_onnx.sensors.training import TrainingCompleteSensor
 
 from .releasing import Release, new_release, objects_of, trained_run, versions_of
@@ -123,6 +123,13 @@ def test_a_refusal_under_another_name_leaves_the_success_standing(
 def test_a_release_that_only_the_tags_know_does_not_stand(hook: MlflowHook, run_id: str, name: str) -> None:
     assert not registry.holds(hook, name, "1", run_id)
     assert not registry.holds(hook, name, "one", run_id)
+
+
+def test_more_metrics_than_fit_one_call_are_all_there(hook: MlflowHook) -> None:
+    run_id = hook.client.create_run("0").info.run_id
+    metrics = {f"onnx_release/number_{number}": float(number) for number in range(1001)}
+    hook.log_evidence(run_id, Evidence(artifact_path=TAG, metrics=metrics))
+    assert hook.client.get_run(run_id).data.metrics == metrics
 
 
 def test_a_release_says_on_the_run_that_it_has_begun(hook: MlflowHook) -> None:

@@ -1,0 +1,70 @@
+"""What the containers' own logs tell: requests by caller and by what they ask for, and how long workers were at it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+# 2026/11/26 11:30:06 INFO:     172.21.0.10:55252 - "POST /api/2.0/mlflow/runs/search HTTP/1.1" 200 OK
+_MLFLOW = re.compile(r'(?P<caller>[\d.]+):\d+ - "(?P<verb>[A-Z]+) (?P<path>\S+) HTTP')
+# … [http.access] client_addr=172.21.0.8:50608 duration_us=5115 … method=GET path=/execution/connections/x query= …
+_AIRFLOW = re.compile(r"client_addr=(?P<caller>[\d.]+):\d+ .*method=(?P<verb>[A-Z]+) path=(?P<path>\S+)")
+# … Task execute_workload[5315f6a8-…] succeeded in 6.732741279000038s: None …
+_WORKLOAD = re.compile(r"Task execute_workload\[\S+\] succeeded in ([\d.]+)s")
+# Below these of MLflow's API a second word says what is done.
+_TWO_WORDS = {"runs", "experiments", "model-versions", "registered-models", "mlflow-artifacts"}
+_WORD = re.compile(r"[a-z][a-z-]*")
+
+
+def mlflow_requests(lines: Iterable[str], callers: Mapping[str, str]) -> Counter[str]:
+    """Count as ``CALLER VERB ENDPOINT``; `callers` has a service by its address. Health checks are left out."""
+    return _counted(_MLFLOW, lines, callers, mlflow_endpoint)
+
+
+def airflow_requests(lines: Iterable[str], callers: Mapping[str, str]) -> Counter[str]:
+    """Count what tasks, workers and the triggerer ask of Airflow's API server; not what a person or this bench asks."""
+    return _counted(_AIRFLOW, lines, callers, airflow_endpoint)
+
+
+def workloads(lines: Iterable[str]) -> dict[str, float]:
+    """Return how many tasks a worker has ended, as ``ended``, and for how long they held a slot of it, as ``slot_s``.
+
+    That is longer than the tasks' own records say: a slot is also held while the log goes to the store.
+    """
+    seconds = [float(found[1]) for line in lines if (found := _WORKLOAD.search(line))]
+    return {"ended": float(len(seconds)), "slot_s": sum(seconds)}
+
+
+def _counted(
+    pattern: re.Pattern[str], lines: Iterable[str], callers: Mapping[str, str], endpoint: Callable[[str], str]
+) -> Counter[str]:
+    count: Counter[str] = Counter()
+    for line in lines:
+        found = pattern.search(line)
+        if found and (caller := callers.get(found["caller"])) and (asked := endpoint(found["path"])):
+            count[f"{caller} {found['verb']} {asked}"] += 1
+    return count
+
+
+def mlflow_endpoint(path: str) -> str:
+    """Return what is asked for, without names and ids; empty for a health check."""
+    words = [word for word in path.partition("?")[0].split("/") if word]
+    if words[:1] == ["api"]:
+        words = words[2:]
+    if words[:1] == ["mlflow"]:
+        words = words[1:]
+    if words in ([], ["health"]):
+        return ""
+    second = words[1] if len(words) > 1 and words[0] in _TWO_WORDS and _WORD.fullmatch(words[1]) else ""
+    return "/".join(filter(None, (words[0], second)))
+
+
+def airflow_endpoint(path: str) -> str:
+    """Return what is asked of the API for tasks, without names and ids; empty for what is not of that API."""
+    words = [word for word in path.partition("?")[0].split("/") if word]
+    if words[:1] != ["execution"] or len(words) < 2:
+        return ""
+    # task-instances/ID/heartbeat: the third word says what is done.
+    third = words[3] if words[1] == "task-instances" and len(words) == 4 else ""
+    return "/".join(filter(None, (words[1], third)))

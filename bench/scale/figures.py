@@ -1,0 +1,127 @@
+"""What a deployment's counts come to as figures: rates, what a release moved, what a cache spared."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from airflow_onnx.moved import CACHED, COPIED, TRANSFERS, Moved
+from bench.results import Result
+from bench.scale.counters import Counts, of_each, on_line
+from bench.watch.stacks import QUICK
+from onnx_release.host import describe_host
+
+WORKERS = (1, 2, 4)
+# What large models move is counted with so many: of a small one the files beside the weights are the larger part.
+LARGE_ON = 2
+HOUR_S = 3600.0
+
+
+def summary(rows: Sequence[dict[str, Any]], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch's wall time and rate by its DAG runs' records, and what their tasks took."""
+    begun, over = (
+        [datetime.fromisoformat(row[name]).timestamp() for row in rows] for name in ("start_date", "end_date")
+    )
+    wall_s = max(over) - min(begun)
+    seconds: defaultdict[str, list[float]] = defaultdict(list)
+    for task in tasks:
+        if task["duration"] is not None:
+            seconds[task["task_id"]].append(task["duration"])
+    return {
+        "releases": len(rows),
+        "wall_s": wall_s,
+        "per_hour": HOUR_S * len(rows) / wall_s,
+        "task_s": {name: statistics.fmean(each) for name, each in seconds.items()},
+        "tasks_by_host": dict(Counter(task["hostname"] for task in tasks if task["hostname"])),
+        # The pool for measuring has one slot: at 1 no further worker helps.
+        "measuring_share": sum(seconds.get("parity_latency", [])) / wall_s,
+        "tries_again": sum(task["try_number"] > 1 for task in tasks),
+    }
+
+
+def above_idle(batch: dict[str, Any], idle: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch with what each of its releases cost, and the part of all processors' time that went into it."""
+    few, many = ((workers, one["rates"]) for workers, one in (min(idle.items()), max(idle.items())))
+    rest = on_line(few, many, batch["workers"]) if few[0] < many[0] else few[1]
+    each = of_each(batch["seconds"], batch["risen"], rest, batch["releases"])
+    own_s = batch["releases"] * added(each, "cpu_s/")
+    used_s = own_s + added(rest, "cpu_s/") * batch["wall_s"]
+    return batch | {"of_each_release": each, "cpu_share": used_s / (batch["wall_s"] * (os.cpu_count() or 1))}
+
+
+def added(counts: Counts, prefix: str) -> float:
+    """Add up the counts whose names begin so."""
+    return sum(number for name, number in counts.items() if name.startswith(prefix))
+
+
+def moved_over_artifact(moved: dict[str, int]) -> float:
+    """Return all bytes that crossed the network for a release, over its artifact's."""
+    return sum(moved.get(name, 0) for name in TRANSFERS) / moved["artifact_bytes"]
+
+
+def hit_rate(moved: dict[str, int], unit: str = "") -> float:
+    """Return how much of what was asked of the workers' caches was there, by count or (``_bytes``) by size."""
+    hits, misses = (f"cache_hit{unit}", f"cache_miss{unit}") if unit else ("cache_hits", "cache_misses")
+    asked = moved.get(hits, 0) + moved.get(misses, 0)
+    return moved.get(hits, 0) / asked if asked else 0.0
+
+
+def results(found: dict[str, Any]) -> Iterator[Result]:
+    """Turn what `bench.scale.workers.gather` returned into figures."""
+    common = {
+        "plan": found["plan"],
+        "release_params": QUICK,
+        "images": found["images"],
+        "host": describe_host().to_dict(),
+    }
+    batches = {workers: above_idle(batch, found["idle"]) for workers, batch in found["batches"].items()}
+    for workers, batch in batches.items():
+        detail = batch | common
+        if workers in found["idle"]:
+            detail["idle"] = found["idle"][workers]
+        yield _result(f"releases_per_hour_w{workers}", [batch["per_hour"]], "/h", len(batch["moved"]), detail)
+    for workers in WORKERS[1:]:
+        detail = {"cpu_share": {w: one["cpu_share"] for w, one in batches.items()}}
+        detail |= {"measuring_share": {w: one["measuring_share"] for w, one in batches.items()}, **common}
+        ratio = batches[workers]["per_hour"] / batches[1]["per_hour"]
+        yield _result(f"workers_ratio_w{workers}", [ratio], "x", batches[workers]["releases"], detail)
+    large = above_idle(found["large"], found["idle"])
+    each = [moved_over_artifact(one) for one in large["moved"]]
+    yield _result("moved_over_artifact", each, "x", len(each), large | {"made_of": made_of(large["moved"])} | common)
+    rates = {w: hit_rate(_sum(one["moved"])) for w, one in batches.items()}
+    detail = {"by_workers": rates, "by_bytes": {w: hit_rate(_sum(b["moved"]), "_bytes") for w, b in batches.items()}}
+    detail |= {"large": hit_rate(_sum(large["moved"])), "large_by_bytes": hit_rate(_sum(large["moved"]), "_bytes")}
+    each = [hit_rate(one) for one in batches[LARGE_ON]["moved"]]
+    yield _result("cache_hit_rate", each, "", len(each), detail | common, rates[LARGE_ON])
+
+
+def made_of(moved: Sequence[dict[str, int]]) -> dict[str, float]:
+    """Return the bytes by partner and direction, and the store's own copies, over those of the artifacts."""
+    whole = _sum(moved)
+    return {name: whole[name] / whole["artifact_bytes"] for name in (*TRANSFERS, COPIED, *CACHED[2:]) if whole[name]}
+
+
+def _sum(moved: Sequence[dict[str, int]]) -> Moved:
+    whole = Moved()
+    for one in moved:
+        whole.update(one)
+    return whole
+
+
+def _result(
+    name: str, each: Sequence[float], unit: str, n: int, detail: dict[str, Any], value: float | None = None
+) -> Result:
+    return Result(
+        name=name,
+        value=statistics.median(each) if value is None else value,
+        unit=unit,
+        goal="",
+        met=None,
+        n=n,
+        spread=(min(each), max(each)),
+        detail=detail,
+    )
