@@ -1,7 +1,7 @@
 """A session beside the matrix products in it: ``python -m bench.gemm_steps ONNX BATCH ROUNDS``.
 
-By turns: the session, then every shape of product by each library, each with every CPU. Each turn begins with a call
-that is not timed: it pays for the caches, and for the threads of the one before that still spin.
+By turns: the session, then every shape of product by each library, each with every CPU. Each turn begins with calls
+that are not timed: they pay for the caches, and for the threads of the one before that still spin.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.samples import make_samples
 
 _WARM_UPS = 2
-_CALLS_A_TURN = 3
+_CALLS_A_TURN, _WARM_S, _TIMED_S = 3, 0.05, 0.03
 
 
 def products_by_library(gemm: Gemm, folder: Path) -> dict[str, Callable[[], Any]]:
@@ -98,9 +98,14 @@ def _measure(onnx: Path, batch_size: int, rounds: int, products: Products, folde
 
 
 def _turn(call: Callable[[], Any]) -> list[float]:
-    call()
-    taken = []
-    for _ in range(_CALLS_A_TURN):
+    # A product of a millisecond is over before the clock of the CPU has risen and the threads have settled.
+    _calls(call, _WARM_S, 1)
+    return _calls(call, _TIMED_S, _CALLS_A_TURN)
+
+
+def _calls(call: Callable[[], Any], at_least_s: float, at_least: int) -> list[float]:
+    taken: list[float] = []
+    while sum(taken) < at_least_s or len(taken) < at_least:
         began = time.perf_counter()
         call()
         taken.append(time.perf_counter() - began)

@@ -35,16 +35,16 @@ _WORKERS = (
 
 # What is timed to a percent comes first: a machine that has worked for an hour may be throttled.
 PARTS = (
-    Part("own", _OWN, speed.own, 2),
-    Part("speed", _SPEEDUPS, speed.fp32, 6),
+    Part("own", _OWN, speed.own, 1),
+    Part("speed", _SPEEDUPS, speed.fp32, 4),
     Part("repeatability", ("speedup_repeatability",), speed.repeatability, 3),
     Part("gemm", ("gemm_efficiency_b32",), gemm.measure, 2),
-    Part("compile", ("vs_compile_tiny_b1", "vs_compile_large_b1"), speed.compiled, 5),
+    Part("compile", ("vs_compile_tiny_b1", "vs_compile_large_b1"), speed.compiled, 3),
     Part("int8", tuple(f"speedup_int8_large_b{batch}" for batch in tuning.BATCHES), tuning.measure, 6),
-    Part("export", ("export_wall_ratio", "export_peak_over_model"), export.measure, 5),
-    Part("release", _RELEASE, release.measure, 12),
+    Part("export", ("export_wall_ratio", "export_peak_over_model"), export.measure, 3),
+    Part("release", _RELEASE, release.measure, 6),
     Part("profile", ("release_profile_s",), profiling.measure, 2),
-    Part("upload", ("upload_ratio",), upload.measure, 3),
+    Part("upload", ("upload_ratio",), upload.measure, 2),
     Part("parse", ("dag_parse_s",), parsing.measure, 1),
     Part("tasks", ("task_overhead_s",), tasks.measure, 4),
     Part("watch", ("run_to_release_s",), latency.measure, 6),

@@ -35,11 +35,12 @@ SPANS = {
         "onnx_release.probe:Probe.__call__": "run it in ONNX Runtime in another process, and hash it meanwhile",
     },
     "check": {
-        "onnx_release.check:_bytes": "hold the folder against its record",
-        "onnx_release.check:_checker": "onnx.checker, by path",
-        "onnx_release.check:_shape_inference": "shape inference, strict",
+        "onnx_release.check:verify_folder": "hold the folder against its record",
+        "onnx.checker:check_model": "onnx.checker, by path",
+        "onnx.shape_inference:infer_shapes": "shape inference, strict",
     },
     "compare": {
+        "onnx_release.judge:compare_artifact": "samples, verdict and all that is not below",
         "onnx_release.subject:require_bytes": "hold the folder against its record",
         "onnx_release.subject:load_trained": "map the weights, look for NaN and infinity",
         "onnx_release.comparing:Comparison.run_reference": "run PyTorch on every sample",

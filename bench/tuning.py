@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from bench.models import LARGE
 from bench.results import NotMeasured, Result, say
@@ -27,10 +28,16 @@ def measure(setting: Setting) -> Iterator[Result]:
     arguments = (models.size(LARGE), str(models.weights(LARGE)), str(models.exported(LARGE)), str(out), str(longest_s))
     tuned = run_step(Step("bench.tune_steps", arguments))
     if not tuned["variant"]:
-        raise NotMeasured("no int8 form passed and was faster than the plain export")
+        tried = "; ".join(_told(one) for one in tuned["table"]["candidates"] if one["precision"] == "int8")
+        raise NotMeasured(f"no int8 form passed and was faster than the plain export: {tried}")
     won = next(one for one in tuned["table"]["candidates"] if one["name"] == tuned["variant"])
     say(f"{tuned['variant']}: {tuned['size_bytes'] / 1e6:.0f} MB, least cosine {won['cosine']:.6f}")
     detail = {"variant": tuned["variant"], "least_cosine": won["cosine"], "sqnr_db": won["sqnr_db"], "tuning": tuned}
     for batch in BATCHES:
         found = latency(setting, "fp32", LARGE, batch, GOAL, onnx=out / MODEL_FILE)
         yield speedup(f"speedup_int8_large_b{batch}", found, GOAL, detail, holds=won["cosine"] >= COSINE_GOAL)
+
+
+def _told(candidate: dict[str, Any]) -> str:
+    figures = [f"{name} {candidate[name]:.4g}" for name in ("speedup", "cosine") if candidate[name] is not None]
+    return f"{candidate['name']} {candidate['outcome']} ({', '.join(filter(None, [*figures, candidate['reason']]))})"

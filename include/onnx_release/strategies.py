@@ -21,6 +21,7 @@ from onnx_release import decomposing, limits
 from onnx_release.calling import FlatModule, arguments_for, name_outputs
 from onnx_release.errors import Refused
 from onnx_release.input_spec import InputSpec
+from onnx_release.mapped import return_free_memory
 from onnx_release.records import TensorSpec
 from onnx_release.samples import Arrays
 from onnx_release.source import Trained
@@ -217,6 +218,9 @@ def _garbage_left() -> Iterator[None]:
     try:
         yield
     finally:
+        # What the trace leaves behind is tens of megabytes, and the weights are read next.
+        gc.collect()
+        return_free_memory()
         # What a parent froze before it forked (Airflow does) would be copied into this process by a look at it.
         if not frozen:
             gc.unfreeze()
