@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onnx_release.errors import Refused, Transient
-from onnx_release.limits import REPORT_FILE
+from onnx_release.limits import ETAG_PART_BYTES, REPORT_FILE
 from onnx_release.records import FileDigest, OnnxArtifact
 
 _BLOCK_BYTES = 1 << 20
@@ -29,6 +29,7 @@ class Digests:
 
     def __init__(self) -> None:
         self._taken: dict[tuple[int, ...], str] = {}
+        self._etags: dict[tuple[int, ...], str] = {}
 
     @classmethod
     def known(cls, artifact: OnnxArtifact) -> Digests:
@@ -43,9 +44,18 @@ class Digests:
         self._taken[before] = _file_sha256(path)
         return self._taken[before]
 
+    def take_etag(self, path: Path) -> None:
+        """Read the file for `FileDigest.etag`, which takes three times as long as its sha256."""
+        before = _stamp(path)
+        self._etags[before] = etag_of(path, ETAG_PART_BYTES)
+
     def of(self, path: Path) -> str:
         """Return the digest of the file as it is now."""
         return self._taken.get(_stamp(path)) or self.take(path)
+
+    def etag(self, path: Path) -> str:
+        """Return the ETag of the file as it is now, if it was taken."""
+        return self._etags.get(_stamp(path), "")
 
     def stamps(self, folder: Path, files: Iterable[FileDigest]) -> dict[str, tuple[int, ...]]:
         """Return the stamps by which a later process of this machine knows that it need not read these files again.
@@ -73,7 +83,8 @@ def describe_folder(folder: Path, digests: Digests | None = None) -> tuple[FileD
     for path in sorted(folder.rglob("*")):
         name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
         if stat.S_ISREG(mode):
-            files.append(FileDigest(path=name, sha256=digests.of(path), size_bytes=path.lstat().st_size))
+            sha256, etag = digests.of(path), digests.etag(path)
+            files.append(FileDigest(path=name, sha256=sha256, size_bytes=path.lstat().st_size, etag=etag))
         elif not stat.S_ISDIR(mode):
             strange.append(f"{name} ({'a symbolic link' if stat.S_ISLNK(mode) else 'a special file'})")
     if strange:
@@ -173,6 +184,16 @@ def _disk_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Transient(f"folder {target}", f"cannot be written: {error}", "Check its disk and its rights.") from error
+
+
+def etag_of(path: Path, part_bytes: int) -> str:
+    """Return the ETag that S3 gives a file that is put in parts: over the MD5s of the parts, with their count."""
+    parts = []
+    with path.open("rb") as file:
+        # A part at a time: smaller blocks would wait for other threads after each.
+        while block := file.read(part_bytes):
+            parts.append(hashlib.md5(block, usedforsecurity=False).digest())
+    return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
 def _file_sha256(path: Path) -> str:

@@ -43,11 +43,16 @@ class TrainedModel(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileDigest(Record):
-    """One file of a folder: its path in it (``/``-separated), the sha256 of its bytes, and their count."""
+    """One file of a folder: its path in it (``/``-separated), the sha256 of its bytes, and their count.
+
+    `etag` is what S3 calls the same bytes when they are put in parts of `limits.ETAG_PART_BYTES`; empty where nobody
+    has taken it. It says nothing new, so files are the same without it.
+    """
 
     path: str
     sha256: str
     size_bytes: int
+    etag: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

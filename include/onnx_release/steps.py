@@ -78,13 +78,14 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
 
 
 def _probed(probe: Probe, digests: Digests, folder: Path, result: ExportResult) -> str:
-    """Run the probe, which waits for another process, and read the weights for their digest meanwhile."""
+    """Run the probe, which waits for another process, and read the weights for their digests meanwhile."""
     weights = folder / EXTERNAL_DATA_FILE
-    with ThreadPoolExecutor(1) as beside:
-        taken = beside.submit(digests.take, weights) if weights.exists() else None
+    takes = (digests.take, digests.take_etag) if weights.exists() else ()
+    with ThreadPoolExecutor(2) as beside:
+        taken = [beside.submit(take, weights) for take in takes]
         unfit = probe(folder, result)
-        if taken is not None:
-            taken.result()
+        for one in taken:
+            one.result()
     return unfit
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.moved import COPIED, Moved
 from onnx_release.errors import Refused, Transient
+from onnx_release.limits import ETAG_PART_BYTES
 from onnx_release.records import FileDigest, StagedFile
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ def put(folder: Folder, local: Path, file: FileDigest, metadata: dict[str, str])
     :raises Transient: when the store holds something else.
     """
     path = local / file.path
-    # The file is read for its MD5 while it is sent.
+    # Where its ETag is not known yet, the file is read for it while it is sent.
     with ThreadPoolExecutor(1) as beside, explained(folder, file.path):
-        expected = beside.submit(_etag, path, file.size_bytes, folder.hook.transfer_config)
+        expected = beside.submit(_etag, local, file, folder.hook.transfer_config)
         client = folder.hook.get_conn()
         client.upload_file(
             str(path),
@@ -220,22 +221,21 @@ def _require_reads_back(folder: Folder, file: FileDigest, etag: str) -> None:
 
 def expected_etag(folder: Folder, local: Path, file: FileDigest) -> StagedFile:
     """Return the ETag that the file will have there, if the store makes its ETags of the bytes."""
-    return StagedFile(etag=_etag(local / file.path, file.size_bytes, folder.hook.transfer_config), by_content=True)
+    return StagedFile(etag=_etag(local, file, folder.hook.transfer_config), by_content=True)
 
 
-def _etag(path: Path, size_bytes: int, config: TransferConfig) -> str:
-    """Return the ETag that S3 gives an object that boto3 puts with this configuration."""
+def _etag(local: Path, file: FileDigest, config: TransferConfig) -> str:
+    """Return the ETag that S3 gives an object that boto3 puts with this configuration; the file is read if need be."""
     from s3transfer.utils import ChunksizeAdjuster  # type: ignore[import-untyped]
 
-    parts = size_bytes >= config.multipart_threshold
-    part_bytes = ChunksizeAdjuster().adjust_chunksize(config.multipart_chunksize, size_bytes) if parts else size_bytes
-    with path.open("rb") as file:
-        # A part at a time, as smaller blocks would wait for boto3's threads after each.
-        count = max(1, -(-size_bytes // max(part_bytes, 1)))
-        digests = [hashlib.md5(file.read(part_bytes), usedforsecurity=False).digest() for _ in range(count)]
-    if not parts:
-        return digests[0].hex()
-    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
+    from onnx_release.artifact import etag_of
+
+    if file.size_bytes < config.multipart_threshold:
+        return hashlib.md5((local / file.path).read_bytes(), usedforsecurity=False).hexdigest()
+    part_bytes = ChunksizeAdjuster().adjust_chunksize(config.multipart_chunksize, file.size_bytes)
+    # The export has taken this one while it waited.
+    known = file.etag if part_bytes == ETAG_PART_BYTES else ""
+    return known or etag_of(local / file.path, part_bytes)
 
 
 def content_type(path: str) -> str:

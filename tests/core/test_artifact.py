@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from onnx_release import artifact
-from onnx_release.artifact import Digests, describe_folder, folder_sha256, fresh_folder, verify_folder
+from onnx_release.artifact import Digests, describe_folder, etag_of, folder_sha256, fresh_folder, verify_folder
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import OnnxArtifact
@@ -50,6 +50,25 @@ def test_a_digest_that_was_taken_is_not_that_of_other_bytes(folder: Path) -> Non
     (folder / "b.txt").unlink()
     (folder / "b.txt").write_bytes(b"fly")
     assert describe_folder(folder, digests) == describe_folder(folder)
+
+
+def test_an_etag_goes_with_its_file_until_that_is_written_to(folder: Path) -> None:
+    digests, path = Digests(), folder / "a.bin"
+    digests.take_etag(path)
+    part = hashlib.md5(bytes(3_000_000)).digest()
+    expected = f"{hashlib.md5(part).hexdigest()}-1"
+    assert {file.path: file.etag for file in describe_folder(folder, digests)} == {
+        "a.bin": expected,
+        "b.txt": "",
+        "sub/c": "",
+    }
+    path.write_bytes(bytes(3_000_000))
+    assert describe_folder(folder, digests)[0].etag == ""
+
+
+def test_an_etag_is_over_the_digests_of_its_parts(folder: Path) -> None:
+    parts = [hashlib.md5(bytes(size)).digest() for size in (2_000_000, 1_000_000)]
+    assert etag_of(folder / "a.bin", 2_000_000) == f"{hashlib.md5(b''.join(parts)).hexdigest()}-2"
 
 
 def described(folder: Path) -> OnnxArtifact:

@@ -11,8 +11,10 @@ import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx import objects
+from onnx_release.artifact import etag_of
 from onnx_release.errors import Refused, Transient
-from onnx_release.records import FileDigest
+from onnx_release.limits import ETAG_PART_BYTES
+from onnx_release.records import FileDigest, StagedFile
 
 from .conftest import Services
 
@@ -43,6 +45,28 @@ def test_what_was_put_is_verified_without_reading_it(
     monkeypatch.setattr(objects, "read_digest", lambda *_: pytest.fail("the object was read"))
     objects.put(folder, local, write(local, "f", bytes(size_bytes)), {})
     assert objects.sizes(folder) == {"f": size_bytes}
+
+
+def test_an_etag_that_the_export_has_taken_is_not_taken_again(
+    folder: objects.Folder, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(local, "f", bytes(range(256)) * 80_000)
+    known = dataclasses.replace(file, etag=etag_of(local / "f", ETAG_PART_BYTES))
+    monkeypatch.setattr("onnx_release.artifact.etag_of", lambda *_: pytest.fail("the file was read for its ETag"))
+    with monkeypatch.context() as patch:
+        patch.setattr(objects, "read_digest", lambda *_: pytest.fail("the object was read"))
+        assert objects.put(folder, local, known, {}) == StagedFile(etag=known.etag, by_content=True)
+    # A wrong one costs a look at the object, and no more.
+    assert not objects.put(folder, local, dataclasses.replace(file, etag=f"{'0' * 32}-3"), {}).by_content
+
+
+def test_an_etag_for_other_parts_is_not_used(folder: objects.Folder, local: Path) -> None:
+    hook = S3Hook("minio_default", transfer_config_args={"multipart_chunksize": 5 * MIB})
+    file = write(local, "f", bytes(12 * MIB))
+    known = dataclasses.replace(file, etag=etag_of(local / "f", ETAG_PART_BYTES))
+    staged = objects.put(dataclasses.replace(folder, hook=hook), local, known, {})
+    assert staged.by_content
+    assert staged.etag.endswith("-3")
 
 
 def test_where_the_etag_says_nothing_the_object_is_read(
