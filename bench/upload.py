@@ -37,7 +37,7 @@ def measure(setting: Setting) -> Iterator[Result]:
         n=setting.rounds,
         spread=spread,
         detail={
-            "ours": "the whole task: the folder held against its record, objects put and verified, the report beside them",
+            "ours": "the whole task: the folder held against its record, objects put and verified, the report put",
             "runs": in_detail(taken),
             "host": describe_host().to_dict(),
         },
