@@ -50,7 +50,7 @@ SPANS = {
     "upload": {
         "airflow_onnx.objects:require_bucket": "make the client, look for the bucket",
         "onnx_release.artifact:verify_folder": "hold the folder against its record",
-        "airflow_onnx.objects:put": "put the files, their MD5 taken meanwhile, and verify them",
+        "airflow_onnx.objects:put": "put the files and verify them",
     },
     "fetch_back": {
         "airflow_onnx.objects:fetch": "download the objects into a fresh folder",
