@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bench.marking import Marked
 from bench.release_steps import Case
+from onnx_release.limits import RUNTIME_DOMAIN
 from onnx_release.subject import JudgeOptions
 from onnx_release.tune.options import TuneOptions
 from onnx_release.tune.tuning import tune_artifact
@@ -19,7 +20,9 @@ def _main(size: str, trained: str, folder: str, out: str, max_s: str) -> None:
     from examples import localization  # noqa: F401 - the factory's module is one of the imports
 
     case = Case(size, Path(trained), Path(folder))
-    options = TuneOptions(judge=JudgeOptions(**case.source), precisions=("int8",), max_s=float(max_s))
+    options = TuneOptions(
+        judge=JudgeOptions(**case.source), precisions=("int8",), max_s=float(max_s), allowed_domains=(RUNTIME_DOMAIN,)
+    )
     marked = Marked()
     with marked.work():
         tuned = tune_artifact(case.trained, case.onnx, case.artifact(), Path(out), options)

@@ -40,6 +40,8 @@ MODEL_SUFFIXES = (".pt2", ".ckpt", ".pth", ".pt", ".safetensors")
 PROTO_MAX_BYTES = 2**31 - 1
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
+# Operators that ONNX Runtime has besides ONNX's own.
+RUNTIME_DOMAIN = "com.microsoft"
 
 # Names that become a part of an object key, a registry URI and a shell argument; portable in all of them.
 MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"

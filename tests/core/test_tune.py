@@ -16,7 +16,7 @@ from onnx_release.check import CheckOptions, check_artifact
 from onnx_release.child import tune_artifact
 from onnx_release.errors import Refused
 from onnx_release.judge import judge_artifact
-from onnx_release.limits import MODEL_FILE, PROTO_MAX_BYTES
+from onnx_release.limits import MODEL_FILE, PROTO_MAX_BYTES, RUNTIME_DOMAIN
 from onnx_release.package import PackageSpec, write_package
 from onnx_release.records import OnnxArtifact, Precision, TuneCandidate
 from onnx_release.report import build_report, metrics, summary_markdown
@@ -65,7 +65,9 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
     assert tuned.size_bytes < artifact.size_bytes / 3
 
     table = candidates(tuned)
-    assert list(table)[:4] == ["PyTorch", "float32", "int8-dynamic", "int8-static"]
+    assert list(table)[:5] == ["PyTorch", "float32", "int8-dynamic", "int8-blockwise", "int8-static"]
+    assert table["int8-blockwise"].outcome == "left out"
+    assert "allow that by allowed_domains" in table["int8-blockwise"].reason
     won = table[tuned.variant]
     assert won.outcome == "chosen"
     assert won.speedup_low is not None
@@ -92,15 +94,33 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
     assert OnnxArtifact.from_dict(tuned.to_dict()) == tuned
 
 
+@pytest.mark.alone
+def test_the_blockwise_form_goes_the_whole_way_where_only_it_is_close_enough(wide: Case, tmp_path: Path) -> None:
+    trained, folder, artifact = wide
+    judge = dataclasses.replace(JUDGE, precision_limits={"int8": {"sqnr_min_db": 54.0}})
+    options = TuneOptions(judge=judge, precisions=("int8",), max_s=20.0, allowed_domains=(RUNTIME_DOMAIN,))
+    tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
+    passed = {one.name for one in candidates(tuned).values() if one.precision == "int8" and one.outcome != "refused"}
+    assert passed - {"int8-blockwise", "int8-blockwise-threads1"} == {"int8-static-conv"}, "which is left out"
+    assert tuned.variant in passed
+    check = check_artifact(tmp_path / "tuned", tuned, CheckOptions(allowed_domains=options.allowed_domains))
+    assert check.passed, check.findings
+    smoke_test(tmp_path / "tuned", tuned)
+    judged = judge_artifact(trained, tmp_path / "tuned", tuned, judge)
+    assert judged.parity.passed, judged.parity.failures
+    assert mlflow.pyfunc.load_model(str(tmp_path / "tuned")).predict({"x": rows(3)})["y"].shape == (3, 3)
+
+
 def test_limits_that_nothing_meets_leave_the_exported_model(small: Case, tmp_path: Path) -> None:
     trained, folder, artifact = small
     judge = dataclasses.replace(JUDGE, precision_limits={"int8": {"sqnr_min_db": 100.0}})
-    options = TuneOptions(judge=judge, precisions=("int8",), max_s=30.0)
+    options = TuneOptions(judge=judge, precisions=("int8",), max_s=30.0, allowed_domains=(RUNTIME_DOMAIN,))
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     assert dataclasses.replace(tuned, tuning=None) == artifact
     assert not (tmp_path / "tuned").exists()
     table = candidates(tuned)
-    tried = ["int8-dynamic", "int8-dynamic-careful", "int8-static", "int8-static-careful"]
+    kinds = ("int8-dynamic", "int8-blockwise", "int8-static")
+    tried = [name for kind in kinds for name in (kind, f"{kind}-careful")]
     assert [name for name in table if table[name].outcome == "refused"] == tried
     assert "signal to noise ratio" in table["int8-dynamic"].reason
     assert table["float32"].outcome == "chosen"
@@ -180,7 +200,7 @@ ALL: tuple[Precision, ...] = ("float32", "float16", "int8")
 
 def planned(threads: int = 8, facts: GraphFacts = FACTS, asked: int | None = None, **changes: Any) -> dict[str, str]:
     """Return each planned name with the reason why it is left out, or an empty string."""
-    options = TuneOptions(precisions=ALL, opset=asked)
+    options = TuneOptions(precisions=ALL, opset=asked, allowed_domains=(RUNTIME_DOMAIN,))
     items: list[Candidate | LeftOut] = list(plan(records.artifact(**changes), facts, options, threads))
     return {item.name: item.reason if isinstance(item, LeftOut) else "" for item in items}
 
@@ -189,6 +209,7 @@ def test_the_plan_fits_model_provider_and_request() -> None:
     on_cpu = planned()
     assert [name for name, reason in on_cpu.items() if not reason] == [
         "int8-dynamic",
+        "int8-blockwise",
         "int8-static",
         "int8-static-conv",
         "float32-threads4",
@@ -204,7 +225,8 @@ def test_the_plan_fits_model_provider_and_request() -> None:
     assert "at most" in planned(size_bytes=PROTO_MAX_BYTES + 1)["int8-static"]
     assert planned(asked=20)["float32-opset23"] == "the release asks for opset 20"
     bare = planned(facts=GraphFacts(products=0, convolution_share=0.0, scales=0, heads=()), exporter="torchscript")
-    assert all(bare[name] for name in ("int8-dynamic", "int8-static", "float32-fused", "float32-opset23"))
+    without = ("int8-dynamic", "int8-blockwise", "int8-static", "float32-fused", "float32-opset23")
+    assert all(bare[name] for name in without)
 
 
 def test_session_options_travel_in_the_package(small: Case, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
 from onnx_release.tune.graphs import fold_scales, look_at
-from onnx_release.tune.quantise import Int8Options, quantise_dynamic, quantise_static, to_float16
+from onnx_release.tune.quantise import Int8Options, quantise_blockwise, quantise_dynamic, quantise_static, to_float16
 from tests.core.tuned_models import WIDTH, export, rows
 
 SAMPLES = [{"x": rows(8, seed)} for seed in (1, 2)]
@@ -120,6 +120,29 @@ def test_int8_static_puts_pairs_around_every_linear_layer(folder: Path, tmp_path
     assert 0.0 < relative_error(folder, tmp_path) < 0.05
 
 
+def test_int8_blockwise_quantises_every_linear_layer_and_is_closer_than_dynamic(folder: Path, tmp_path: Path) -> None:
+    quantise_blockwise(folder, tmp_path / "blockwise", Int8Options())
+    quantise_dynamic(folder, tmp_path / "dynamic", Int8Options())
+    found = ops(tmp_path / "blockwise")
+    assert (found["MatMulNBits"], found["MatMul"], found["Gemm"]) == (4, 0, 0)
+    assert 0.0 < relative_error(folder, tmp_path / "blockwise") < relative_error(folder, tmp_path / "dynamic")
+
+
+def test_the_second_try_of_blockwise_has_shorter_blocks_and_leaves_the_heads_in_float(
+    folder: Path, tmp_path: Path
+) -> None:
+    heads = look_at(folder).heads
+    quantise_blockwise(folder, tmp_path / "first", Int8Options())
+    quantise_blockwise(folder, tmp_path / "second", Int8Options(exclude=heads, whole_bytes=True))
+    assert ops(tmp_path / "second")["MatMulNBits"] == 4 - len(heads)
+    blocks = [
+        {attribute.name: attribute.i for node in model.graph.node for attribute in node.attribute}["block_size"]
+        for model in (onnx.load(tmp_path / name / MODEL_FILE) for name in ("first", "second"))
+    ]
+    assert blocks[1] < blocks[0]
+    assert relative_error(folder, tmp_path / "second") < relative_error(folder, tmp_path / "first")
+
+
 @pytest.mark.parametrize("static", [False, True])
 def test_the_second_try_leaves_the_heads_in_float_and_is_closer(folder: Path, tmp_path: Path, static: bool) -> None:
     errors = []
@@ -161,10 +184,11 @@ import sys
 import numpy as np
 from pathlib import Path
 from onnx_release.tune.graphs import fold_scales
-from onnx_release.tune.quantise import Int8Options, quantise_dynamic, quantise_static
+from onnx_release.tune.quantise import Int8Options, quantise_blockwise, quantise_dynamic, quantise_static
 source, out = Path({str(folder)!r}), Path(sys.argv[1])
 fold_scales(source, out / "fused")
 quantise_dynamic(out / "fused", out / "dynamic", Int8Options())
+quantise_blockwise(out / "fused", out / "blockwise", Int8Options())
 samples = [{{"x": np.random.default_rng(1).standard_normal((8, 4, {WIDTH})).astype(np.float32)}}]
 quantise_static(out / "fused", out / "static", Int8Options(), samples)
 """
@@ -175,5 +199,5 @@ quantise_static(out / "fused", out / "static", Int8Options(), samples)
         subprocess.run([sys.executable, "-c", code, str(out)], check=True, env=env, cwd=tmp_path)
         files = sorted(path for path in out.rglob("*") if path.is_file())
         digests.append({str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
-    assert len(digests[0]) >= 3
+    assert len(digests[0]) >= 4
     assert digests[0] == digests[1]

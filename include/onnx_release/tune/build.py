@@ -15,12 +15,12 @@ from onnx_release.samples import Arrays, Sample, batch_axis
 from onnx_release.steps import ExportStepOptions
 from onnx_release.subject import Subject
 from onnx_release.tune import quantise
-from onnx_release.tune.candidates import Candidate
+from onnx_release.tune.candidates import Candidate, Kind
 from onnx_release.tune.graphs import GraphFacts, fold_scales
 
 # What the tools take for a model, in bytes a second, on one slow core: enough to know what cannot end in time.
 _QUANTISE_BYTES_PER_S = 15e6
-_FOLD_BYTES_PER_S = 100e6
+_BYTES_PER_S: dict[Kind, float] = {"fused": 100e6, "int8-blockwise": 100e6}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Workshop:
             return 0.0
         if candidate.kind == "opset":
             return artifact.export_wall_s
-        return artifact.size_bytes / (_FOLD_BYTES_PER_S if candidate.kind == "fused" else _QUANTISE_BYTES_PER_S)
+        return artifact.size_bytes / _BYTES_PER_S.get(candidate.kind, _QUANTISE_BYTES_PER_S)
 
     def make(self, candidate: Candidate) -> Path:
         """Return the folder that holds the candidate's ``model.onnx``; raises `Refused` when it cannot be made."""
@@ -64,6 +64,8 @@ class Workshop:
         )
         if candidate.kind == "int8-dynamic":
             quantise.quantise_dynamic(self._base(), target, options)
+        elif candidate.kind == "int8-blockwise":
+            quantise.quantise_blockwise(self._base(), target, options)
         else:
             quantise.quantise_static(self._base(), target, options, self.calibration)
         return target

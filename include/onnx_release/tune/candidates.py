@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from onnx_release.limits import CONVOLUTION_SHARE_MIN, OPSET_MAX, PROTO_MAX_BYTES, TUNE_OPSETS
+from onnx_release.limits import CONVOLUTION_SHARE_MIN, OPSET_MAX, PROTO_MAX_BYTES, RUNTIME_DOMAIN, TUNE_OPSETS
 from onnx_release.records import OnnxArtifact, Precision
 from onnx_release.tune.graphs import GraphFacts
 from onnx_release.tune.options import TuneOptions
 
 PLAIN = "float32"
 
-Kind = Literal["session", "fused", "opset", "int8-dynamic", "int8-static", "float16"]
+Kind = Literal["session", "fused", "opset", "int8-dynamic", "int8-static", "int8-blockwise", "float16"]
+_SIMPLEST_FIRST: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,7 @@ class Candidate:
     def rank(self) -> tuple[int, int]:
         """How far from the plain export it is, for ties: the more exact first, then the simpler."""
         exactness = ("float32", "float16", "int8").index(self.precision)
-        kinds: tuple[Kind, ...] = ("session", "fused", "opset", "int8-dynamic", "int8-static", "float16")
-        return exactness, 2 * kinds.index(self.kind) + 20 * self.careful + bool(self.shares)
+        return exactness, 2 * _SIMPLEST_FIRST.index(self.kind) + 20 * self.careful + bool(self.shares)
 
 
 PLAIN_EXPORT = Candidate(name=PLAIN, kind="session", precision="float32")
@@ -64,7 +64,7 @@ def plan(
     not travel in an MLmodel anyway.
     """
     if "int8" in options.precisions:
-        yield from _int8(artifact, facts)
+        yield from _int8(artifact, facts, options)
     if "float16" in options.precisions:
         yield _float16(artifact)
     if "float32" in options.precisions:
@@ -82,33 +82,34 @@ def with_threads(candidate: Candidate, threads: int) -> Iterator[Candidate]:
         )
 
 
-def _int8(artifact: OnnxArtifact, facts: GraphFacts) -> Iterator[Candidate | LeftOut]:
-    names = ("int8-dynamic", "int8-static", "int8-static-conv")
-    if reason := _not_quantisable(artifact):
-        yield from (LeftOut(name=name, precision="int8", reason=reason) for name in names)
-        return
-    dynamic, static, convolutions = (
-        Candidate(name="int8-dynamic", kind="int8-dynamic", precision="int8"),
-        Candidate(name="int8-static", kind="int8-static", precision="int8"),
-        Candidate(name="int8-static-conv", kind="int8-static", precision="int8", convolutions=True),
-    )
-    if facts.products:
-        yield from (dynamic, static)
-    else:
-        reason = "no matrix product has fixed float32 weights"
-        yield from (LeftOut(name=name, precision="int8", reason=reason) for name in names[:2])
-    if facts.convolution_share >= CONVOLUTION_SHARE_MIN:
-        yield convolutions
-    else:
-        reason = (
-            f"convolutions hold {facts.convolution_share:.0%} of the weights, less than {CONVOLUTION_SHARE_MIN:.0%}"
+def _int8(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions) -> Iterator[Candidate | LeftOut]:
+    unfit = _not_quantisable(artifact)
+    products = unfit or ("" if facts.products else "no matrix product has fixed float32 weights")
+    foreign = (
+        ""
+        if RUNTIME_DOMAIN in options.allowed_domains
+        else (
+            f"its operator MatMulNBits is of ONNX Runtime's own domain '{RUNTIME_DOMAIN}'; allow that by allowed_domains"
         )
-        yield LeftOut(name=names[2], precision="int8", reason=reason)
+    )
+    share = facts.convolution_share
+    convolutions = unfit or (
+        ""
+        if share >= CONVOLUTION_SHARE_MIN
+        else f"convolutions hold {share:.0%} of the weights, less than {CONVOLUTION_SHARE_MIN:.0%}"
+    )
+    for candidate, reason in (
+        (Candidate(name="int8-dynamic", kind="int8-dynamic", precision="int8"), products),
+        (Candidate(name="int8-blockwise", kind="int8-blockwise", precision="int8"), products or foreign),
+        (Candidate(name="int8-static", kind="int8-static", precision="int8"), products),
+        (Candidate(name="int8-static-conv", kind="int8-static", precision="int8", convolutions=True), convolutions),
+    ):
+        yield LeftOut(name=candidate.name, precision="int8", reason=reason) if reason else candidate
 
 
 def _not_quantisable(artifact: OnnxArtifact) -> str:
     if artifact.providers[0] != "CPUExecutionProvider":
-        return f"{artifact.providers[0]} runs the quantised operators on the CPU, or not at all"
+        return f"int8 is tried on the CPU alone, and the model is for {artifact.providers[0]}"
     return _too_large(artifact)
 
 

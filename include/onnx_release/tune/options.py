@@ -19,7 +19,7 @@ class TuneOptions(Record):
     `precisions` are those that may be shipped: without ``float32`` a tuning that finds nothing of the others is
     refused. `opset` is the one that the release asked for, which is then kept. `evaluation` is the path of an ``.npz``
     file (see `evaluation.read_evaluation`), empty for none, and `metric_loss_max` what a candidate may lose on it, as a
-    part of PyTorch's metric.
+    part of PyTorch's metric. `allowed_domains` are those of operators besides ONNX's own, as for `check.CheckOptions`.
     """
 
     judge: JudgeOptions = field(default_factory=JudgeOptions)
@@ -28,6 +28,7 @@ class TuneOptions(Record):
     opset: int | None = None
     evaluation: str = ""
     metric_loss_max: float = METRIC_LOSS_MAX
+    allowed_domains: tuple[str, ...] = ()
 
 
 def require_tunable(options: TuneOptions) -> None:

@@ -107,7 +107,7 @@ class Search:
         else:
             self._try(item)
             refused = self.records[item.name].outcome == "refused"
-            if refused and item.kind in ("int8-dynamic", "int8-static") and not item.careful:
+            if refused and item.precision == "int8" and not item.careful:
                 self._consider(replace(item, name=f"{item.name}-careful", careful=True))
 
     def _leave_out(self, name: str, item: Candidate | LeftOut, reason: str = "") -> None:

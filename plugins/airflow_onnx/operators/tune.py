@@ -31,6 +31,7 @@ class TuneOperator(JudgingOperator):
     :param max_s: how long the tuning may take, in seconds.
     :param evaluation_uri: an ``.npz`` file of inputs and targets; empty: as the run's tag says.
     :param metric_loss_max: how much worse than PyTorch's the metric on it may be, as a part of PyTorch's.
+    :param allowed_domains: operator domains that the serving runtime knows, besides ONNX's own.
     :param opset: the opset that the release asks for, if it does.
     :param alias: the alias that the release will move, and `stage` its legacy stage: what cannot be combined with a
         reduced precision is refused here, before anything is uploaded.
@@ -44,6 +45,7 @@ class TuneOperator(JudgingOperator):
         "max_s",
         "evaluation_uri",
         "metric_loss_max",
+        "allowed_domains",
         "opset",
         "alias",
         "stage",
@@ -59,6 +61,7 @@ class TuneOperator(JudgingOperator):
         max_s: Any = limits.TUNE_MAX_S,
         evaluation_uri: str = "",
         metric_loss_max: Any = limits.METRIC_LOSS_MAX,
+        allowed_domains: Any = (),
         opset: Any = None,
         alias: str = limits.ALIAS,
         stage: str = "",
@@ -71,6 +74,7 @@ class TuneOperator(JudgingOperator):
         self.max_s = max_s
         self.evaluation_uri = evaluation_uri
         self.metric_loss_max = metric_loss_max
+        self.allowed_domains = allowed_domains
         self.opset = opset
         self.alias = alias
         self.stage = stage
@@ -117,7 +121,12 @@ class TuneOperator(JudgingOperator):
         where = source.evaluation_uri(self.evaluation_uri)
         return rendered.settings(
             TuneOptions,
-            {"precisions": self.precisions, "max_s": self.max_s, "metric_loss_max": self.metric_loss_max},
+            {
+                "precisions": self.precisions,
+                "max_s": self.max_s,
+                "metric_loss_max": self.metric_loss_max,
+                "allowed_domains": self.allowed_domains,
+            },
             judge=self.judge_options(scratch, source).to_dict(),
             opset=rendered.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             evaluation=fetch_inputs(self.hook, self.s3_conn_id, where, scratch / "evaluation", "evaluation_uri"),
