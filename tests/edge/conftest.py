@@ -6,10 +6,10 @@ import dataclasses
 import json
 import os
 import socket
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -26,8 +26,6 @@ from stack.ports import Ports
 from tests.guard import guarded
 
 from .releasing import Release, new_release, trained_run
-
-START_TIMEOUT_S = 90.0
 
 
 def _free_ports(count: int) -> list[int]:
@@ -53,10 +51,7 @@ class Services:
         service = {minio.NAME: minio, mlflow_server.NAME: mlflow_server}[name]
         command = service.command(self.context)
         processes.start(self.context.layout, dataclasses.replace(command, env=command.env | variables))
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not service.is_healthy(self.context):
-            assert time.monotonic() < deadline, processes.log_tail(self.context.layout, name)
-            time.sleep(0.2)
+        processes.await_ready(self.context.layout, name, partial(service.is_healthy, self.context))
 
 
 @pytest.fixture(scope="package")

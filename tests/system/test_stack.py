@@ -159,6 +159,16 @@ def test_a_service_that_dies_while_it_starts_shows_its_log_and_takes_the_others_
     assert processes_of(layout.home) == []
 
 
+def test_a_service_that_is_never_ready_is_given_up(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.0)
+    sleeper(layout)
+    try:
+        with pytest.raises(StackError, match=r"minio was not ready after 0 s\. The end of .*minio\.log"):
+            processes.await_ready(layout, "minio", lambda: False)
+    finally:
+        processes.stop(layout, ["minio"])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_start_leaves_nothing_running(layout: Layout, number: signal.Signals) -> None:
     argv = [sys.executable, "-m", "stack", "up"]
