@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.sides import Step, run_step
-from bench.watch.stacks import free_ports, start_store
+from bench.watch.stacks import start_store
 from stack import interrupts, minio, processes, setup
 from stack.context import Context
 from stack.credentials import Credentials
@@ -22,10 +22,9 @@ BUCKET = minio.BUCKETS[0]
 @contextlib.contextmanager
 def store() -> Iterator[dict[str, str]]:
     """Run the store; yields what a step's environment needs to reach it, by boto3 and by Airflow's connection."""
-    airflow, mlflow, port = free_ports(3)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         layout = Layout(Path(folder, "state").resolve())
-        context = Context(layout, Ports(airflow=airflow, mlflow=mlflow, minio=port), Credentials.generate())
+        context = Context(layout, Ports.free(), Credentials.generate())
         try:
             layout.create()
             start_store(context)

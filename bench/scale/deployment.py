@@ -18,14 +18,14 @@ import mlflow
 from bench.results import NotMeasured, say
 from bench.watch import airflow_runs
 from bench.watch.airflow_runs import AirflowRuns
-from bench.watch.stacks import CLIENT, EXPERIMENT, QUICK, environment, free_ports
+from bench.watch.stacks import CLIENT, EXPERIMENT, QUICK, environment
 from deploy import clients, env
 from deploy.compose import REPO, Project, docker, require_engine
 from deploy.errors import DeployError
 from stack import interrupts
 from stack.context import Context
 from stack.errors import StackError
-from stack.ports import Ports
+from stack.ports import Ports, free_ports
 from stack.release import WATCH_DAG_ID, Release
 
 WORKER = "airflow-worker"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +15,7 @@ from stack.console import make_error_console
 from stack.context import Context
 from stack.credentials import Credentials
 from stack.layout import Layout
-from stack.ports import HOST, Ports
+from stack.ports import Ports, free_ports
 
 EXPERIMENT = "bench"
 # How fast a model is does not matter here, but each release measures it in the one-slot pool, as in earnest.
@@ -28,11 +27,11 @@ CLIENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_S
 @contextlib.contextmanager
 def embedded_stack() -> Iterator[Context]:
     """Run the whole embedded stack, which watches `EXPERIMENT` and releases its runs with the parameters `QUICK`."""
-    airflow, mlflow, store = free_ports(3)
+    ports = Ports.free()
     variables = {
-        "AIRFLOW_PORT": str(airflow),
-        "MLFLOW_PORT": str(mlflow),
-        "MINIO_PORT": str(store),
+        "AIRFLOW_PORT": str(ports.airflow),
+        "MLFLOW_PORT": str(ports.mlflow),
+        "MINIO_PORT": str(ports.minio),
         "WATCH_EXPERIMENTS": EXPERIMENT,
         "WATCH_RELEASE_PARAMS": json.dumps(QUICK),
     }
@@ -92,12 +91,3 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now, all different."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [int(each.getsockname()[1]) for each in sockets]

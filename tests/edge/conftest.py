@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,14 +25,6 @@ from stack.ports import Ports
 from tests.guard import guarded
 
 from .releasing import Release, new_release, trained_run
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @dataclass(frozen=True)
@@ -58,9 +49,7 @@ class Services:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     layout = Layout(tmp_path_factory.mktemp("services") / "state")
     layout.create()
-    airflow_port, mlflow_port, minio_port = _free_ports(3)
-    ports = Ports(airflow=airflow_port, mlflow=mlflow_port, minio=minio_port)
-    running = Services(Context(layout, ports, Credentials.generate()))
+    running = Services(Context(layout, Ports.free(), Credentials.generate()))
     minio.prepare(running.context)
     with guarded(layout.home):
         running.start(minio.NAME)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from stack.ports import free_ports
 from tests.guard import guarded
 
-from .embedded import RunningStack, describe, free_ports, run_stack, stack_environment
+from .embedded import RunningStack, describe, run_stack, stack_environment
 
 
 @pytest.fixture(scope="package")

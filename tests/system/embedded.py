@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -27,15 +25,6 @@ COMMAND_TIMEOUT_S = 400
 WATCHED = "watched"
 # How fast it is on this host does not matter here; that it is measured and reported does.
 QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 2.0}
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now, all different."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def stack_environment(home: Path, ports: list[int] | None = None) -> dict[str, str]:

@@ -28,11 +28,11 @@ from stack.credentials import Credentials
 from stack.environment import clean_environment
 from stack.errors import StackError
 from stack.layout import REPO, Layout, check_machine
-from stack.ports import Ports
+from stack.ports import Ports, free_ports
 from stack.processes import Command, Record
 from stack.setup import MEASURE_POOL
 
-from .embedded import RunningStack, free_ports, run_stack, stack_environment
+from .embedded import RunningStack, run_stack, stack_environment
 
 pytestmark = pytest.mark.system
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(60)")
