@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,17 +39,11 @@ def clean(env: dict[str, str]) -> None:
 
 
 def _environment(context: Context) -> dict[str, str]:
-    connections = {
-        f"AIRFLOW_CONN_{connection['connection_id'].upper()}": json.dumps(
-            {key: value for key, value in connection.items() if key != "connection_id"}
-        )
-        for connection in setup.connections(context)
-    }
     return {
         "S3_URL": context.minio_url,
         "S3_BUCKET": BUCKET,
         "AWS_ACCESS_KEY_ID": context.credentials.minio_access_key,
         "AWS_SECRET_ACCESS_KEY": context.credentials.minio_secret_key,
         "AIRFLOW_HOME": str(context.layout.airflow_home),
-        **connections,
+        **setup.connection_environment(context),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -66,9 +65,8 @@ def connections(services: Services, tmp_path_factory: pytest.TempPathFactory) ->
     """
     before = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
-        for connection in setup.connections(services.context):
-            text = json.dumps({key: value for key, value in connection.items() if key != "connection_id"})
-            patch.setenv(f"AIRFLOW_CONN_{connection['connection_id'].upper()}", text)
+        for name, value in setup.connection_environment(services.context).items():
+            patch.setenv(name, value)
         patch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_FOLDER", str(tmp_path_factory.mktemp("cache")))
         yield
     mlflow.set_tracking_uri(None)
