@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -42,6 +43,15 @@ class Services:
         command = service.command(self.context)
         processes.start(self.context.layout, dataclasses.replace(command, env=command.env | variables))
         processes.await_ready(self.context.layout, name, partial(service.is_healthy, self.context))
+
+    def serve(self, uri: str) -> Any:
+        """Load a version as a consumer does, whose environment has the keys to the store."""
+        keys = self.context.credentials
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_S3_ENDPOINT_URL", self.context.minio_url)
+            patch.setenv("AWS_ACCESS_KEY_ID", keys.minio_access_key)
+            patch.setenv("AWS_SECRET_ACCESS_KEY", keys.minio_secret_key)
+            return mlflow.pyfunc.load_model(uri)
 
 
 @pytest.fixture(scope="package")

@@ -21,7 +21,7 @@ from airflow_onnx import fetching, objects, settings, staging
 from airflow_onnx.hooks.mlflow import MlflowHook
 from onnx_release.errors import Refused
 
-from .releasing import Release, TwoHeads, assert_nothing_left, new_release, objects_of, trained_run, versions_of
+from .releasing import ORDER, Release, TwoHeads, assert_nothing_left, new_release, objects_of, trained_run, versions_of
 from .test_refused import pickled_run
 
 BUCKET = "heimdall-models"
@@ -58,9 +58,6 @@ def size_of(release: Release, task: str, path: str) -> int:
     """The size in bytes of one of the files that a task's record names."""
     (size,) = (file["size_bytes"] for file in release.returned[task]["files"] if file["path"] == path)
     return int(size)
-
-
-ORDER = ["wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "promote"]
 
 
 def spread(release: Release, workers: Workers, last: str) -> Any:
