@@ -13,7 +13,9 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx import evidence, objects
 from airflow_onnx.hooks.mlflow import MlflowHook
@@ -24,7 +26,9 @@ from stack.layout import Layout
 from stack.ports import Ports
 from tests.guard import guarded
 
+from .airflow_stand_in import Supervisor
 from .releasing import Release, new_release, trained_run
+from .watching import Lab
 
 
 @dataclass(frozen=True)
@@ -137,3 +141,20 @@ def release(hook: MlflowHook, run_id: str) -> Release:
         if name.startswith(f"{evidence.TAG}."):
             hook.client.delete_tag(run_id, name)
     return new_release(run_id)
+
+
+@pytest.fixture(scope="package")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a small pt2 model, as MLflow writes them."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    mlflow.pytorch.save_model(torch.nn.Linear(3, 2), folder, serialization_format="pickle", pip_requirements=["torch"])
+    (folder / "data" / "model.pth").rename(folder / "data" / "model.pt2")
+    return folder
+
+
+@pytest.fixture
+def lab(hook: MlflowHook, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    supervisor = Supervisor()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
+    return Lab(hook, supervisor, hook.client.create_experiment(f"watch-{uuid.uuid4().hex[:8]}"), model_folder)
