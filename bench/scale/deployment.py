@@ -52,7 +52,7 @@ class Deployment:
 
     def scale(self, workers: int) -> None:
         """Have so many workers, all of them healthy; the other services are left alone."""
-        self.project.up("--no-deps", "--no-recreate", "--scale", f"{WORKER}={workers}", WORKER)
+        self.project.scale(WORKER, workers)
         say(f"{workers} workers")
 
     def end_in_the_past(self, training_runs: Sequence[str], number: int) -> None:

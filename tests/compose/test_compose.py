@@ -189,7 +189,7 @@ def test_nothing_is_left_staged(deployment: Deployment) -> None:
 
 
 def test_a_third_worker_joins_and_the_killed_one_is_replaced(deployment: Deployment) -> None:
-    deployment.project.up("--scale", "airflow-worker=3")
+    deployment.project.scale("airflow-worker", 3)
     assert len(deployment.workers()) == 3
 
 
