@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bench.sides import Step, run_step
-from bench.watch.stacks import free_ports, start_store
+from bench.watch.stacks import start_store
 from stack import interrupts, minio, processes, setup
 from stack.context import Context
 from stack.credentials import Credentials
@@ -22,10 +21,9 @@ BUCKET = minio.BUCKETS[0]
 @contextlib.contextmanager
 def store() -> Iterator[dict[str, str]]:
     """Run the store; yields what a step's environment needs to reach it, by boto3 and by Airflow's connection."""
-    airflow, mlflow, port = free_ports(3)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         layout = Layout(Path(folder, "state").resolve())
-        context = Context(layout, Ports(airflow=airflow, mlflow=mlflow, minio=port), Credentials.generate())
+        context = Context(layout, Ports.free(), Credentials.generate())
         try:
             layout.create()
             start_store(context)
@@ -41,17 +39,11 @@ def clean(env: dict[str, str]) -> None:
 
 
 def _environment(context: Context) -> dict[str, str]:
-    connections = {
-        f"AIRFLOW_CONN_{connection['connection_id'].upper()}": json.dumps(
-            {key: value for key, value in connection.items() if key != "connection_id"}
-        )
-        for connection in setup.connections(context)
-    }
     return {
         "S3_URL": context.minio_url,
         "S3_BUCKET": BUCKET,
         "AWS_ACCESS_KEY_ID": context.credentials.minio_access_key,
         "AWS_SECRET_ACCESS_KEY": context.credentials.minio_secret_key,
         "AIRFLOW_HOME": str(context.layout.airflow_home),
-        **connections,
+        **setup.connection_environment(context),
     }

@@ -121,6 +121,11 @@ class Project:
         self.run("up", "--detach", *arguments)
         self.wait(wait_s)
 
+    def scale(self, service: str, count: int) -> None:
+        """Have so many containers of a service and return once all are healthy; the other services are left alone."""
+        # With what it depends on, Compose would also run again what is run once: airflow-init, under live workers.
+        self.up("--no-deps", "--no-recreate", "--scale", f"{service}={count}", service)
+
     def wait(self, timeout_s: float = WAIT_S) -> None:
         """Return once every service is healthy; raises `DeployError` with the log of one that failed."""
         deadline = time.monotonic() + timeout_s

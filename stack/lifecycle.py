@@ -22,7 +22,6 @@ NAMES = (minio.NAME, mlflow_server.NAME, airflow.API_SERVER, *airflow.BACKGROUND
 # Stopped in this order, each row together: what writes goes before what it writes to.
 STOP_ORDER = ((*airflow.BACKGROUND, airflow.API_SERVER), (mlflow_server.NAME,), (minio.NAME,))
 PORT_OF = {minio.NAME: "minio", mlflow_server.NAME: "mlflow", airflow.API_SERVER: "airflow"}
-START_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +147,9 @@ def _start(context: Context, command: Command) -> float:
 
 
 def _await(context: Context, console: Console, name: str, began: float) -> None:
-    """Wait until the service is healthy; raises `StackError` with the end of its log when it dies or takes too long."""
-    probe = _probes(context)[name]
-    address = _addresses(context).get(name, "")
     with console.status(f"{name}: starting"):
-        while not probe():
-            alive = processes.find(context.layout, name) is not None
-            waited = time.monotonic() - began
-            if not alive or waited > START_TIMEOUT_S:
-                problem = f"was not ready after {waited:.0f} s" if alive else "ended while it started"
-                log = context.layout.logs / f"{name}.log"
-                raise StackError(f"{name} {problem}. The end of {log}:\n{processes.log_tail(context.layout, name)}")
-            time.sleep(0.3)
+        processes.await_ready(context.layout, name, _probes(context)[name], began)
+    address = _addresses(context).get(name, "")
     console.print(f"  {name:<22} ready after {time.monotonic() - began:4.1f} s  {address}".rstrip())
 
 

@@ -39,6 +39,11 @@ class Ports:
         return cls(**chosen)
 
     @classmethod
+    def free(cls) -> Ports:
+        """Return ports that nobody listens on now, for a stack beside the user's."""
+        return cls(*free_ports(3))
+
+    @classmethod
     def remembered(cls, home: Path) -> Ports:
         """Return the ports of the last start, or the defaults."""
         try:
@@ -59,6 +64,15 @@ class Ports:
                 for name, port in taken
             ]
             raise StackError("\n".join(lines))
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that nobody listens on now, all different."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def variables(names: Iterable[str]) -> str:

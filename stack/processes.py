@@ -9,16 +9,19 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
 from stack import interrupts
+from stack.errors import StackError
 from stack.layout import Layout
 from stack.private import write_private
 
+START_TIMEOUT_S = 120.0
+START_POLL_S = 0.3
 STOP_TIMEOUT_S = 20.0
 TAIL_LINES = 15
 
@@ -95,6 +98,22 @@ def _read(layout: Layout, name: str) -> Record | None:
         return Record(**json.loads((layout.pids / f"{name}.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def await_ready(layout: Layout, name: str, is_ready: Callable[[], bool], began: float | None = None) -> None:
+    """Wait until a started service is ready; raises `StackError` with the end of its log when it dies or is too slow.
+
+    :param began: when it was started, on the monotonic clock, if not just now.
+    """
+    began = time.monotonic() if began is None else began
+    while not is_ready():
+        alive = find(layout, name) is not None
+        waited = time.monotonic() - began
+        if not alive or waited > START_TIMEOUT_S:
+            problem = f"was not ready after {waited:.0f} s" if alive else "ended while it started"
+            log = layout.logs / f"{name}.log"
+            raise StackError(f"{name} {problem}. The end of {log}:\n{log_tail(layout, name)}")
+        time.sleep(START_POLL_S)
 
 
 def log_tail(layout: Layout, name: str, lines: int = TAIL_LINES) -> str:

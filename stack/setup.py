@@ -39,6 +39,15 @@ def connections(context: Context) -> list[dict[str, str]]:
     ]
 
 
+def connection_environment(context: Context) -> dict[str, str]:
+    """Return the two connections as variables of the environment, for Airflow's code without its metadata database."""
+    variables = {}
+    for connection in connections(context):
+        name = connection.pop("connection_id")
+        variables[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(connection)
+    return variables
+
+
 def client_environment(context: Context) -> dict[str, str]:
     """Return what a client of the stack needs in its environment."""
     return {

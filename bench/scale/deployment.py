@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import re
 import secrets
@@ -19,16 +18,14 @@ import mlflow
 from bench.results import NotMeasured, say
 from bench.watch import airflow_runs
 from bench.watch.airflow_runs import AirflowRuns
-from bench.watch.stacks import CLIENT, EXPERIMENT, QUICK, environment, free_ports
-from deploy import env
+from bench.watch.stacks import CLIENT, EXPERIMENT, QUICK, environment
+from deploy import clients, env
 from deploy.compose import REPO, Project, docker, require_engine
 from deploy.errors import DeployError
 from stack import interrupts
 from stack.context import Context
-from stack.credentials import Credentials
 from stack.errors import StackError
-from stack.layout import Layout
-from stack.ports import Ports
+from stack.ports import Ports, free_ports
 from stack.release import WATCH_DAG_ID, Release
 
 WORKER = "airflow-worker"
@@ -55,7 +52,7 @@ class Deployment:
 
     def scale(self, workers: int) -> None:
         """Have so many workers, all of them healthy; the other services are left alone."""
-        self.project.up("--no-deps", "--no-recreate", "--scale", f"{WORKER}={workers}", WORKER)
+        self.project.scale(WORKER, workers)
         say(f"{workers} workers")
 
     def end_in_the_past(self, training_runs: Sequence[str], number: int) -> None:
@@ -126,7 +123,8 @@ def deployment(folder: Path) -> Iterator[Deployment]:
     with _own_image(project), environment(**CLIENT):
         try:
             project.up("--scale", f"{WORKER}=1")
-            started = Deployment(project, _context(project, folder, Ports(airflow, mlflow_port, minio)))
+            ports = Ports(airflow=airflow, mlflow=mlflow_port, minio=minio)
+            started = Deployment(project, clients.context(project, folder, ports))
             started.runs.await_dags()
             yield started
         finally:
@@ -147,14 +145,6 @@ def _own_image(project: Project) -> Iterator[None]:
         # The name alone: the image has its other one.
         with interrupts.ignored():
             subprocess.run([docker(), "rmi", own], check=False, stdout=subprocess.DEVNULL)
-
-
-def _context(project: Project, folder: Path, ports: Ports) -> Context:
-    secret = env.read(project.env_file)
-    known = dataclasses.asdict(Credentials.generate())
-    known |= {"airflow_password": secret["AIRFLOW_ADMIN_PASSWORD"]}
-    known |= {"minio_access_key": "onnx-release", "minio_secret_key": secret["RELEASE_S3_SECRET_KEY"]}
-    return Context(Layout(folder), ports, Credentials(**known))
 
 
 def _require(project: Project) -> None:

@@ -5,25 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import tempfile
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from stack import interrupts, lifecycle, minio, mlflow_server, processes
 from stack.console import make_error_console
 from stack.context import Context
 from stack.credentials import Credentials
-from stack.errors import StackError
 from stack.layout import Layout
-from stack.ports import HOST, Ports
+from stack.ports import Ports, free_ports
 
 EXPERIMENT = "bench"
 # How fast a model is does not matter here, but each release measures it in the one-slot pool, as in earnest.
 QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 1.0}
-START_TIMEOUT_S = 90.0
 # MLflow's client in this process: no usage reports, and no line for each run that it ends.
 CLIENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
@@ -31,11 +27,11 @@ CLIENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_S
 @contextlib.contextmanager
 def embedded_stack() -> Iterator[Context]:
     """Run the whole embedded stack, which watches `EXPERIMENT` and releases its runs with the parameters `QUICK`."""
-    airflow, mlflow, store = free_ports(3)
+    ports = Ports.free()
     variables = {
-        "AIRFLOW_PORT": str(airflow),
-        "MLFLOW_PORT": str(mlflow),
-        "MINIO_PORT": str(store),
+        "AIRFLOW_PORT": str(ports.airflow),
+        "MLFLOW_PORT": str(ports.mlflow),
+        "MINIO_PORT": str(ports.minio),
         "WATCH_EXPERIMENTS": EXPERIMENT,
         "WATCH_RELEASE_PARAMS": json.dumps(QUICK),
     }
@@ -65,7 +61,7 @@ def mlflow_servers(count: int) -> Iterator[list[Context]]:
             for context in contexts:
                 processes.start(context.layout, mlflow_server.command(context))
             for context in contexts:
-                _await(context, mlflow_server.NAME, mlflow_server)
+                processes.await_ready(context.layout, mlflow_server.NAME, partial(mlflow_server.is_healthy, context))
             yield contexts
         finally:
             with interrupts.ignored():
@@ -78,16 +74,8 @@ def start_store(context: Context) -> None:
     """Make the object store with its buckets, and start it."""
     minio.prepare(context)
     processes.start(context.layout, minio.command(context))
-    _await(context, minio.NAME, minio)
+    processes.await_ready(context.layout, minio.NAME, partial(minio.is_healthy, context))
     minio.create_buckets(context)
-
-
-def _await(context: Context, name: str, service: Any) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not service.is_healthy(context):
-        if time.monotonic() > deadline or processes.find(context.layout, name) is None:
-            raise StackError(f"{name} did not start. The end of its log:\n{processes.log_tail(context.layout, name)}")
-        time.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -103,12 +91,3 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now, all different."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [int(each.getsockname()[1]) for each in sockets]

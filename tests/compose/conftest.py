@@ -10,9 +10,9 @@ import pytest
 
 from deploy import env
 from deploy.compose import REPO, Project, require_engine
-from stack.ports import Ports
+from stack.ports import Ports, free_ports
 from stack.release import Release
-from tests.system.embedded import QUICK, free_ports
+from tests.system.embedded import QUICK
 
 from .deployment import Deployment
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import subprocess
@@ -13,12 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from deploy import clients
 from deploy.compose import Container, Project, docker
 from deploy.env import read
 from stack.airflow_api import AirflowApi
 from stack.context import Context
-from stack.credentials import Credentials
-from stack.layout import Layout
 from stack.minio import s3_client
 from stack.ports import Ports
 from stack.release import DAG_ID
@@ -47,12 +45,9 @@ class Deployment:
     def secrets(self) -> dict[str, str]:
         return read(self.project.env_file)
 
-    def context(self, account: str = "onnx-release", secret: str = "RELEASE_S3_SECRET_KEY") -> Context:
+    def context(self, account: str = clients.RELEASE_ACCOUNT) -> Context:
         """The deployment as clients see it, with one of MinIO's accounts."""
-        known = dataclasses.asdict(Credentials.generate())
-        known |= {"airflow_password": self.secrets["AIRFLOW_ADMIN_PASSWORD"]}
-        known |= {"minio_access_key": account, "minio_secret_key": self.secrets[secret]}
-        return Context(Layout(self.home), self.ports, Credentials(**known))
+        return clients.context(self.project, self.home, self.ports, account)
 
     @property
     def api(self) -> AirflowApi:

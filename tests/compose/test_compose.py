@@ -33,11 +33,6 @@ BUCKETS = {
     "mlflow": {"mlflow"},
     "airflow-logs": {"airflow-logs"},
 }
-SECRETS_OF = {
-    "onnx-release": "RELEASE_S3_SECRET_KEY",
-    "mlflow": "MLFLOW_S3_SECRET_KEY",
-    "airflow-logs": "LOGS_S3_SECRET_KEY",
-}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +113,7 @@ def test_a_worker_holds_only_the_secrets_that_it_needs(deployment: Deployment) -
 
 @pytest.mark.parametrize("account", BUCKETS)
 def test_an_account_reaches_its_own_buckets_alone(deployment: Deployment, account: str) -> None:
-    s3 = s3_client(deployment.context(account, SECRETS_OF[account]))
+    s3 = s3_client(deployment.context(account))
     for bucket in set().union(*BUCKETS.values()):
         if bucket in BUCKETS[account]:
             s3.put_object(Bucket=bucket, Key="probe/object", Body=b"x")
@@ -194,7 +189,7 @@ def test_nothing_is_left_staged(deployment: Deployment) -> None:
 
 
 def test_a_third_worker_joins_and_the_killed_one_is_replaced(deployment: Deployment) -> None:
-    deployment.project.up("--scale", "airflow-worker=3")
+    deployment.project.scale("airflow-worker", 3)
     assert len(deployment.workers()) == 3
 
 

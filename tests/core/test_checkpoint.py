@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 from onnx_release.checkpoint import kind_of_file, load_checkpoint
 from onnx_release.errors import Refused
 from onnx_release.factory import FactoryOptions, parse_value
-from tests.core.models import OneOutput, TwoHeads, image
+from tests.core.models import OneOutput, Payload, TwoHeads, image
 
 
 class Scaled(nn.Module):
@@ -102,16 +101,6 @@ def test_what_a_file_is_is_told_without_unpickling(trained: Scaled, tmp_path: Pa
         "program.pt2": "pt2",
         "payload.ckpt": "pickle",
     }
-
-
-class Payload:
-    """Pickles to a call that leaves a folder behind."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.marker),)
 
 
 @pytest.mark.parametrize(

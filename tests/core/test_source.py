@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -22,17 +21,7 @@ from torch import nn
 from onnx_release.errors import Refused
 from onnx_release.package import TrainedPackage, read_trained
 from onnx_release.source import load_trained
-from tests.core.models import Masked, TwoHeads, image, save
-
-
-class Payload:
-    """Pickles to a call that leaves a file behind."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.marker),)
+from tests.core.models import Masked, Payload, TwoHeads, image, save
 
 
 def _rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> None:

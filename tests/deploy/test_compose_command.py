@@ -82,3 +82,12 @@ def test_a_failing_command_says_what_compose_said(tmp_path: Path, monkeypatch: p
     on_path(monkeypatch, tmp_path)
     with pytest.raises(DeployError, match="`ps` ended with status 1: run make env"):
         Project(env_file=tmp_path / ".env").output("ps")
+
+
+def test_more_workers_run_nothing_else_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "docker", OLD)
+    program(tmp_path, "docker-compose", f'echo "$*" >> {tmp_path}/asked')
+    on_path(monkeypatch, tmp_path)
+    Project(env_file=tmp_path / ".env").scale("airflow-worker", 3)
+    up, _ = (tmp_path / "asked").read_text().splitlines()
+    assert up.endswith(" up --detach --no-deps --no-recreate --scale airflow-worker=3 airflow-worker")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import socket
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
+import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx import evidence, objects
 from airflow_onnx.hooks.mlflow import MlflowHook
@@ -25,17 +26,9 @@ from stack.layout import Layout
 from stack.ports import Ports
 from tests.guard import guarded
 
+from .airflow_stand_in import Supervisor
 from .releasing import Release, new_release, trained_run
-
-START_TIMEOUT_S = 90.0
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+from .watching import Lab
 
 
 @dataclass(frozen=True)
@@ -53,19 +46,23 @@ class Services:
         service = {minio.NAME: minio, mlflow_server.NAME: mlflow_server}[name]
         command = service.command(self.context)
         processes.start(self.context.layout, dataclasses.replace(command, env=command.env | variables))
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not service.is_healthy(self.context):
-            assert time.monotonic() < deadline, processes.log_tail(self.context.layout, name)
-            time.sleep(0.2)
+        processes.await_ready(self.context.layout, name, partial(service.is_healthy, self.context))
+
+    def serve(self, uri: str) -> Any:
+        """Load a version as a consumer does, whose environment has the keys to the store."""
+        keys = self.context.credentials
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_S3_ENDPOINT_URL", self.context.minio_url)
+            patch.setenv("AWS_ACCESS_KEY_ID", keys.minio_access_key)
+            patch.setenv("AWS_SECRET_ACCESS_KEY", keys.minio_secret_key)
+            return mlflow.pyfunc.load_model(uri)
 
 
 @pytest.fixture(scope="package")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     layout = Layout(tmp_path_factory.mktemp("services") / "state")
     layout.create()
-    airflow_port, mlflow_port, minio_port = _free_ports(3)
-    ports = Ports(airflow=airflow_port, mlflow=mlflow_port, minio=minio_port)
-    running = Services(Context(layout, ports, Credentials.generate()))
+    running = Services(Context(layout, Ports.free(), Credentials.generate()))
     minio.prepare(running.context)
     with guarded(layout.home):
         running.start(minio.NAME)
@@ -82,9 +79,8 @@ def connections(services: Services, tmp_path_factory: pytest.TempPathFactory) ->
     """
     before = dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
-        for connection in setup.connections(services.context):
-            text = json.dumps({key: value for key, value in connection.items() if key != "connection_id"})
-            patch.setenv(f"AIRFLOW_CONN_{connection['connection_id'].upper()}", text)
+        for name, value in setup.connection_environment(services.context).items():
+            patch.setenv(name, value)
         patch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_FOLDER", str(tmp_path_factory.mktemp("cache")))
         yield
     mlflow.set_tracking_uri(None)
@@ -145,3 +141,20 @@ def release(hook: MlflowHook, run_id: str) -> Release:
         if name.startswith(f"{evidence.TAG}."):
             hook.client.delete_tag(run_id, name)
     return new_release(run_id)
+
+
+@pytest.fixture(scope="package")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a small pt2 model, as MLflow writes them."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    mlflow.pytorch.save_model(torch.nn.Linear(3, 2), folder, serialization_format="pickle", pip_requirements=["torch"])
+    (folder / "data" / "model.pth").rename(folder / "data" / "model.pt2")
+    return folder
+
+
+@pytest.fixture
+def lab(hook: MlflowHook, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    supervisor = Supervisor()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
+    return Lab(hook, supervisor, hook.client.create_experiment(f"watch-{uuid.uuid4().hex[:8]}"), model_folder)

@@ -39,7 +39,9 @@ SIGNATURE = ModelSignature(
     Schema([TensorSpec(np.dtype("float32"), (-1, 2), "positions"), TensorSpec(np.dtype("float32"), (-1, 2), "spread")]),
 )
 
-
+TAG = "onnx_release"
+# The tasks in the order in which they run.
+ORDER = ("wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "promote")
 MEASURED = {"measure_min_s": 0.1, "measure_max_s": 0.5, "rounds_min": 10}
 
 
@@ -131,13 +133,11 @@ class Release:
 
     def to(self, last: str) -> Any:
         """Run all tasks up to `last`."""
-        order = ["wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "promote"]
-        return self.run(*order[: order.index(last) + 1])
+        return self.run(*ORDER[: ORDER.index(last) + 1])
 
     def after(self, other: Release, last: str) -> Release:
         """Stand where `other` stood after its task `last`, with a copy of its artifact in a work folder of its own."""
-        order = ["wait", "prepare", "export", "tune", "check", "parity_latency"]
-        done = [name for name in order[: order.index(last) + 1] if name in other.returned]
+        done = [name for name in ORDER[: ORDER.index(last) + 1] if name in other.returned]
         self.returned = {name: copy.deepcopy(other.returned[name]) for name in done}
         self.skipped = set(other.skipped)
         self.run("prepare")
@@ -265,6 +265,12 @@ def objects_of(release: Release) -> list[str]:
 
 def versions_of(hook: MlflowHook, release: Release) -> list[Any]:
     return list(hook.client.search_model_versions(f"name='{release.model_name}'"))
+
+
+def tags_of(hook: MlflowHook, run_id: str) -> dict[str, str]:
+    """The tags of ours on a training run, without their prefix."""
+    tags = hook.client.get_run(run_id).data.tags
+    return {name.removeprefix(f"{TAG}."): text for name, text in tags.items() if name.startswith(f"{TAG}.")}
 
 
 def assert_nothing_left(hook: MlflowHook, release: Release) -> None:

@@ -16,19 +16,12 @@ from airflow_onnx import evidence, registry
 from airflow_onnx.hooks.mlflow import Evidence, MlflowHook
 from airflow_onnx.sensors.training import TrainingCompleteSensor
 
-from .releasing import Release, new_release, objects_of, trained_run, versions_of
-
-TAG = "onnx_release"
+from .releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
 
 
 @pytest.fixture(autouse=True)
 def airflow_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
-
-
-def tags_of(hook: MlflowHook, run_id: str) -> dict[str, str]:
-    tags = hook.client.get_run(run_id).data.tags
-    return {name.removeprefix(f"{TAG}."): text for name, text in tags.items() if name.startswith(f"{TAG}.")}
 
 
 def history(hook: MlflowHook, release: Release) -> list[str]:

@@ -7,7 +7,6 @@ import json
 import mlflow
 import numpy as np
 import onnxruntime
-import pytest
 import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
@@ -24,7 +23,7 @@ from .releasing import (
 
 
 def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
-    hook: MlflowHook, services: Services, release: Release, monkeypatch: pytest.MonkeyPatch
+    hook: MlflowHook, services: Services, release: Release
 ) -> None:
     version = release.to("promote")
     release.clean()
@@ -48,13 +47,7 @@ def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
     assert run.data.tags["onnx_release.version"] == "1"
     assert [name for name in run.data.metrics if name.startswith("onnx_release/")]
 
-    for name, value in (
-        ("MLFLOW_S3_ENDPOINT_URL", services.context.minio_url),
-        ("AWS_ACCESS_KEY_ID", services.context.credentials.minio_access_key),
-        ("AWS_SECRET_ACCESS_KEY", services.context.credentials.minio_secret_key),
-    ):
-        monkeypatch.setenv(name, value)
-    served = mlflow.pyfunc.load_model(f"models:/{release.model_name}@candidate")
+    served = services.serve(f"models:/{release.model_name}@candidate")
     signal = np.random.default_rng(3).standard_normal((5, 8)).astype(np.float32)
     got = served.predict({"signal": signal})
     program = torch.export.load(

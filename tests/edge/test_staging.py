@@ -21,7 +21,7 @@ from airflow_onnx import fetching, objects, settings, staging
 from airflow_onnx.hooks.mlflow import MlflowHook
 from onnx_release.errors import Refused
 
-from .releasing import Release, TwoHeads, assert_nothing_left, new_release, objects_of, trained_run, versions_of
+from .releasing import ORDER, Release, TwoHeads, assert_nothing_left, new_release, objects_of, trained_run, versions_of
 from .test_refused import pickled_run
 
 BUCKET = "heimdall-models"
@@ -54,7 +54,10 @@ def staged(release: Release) -> list[str]:
     return S3Hook("minio_default").list_keys(BUCKET, prefix=f"{prefix}/") or []
 
 
-ORDER = ["wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "promote"]
+def size_of(release: Release, task: str, path: str) -> int:
+    """The size in bytes of one of the files that a task's record names."""
+    (size,) = (file["size_bytes"] for file in release.returned[task]["files"] if file["path"] == path)
+    return int(size)
 
 
 def spread(release: Release, workers: Workers, last: str) -> Any:
@@ -81,8 +84,8 @@ def test_a_release_whose_tasks_share_no_disk(hook: MlflowHook, release: Release,
     assert moved["check"]["staging_down_bytes"] == moved["parity_latency"]["staging_down_bytes"] == size
     assert (moved["check"]["cache_misses"], moved["parity_latency"]["cache_misses"]) == (1, 2)
     assert moved["upload"]["store_copied_bytes"] == size
-    report = next(file for file in release.returned["upload"]["files"] if file["path"] == "report.json")
-    assert moved["upload"]["store_up_bytes"] == report["size_bytes"], "the artifact went up once, to staging"
+    report_size = size_of(release, "upload", "report.json")
+    assert moved["upload"]["store_up_bytes"] == report_size, "the artifact went up once, to staging"
     assert "staging_down_bytes" not in moved["upload"]
 
     figures = hook.client.get_run(release.training_run_id).data.metrics
@@ -147,16 +150,15 @@ def test_a_second_release_copies_and_reads_nothing_again(staged_release: Release
     staged_release.run("upload", "register", "promote")
     staged_release.run("upload")
     moved = staged_release.moved["upload"]
-    report = next(file for file in staged_release.returned["upload"]["files"] if file["path"] == "report.json")
     # The report that lies there is read twice: what it is, and what it says.
-    assert moved == {"store_down_bytes": 2 * report["size_bytes"]}
+    assert moved == {"store_down_bytes": 2 * size_of(staged_release, "upload", "report.json")}
 
 
 @pytest.mark.parametrize("size_change", [0, 1])
 def test_what_was_overwritten_in_staging_is_never_copied(
     hook: MlflowHook, staged_release: Release, workers: Workers, size_change: int
 ) -> None:
-    size = next(f for f in staged_release.returned["export"]["files"] if f["path"] == "model.onnx")["size_bytes"]
+    size = size_of(staged_release, "export", "model.onnx")
     overwrite(staged_release, "model.onnx", bytes(size + size_change))
     with pytest.raises(AirflowFailException, match=r"model\.onnx.*Somebody has written there.*clear the task 'export'"):
         staged_release.run("upload")
@@ -166,7 +168,7 @@ def test_what_was_overwritten_in_staging_is_never_copied(
 
 @pytest.mark.parametrize("task", ["check", "parity_latency"])
 def test_what_was_overwritten_in_staging_is_never_judged(staged_release: Release, workers: Workers, task: str) -> None:
-    size = next(f for f in staged_release.returned["export"]["files"] if f["path"] == "model.onnx")["size_bytes"]
+    size = size_of(staged_release, "export", "model.onnx")
     overwrite(staged_release, "model.onnx", bytes(size))
     workers.go(task)
     with pytest.raises(AirflowFailException, match=r"is not what was exported: model\.onnx changed"):
@@ -177,7 +179,7 @@ def test_an_overwritten_object_that_slips_through_the_copy_is_found_before_mlflo
     hook: MlflowHook, staged_release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a store that ignores the condition of a copy."""
-    size = next(f for f in staged_release.returned["export"]["files"] if f["path"] == "model.onnx")["size_bytes"]
+    size = size_of(staged_release, "export", "model.onnx")
     overwrite(staged_release, "model.onnx", bytes(size))
     client = S3Hook("minio_default").get_conn()
     key = f"{staged_release.returned['export']['uri'].removeprefix(f's3://{BUCKET}/')}/model.onnx"

@@ -22,9 +22,8 @@ from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
 
 from .conftest import Services
-from .releasing import Release, TwoHeads, new_release, trained_run, versions_of
+from .releasing import TAG, Release, TwoHeads, new_release, tags_of, trained_run, versions_of
 
-TAG = "onnx_release"
 INT8: dict[str, Any] = {"enabled": "true", "precisions": '["int8"]', "max_s": "15"}
 
 
@@ -56,15 +55,8 @@ def _with_evaluation(run_id: str, signal: Any) -> str:
     return run_id
 
 
-def tags_of(hook: MlflowHook, run_id: str) -> dict[str, str]:
-    tags = hook.client.get_run(run_id).data.tags
-    return {name.removeprefix(f"{TAG}."): text for name, text in tags.items() if name.startswith(f"{TAG}.")}
-
-
 @pytest.mark.alone
-def test_int8_by_request_stands_beside_the_exact_release(
-    hook: MlflowHook, services: Services, run_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_int8_by_request_stands_beside_the_exact_release(hook: MlflowHook, services: Services, run_id: str) -> None:
     exact = new_release(run_id)
     assert exact.to("promote")["alias"] == "candidate"
     assert exact.skipped == {"tune"}, "nobody asked for it"
@@ -98,7 +90,7 @@ def test_int8_by_request_stands_beside_the_exact_release(
     assert f"{TAG}/int8/size_bytes" in figures
     assert figures[f"{TAG}/size_bytes"] == exact.returned["export"]["size_bytes"]
 
-    _assert_served(services, reduced, monkeypatch)
+    _assert_served(services, reduced)
 
 
 def _report(run_id: str, below: str) -> dict[str, Any]:
@@ -106,18 +98,12 @@ def _report(run_id: str, below: str) -> dict[str, Any]:
     return found
 
 
-def _assert_served(services: Services, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def _assert_served(services: Services, release: Release) -> None:
     """Load the version as a consumer does: its session has the options that won, and it gives what was tested."""
-    for name, value in (
-        ("MLFLOW_S3_ENDPOINT_URL", services.context.minio_url),
-        ("AWS_ACCESS_KEY_ID", services.context.credentials.minio_access_key),
-        ("AWS_SECRET_ACCESS_KEY", services.context.credentials.minio_secret_key),
-    ):
-        monkeypatch.setenv(name, value)
-    served = mlflow.pyfunc.load_model(f"models:/{release.model_name}@candidate-int8")
+    served = services.serve(f"models:/{release.model_name}@candidate-int8")
     threads = served.get_raw_model().get_session_options().intra_op_num_threads
     assert threads == release.returned["tune"]["session_options"].get("intra_op_num_threads", 0)
-    exact = mlflow.pyfunc.load_model(f"models:/{release.model_name}@candidate")
+    exact = services.serve(f"models:/{release.model_name}@candidate")
     signal = np.random.default_rng(3).standard_normal((5, 8)).astype(np.float32)
     wanted, got = exact.predict({"signal": signal})["positions"], served.predict({"signal": signal})["positions"]
     error = np.sqrt(np.mean((wanted - got) ** 2) / np.mean(wanted**2))

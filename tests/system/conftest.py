@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from stack.ports import free_ports
+from stack.release import Release
 from tests.guard import guarded
 
-from .embedded import RunningStack, describe, free_ports, run_stack, stack_environment
+from .embedded import RunningStack, describe, run_stack, stack_environment
 
 
 @pytest.fixture(scope="package")
@@ -21,3 +24,18 @@ def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS
         assert started.returncode == 0, f"the stack did not start:\n{started.stdout}\n{started.stderr}"
         context = describe(home, environment)
         yield RunningStack(context, environment)
+
+
+@pytest.fixture(scope="package")
+def stack(running_stack: RunningStack) -> RunningStack:
+    """The same, its DAGs parsed and unpaused."""
+    Release(running_stack.api, "none").await_dags()
+    return running_stack
+
+
+@pytest.fixture(scope="package")
+def client(stack: RunningStack) -> Any:
+    """A client of its MLflow."""
+    import mlflow
+
+    return mlflow.MlflowClient(stack.context.mlflow_url, stack.context.mlflow_url)

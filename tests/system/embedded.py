@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,19 +21,11 @@ from stack.minio import s3_client
 from stack.setup import client_environment
 
 COMMAND_TIMEOUT_S = 400
+CLIENT_TIMEOUT_S = 300
 # The experiment whose runs the tests' stack releases as they end; those of others are released by hand.
 WATCHED = "watched"
 # How fast it is on this host does not matter here; that it is measured and reported does.
 QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 2.0}
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now, all different."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def stack_environment(home: Path, ports: list[int] | None = None) -> dict[str, str]:
@@ -87,6 +77,20 @@ class RunningStack:
         path = os.pathsep.join(str(REPO / folder) for folder in ("include", "plugins", "."))
         # Nothing of the caller's own settings: MLflow's client, for one, leaves its server in the environment.
         return clean_environment(**self.env, PYTHONPATH=path, MLFLOW_DISABLE_TELEMETRY="true")
+
+    def python(self, *arguments: str) -> str:
+        """Run Python in a fresh process with the stack's exports and return what it prints."""
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=REPO,
+            env=self.child_env(),
+            capture_output=True,
+            text=True,
+            timeout=CLIENT_TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
     def command(self, name: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m stack NAME`` against this stack."""

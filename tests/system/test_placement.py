@@ -19,8 +19,6 @@ from stack.credentials import Credentials
 from stack.layout import REPO, Layout
 from stack.ports import Ports
 
-from .embedded import free_ports
-
 pytestmark = pytest.mark.system
 
 TIMEOUT_S = 120.0
@@ -82,8 +80,7 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def _context(home: Path) -> Context:
     layout = Layout(home / "state")
     layout.create()
-    first, second, third = free_ports(3)
-    return Context(layout, Ports(airflow=first, mlflow=second, minio=third), Credentials.generate())
+    return Context(layout, Ports.free(), Credentials.generate())
 
 
 def _dags(home: Path) -> Path:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import requests
 
 from stack.layout import REPO
-from stack.release import DAG_ID, Release
+from stack.release import DAG_ID
 
 from .embedded import QUICK, RunningStack
 
@@ -44,17 +42,7 @@ print(json.dumps(worst))
 
 def run_python(stack: RunningStack, *arguments: str) -> str:
     """Run Python in a fresh process with the stack's exports; return its last line."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=REPO,
-        env=stack.child_env(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip().splitlines()[-1]
+    return stack.python(*arguments).strip().splitlines()[-1]
 
 
 def train(stack: RunningStack, seed: int) -> str:
@@ -92,19 +80,6 @@ class Dag:
 
     def xcom(self, task_id: str, key: str = "return_value") -> Any:
         return self.api.xcom(DAG_ID, self.dag_run_id, task_id, key)
-
-
-@pytest.fixture(scope="module")
-def stack(running_stack: RunningStack) -> RunningStack:
-    Release(running_stack.api, "none").await_dags()
-    return running_stack
-
-
-@pytest.fixture(scope="module")
-def client(stack: RunningStack) -> Any:
-    import mlflow
-
-    return mlflow.MlflowClient(stack.context.mlflow_url, stack.context.mlflow_url)
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,11 @@ from stack.credentials import Credentials
 from stack.environment import clean_environment
 from stack.errors import StackError
 from stack.layout import REPO, Layout, check_machine
-from stack.ports import Ports
+from stack.ports import Ports, free_ports
 from stack.processes import Command, Record
 from stack.setup import MEASURE_POOL
 
-from .embedded import RunningStack, free_ports, run_stack, stack_environment
+from .embedded import RunningStack, run_stack, stack_environment
 
 pytestmark = pytest.mark.system
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(60)")
@@ -157,6 +157,16 @@ def test_a_service_that_dies_while_it_starts_shows_its_log_and_takes_the_others_
     assert "not formatted" in done.stderr
     assert not other.is_alive()
     assert processes_of(layout.home) == []
+
+
+def test_a_service_that_is_never_ready_is_given_up(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.0)
+    sleeper(layout)
+    try:
+        with pytest.raises(StackError, match=r"minio was not ready after 0 s\. The end of .*minio\.log"):
+            processes.await_ready(layout, "minio", lambda: False)
+    finally:
+        processes.stop(layout, ["minio"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

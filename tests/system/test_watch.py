@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ import mlflow
 import pytest
 
 from stack import processes
-from stack.layout import REPO, tool
-from stack.release import WATCH_DAG_ID, Release
+from stack.layout import tool
+from stack.release import WATCH_DAG_ID
 
 from .embedded import WATCHED, RunningStack
 
@@ -29,31 +28,11 @@ MODEL_NAME = "heimdall-localization-onnx"
 TIMEOUT_S = 400
 
 
-@pytest.fixture(scope="module")
-def stack(running_stack: RunningStack) -> RunningStack:
-    Release(running_stack.api, "none").await_dags()
-    return running_stack
-
-
-@pytest.fixture(scope="module")
-def client(stack: RunningStack) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(stack.context.mlflow_url, stack.context.mlflow_url)
-
-
 def small_runs(stack: RunningStack, *seeds: int) -> list[str]:
     """Train models into runs of the watched experiment, which then still go on."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.system.small_runs", WATCHED, *map(str, seeds)],
-        cwd=REPO,
-        env=stack.child_env(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    ids = [line for line in done.stdout.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)]
-    assert len(ids) == len(seeds), done.stdout
+    said = stack.python("-m", "tests.system.small_runs", WATCHED, *map(str, seeds))
+    ids = [line for line in said.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)]
+    assert len(ids) == len(seeds), said
     return ids
 
 
