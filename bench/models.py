@@ -20,6 +20,7 @@ FACTORY = "examples.localization:LocalizationNet"
 INPUT_SPEC = [{"name": "mel_spectrogram", "dtype": "float32", "shape": ["batch", 3, 128, 32], "low": -3, "high": 3}]
 OUTPUT_NAMES = ("positions", "uncertainties")
 WEIGHTS = "weights.safetensors"
+EVALUATION = "evaluation.npz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +43,14 @@ class Models:
         """Return the folder of a pt2 program, as MLflow logs it."""
         return self._path("pt2", name)
 
-    def exported(self, name: str) -> Path:
+    def fitted(self, name: str) -> Path:
+        """Return the weights of a model that answers rightly, with a sample to evaluate on beside it."""
+        return self._path("fitted", name) / WEIGHTS
+
+    def exported(self, name: str, *, fitted: bool = False) -> Path:
         """Return a folder that the release's export has filled, see `bench.release_steps`."""
-        weights, folder = self.weights(name), self.folder / f"exported-{name}"
+        weights = self.fitted(name) if fitted else self.weights(name)
+        folder = self.folder / f"exported-{weights.parent.name}"
         if folder.name not in self._made:
             from bench.sides import Step, run_step
 
@@ -129,6 +135,18 @@ def _weights(size: str, folder: Path) -> None:
     save_file(make(size).state_dict(), folder / WEIGHTS)
 
 
+def _fitted(size: str, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    from bench.fitting import fit_heads, save_evaluation
+
+    folder.mkdir()
+    model = make(size)
+    fit_heads(model)
+    save_file(model.state_dict(), folder / WEIGHTS)
+    save_evaluation(folder / EVALUATION)
+
+
 def _pt2(size: str, folder: Path) -> None:
     import mlflow
 
@@ -137,7 +155,7 @@ def _pt2(size: str, folder: Path) -> None:
     )
 
 
-_KINDS: dict[str, Callable[[str, Path], Any]] = {"weights": _weights, "pt2": _pt2}
+_KINDS: dict[str, Callable[[str, Path], Any]] = {"weights": _weights, "fitted": _fitted, "pt2": _pt2}
 
 
 def _main(kind: str, size: str, path: str) -> None:

@@ -1,6 +1,7 @@
 """A tuning as the task `tune` runs it: ``python -m bench.tune_steps SIZE TRAINED FOLDER OUT S``.
 
-`FOLDER` is one that `bench.release_steps` has filled, `OUT` takes the winner's package, S is the longest tuning.
+`TRAINED` are weights with a sample to evaluate on beside them, `FOLDER` is one that `bench.release_steps` has filled,
+`OUT` takes the winner's package, S is the longest tuning.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 from bench.marking import Marked
+from bench.models import EVALUATION
 from bench.release_steps import Case
 from onnx_release.limits import RUNTIME_DOMAIN
 from onnx_release.subject import JudgeOptions
@@ -21,7 +23,11 @@ def _main(size: str, trained: str, folder: str, out: str, max_s: str) -> None:
 
     case = Case(size, Path(trained), Path(folder))
     options = TuneOptions(
-        judge=JudgeOptions(**case.source), precisions=("int8",), max_s=float(max_s), allowed_domains=(RUNTIME_DOMAIN,)
+        judge=JudgeOptions(**case.source),
+        precisions=("int8",),
+        max_s=float(max_s),
+        evaluation=str(case.trained.with_name(EVALUATION)),
+        allowed_domains=(RUNTIME_DOMAIN,),
     )
     marked = Marked()
     with marked.work():

@@ -85,13 +85,8 @@ def with_threads(candidate: Candidate, threads: int) -> Iterator[Candidate]:
 def _int8(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions) -> Iterator[Candidate | LeftOut]:
     unfit = _not_quantisable(artifact)
     products = unfit or ("" if facts.products else "no matrix product has fixed float32 weights")
-    foreign = (
-        ""
-        if RUNTIME_DOMAIN in options.allowed_domains
-        else (
-            f"its operator MatMulNBits is of ONNX Runtime's own domain '{RUNTIME_DOMAIN}'; allow that by allowed_domains"
-        )
-    )
+    own = f"its operator is of ONNX Runtime's own domain '{RUNTIME_DOMAIN}'; allow that by allowed_domains"
+    foreign = "" if RUNTIME_DOMAIN in options.allowed_domains else own
     share = facts.convolution_share
     convolutions = unfit or (
         ""
