@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onnx_release.errors import Refused, Transient
-from onnx_release.limits import ETAG_PART_BYTES, REPORT_FILE
+from onnx_release.limits import REPORT_FILE, S3_PART_BYTES
 from onnx_release.records import FileDigest, OnnxArtifact
 
 _BLOCK_BYTES = 1 << 20
+# After each block other threads may have their turn, and MD5 is slow enough as it is.
+_MD5_BLOCK_BYTES = 1 << 23
 # Times that are whole multiples of this come from a clock that is too coarse.
 _COARSE_NS = 1_000_000
 
@@ -47,7 +49,7 @@ class Digests:
     def take_etag(self, path: Path) -> None:
         """Read the file for `FileDigest.etag`, which takes three times as long as its sha256."""
         before = _stamp(path)
-        self._etags[before] = etag_of(path, ETAG_PART_BYTES)
+        self._etags[before] = etag_of(path, S3_PART_BYTES)
 
     def of(self, path: Path) -> str:
         """Return the digest of the file as it is now."""
@@ -190,9 +192,11 @@ def etag_of(path: Path, part_bytes: int) -> str:
     """Return the ETag that S3 gives a file that is put in parts: over the MD5s of the parts, with their count."""
     parts = []
     with path.open("rb") as file:
-        # A part at a time: smaller blocks would wait for other threads after each.
-        while block := file.read(part_bytes):
-            parts.append(hashlib.md5(block, usedforsecurity=False).digest())
+        for first in range(0, os.fstat(file.fileno()).st_size, part_bytes):
+            part = hashlib.md5(usedforsecurity=False)
+            while block := file.read(min(first + part_bytes - file.tell(), _MD5_BLOCK_BYTES)):
+                part.update(block)
+            parts.append(part.digest())
     return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 

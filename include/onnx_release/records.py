@@ -45,7 +45,7 @@ class TrainedModel(Record):
 class FileDigest(Record):
     """One file of a folder: its path in it (``/``-separated), the sha256 of its bytes, and their count.
 
-    `etag` is what S3 calls the same bytes when they are put in parts of `limits.ETAG_PART_BYTES`; empty where nobody
+    `etag` is what S3 calls the same bytes when they are put in parts of `limits.S3_PART_BYTES`; empty where nobody
     has taken it. It says nothing new, so files are the same without it.
     """
 

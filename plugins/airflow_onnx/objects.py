@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.moved import COPIED, Moved
 from onnx_release.errors import Refused, Transient
-from onnx_release.limits import ETAG_PART_BYTES
+from onnx_release.limits import S3_PART_BYTES
 from onnx_release.records import FileDigest, StagedFile
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_CHUNK_BYTES = 1 << 20
+IN_PARTS = {"multipart_threshold": S3_PART_BYTES, "multipart_chunksize": S3_PART_BYTES}
 CONTENT_TYPES = {
     ".onnx": "application/octet-stream",
     ".data": "application/octet-stream",
@@ -84,7 +85,9 @@ def folder_at(s3_conn_id: str, uri: str, **more: Any) -> Folder:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    return Folder(hook=S3Hook(s3_conn_id), bucket=bucket, prefix=f"{prefix.strip('/')}/".lstrip("/"), **more)
+    # The hook lets the connection's own `service_config` change this dictionary.
+    hook = S3Hook(s3_conn_id, transfer_config_args=dict(IN_PARTS))
+    return Folder(hook=hook, bucket=bucket, prefix=f"{prefix.strip('/')}/".lstrip("/"), **more)
 
 
 @contextmanager
@@ -234,7 +237,7 @@ def _etag(local: Path, file: FileDigest, config: TransferConfig) -> str:
         return hashlib.md5((local / file.path).read_bytes(), usedforsecurity=False).hexdigest()
     part_bytes = ChunksizeAdjuster().adjust_chunksize(config.multipart_chunksize, file.size_bytes)
     # The export has taken this one while it waited.
-    known = file.etag if part_bytes == ETAG_PART_BYTES else ""
+    known = file.etag if part_bytes == S3_PART_BYTES else ""
     return known or etag_of(local / file.path, part_bytes)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx import evidence, objects
@@ -101,7 +100,7 @@ def hook(connections: None) -> MlflowHook:
 @pytest.fixture
 def folder(connections: None) -> objects.Folder:
     """An empty folder of its own in the store."""
-    return objects.Folder(hook=S3Hook("minio_default"), bucket="heimdall-models", prefix=f"test/{uuid.uuid4().hex}/")
+    return objects.folder_at("minio_default", f"s3://heimdall-models/test/{uuid.uuid4().hex}")
 
 
 @pytest.fixture

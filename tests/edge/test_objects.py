@@ -13,7 +13,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow_onnx import objects
 from onnx_release.artifact import etag_of
 from onnx_release.errors import Refused, Transient
-from onnx_release.limits import ETAG_PART_BYTES
+from onnx_release.limits import S3_PART_BYTES
 from onnx_release.records import FileDigest, StagedFile
 
 from .conftest import Services
@@ -26,19 +26,19 @@ def write(local: Path, path: str, content: bytes) -> FileDigest:
 
 
 def test_a_large_file_goes_in_parts_and_reads_back(folder: objects.Folder, local: Path) -> None:
-    file = write(local, "model.onnx.data", bytes(range(256)) * 80_000)  # 20 MB: above the part size
+    file = write(local, "model.onnx.data", bytes(range(256)) * (2 * S3_PART_BYTES // 256 + 1))
     objects.put(folder, local, file, {"training-run-id": "r"})
     assert objects.read_digest(folder, file.path) == file
     head = folder.hook.head_object(folder.key(file.path), folder.bucket)
     assert head is not None
-    assert head["ETag"].strip('"').endswith("-3"), "three parts of 8 MiB"
+    assert head["ETag"].strip('"').endswith("-3"), "two parts and a bit"
     assert head["Metadata"] == {"training-run-id": "r", "sha256": file.sha256}
 
 
 MIB = 2**20
 
 
-@pytest.mark.parametrize("size_bytes", [0, 1, 8 * MIB - 1, 8 * MIB, 16 * MIB, 16 * MIB + 1])
+@pytest.mark.parametrize("size_bytes", [0, 1, S3_PART_BYTES - 1, S3_PART_BYTES, 2 * S3_PART_BYTES + 1])
 def test_what_was_put_is_verified_without_reading_it(
     folder: objects.Folder, local: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
@@ -50,8 +50,8 @@ def test_what_was_put_is_verified_without_reading_it(
 def test_an_etag_that_the_export_has_taken_is_not_taken_again(
     folder: objects.Folder, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = write(local, "f", bytes(range(256)) * 80_000)
-    known = dataclasses.replace(file, etag=etag_of(local / "f", ETAG_PART_BYTES))
+    file = write(local, "f", bytes(range(256)) * (2 * S3_PART_BYTES // 256 + 1))
+    known = dataclasses.replace(file, etag=etag_of(local / "f", S3_PART_BYTES))
     monkeypatch.setattr("onnx_release.artifact.etag_of", lambda *_: pytest.fail("the file was read for its ETag"))
     with monkeypatch.context() as patch:
         patch.setattr(objects, "read_digest", lambda *_: pytest.fail("the object was read"))
@@ -61,9 +61,9 @@ def test_an_etag_that_the_export_has_taken_is_not_taken_again(
 
 
 def test_an_etag_for_other_parts_is_not_used(folder: objects.Folder, local: Path) -> None:
-    hook = S3Hook("minio_default", transfer_config_args={"multipart_chunksize": 5 * MIB})
-    file = write(local, "f", bytes(12 * MIB))
-    known = dataclasses.replace(file, etag=etag_of(local / "f", ETAG_PART_BYTES))
+    hook = S3Hook("minio_default", transfer_config_args=objects.IN_PARTS | {"multipart_chunksize": 20 * MIB})
+    file = write(local, "f", bytes(42 * MIB))
+    known = dataclasses.replace(file, etag=etag_of(local / "f", S3_PART_BYTES))
     staged = objects.put(dataclasses.replace(folder, hook=hook), local, known, {})
     assert staged.by_content
     assert staged.etag.endswith("-3")
