@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -105,7 +104,7 @@ def quantise_blockwise(source: Path, target: Path, options: Int8Options) -> None
     with _refusing("int8-blockwise"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         made = Path(scratch, MODEL_FILE)
         tool = MatMulNBitsQuantizer(
-            onnx.load(source / MODEL_FILE),
+            str(source / MODEL_FILE),
             bits=8,
             block_size=_BLOCK_CAREFUL if options.whole_bytes else _BLOCK,
             is_symmetric=True,
