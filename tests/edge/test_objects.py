@@ -38,7 +38,9 @@ def test_a_large_file_goes_in_parts_and_reads_back(folder: objects.Folder, local
 MIB = 2**20
 
 
-@pytest.mark.parametrize("size_bytes", [0, 1, S3_PART_BYTES - 1, S3_PART_BYTES, 2 * S3_PART_BYTES + 1])
+@pytest.mark.parametrize(
+    "size_bytes", [0, 1, S3_PART_BYTES - 1, S3_PART_BYTES, 2 * S3_PART_BYTES, 2 * S3_PART_BYTES + 1]
+)
 def test_what_was_put_is_verified_without_reading_it(
     folder: objects.Folder, local: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:

@@ -88,11 +88,8 @@ def _int8(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions) -> It
     own = f"its operator is of ONNX Runtime's own domain '{RUNTIME_DOMAIN}'; allow that by allowed_domains"
     foreign = "" if RUNTIME_DOMAIN in options.allowed_domains else own
     share = facts.convolution_share
-    convolutions = unfit or (
-        ""
-        if share >= CONVOLUTION_SHARE_MIN
-        else f"convolutions hold {share:.0%} of the weights, less than {CONVOLUTION_SHARE_MIN:.0%}"
-    )
+    few = f"convolutions hold {share:.0%} of the weights, less than {CONVOLUTION_SHARE_MIN:.0%}"
+    convolutions = unfit or ("" if share >= CONVOLUTION_SHARE_MIN else few)
     for candidate, reason in (
         (Candidate(name="int8-dynamic", kind="int8-dynamic", precision="int8"), products),
         (Candidate(name="int8-blockwise", kind="int8-blockwise", precision="int8"), products or foreign),
