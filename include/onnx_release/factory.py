@@ -13,7 +13,7 @@ from typing import Any
 
 from onnx_release.errors import Refused
 from onnx_release.limits import FACTORY_PATTERN
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import MEASURE_LOCK_POLL_S, MEASURE_LOCK_TIMEOUT_S
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 _log = logging.getLogger(__name__)
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

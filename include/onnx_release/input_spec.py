@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from onnx_release.errors import Refused
-from onnx_release.record import Record
 from onnx_release.records import TensorSpec
+from onnx_release.records.base import Record
 
 _DTYPES = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 # Opset 20 is where Gelu becomes one node; 18 is the oldest that torch's dynamo exporter writes.
 OPSET_MIN = 18

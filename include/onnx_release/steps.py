@@ -18,8 +18,8 @@ from onnx_release.input_spec import parse_input_spec
 from onnx_release.limits import EXPORT_BATCH_SIZE, EXTERNAL_DATA_FILE, VARYING_DIMENSION_SIZE
 from onnx_release.package import PackageSpec, TrainedPackage, read_trained, write_package
 from onnx_release.probe import Probe
-from onnx_release.record import Record
 from onnx_release.records import FileDigest, Finding, OnnxArtifact
+from onnx_release.records.base import Record
 from onnx_release.runners.ort_runner import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.runners.torch_runner import TorchOptions
 from onnx_release.samples import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes

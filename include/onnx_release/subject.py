@@ -24,8 +24,8 @@ from onnx_release.limits import (
     ParityLimits,
 )
 from onnx_release.package import TrainedPackage, read_trained
-from onnx_release.record import Record
 from onnx_release.records import OnnxArtifact
+from onnx_release.records.base import Record
 from onnx_release.runners import ort_runner, torch_runner
 from onnx_release.runners.ort_runner import CUDA_PROVIDERS, OrtOptions, OrtRunner
 from onnx_release.runners.torch_runner import TorchOptions, TorchRunner

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_release.errors import Refused
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 # Quantities as Kubernetes writes them, without the rarer forms (exponents, units of milli-bytes), and above zero.
 CPU_PATTERN = r"^(?=.*[1-9])(\d{1,5}(\.\d{1,3})?|\d{1,8}m)$"

@@ -10,7 +10,7 @@ import json
 from typing import Any, TypeVar
 
 from onnx_release.errors import Refused
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 R = TypeVar("R", bound=Record)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from airflow_onnx import rendered
 from onnx_release.errors import Refused
-from onnx_release.record import Record
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
+from onnx_release.records.base import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from onnx_release.errors import Refused
 from onnx_release.limits import METRIC_LOSS_MAX, TUNE_MAX_S
-from onnx_release.record import Record
 from onnx_release.records import Precision
+from onnx_release.records.base import Record
 from onnx_release.subject import JudgeOptions, require_precisions
 
 

@@ -15,8 +15,8 @@ from airflow_onnx.moved import MOVED_KEY, Moved
 from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.verdict import Judged
 from onnx_release.errors import Refused
-from onnx_release.record import Record
 from onnx_release.records import ReleaseReport, TrainedModel
+from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -12,7 +12,7 @@ from airflow_onnx.operators.base import ReleaseOperator
 from airflow_onnx.sources import Source, fetch_inputs
 from onnx_release import limits
 from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -24,7 +24,7 @@ from airflow_onnx.watch.search import Scope, Span, moment
 from airflow_onnx.watch.starter import NEW, OLD, Starter, new_releases_go_on
 from onnx_release import limits
 from onnx_release.errors import Refused
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

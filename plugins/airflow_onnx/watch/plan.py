@@ -17,7 +17,7 @@ from airflow_onnx.registry import PRECISION_TAG, SHA_TAG
 from airflow_onnx.watch.models import kind_of_model
 from onnx_release import limits
 from onnx_release.errors import Refused
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 Action = Literal["release", "wait", "skip", "refuse"]
 MODEL_NAME_TAG = f"{TAG}.model_name"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from onnx_release.record import Record
+from onnx_release.records.base import Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
