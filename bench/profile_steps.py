@@ -49,7 +49,7 @@ SPANS = {
     },
     "upload": {
         "airflow_onnx.objects:require_bucket": "make the client, look for the bucket",
-        "onnx_release.artifact:verify_folder": "hold the folder against its record",
+        "onnx_release.artifact.digests:verify_folder": "hold the folder against its record",
         "airflow_onnx.objects:put": "put the files and verify them",
     },
     "fetch_back": {

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnx_release import limits
-from onnx_release.artifact import Digests, folder_sha256, verify_folder
+from onnx_release.artifact.digests import Digests, folder_sha256, verify_folder
 from onnx_release.errors import Refused
 from onnx_release.records import CheckReport, Finding, OnnxArtifact, TensorSpec
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnx_release.artifact import require_bytes
+from onnx_release.artifact.digests import require_bytes
 from onnx_release.comparing import not_finite, run
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_release import doctor
-from onnx_release.artifact import Digests, describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
 from onnx_release.export import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
 from onnx_release.factory import FactoryOptions
 from onnx_release.input_spec import parse_input_spec

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnx_release.artifact import require_bytes
+from onnx_release.artifact.digests import require_bytes
 from onnx_release.errors import Refused
 from onnx_release.factory import FactoryOptions
 from onnx_release.host import usable_cpus

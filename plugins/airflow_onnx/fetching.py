@@ -15,7 +15,7 @@ from airflow_onnx import checkpoints, settings
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
     from airflow_onnx.moved import Moved
-    from onnx_release.cache import Entry, Wanted
+    from onnx_release.artifact.cache import Entry, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class FetchedModel:
 @contextmanager
 def cached(wanted: Wanted, moved: Moved) -> Iterator[Entry]:
     """Yield what is wanted, from this worker's cache where it is there, and count which it was."""
-    from onnx_release.cache import Cache
+    from onnx_release.artifact.cache import Cache
 
     with Cache(settings.cache_folder(), settings.cache_max_bytes()).entry(wanted) as entry:
         kind = "hit" if entry.hit else "miss"
@@ -53,7 +53,7 @@ def trained_model(hook: MlflowHook, model_uri: str, sha256: str = "") -> Iterato
         model, and MLflow has no digest to hold that against.
     :raises Refused: when MLflow has other bytes by now.
     """
-    from onnx_release.cache import Wanted
+    from onnx_release.artifact.cache import Wanted
 
     # A file's name tells what it is, in messages and by its suffix, and so it cannot be a special one.
     where = PurePosixPath(model_uri).name if checkpoints.is_file(model_uri) else "model"

@@ -231,7 +231,7 @@ def _etag(local: Path, file: FileDigest, config: TransferConfig) -> str:
     """Return the ETag that S3 gives an object that boto3 puts with this configuration; the file is read if need be."""
     from s3transfer.utils import ChunksizeAdjuster  # type: ignore[import-untyped]
 
-    from onnx_release.artifact import etag_of
+    from onnx_release.artifact.digests import etag_of
 
     if file.size_bytes < config.multipart_threshold:
         return hashlib.md5((local / file.path).read_bytes(), usedforsecurity=False).hexdigest()

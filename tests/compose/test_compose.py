@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from deploy.compose import REPO, Container, docker
 from deploy.env import SECRETS
 from onnx_release import limits
-from onnx_release.artifact import describe_folder, folder_sha256
+from onnx_release.artifact.digests import describe_folder, folder_sha256
 from stack.minio import s3_client
 from tests.system.embedded import QUICK
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from onnx_release import artifact
-from onnx_release.artifact import Digests, describe_folder, etag_of, folder_sha256, fresh_folder, verify_folder
+from onnx_release.artifact import digests
+from onnx_release.artifact.digests import Digests, describe_folder, etag_of, folder_sha256, fresh_folder, verify_folder
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import OnnxArtifact
@@ -35,8 +35,8 @@ def test_every_file_is_described_by_its_bytes_sorted_by_path(folder: Path) -> No
 def test_a_digest_that_was_taken_is_not_taken_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, digests, read = describe_folder(folder), Digests(), []
     digests.take(folder / "a.bin")
-    sha256 = artifact._file_sha256
-    monkeypatch.setattr(artifact, "_file_sha256", lambda path: read.append(path.name) or sha256(path))
+    sha256 = digests._file_sha256
+    monkeypatch.setattr(digests, "_file_sha256", lambda path: read.append(path.name) or sha256(path))
     assert describe_folder(folder, digests) == expected
     assert read == ["b.txt", "c"]
 
@@ -81,7 +81,7 @@ def test_a_file_with_its_stamp_is_not_read_again(folder: Path, monkeypatch: pyte
     record = described(folder)
     assert record.stamps.keys() == {"a.bin", "b.txt", "sub/c"}
     folder = folder.rename(folder.with_name("elsewhere"))
-    monkeypatch.setattr("onnx_release.artifact._file_sha256", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr("onnx_release.artifact.digests._file_sha256", lambda path: pytest.fail(f"{path} was read"))
     verify_folder(folder, record.files, Digests.known(record))
 
 
@@ -103,8 +103,8 @@ def test_a_file_that_was_written_to_is_read_whatever_its_times_say(folder: Path,
 def test_a_clock_too_coarse_to_tell_two_writes_apart_gives_no_stamp(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stamp = artifact._stamp
-    monkeypatch.setattr(artifact, "_stamp", lambda path: (*stamp(path)[:-1], 1_700_000_000_010_000_000))
+    stamp = digests._stamp
+    monkeypatch.setattr(digests, "_stamp", lambda path: (*stamp(path)[:-1], 1_700_000_000_010_000_000))
     assert described(folder).stamps == {}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from examples.localization import BackboneSize, LocalizationNet
-from onnx_release.artifact import describe_folder
+from onnx_release.artifact.digests import describe_folder
 from onnx_release.blame import search
 from onnx_release.blame.search import find_divergence
 from onnx_release.export import ExportOptions, export_onnx, retrace

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from onnx_release.artifact import Digests, content_sha256, describe_folder, verify_folder
-from onnx_release.cache import Cache, Entry, Wanted
+from onnx_release.artifact.cache import Cache, Entry, Wanted
+from onnx_release.artifact.digests import Digests, content_sha256, describe_folder, verify_folder
 from onnx_release.errors import Refused, Transient
 from tests.core import records
 
@@ -82,7 +82,7 @@ def test_what_the_cache_has_hashed_need_not_be_hashed_again(
     for hit in (False, True):
         with Cache(root, 1000).entry(wanted(fetched, "a", key="a")) as entry, monkeypatch.context() as patch:
             assert entry.hit is hit
-            patch.setattr("onnx_release.artifact._file_sha256", lambda path: pytest.fail(f"{path} was read"))
+            patch.setattr("onnx_release.artifact.digests._file_sha256", lambda path: pytest.fail(f"{path} was read"))
             record = records.artifact(files=entry.files, stamps=entry.stamps)
             verify_folder(entry.folder, entry.files, Digests.known(record))
 

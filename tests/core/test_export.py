@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 import torch
 
-from onnx_release.artifact import describe_folder, folder_sha256
+from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.errors import Refused
 from onnx_release.export import ExportOptions, export_onnx, retrace
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, OPSET_MAX, OPSET_MIN

@@ -18,7 +18,7 @@ from mlflow.types import Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 from onnx import numpy_helper
 
-from onnx_release.artifact import describe_folder, folder_sha256
+from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.errors import Refused
 from onnx_release.judge import JudgeOptions, judge_artifact
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, LatencyBudget, MeasurePlan, ParityLimits

@@ -15,7 +15,7 @@ import yaml
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import ColSpec, Schema
 
-from onnx_release.artifact import describe_folder
+from onnx_release.artifact.digests import describe_folder
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
 from onnx_release.package import PackageSpec, read_example, read_trained, write_package

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from onnx_release.artifact import describe_folder
+from onnx_release.artifact.digests import describe_folder
 from onnx_release.check import CheckOptions, check_artifact
 from onnx_release.child import tune_artifact
 from onnx_release.errors import Refused

@@ -11,7 +11,7 @@ import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx import objects
-from onnx_release.artifact import etag_of
+from onnx_release.artifact.digests import etag_of
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import S3_PART_BYTES
 from onnx_release.records import FileDigest, StagedFile
@@ -54,7 +54,9 @@ def test_an_etag_that_the_export_has_taken_is_not_taken_again(
 ) -> None:
     file = write(local, "f", bytes(range(256)) * (2 * S3_PART_BYTES // 256 + 1))
     known = dataclasses.replace(file, etag=etag_of(local / "f", S3_PART_BYTES))
-    monkeypatch.setattr("onnx_release.artifact.etag_of", lambda *_: pytest.fail("the file was read for its ETag"))
+    monkeypatch.setattr(
+        "onnx_release.artifact.digests.etag_of", lambda *_: pytest.fail("the file was read for its ETag")
+    )
     with monkeypatch.context() as patch:
         patch.setattr(objects, "read_digest", lambda *_: pytest.fail("the object was read"))
         assert objects.put(folder, local, known, {}) == StagedFile(etag=known.etag, by_content=True)

@@ -167,7 +167,7 @@ def _break_a_weight(release: Release) -> None:
     """Change one initializer of the staged file, and let every record speak of the new bytes."""
     import onnx
 
-    from onnx_release.artifact import describe_folder, folder_sha256
+    from onnx_release.artifact.digests import describe_folder, folder_sha256
 
     path = release.artifact_folder / "model.onnx"
     model = onnx.load(str(path))

@@ -347,7 +347,7 @@ def test_old_work_goes_and_what_is_not_ours_stays(workers: Workers, tmp_path: Pa
 
 
 def _described(folder: Path) -> Any:
-    from onnx_release.artifact import describe_folder
+    from onnx_release.artifact.digests import describe_folder
 
     return describe_folder(folder)
 

@@ -74,7 +74,7 @@ class UploadOperator(ShippingOperator):
 
     def _put_report(self, target: objects.Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
         """Keep a report that speaks well of these bytes; the version's tags and readers may already quote it."""
-        from onnx_release.artifact import describe_folder
+        from onnx_release.artifact.digests import describe_folder
         from onnx_release.limits import REPORT_FILE
         from onnx_release.report import write_report
 

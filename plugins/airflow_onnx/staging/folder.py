@@ -72,7 +72,7 @@ class FolderStaging(Staging):
     @contextmanager
     def sender(self, artifact: OnnxArtifact, target: Folder) -> Iterator[Send]:
         """Yield what puts files of this folder, once all of them are what was judged."""
-        from onnx_release.artifact import Digests, verify_folder
+        from onnx_release.artifact.digests import Digests, verify_folder
 
         with self.local(artifact) as (folder, _):
             verify_folder(folder, artifact.files, Digests.known(artifact))

@@ -64,8 +64,8 @@ class StoreStaging(Staging):
     @contextmanager
     def local(self, artifact: OnnxArtifact) -> Iterator[tuple[Path, OnnxArtifact]]:
         """Yield a copy from this worker's cache, or fetched into it; its bytes were just read."""
-        from onnx_release.artifact import Digests, verify_folder
-        from onnx_release.cache import Wanted
+        from onnx_release.artifact.cache import Wanted
+        from onnx_release.artifact.digests import Digests, verify_folder
 
         digests = Digests()
 

@@ -27,7 +27,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from onnx_release.artifact import Digests, content_sha256, describe_folder
+from onnx_release.artifact.digests import Digests, content_sha256, describe_folder
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import FileDigest
 

@@ -1,0 +1,1 @@
+"""The artifact folder: digests, the MLflow package around the model, the cache."""
