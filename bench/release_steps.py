@@ -16,8 +16,8 @@ from typing import Any
 
 from bench.marking import Marked
 from bench.models import FACTORY, INPUT_SPEC
-from onnx_release.factory import FactoryOptions
 from onnx_release.records import OnnxArtifact
+from onnx_release.trained.model_factory import FactoryOptions
 
 ARTIFACT, RECORD = "onnx", "artifact.json"
 BATCH_SIZES = (1, 8, 32)
@@ -71,9 +71,9 @@ def _export(case: Case) -> None:
 def _load(case: Case) -> None:
     """Load what the training run left, as the export does first."""
     from examples import localization  # noqa: F401 - as above
-    from onnx_release.input_spec import parse_input_spec
-    from onnx_release.package import read_trained
-    from onnx_release.source import load_trained
+    from onnx_release.trained.input_spec import parse_input_spec
+    from onnx_release.trained.load import load_trained
+    from onnx_release.trained.mlflow_model import read_trained
 
     marked = Marked()
     with marked.work():

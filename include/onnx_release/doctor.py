@@ -8,10 +8,10 @@ import torch
 
 from onnx_release.errors import Refused
 from onnx_release.export import ExportResult
-from onnx_release.package import TrainedPackage
 from onnx_release.records import Finding
-from onnx_release.source import Trained
 from onnx_release.strategies import DYNAMO
+from onnx_release.trained.load import Trained
+from onnx_release.trained.mlflow_model import TrainedPackage
 
 # Kernels of ONNX Runtime's CPU provider exist for few operators in these.
 _RARE_DTYPES = {torch.float64: "float64", torch.bfloat16: "bfloat16"}

@@ -15,7 +15,6 @@ from onnx_release.export import retrace
 from onnx_release.host import describe_host
 from onnx_release.host_lock import HostLock
 from onnx_release.latency import Sides, measure_all
-from onnx_release.mapped import pages_dropped_after
 from onnx_release.parity import require_limits
 from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
 from onnx_release.reproduction import ReproductionCase, write_reproduction
@@ -23,6 +22,7 @@ from onnx_release.runners.ort_runner import OrtRunner
 from onnx_release.samples import Sample
 from onnx_release.steps import contract_of
 from onnx_release.subject import JudgeOptions, Subject
+from onnx_release.trained.mapped_weights import pages_dropped_after
 
 _log = logging.getLogger(__name__)
 

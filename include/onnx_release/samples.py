@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_release.errors import Refused
-from onnx_release.input_spec import InputSpec
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
+from onnx_release.trained.input_spec import InputSpec
 
 Arrays = dict[str, npt.NDArray[Any]]
 """Tensors by name."""

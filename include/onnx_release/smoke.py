@@ -12,10 +12,10 @@ from onnx_release.artifact.digests import require_bytes
 from onnx_release.comparing import not_finite, run
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
-from onnx_release.package import read_example
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.samples import Arrays, Sample, make_samples
+from onnx_release.trained.mlflow_model import read_example
 
 
 def smoke_test(folder: Path, artifact: OnnxArtifact) -> None:

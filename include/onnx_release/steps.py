@@ -13,18 +13,18 @@ from typing import Any
 from onnx_release import doctor
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
 from onnx_release.export import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
-from onnx_release.factory import FactoryOptions
-from onnx_release.input_spec import parse_input_spec
 from onnx_release.limits import EXPORT_BATCH_SIZE, EXTERNAL_DATA_FILE, VARYING_DIMENSION_SIZE
-from onnx_release.package import PackageSpec, TrainedPackage, read_trained, write_package
 from onnx_release.probe import Probe
 from onnx_release.records import FileDigest, Finding, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.ort_runner import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.runners.torch_runner import TorchOptions
 from onnx_release.samples import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes
-from onnx_release.source import Trained, load_trained
 from onnx_release.strategies import ModelContract
+from onnx_release.trained.input_spec import parse_input_spec
+from onnx_release.trained.load import Trained, load_trained
+from onnx_release.trained.mlflow_model import PackageSpec, TrainedPackage, read_trained, write_package
+from onnx_release.trained.model_factory import FactoryOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,13 @@ import torch
 from torch.utils import _pytree as pytree
 
 from onnx_release import decomposing, limits
-from onnx_release.calling import FlatModule, arguments_for, name_outputs
 from onnx_release.errors import Refused
-from onnx_release.input_spec import InputSpec
-from onnx_release.mapped import return_free_memory
 from onnx_release.records import TensorSpec
 from onnx_release.samples import Arrays
-from onnx_release.source import Trained
+from onnx_release.trained.call_model import FlatModule, arguments_for, name_outputs
+from onnx_release.trained.input_spec import InputSpec
+from onnx_release.trained.load import Trained
+from onnx_release.trained.mapped_weights import return_free_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,8 @@ from typing import Any
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.errors import Refused
-from onnx_release.factory import FactoryOptions
 from onnx_release.host import usable_cpus
 from onnx_release.host_lock import LockOptions
-from onnx_release.input_spec import parse_input_spec
 from onnx_release.limits import (
     BATCH_SIZES,
     DTYPE_LIMITS,
@@ -23,14 +21,16 @@ from onnx_release.limits import (
     MeasurePlan,
     ParityLimits,
 )
-from onnx_release.package import TrainedPackage, read_trained
 from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners import ort_runner, torch_runner
 from onnx_release.runners.ort_runner import CUDA_PROVIDERS, OrtOptions, OrtRunner
 from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
 from onnx_release.samples import Sample, make_samples
-from onnx_release.source import Trained, load_trained
+from onnx_release.trained.input_spec import parse_input_spec
+from onnx_release.trained.load import Trained, load_trained
+from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
+from onnx_release.trained.model_factory import FactoryOptions
 from onnx_release.variants import probing_samples, read_npz
 
 

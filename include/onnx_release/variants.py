@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_release.errors import Refused
-from onnx_release.input_spec import InputSpec
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, UNSEEN_BATCH_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.samples import (
@@ -23,6 +22,7 @@ from onnx_release.samples import (
     seeded_arrays,
     varying_sizes,
 )
+from onnx_release.trained.input_spec import InputSpec
 
 _FORM = "Save it with numpy.savez(path, **{input name: array, …}), every array with the same batch."
 

@@ -67,8 +67,8 @@ def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
 
 
 def _options(asked: argparse.Namespace) -> ExportStepOptions:
-    from onnx_release.factory import FactoryOptions
     from onnx_release.steps import ExportStepOptions
+    from onnx_release.trained.model_factory import FactoryOptions
 
     factory = None
     if asked.factory:

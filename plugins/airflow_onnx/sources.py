@@ -14,8 +14,8 @@ from onnx_release.errors import Refused
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
-    from onnx_release.factory import FactoryOptions
     from onnx_release.records import TrainedModel
+    from onnx_release.trained.model_factory import FactoryOptions
 
 TAGS = ("factory", "factory_kwargs", "input_spec")
 # Tests hold one batch; a larger file is a dataset.
@@ -39,7 +39,7 @@ class Source:
 
     def factory(self) -> FactoryOptions | None:
         """Return what makes the model, or None where nobody said; raises `Refused` for arguments that are no object."""
-        from onnx_release.factory import FactoryOptions
+        from onnx_release.trained.model_factory import FactoryOptions
 
         path = str(self._given["factory"] or "").strip()
         if not path:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnx_release.calling import FlatModule, arguments_for, name_outputs
 from onnx_release.errors import Refused
+from onnx_release.trained.call_model import FlatModule, arguments_for, name_outputs
 
 A, B, C = (torch.full((2, 1), float(value)) for value in (1, 2, 3))
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from onnx_release.checkpoint import kind_of_file, load_checkpoint
 from onnx_release.errors import Refused
-from onnx_release.factory import FactoryOptions, parse_value
+from onnx_release.trained.model_factory import FactoryOptions, parse_value
+from onnx_release.trained.state_dict import kind_of_file, load_checkpoint
 from tests.core.models import OneOutput, Payload, TwoHeads, image
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from onnx_release.errors import Refused
-from onnx_release.input_spec import InputSpec, parse_input_spec
+from onnx_release.trained.input_spec import InputSpec, parse_input_spec
 
 GOOD = {"name": "ids", "dtype": "int64", "shape": ["batch", "length"], "vocabulary_size": 100}
 

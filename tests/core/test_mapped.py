@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from onnx_release import limits
-from onnx_release.mapped import MappedPages, dropping_pages, pages_dropped_after, pages_of
+from onnx_release.trained.mapped_weights import MappedPages, dropping_pages, pages_dropped_after, pages_of
 
 ROWS = 1024
 
@@ -72,7 +72,7 @@ def test_weights_in_memory_have_no_mapping() -> None:
 
 
 def test_a_forward_keeps_few_pages(weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_release.mapped.MAPPED_PAGES_KEPT_BYTES", ROWS * ROWS)
+    monkeypatch.setattr("onnx_release.trained.mapped_weights.MAPPED_PAGES_KEPT_BYTES", ROWS * ROWS)
     model, x = model_of(weights), torch.randn(2, ROWS)
     peak, expected = 0, model(x)
     pages_of(model).drop()
@@ -112,7 +112,7 @@ def test_reading_is_counted(weights: dict[str, torch.Tensor]) -> None:
 def test_without_proc_nothing_is_dropped(weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     pages = MappedPages.behind(weights.values())
     assert pages.ranges
-    monkeypatch.setattr("onnx_release.mapped._written_to", lambda *_: True)
+    monkeypatch.setattr("onnx_release.trained.mapped_weights._written_to", lambda *_: True)
     weights["0.weight"].sum()
     pages.drop()
     assert resident(weights["0.weight"]) > 0

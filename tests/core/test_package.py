@@ -18,8 +18,8 @@ from mlflow.types import ColSpec, Schema
 from onnx_release.artifact.digests import describe_folder
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
-from onnx_release.package import PackageSpec, read_example, read_trained, write_package
 from onnx_release.records import TensorSpec
+from onnx_release.trained.mlflow_model import PackageSpec, read_example, read_trained, write_package
 from tests.core.conftest import Exported
 from tests.core.models import OneOutput, Sum, TwoHeads, image, save, signature
 

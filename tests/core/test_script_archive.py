@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from onnx_release.errors import Refused
-from onnx_release.script_archive import is_script_archive, refuse_foreign_operators
+from onnx_release.trained.scan_torchscript import is_script_archive, refuse_foreign_operators
 
 
 class Plain(nn.Module):

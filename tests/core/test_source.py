@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from onnx_release.errors import Refused
-from onnx_release.package import TrainedPackage, read_trained
-from onnx_release.source import load_trained
+from onnx_release.trained.load import load_trained
+from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from tests.core.models import Masked, Payload, TwoHeads, image, save
 
 

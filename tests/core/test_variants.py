@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from onnx_release.errors import Refused
-from onnx_release.input_spec import InputSpec
 from onnx_release.records import TensorSpec
+from onnx_release.trained.input_spec import InputSpec
 from onnx_release.variants import probing_samples, read_npz
 
 IDS = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from onnx_release.input_spec import InputSpec
+from onnx_release.trained.input_spec import InputSpec
 from tests.zoo.entry import Entry, Exported, RefusedFor, floats, gives
 
 _SERIES = floats("series", "batch", "time", 6)

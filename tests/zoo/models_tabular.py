@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onnx_release.input_spec import InputSpec
 from onnx_release.limits import ParityLimits
+from onnx_release.trained.input_spec import InputSpec
 from tests.zoo.entry import Entry, Exported, RefusedFor, floats, gives, tokens
 
 _ROW = floats("row", "batch", 8)

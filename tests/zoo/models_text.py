@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onnx_release.input_spec import InputSpec
+from onnx_release.trained.input_spec import InputSpec
 from tests.zoo.entry import Entry, Exported, gives, tokens
 
 _VOCABULARY = 100

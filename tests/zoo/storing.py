@@ -15,8 +15,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
-from onnx_release.input_spec import InputSpec
 from onnx_release.records import TensorSpec as Tensor
+from onnx_release.trained.input_spec import InputSpec
 from tests.zoo.building import example_tensors
 from tests.zoo.entry import Entry
 

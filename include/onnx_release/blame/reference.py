@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_release.calling import FlatModule, name_outputs
 from onnx_release.errors import Refused
 from onnx_release.samples import Arrays
+from onnx_release.trained.call_model import FlatModule, name_outputs
 
 # What numpy holds and ONNX Runtime can be fed with.
 _COMPARABLE = {

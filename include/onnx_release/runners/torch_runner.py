@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_release.calling import name_outputs, runnable
 from onnx_release.errors import Refused
 from onnx_release.samples import Arrays
+from onnx_release.trained.call_model import name_outputs, runnable
 
 TorchModel = torch.nn.Module | torch.export.ExportedProgram
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from onnx_release.errors import Refused
-from onnx_release.factory import FactoryOptions, make_model
+from onnx_release.trained.model_factory import FactoryOptions, make_model
 
 # Where training scripts keep the weights among other things (optimizer, epoch), most telling first.
 _NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
@@ -23,7 +23,7 @@ def kind_of_file(path: Path) -> Literal["pt2", "torchscript", "state_dict", "pic
 
     A pickle that names globals beyond tensors and plain containers holds a module, or something else that runs code.
     """
-    from onnx_release.script_archive import is_script_archive
+    from onnx_release.trained.scan_torchscript import is_script_archive
 
     if path.suffix == ".safetensors":
         return "state_dict"

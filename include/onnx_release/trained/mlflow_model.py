@@ -20,11 +20,11 @@ from mlflow.types import Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 
 from onnx_release.errors import Refused
-from onnx_release.input_spec import InputSpec
 from onnx_release.limits import MODEL_FILE, MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
 from onnx_release.samples import Arrays
-from onnx_release.script_archive import is_script_archive
+from onnx_release.trained.input_spec import InputSpec
+from onnx_release.trained.scan_torchscript import is_script_archive
 
 INPUT_EXAMPLE_FILE = "input_example.json"
 
@@ -135,7 +135,7 @@ def _read_file(path: Path, input_spec: Sequence[InputSpec]) -> TrainedPackage:
             '[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224]}].',
         )
     # Needs torch, which who reads a package alone does not.
-    from onnx_release.checkpoint import kind_of_file
+    from onnx_release.trained.state_dict import kind_of_file
 
     return TrainedPackage(
         kind=kind_of_file(path),

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from onnx_release.checkpoint import load_checkpoint
 from onnx_release.errors import Refused
-from onnx_release.factory import FactoryOptions
-from onnx_release.mapped import MappedPages
-from onnx_release.package import TrainedPackage
-from onnx_release.pt2_archive import refuse_code
-from onnx_release.script_archive import refuse_foreign_operators
+from onnx_release.trained.mapped_weights import MappedPages
+from onnx_release.trained.mlflow_model import TrainedPackage
+from onnx_release.trained.model_factory import FactoryOptions
+from onnx_release.trained.scan_pt2 import refuse_code
+from onnx_release.trained.scan_torchscript import refuse_foreign_operators
+from onnx_release.trained.state_dict import load_checkpoint
 
 Trained = ExportedProgram | torch.nn.Module
 """A loaded model: an exported program keeps the mode and device it was traced with, a module is in eval mode."""

@@ -1,0 +1,1 @@
+"""Trained models: how they are stored, loaded and called."""
