@@ -26,7 +26,7 @@ from bench.marking import Marked
 from bench.models import contract
 from onnx_release.host import usable_cpus
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
-from onnx_release.samples import make_samples
+from onnx_release.samples.generate import make_samples
 
 _WARM_UPS = 2
 _CALLS_A_TURN, _WARM_S, _TIMED_S = 3, 0.05, 0.03

@@ -24,7 +24,7 @@ from onnx_release.limits import MeasurePlan
 from onnx_release.records import BatchLatency
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
 from onnx_release.runners.torch_runner import TorchModel, TorchOptions, TorchRunner
-from onnx_release.samples import Sample, make_samples
+from onnx_release.samples.generate import Sample, make_samples
 
 # A side that is held against itself must come out at 1: a wide interval would say so of anything.
 _OWN_WIDTH_MAX = 0.2

@@ -99,7 +99,7 @@ def contract() -> ModelContract:
     """Return what the reference model takes and gives, with an example as a training run would leave it."""
     from onnx_release.limits import EXPORT_BATCH_SIZE
     from onnx_release.records import TensorSpec
-    from onnx_release.samples import make_samples
+    from onnx_release.samples.generate import make_samples
     from onnx_release.strategies import ModelContract
 
     inputs = (TensorSpec(name="mel_spectrogram", dtype="float32", shape=("batch", 3, 128, 32)),)

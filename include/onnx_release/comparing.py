@@ -12,8 +12,8 @@ from onnx_release.limits import ParityLimits
 from onnx_release.parity import compare_outputs, judge_parity, scales_of
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport
 from onnx_release.runners import Runner
-from onnx_release.samples import Arrays, Sample
-from onnx_release.variants import varying_dimensions
+from onnx_release.samples.edge_cases import varying_dimensions
+from onnx_release.samples.generate import Arrays, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

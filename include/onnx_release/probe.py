@@ -21,11 +21,11 @@ from onnx_release.parity import compare_outputs, scales_of
 from onnx_release.records import TensorSpec
 from onnx_release.runners.ort_child import Apart
 from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
-from onnx_release.samples import Arrays, Sample, batch_names, make_samples
+from onnx_release.samples.edge_cases import probing_samples
+from onnx_release.samples.generate import Arrays, Sample, batch_names, make_samples
 from onnx_release.strategies import ModelContract
 from onnx_release.trained.load import Trained
 from onnx_release.trained.mapped_weights import dropping_pages
-from onnx_release.variants import probing_samples
 
 
 class Probe:

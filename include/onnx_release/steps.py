@@ -19,7 +19,7 @@ from onnx_release.records import FileDigest, Finding, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.ort_runner import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.runners.torch_runner import TorchOptions
-from onnx_release.samples import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes
+from onnx_release.samples.generate import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes
 from onnx_release.strategies import ModelContract
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import Trained, load_trained

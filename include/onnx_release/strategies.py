@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from onnx_release import decomposing, limits
 from onnx_release.errors import Refused
 from onnx_release.records import TensorSpec
-from onnx_release.samples import Arrays
+from onnx_release.samples.generate import Arrays
 from onnx_release.trained.call_model import FlatModule, arguments_for, name_outputs
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.load import Trained

@@ -26,12 +26,12 @@ from onnx_release.records.base import Record
 from onnx_release.runners import ort_runner, torch_runner
 from onnx_release.runners.ort_runner import CUDA_PROVIDERS, OrtOptions, OrtRunner
 from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
-from onnx_release.samples import Sample, make_samples
+from onnx_release.samples.edge_cases import probing_samples, read_npz
+from onnx_release.samples.generate import Sample, make_samples
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import Trained, load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions
-from onnx_release.variants import probing_samples, read_npz
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

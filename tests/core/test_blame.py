@@ -18,7 +18,7 @@ from onnx_release.blame import search
 from onnx_release.blame.search import find_divergence
 from onnx_release.export import ExportOptions, export_onnx, retrace
 from onnx_release.records import Divergence, TensorSpec
-from onnx_release.samples import Sample
+from onnx_release.samples.generate import Sample
 from onnx_release.strategies import ModelContract
 from tests.core.models import TwoHeads
 

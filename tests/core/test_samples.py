@@ -6,7 +6,7 @@ import pytest
 from onnx_release.errors import Refused
 from onnx_release.limits import VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
-from onnx_release.samples import batch_axis, make_samples
+from onnx_release.samples.generate import batch_axis, make_samples
 
 X = TensorSpec(name="x", dtype="float32", shape=("batch", 3))
 IDS = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))

@@ -10,8 +10,8 @@ import pytest
 
 from onnx_release.errors import Refused
 from onnx_release.records import TensorSpec
+from onnx_release.samples.edge_cases import probing_samples, read_npz
 from onnx_release.trained.input_spec import InputSpec
-from onnx_release.variants import probing_samples, read_npz
 
 IDS = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))
 MASK = TensorSpec(name="mask", dtype="bool", shape=("batch", "length"))

@@ -22,7 +22,7 @@ from onnx_release.blame.weights import altered_weights
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
 from onnx_release.records import Divergence
-from onnx_release.samples import Arrays, Sample
+from onnx_release.samples.generate import Arrays, Sample
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

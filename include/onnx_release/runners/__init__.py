@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, Self
 
-from onnx_release.samples import Arrays
+from onnx_release.samples.generate import Arrays
 
 
 class Runner(Protocol):

@@ -19,7 +19,7 @@ import numpy as np
 from onnx_release.errors import Refused
 from onnx_release.processes import clean_environment, end_with_parent, how_it_ended
 from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
-from onnx_release.samples import Arrays
+from onnx_release.samples.generate import Arrays
 
 
 class Apart:

@@ -22,7 +22,7 @@ from mlflow.types import TensorSpec as MlflowTensorSpec
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE, MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
-from onnx_release.samples import Arrays
+from onnx_release.samples.generate import Arrays
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.scan_torchscript import is_script_archive
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnx_release import steps
 from onnx_release.limits import CALIBRATION_SAMPLE_ROWS
-from onnx_release.samples import Arrays, Sample, batch_axis
+from onnx_release.samples.generate import Arrays, Sample, batch_axis
 from onnx_release.steps import ExportStepOptions
 from onnx_release.subject import Subject
 from onnx_release.tune import quantise

@@ -13,7 +13,7 @@ from onnx_release.latency import Block, Turn, calls_per_block, is_quiet, run_tur
 from onnx_release.limits import HEAT_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency
 from onnx_release.runners import Runner
-from onnx_release.samples import Sample
+from onnx_release.samples.generate import Sample
 from onnx_release.stats import Interval, ratio_of_medians
 
 # How often a contest looks whether it is decided; each look is another chance to be taken in by luck.

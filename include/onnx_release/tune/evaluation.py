@@ -15,8 +15,8 @@ from onnx_release.errors import Refused
 from onnx_release.limits import CALIBRATION_ROWS_MAX, EVALUATION_BATCH_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.runners import Runner
-from onnx_release.samples import Arrays, batch_axis, checked_example
-from onnx_release.variants import read_arrays
+from onnx_release.samples.edge_cases import read_arrays
+from onnx_release.samples.generate import Arrays, batch_axis, checked_example
 
 Array = npt.NDArray[Any]
 

@@ -10,7 +10,7 @@ from onnx_release.limits import ParityLimits
 from onnx_release.records import OnnxArtifact, ParityReport
 from onnx_release.report import worst_per_output
 from onnx_release.runners import Runner
-from onnx_release.samples import Arrays, Sample
+from onnx_release.samples.generate import Arrays, Sample
 from onnx_release.tune.evaluation import Evaluation
 
 

@@ -13,7 +13,7 @@ from onnx_release.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity import require_limits
 from onnx_release.records import OnnxArtifact, TuneReport
-from onnx_release.samples import Sample
+from onnx_release.samples.generate import Sample
 from onnx_release.subject import Subject
 from onnx_release.trained.mlflow_model import PackageSpec, read_example, write_package
 from onnx_release.tune.build import Workshop, calibration_samples

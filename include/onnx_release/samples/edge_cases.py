@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnx_release.errors import Refused
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, UNSEEN_BATCH_SIZE
 from onnx_release.records import TensorSpec
-from onnx_release.samples import (
+from onnx_release.samples.generate import (
     Arrays,
     Sample,
     batch_names,

@@ -1,0 +1,1 @@
+"""Input samples for both sides."""
