@@ -25,7 +25,7 @@ from bench.gemm_shapes import Gemm, Products, products_of
 from bench.marking import Marked
 from bench.models import contract
 from onnx_release.host import usable_cpus
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.samples.generate import make_samples
 
 _WARM_UPS = 2

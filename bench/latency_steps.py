@@ -22,8 +22,8 @@ from onnx_release.host import usable_cpus
 from onnx_release.latency import Sides, measure
 from onnx_release.limits import MeasurePlan
 from onnx_release.records import BatchLatency
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
-from onnx_release.runners.torch_runner import TorchModel, TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.pytorch import TorchModel, TorchOptions, TorchRunner
 from onnx_release.samples.generate import Sample, make_samples
 
 # A side that is held against itself must come out at 1: a wide interval would say so of anything.

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnx_release.errors import Refused, ReleaseError, Transient
 from onnx_release.limits import MODEL_SUFFIXES
-from onnx_release.processes import clean_environment, end_with_parent, how_it_ended
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
 from onnx_release.records.base import Record
+from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
 
 if TYPE_CHECKING:
     from onnx_release.steps import ExportStepOptions

@@ -18,7 +18,7 @@ from onnx_release.latency import Sides, measure_all
 from onnx_release.parity import require_limits
 from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
 from onnx_release.reproduction import ReproductionCase, write_reproduction
-from onnx_release.runners.ort_runner import OrtRunner
+from onnx_release.runners.onnxruntime import OrtRunner
 from onnx_release.samples.generate import Sample
 from onnx_release.steps import contract_of
 from onnx_release.subject import JudgeOptions, Subject

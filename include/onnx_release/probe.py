@@ -19,8 +19,8 @@ from onnx_release.export import ExportResult
 from onnx_release.limits import ParityLimits
 from onnx_release.parity import compare_outputs, scales_of
 from onnx_release.records import TensorSpec
-from onnx_release.runners.ort_child import Apart
-from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime_process import Apart
+from onnx_release.runners.pytorch import TorchOptions, TorchRunner
 from onnx_release.samples.edge_cases import probing_samples
 from onnx_release.samples.generate import Arrays, Sample, batch_names, make_samples
 from onnx_release.strategies import ModelContract

@@ -13,7 +13,7 @@ from onnx_release.comparing import not_finite, run
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
 from onnx_release.records import OnnxArtifact, TensorSpec
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.samples.generate import Arrays, Sample, make_samples
 from onnx_release.trained.mlflow_model import read_example
 

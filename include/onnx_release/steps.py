@@ -17,8 +17,8 @@ from onnx_release.limits import EXPORT_BATCH_SIZE, EXTERNAL_DATA_FILE, VARYING_D
 from onnx_release.probe import Probe
 from onnx_release.records import FileDigest, Finding, OnnxArtifact
 from onnx_release.records.base import Record
-from onnx_release.runners.ort_runner import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
-from onnx_release.runners.torch_runner import TorchOptions
+from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
+from onnx_release.runners.pytorch import TorchOptions
 from onnx_release.samples.generate import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes
 from onnx_release.strategies import ModelContract
 from onnx_release.trained.input_spec import parse_input_spec

@@ -23,9 +23,9 @@ from onnx_release.limits import (
 )
 from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
-from onnx_release.runners import ort_runner, torch_runner
-from onnx_release.runners.ort_runner import CUDA_PROVIDERS, OrtOptions, OrtRunner
-from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
+from onnx_release.runners import onnxruntime, pytorch
+from onnx_release.runners.onnxruntime import CUDA_PROVIDERS, OrtOptions, OrtRunner
+from onnx_release.runners.pytorch import TorchOptions, TorchRunner
 from onnx_release.samples.edge_cases import probing_samples, read_npz
 from onnx_release.samples.generate import Sample, make_samples
 from onnx_release.trained.input_spec import parse_input_spec
@@ -145,7 +145,7 @@ class Subject:
 
 def _device(artifact: OnnxArtifact) -> str:
     on_cuda = artifact.providers[:1] == CUDA_PROVIDERS[:1]
-    if on_cuda and not (torch_runner.cuda_available() and ort_runner.cuda_available()):
+    if on_cuda and not (pytorch.cuda_available() and onnxruntime.cuda_available()):
         raise Refused(
             f"artifact {artifact.sha256}",
             f"is packaged for {', '.join(artifact.providers)}, and PyTorch or ONNX Runtime has no CUDA here",

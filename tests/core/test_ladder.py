@@ -15,8 +15,8 @@ from onnx_release.errors import Refused
 from onnx_release.export import ExportOptions, ExportResult, export_onnx
 from onnx_release.probe import Probe
 from onnx_release.records import TensorSpec
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
-from onnx_release.runners.torch_runner import TorchOptions
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.pytorch import TorchOptions
 from onnx_release.strategies import ModelContract
 
 X = TensorSpec(name="x", dtype="float32", shape=("batch", 4))

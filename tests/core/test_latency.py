@@ -16,8 +16,8 @@ from onnx_release.errors import Refused
 from onnx_release.latency import Block, Round, Sides, is_quiet, measure, measure_all, summarise
 from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MeasurePlan
 from onnx_release.records import BatchLatency
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
-from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.pytorch import TorchOptions, TorchRunner
 from onnx_release.samples.generate import Arrays, Sample
 
 SAMPLE = Sample(name="example", inputs={"x": np.ones((4, 2), np.float32)}, batch_size=4)

@@ -10,9 +10,9 @@ import torch
 from onnx import TensorProto, helper, save
 
 from onnx_release.errors import Refused
-from onnx_release.runners.ort_child import Apart
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
-from onnx_release.runners.torch_runner import TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime_process import Apart
+from onnx_release.runners.pytorch import TorchOptions, TorchRunner
 from onnx_release.trained.call_model import name_outputs
 
 ONE = TorchOptions(input_names=("x",), output_names=("y",))

@@ -19,7 +19,7 @@ from onnx_release.judge import judge_artifact
 from onnx_release.limits import MODEL_FILE, PROTO_MAX_BYTES, RUNTIME_DOMAIN
 from onnx_release.records import OnnxArtifact, Precision, TuneCandidate
 from onnx_release.report import build_report, metrics, summary_markdown
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.smoke import smoke_test
 from onnx_release.trained.mlflow_model import PackageSpec, write_package
 from onnx_release.tune.candidates import Candidate, LeftOut, plan

@@ -15,7 +15,7 @@ from onnx_release.host_lock import HostLock
 from onnx_release.limits import HEAT_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
 from onnx_release.records import TuneCandidate
 from onnx_release.runners import Runner
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.tune.build import Workshop
 from onnx_release.tune.candidates import PLAIN, PLAIN_EXPORT, Candidate, LeftOut, with_threads
 from onnx_release.tune.contest import Contest, Timing, outrun, winner, words

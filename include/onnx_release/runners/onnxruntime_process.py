@@ -17,8 +17,8 @@ from typing import Self
 import numpy as np
 
 from onnx_release.errors import Refused
-from onnx_release.processes import clean_environment, end_with_parent, how_it_ended
-from onnx_release.runners.ort_runner import OrtOptions, OrtRunner
+from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
+from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.samples.generate import Arrays
 
 
