@@ -27,12 +27,12 @@ REST = "the rest"
 # What a clock is put on, as it is looked up when it is called.
 SPANS = {
     "export": {
-        "onnx_release.steps:load_trained": "map the weights, look for NaN and infinity",
-        "onnx_release.probe:Probe.__init__": "run PyTorch at two batch sizes",
+        "onnx_release.export.export_model:load_trained": "map the weights, look for NaN and infinity",
+        "onnx_release.export.verify:Probe.__init__": "run PyTorch at two batch sizes",
         "torch.export:export": "trace the model (torch.export)",
-        "onnx_release.strategies:_dynamo": "translate and optimise the graph (torch.onnx, onnxscript)",
-        "onnx_release.export:_save": "write graph and weights, folded ones put in order",
-        "onnx_release.probe:Probe.__call__": "run it in ONNX Runtime in another process, and hash it meanwhile",
+        "onnx_release.export.strategies:_dynamo": "translate and optimise the graph (torch.onnx, onnxscript)",
+        "onnx_release.export.fallback:_save": "write graph and weights, folded ones put in order",
+        "onnx_release.export.verify:Probe.__call__": "run it in ONNX Runtime in another process, and hash it meanwhile",
     },
     "check": {
         "onnx_release.check:verify_folder": "hold the folder against its record",

@@ -53,7 +53,7 @@ class Case:
 
 def _export(case: Case) -> None:
     from examples import localization  # noqa: F401 - the factory's module is one of the imports
-    from onnx_release.steps import ExportStepOptions, export_trained
+    from onnx_release.export.export_model import ExportStepOptions, export_trained
 
     marked = Marked()
     with marked.work():

@@ -24,7 +24,7 @@ from onnx_release.records.base import Record
 from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
 
 if TYPE_CHECKING:
-    from onnx_release.steps import ExportStepOptions
+    from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.subject import JudgeOptions
     from onnx_release.tune.options import TuneOptions
 
@@ -35,14 +35,14 @@ _TAIL_CHARACTERS = 600
 
 
 def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> OnnxArtifact:
-    """Export as `steps.export_trained` does, in a child process when the run's own code is to run."""
+    """Export as `export_model.export_trained` does, in a child process when the run's own code is to run."""
     if runs_code(trained, allow_pickle=options.allow_pickle):
         return _in_child(
             OnnxArtifact, "export", trained=str(trained.resolve()), out=str(out.resolve()), options=options.to_dict()
         )
-    from onnx_release import steps
+    from onnx_release.export import export_model
 
-    return steps.export_trained(trained, out, options)
+    return export_model.export_trained(trained, out, options)
 
 
 def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> BenchmarkReport:
@@ -142,10 +142,10 @@ def _run(command: list[str], home: Path) -> tuple[int, str]:
 
 
 def _export(request: dict[str, Any]) -> Record:
-    from onnx_release import steps
+    from onnx_release.export import export_model
 
-    options = steps.ExportStepOptions.from_dict(request["options"])
-    return steps.export_trained(Path(request["trained"]), Path(request["out"]), options)
+    options = export_model.ExportStepOptions.from_dict(request["options"])
+    return export_model.export_trained(Path(request["trained"]), Path(request["out"]), options)
 
 
 def _judge(request: dict[str, Any]) -> Record:

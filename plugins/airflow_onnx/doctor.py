@@ -19,8 +19,8 @@ from onnx_release.errors import Refused
 from onnx_release.records import Finding
 
 if TYPE_CHECKING:
+    from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.records import OnnxArtifact
-    from onnx_release.steps import ExportStepOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
     from onnx_release.child import export_trained
-    from onnx_release.doctor import of_refusal
+    from onnx_release.export.diagnostics import of_refusal
 
     try:
         options = _options(asked)
@@ -67,7 +67,7 @@ def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
 
 
 def _options(asked: argparse.Namespace) -> ExportStepOptions:
-    from onnx_release.steps import ExportStepOptions
+    from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.trained.model_factory import FactoryOptions
 
     factory = None

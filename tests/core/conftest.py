@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.records import OnnxArtifact
-from onnx_release.steps import ExportStepOptions, export_trained
 from tests.core.models import TwoHeads, save
 
 

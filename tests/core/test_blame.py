@@ -16,10 +16,10 @@ from examples.localization import BackboneSize, LocalizationNet
 from onnx_release.artifact.digests import describe_folder
 from onnx_release.blame import search
 from onnx_release.blame.search import find_divergence
-from onnx_release.export import ExportOptions, export_onnx, retrace
+from onnx_release.export.fallback import ExportOptions, export_onnx, retrace
+from onnx_release.export.strategies import ModelContract
 from onnx_release.records import Divergence, TensorSpec
 from onnx_release.samples.generate import Sample
-from onnx_release.strategies import ModelContract
 from tests.core.models import TwoHeads
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from onnx_release import child
 from onnx_release.child import compare_artifact, export_trained, runs_code
 from onnx_release.errors import Refused, Transient
-from onnx_release.steps import ExportStepOptions
+from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.subject import JudgeOptions
 from tests.core.models import TwoHeads, save
 

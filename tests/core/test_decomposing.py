@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from examples.localization import LocalizationNet
-from onnx_release import decomposing
-from onnx_release.decomposing import Shortcut, where_needed
-from onnx_release.strategies import quiet_exporter
+from onnx_release.export import torch_patches
+from onnx_release.export.strategies import quiet_exporter
+from onnx_release.export.torch_patches import Shortcut, where_needed
 
 BATCH = ({0: torch.export.Dim("batch")},)
 
@@ -101,15 +101,15 @@ def test_a_program_stays_as_it_was() -> None:
 
 
 def test_the_exporter_is_left_as_it_was() -> None:
-    own = decomposing._fx_passes.decompose_with_registry
+    own = torch_patches._fx_passes.decompose_with_registry
     with pytest.raises(ZeroDivisionError), where_needed():
         raise ZeroDivisionError
-    assert decomposing._fx_passes.decompose_with_registry is own
+    assert torch_patches._fx_passes.decompose_with_registry is own
 
 
 def test_a_failure_on_the_short_way_is_tried_on_the_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.models import contract
-    from onnx_release.strategies import strategies_for
+    from onnx_release.export.strategies import strategies_for
 
     tried = []
 
@@ -119,10 +119,10 @@ def test_a_failure_on_the_short_way_is_tried_on_the_long_one(monkeypatch: pytest
         shortcut.taken = True
         tried.append("short")
         with monkeypatch.context() as patch:
-            patch.setattr(decomposing._fx_passes, "decompose_with_registry", lambda *_: 1 / 0)
+            patch.setattr(torch_patches._fx_passes, "decompose_with_registry", lambda *_: 1 / 0)
             yield shortcut
 
-    monkeypatch.setattr(decomposing, "where_needed", misled)
+    monkeypatch.setattr(torch_patches, "where_needed", misled)
     model = LocalizationNet("nano").eval()
     conversion = strategies_for(model)["dynamo"](model, contract(), None, "cpu")
     assert tried == ["short"]

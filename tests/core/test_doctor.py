@@ -11,10 +11,10 @@ import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from onnx_release.doctor import of_refusal
 from onnx_release.errors import Refused
+from onnx_release.export.diagnostics import of_refusal
+from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.records import Finding
-from onnx_release.steps import ExportStepOptions, export_trained
 from tests.core.conftest import Exported
 from tests.core.models import DecidesByValue, OneOutput, TwoHeads, image, save
 

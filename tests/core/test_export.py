@@ -20,11 +20,11 @@ import torch
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.errors import Refused
-from onnx_release.export import ExportOptions, export_onnx, retrace
+from onnx_release.export.export_model import ExportStepOptions, export_trained
+from onnx_release.export.fallback import ExportOptions, export_onnx, retrace
+from onnx_release.export.strategies import ModelContract
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, OPSET_MAX, OPSET_MIN
 from onnx_release.records import OnnxArtifact, TensorSpec
-from onnx_release.steps import ExportStepOptions, export_trained
-from onnx_release.strategies import ModelContract
 from tests.core.conftest import Exported
 from tests.core.models import (
     AlwaysDrops,

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from onnx_release.errors import Refused
-from onnx_release.export import ExportOptions, ExportResult, export_onnx
-from onnx_release.probe import Probe
+from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx
+from onnx_release.export.strategies import ModelContract
+from onnx_release.export.verify import Probe
 from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.runners.pytorch import TorchOptions
-from onnx_release.strategies import ModelContract
 
 X = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
 SEQUENCE = TensorSpec(name="x", dtype="float32", shape=("batch", "length", 4))

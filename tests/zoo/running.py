@@ -9,9 +9,9 @@ from pathlib import Path
 
 from onnx_release.check import CheckOptions, check_artifact
 from onnx_release.errors import Refused
+from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.judge import compare_artifact
 from onnx_release.records import OnnxArtifact
-from onnx_release.steps import ExportStepOptions, export_trained
 from onnx_release.subject import JudgeOptions
 from onnx_release.trained.model_factory import FactoryOptions
 from tests.zoo.building import build

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy.typing as npt
 
-from onnx_release import steps
+from onnx_release.export import export_model
+from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.limits import CALIBRATION_SAMPLE_ROWS
 from onnx_release.samples.generate import Arrays, Sample, batch_axis
-from onnx_release.steps import ExportStepOptions
 from onnx_release.subject import Subject
 from onnx_release.tune import quantise
 from onnx_release.tune.candidates import Candidate, Kind
@@ -72,7 +72,7 @@ class Workshop:
 
     def _exported(self, candidate: Candidate, target: Path) -> Path:
         judge = self.subject.options
-        steps.export_trained(
+        export_model.export_trained(
             self.trained,
             target,
             ExportStepOptions(

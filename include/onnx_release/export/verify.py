@@ -15,7 +15,8 @@ from onnx_release import limits
 from onnx_release.check import malformed
 from onnx_release.comparing import run
 from onnx_release.errors import Refused
-from onnx_release.export import ExportResult
+from onnx_release.export.fallback import ExportResult
+from onnx_release.export.strategies import ModelContract
 from onnx_release.limits import ParityLimits
 from onnx_release.parity import compare_outputs, scales_of
 from onnx_release.records import TensorSpec
@@ -23,7 +24,6 @@ from onnx_release.runners.onnxruntime_process import Apart
 from onnx_release.runners.pytorch import TorchOptions, TorchRunner
 from onnx_release.samples.edge_cases import probing_samples
 from onnx_release.samples.generate import Arrays, Sample, batch_names, make_samples
-from onnx_release.strategies import ModelContract
 from onnx_release.trained.load import Trained
 from onnx_release.trained.mapped_weights import dropping_pages
 

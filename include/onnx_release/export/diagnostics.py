@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from onnx_release.errors import Refused
-from onnx_release.export import ExportResult
+from onnx_release.export.fallback import ExportResult
+from onnx_release.export.strategies import DYNAMO
 from onnx_release.records import Finding
-from onnx_release.strategies import DYNAMO
 from onnx_release.trained.load import Trained
 from onnx_release.trained.mlflow_model import TrainedPackage
 

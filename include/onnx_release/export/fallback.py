@@ -16,10 +16,10 @@ from torch.utils import _pytree as pytree
 
 from onnx_release import limits
 from onnx_release.errors import Refused
-from onnx_release.graph_mode import TrainMode, training_nodes
+from onnx_release.export.strategies import Conversion, ModelContract, strategies_for
+from onnx_release.export.train_mode import TrainMode, training_nodes
 from onnx_release.records import ExportAttempt, TensorSpec
 from onnx_release.samples.generate import batch_axis
-from onnx_release.strategies import Conversion, ModelContract, strategies_for
 from onnx_release.trained.load import Trained
 from onnx_release.trained.mapped_weights import pages_of
 

@@ -17,8 +17,9 @@ import onnx_ir as ir
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_release import decomposing, limits
+from onnx_release import limits
 from onnx_release.errors import Refused
+from onnx_release.export import torch_patches
 from onnx_release.records import TensorSpec
 from onnx_release.samples.generate import Arrays
 from onnx_release.trained.call_model import FlatModule, arguments_for, name_outputs
@@ -192,7 +193,7 @@ def _dynamo(
 
     with quiet_exporter(), _loops_not_forgotten(), _garbage_left(), torch.no_grad():
         try:
-            with decomposing.where_needed() as shortcut:
+            with torch_patches.where_needed() as shortcut:
                 program = export()
         except Exception:
             if not shortcut.taken:

@@ -10,17 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from onnx_release import doctor
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
-from onnx_release.export import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
+from onnx_release.export import diagnostics
+from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
+from onnx_release.export.strategies import ModelContract
+from onnx_release.export.verify import Probe
 from onnx_release.limits import EXPORT_BATCH_SIZE, EXTERNAL_DATA_FILE, VARYING_DIMENSION_SIZE
-from onnx_release.probe import Probe
 from onnx_release.records import FileDigest, Finding, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.runners.pytorch import TorchOptions
 from onnx_release.samples.generate import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes
-from onnx_release.strategies import ModelContract
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import Trained, load_trained
 from onnx_release.trained.mlflow_model import PackageSpec, TrainedPackage, read_trained, write_package
@@ -120,7 +120,7 @@ def _export_example(package: TrainedPackage) -> Arrays:
 
 
 def _findings(package: TrainedPackage, model: Trained, result: ExportResult) -> list[Finding]:
-    return [*doctor.of_source(package, model), *doctor.of_export(result)]
+    return [*diagnostics.of_source(package, model), *diagnostics.of_export(result)]
 
 
 def _providers(result: ExportResult) -> tuple[str, ...]:
