@@ -35,7 +35,7 @@ SPANS = {
         "onnx_release.export.verify:Probe.__call__": "run it in ONNX Runtime in another process, and hash it meanwhile",
     },
     "check": {
-        "onnx_release.check:verify_folder": "hold the folder against its record",
+        "onnx_release.check.static_checks:verify_folder": "hold the folder against its record",
         "onnx.checker:check_model": "onnx.checker, by path",
         "onnx.shape_inference:infer_shapes": "shape inference, strict",
     },
@@ -54,8 +54,8 @@ SPANS = {
     },
     "fetch_back": {
         "airflow_onnx.objects:fetch": "download the objects into a fresh folder",
-        "onnx_release.smoke:require_bytes": "hash every byte",
-        "onnx_release.smoke:smoke_test": "run it in ONNX Runtime",
+        "onnx_release.check.smoke_test:require_bytes": "hash every byte",
+        "onnx_release.check.smoke_test:smoke_test": "run it in ONNX Runtime",
     },
 }
 

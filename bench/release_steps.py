@@ -83,7 +83,7 @@ def _load(case: Case) -> None:
 
 
 def _check(case: Case) -> None:
-    from onnx_release.check import CheckOptions, check_artifact
+    from onnx_release.check.static_checks import CheckOptions, check_artifact
 
     marked = Marked()
     with marked.work():

@@ -85,7 +85,7 @@ def _options(asked: argparse.Namespace) -> ExportStepOptions:
 
 
 def _tested(trained: Path, folder: Path, artifact: OnnxArtifact, options: ExportStepOptions) -> Iterator[Finding]:
-    from onnx_release.check import CheckOptions, check_artifact
+    from onnx_release.check.static_checks import CheckOptions, check_artifact
     from onnx_release.child import compare_artifact
     from onnx_release.subject import JudgeOptions
 

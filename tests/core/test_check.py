@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256
-from onnx_release.check import CheckOptions, check_artifact
+from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.records import CheckReport, OnnxArtifact, TensorSpec
 from tests.core.conftest import Exported

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_release.check import CheckOptions, check_artifact
+from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.errors import Refused
 from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.judge import compare_artifact

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from onnx_release import limits
-from onnx_release.check import malformed
+from onnx_release.check.static_checks import malformed
 from onnx_release.comparing import run
 from onnx_release.errors import Refused
 from onnx_release.export.fallback import ExportResult

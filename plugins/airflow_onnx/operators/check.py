@@ -31,7 +31,7 @@ class CheckOperator(ReleaseOperator):
 
     def release(self, context: Context) -> CheckReport:
         """Check, keep the report, raise last."""
-        from onnx_release.check import CheckOptions, check_artifact
+        from onnx_release.check.static_checks import CheckOptions, check_artifact
 
         artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
         domains = tuple(str(domain) for domain in rendered.value(self.allowed_domains) or ())

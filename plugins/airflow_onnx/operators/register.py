@@ -55,8 +55,8 @@ class RegisterOperator(ReleaseOperator):
 
     def _fetched_back(self, artifact: OnnxArtifact, uploaded: S3Object) -> ReleaseReport:
 
+        from onnx_release.check.smoke_test import smoke_test
         from onnx_release.report import read_report
-        from onnx_release.smoke import smoke_test
 
         source = objects.folder_at(self.s3_conn_id, uploaded.uri, moved=self.moved)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
