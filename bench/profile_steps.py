@@ -43,9 +43,9 @@ SPANS = {
         "onnx_release.judge:compare_artifact": "samples, verdict and all that is not below",
         "onnx_release.subject:require_bytes": "hold the folder against its record",
         "onnx_release.subject:load_trained": "map the weights, look for NaN and infinity",
-        "onnx_release.comparing:Comparison.run_reference": "run PyTorch on every sample",
+        "onnx_release.parity.compare_model:Comparison.run_reference": "run PyTorch on every sample",
         "onnx_release.subject:Subject.candidate": "open the session of ONNX Runtime",
-        "onnx_release.comparing:Comparison.run_candidate": "run ONNX Runtime on every sample, and compare",
+        "onnx_release.parity.compare_model:Comparison.run_candidate": "run ONNX Runtime on every sample, and compare",
     },
     "upload": {
         "airflow_onnx.objects:require_bucket": "make the client, look for the bucket",

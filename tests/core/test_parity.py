@@ -8,7 +8,7 @@ import pytest
 
 from onnx_release.errors import Refused
 from onnx_release.limits import ParityLimits
-from onnx_release.parity import compare_outputs, judge_parity, limits_of, require_limits, scales_of
+from onnx_release.parity.compare_outputs import compare_outputs, judge_parity, limits_of, require_limits, scales_of
 from onnx_release.records import OutputParity, TensorSpec
 from onnx_release.samples.generate import Sample
 from tests.core import records

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_release import reproduction
 from onnx_release.limits import ParityLimits
-from onnx_release.parity import compare_outputs
+from onnx_release.parity import reproduction
+from onnx_release.parity.compare_outputs import compare_outputs
+from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
 from onnx_release.records import Divergence
-from onnx_release.reproduction import ReproductionCase, write_reproduction
 from onnx_release.samples.generate import Arrays, Sample
 
 HOSTILE_INPUT, HOSTILE_OUTPUT = "../../x'\"; raise SystemExit(0)\n{sample}", "/etc/`y`\n# {where} <b>"

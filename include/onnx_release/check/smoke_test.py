@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnx_release.artifact.digests import require_bytes
-from onnx_release.comparing import not_finite, run
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
+from onnx_release.parity.compare_model import not_finite, run
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.samples.generate import Arrays, Sample, make_samples

@@ -13,12 +13,12 @@ from typing import Self
 
 from onnx_release import limits
 from onnx_release.check.static_checks import malformed
-from onnx_release.comparing import run
 from onnx_release.errors import Refused
 from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import ModelContract
 from onnx_release.limits import ParityLimits
-from onnx_release.parity import compare_outputs, scales_of
+from onnx_release.parity.compare_model import run
+from onnx_release.parity.compare_outputs import compare_outputs, scales_of
 from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime_process import Apart
 from onnx_release.runners.pytorch import TorchOptions, TorchRunner

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from onnx_release.comparing import Comparison
 from onnx_release.limits import ParityLimits
+from onnx_release.parity.compare_model import Comparison
 from onnx_release.records import OnnxArtifact, ParityReport
 from onnx_release.report import worst_per_output
 from onnx_release.runners import Runner

@@ -11,7 +11,7 @@ from onnx_release.artifact.digests import Digests, describe_folder, folder_sha25
 from onnx_release.budget import require_sane
 from onnx_release.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
-from onnx_release.parity import require_limits
+from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.records import OnnxArtifact, TuneReport
 from onnx_release.samples.generate import Sample
 from onnx_release.subject import Subject

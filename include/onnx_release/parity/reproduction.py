@@ -16,7 +16,7 @@ import numpy as np
 
 from onnx_release.artifact.digests import fresh_folder
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, REPRODUCTION_MODEL_MAX_BYTES, ParityLimits
-from onnx_release.parity import OutputLimits, limits_of, scales_of
+from onnx_release.parity.compare_outputs import OutputLimits, limits_of, scales_of
 from onnx_release.records import Divergence
 from onnx_release.samples.generate import Arrays, Sample
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_release.errors import Refused
 from onnx_release.limits import ParityLimits
-from onnx_release.parity import compare_outputs, judge_parity, scales_of
+from onnx_release.parity.compare_outputs import compare_outputs, judge_parity, scales_of
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport
 from onnx_release.runners import Runner
 from onnx_release.samples.edge_cases import varying_dimensions

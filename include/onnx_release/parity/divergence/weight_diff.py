@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_release.blame.graph import ExportedGraph, Node
+from onnx_release.parity.divergence.subgraph import ExportedGraph, Node
 
 Array = npt.NDArray[Any]
 

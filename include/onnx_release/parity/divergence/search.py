@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_release.blame.distance import GRAPH_ERROR_MAX, NODE_ERROR_MAX, Distance, distance
-from onnx_release.blame.graph import ExportedGraph, Node
-from onnx_release.blame.reference import Module, ProgramReference
-from onnx_release.blame.runtime import Piece
-from onnx_release.blame.weights import altered_weights
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
+from onnx_release.parity.divergence.node_error import GRAPH_ERROR_MAX, NODE_ERROR_MAX, Distance, distance
+from onnx_release.parity.divergence.onnx_values import Piece
+from onnx_release.parity.divergence.pytorch_values import Module, ProgramReference
+from onnx_release.parity.divergence.subgraph import ExportedGraph, Node
+from onnx_release.parity.divergence.weight_diff import altered_weights
 from onnx_release.records import Divergence
 from onnx_release.samples.generate import Arrays, Sample
 

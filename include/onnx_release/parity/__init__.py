@@ -1,0 +1,1 @@
+"""Comparison of PyTorch's and ONNX Runtime's outputs."""
