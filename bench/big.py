@@ -12,7 +12,7 @@ from bench.results import Result, say
 from bench.setting import Setting
 from bench.sides import Step, highest_of, run_step
 from bench.watch.stacks import embedded_stack
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 from stack.airflow_api import AirflowApi
 from stack.release import Release
 from stack.setup import client_environment

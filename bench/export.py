@@ -11,7 +11,7 @@ from bench.models import LARGE
 from bench.results import Result, say
 from bench.setting import Setting
 from bench.sides import Side, Step, Taken, by_turns, in_detail, peak, ratio, run_step
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 
 WALL_GOAL, PEAK_GOAL = 0.75, 0.35
 

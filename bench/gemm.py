@@ -11,7 +11,7 @@ from bench.release_steps import ARTIFACT
 from bench.results import Result, say
 from bench.setting import Setting
 from bench.sides import Step, run_step
-from onnx_release.host import describe_host, usable_cpus
+from onnx_release.latency.host import describe_host, usable_cpus
 from onnx_release.limits import MODEL_FILE
 
 GOAL = 0.85

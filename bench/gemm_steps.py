@@ -24,7 +24,7 @@ import torch
 from bench.gemm_shapes import Gemm, Products, products_of
 from bench.marking import Marked
 from bench.models import contract
-from onnx_release.host import usable_cpus
+from onnx_release.latency.host import usable_cpus
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.samples.generate import make_samples
 

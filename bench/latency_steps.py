@@ -18,8 +18,8 @@ import torch
 
 from bench.marking import Marked
 from bench.models import OUTPUT_NAMES, contract, make
-from onnx_release.host import usable_cpus
-from onnx_release.latency import Sides, measure
+from onnx_release.latency.host import usable_cpus
+from onnx_release.latency.measure import Sides, measure
 from onnx_release.limits import MeasurePlan
 from onnx_release.records import BatchLatency
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner

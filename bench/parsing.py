@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from bench.results import Result
 from bench.setting import Setting
 from bench.sides import Side, Step, Taken, by_turns
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 from stack.layout import REPO
 
 GOAL_S = 0.5

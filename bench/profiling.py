@@ -10,7 +10,7 @@ from bench.results import Result, say
 from bench.setting import Setting
 from bench.sides import Step, run_step
 from bench.store import store
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 
 
 def measure(setting: Setting) -> Iterator[Result]:

@@ -13,7 +13,7 @@ from bench.results import Result
 from bench.setting import Setting
 from bench.sides import Side, Step, Taken, by_turns, highest_of, in_detail, peak, ratio, taken_by
 from bench.store import clean, store
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 
 PEAK_GOAL, HAND_GOAL, ORIGINAL_GOAL, ORIGINAL_PEAK_GOAL, OVERHEAD_GOAL = 2.2, 0.8, 0.9, 0.6, 1.01
 _JUDGING = ("export", "check", "compare")

@@ -18,7 +18,7 @@ from bench.release_steps import ARTIFACT
 from bench.results import NotMeasured, Result, say
 from bench.setting import Setting
 from bench.sides import Step, run_step
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 from onnx_release.limits import MODEL_FILE
 
 GOALS = {1: 1.5, 8: 1.1, 32: 1.0}

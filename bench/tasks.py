@@ -16,7 +16,7 @@ from bench.sides import Step, run_step
 from bench.watch.latency import Scene
 from bench.watch.stacks import QUICK, embedded_stack
 from bench.watch.trainings import train_runs
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 from stack.airflow_api import AirflowApi
 from stack.context import Context
 from stack.errors import StackError

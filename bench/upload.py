@@ -9,7 +9,7 @@ from bench.results import Result
 from bench.setting import Setting
 from bench.sides import Side, Step, by_turns, in_detail, ratio
 from bench.store import clean, store
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 
 GOAL = 1.3
 

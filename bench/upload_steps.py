@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from bench.marking import Marked
 from bench.release_steps import ARTIFACT, Case
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 from onnx_release.records import (
     BatchLatency,
     BenchmarkReport,

@@ -13,7 +13,7 @@ from airflow_onnx.moved import CACHED, COPIED, TRANSFERS, Moved
 from bench.results import Result
 from bench.scale.counters import Counts, of_each, on_line
 from bench.watch.stacks import QUICK
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 
 WORKERS = (1, 2, 4)
 # What large models move is counted with so many: of a small one the files beside the weights are the larger part.

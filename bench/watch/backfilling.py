@@ -22,7 +22,7 @@ from bench.watch import airflow_runs
 from bench.watch.airflow_runs import AirflowRuns
 from bench.watch.stacks import QUICK, embedded_stack
 from bench.watch.trainings import train_runs
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 from onnx_release.limits import MODEL_NAME
 from stack import airflow, children, lifecycle, processes
 from stack.console import make_error_console

@@ -19,7 +19,7 @@ from bench.watch import airflow_runs
 from bench.watch.airflow_runs import AirflowRuns
 from bench.watch.stacks import QUICK, embedded_stack
 from bench.watch.trainings import train_runs
-from onnx_release.host import describe_host
+from onnx_release.latency.host import describe_host
 from onnx_release.limits import WATCH_CRON, WATCH_POLL_S
 from stack.context import Context
 

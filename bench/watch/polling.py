@@ -16,7 +16,7 @@ from bench.results import Result, say
 from bench.setting import Setting
 from bench.watch.stacks import environment, mlflow_servers
 from bench.watch.stores import SPAN_H, Store
-from onnx_release.stats import Interval, ratio_of_medians
+from onnx_release.latency.statistics import Interval, ratio_of_medians
 
 GOAL = 1.5
 FEW, MANY = 100, 10_000

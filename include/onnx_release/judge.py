@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnx_release.budget import Conditions, judge_latency, require_sane
 from onnx_release.errors import Refused
 from onnx_release.export.export_model import contract_of
 from onnx_release.export.fallback import retrace
-from onnx_release.host import describe_host
-from onnx_release.host_lock import HostLock
-from onnx_release.latency import Sides, measure_all
+from onnx_release.latency.evaluate import Conditions, judge_latency, require_sane
+from onnx_release.latency.host import describe_host
+from onnx_release.latency.host_lock import HostLock
+from onnx_release.latency.measure import Sides, measure_all
 from onnx_release.parity.compare_model import Comparison, FailedCase
 from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.parity.divergence.search import find_divergence

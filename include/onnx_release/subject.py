@@ -9,8 +9,8 @@ from typing import Any
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.errors import Refused
-from onnx_release.host import usable_cpus
-from onnx_release.host_lock import LockOptions
+from onnx_release.latency.host import usable_cpus
+from onnx_release.latency.host_lock import LockOptions
 from onnx_release.limits import (
     BATCH_SIZES,
     DTYPE_LIMITS,

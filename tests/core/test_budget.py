@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from onnx_release.budget import Conditions, judge_latency, require_sane
 from onnx_release.errors import Refused
-from onnx_release.host import CpuWait, _cgroup_quota, describe_host, usable_cpus
+from onnx_release.latency.evaluate import Conditions, judge_latency, require_sane
+from onnx_release.latency.host import CpuWait, _cgroup_quota, describe_host, usable_cpus
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import BatchLatency, LatencyReport
 from tests.core import records

@@ -21,7 +21,7 @@ from onnx_release import child
 from onnx_release.child import export_trained
 from onnx_release.errors import Refused, Transient
 from onnx_release.export.export_model import ExportStepOptions
-from onnx_release.host_lock import HostLock, LockOptions
+from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact
 from onnx_release.subject import JudgeOptions

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from onnx_release.errors import Refused
-from onnx_release.latency import Block, Round, Sides, is_quiet, measure, measure_all, summarise
+from onnx_release.latency.measure import Block, Round, Sides, is_quiet, measure, measure_all, summarise
 from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MeasurePlan
 from onnx_release.records import BatchLatency
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
@@ -35,7 +35,7 @@ class Unknown:
 
 @pytest.fixture(autouse=True)
 def _every_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_release.latency.CpuWait", Unknown)
+    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", Unknown)
 
 
 class Sleeper:
@@ -220,7 +220,7 @@ class Stolen:
 
 
 def test_disturbed_rounds_are_left_out_of_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_release.latency.CpuWait", Stolen)
+    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", Stolen)
     monkeypatch.setattr(Stolen, "made", -QUICK.warmup_rounds)
     # A block is two calls, and the first round is the warm-up: odd rounds take long on PyTorch's side.
     sides, _, _ = _sleepers([0.02, 0.02, 0.2, 0.2], [0.02])
@@ -234,7 +234,7 @@ def test_disturbed_rounds_are_left_out_of_both_sides(monkeypatch: pytest.MonkeyP
 
 
 def test_too_few_undisturbed_rounds_leave_all_of_them_and_the_share_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_release.latency.CpuWait", Stolen)
+    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", Stolen)
     monkeypatch.setattr(Stolen, "share", lambda _: 0.5)
     sides, _, _ = _sleepers([0.02], [0.02])
     result = measure(sides, SAMPLE, dataclasses.replace(QUICK, measure_max_s=0.8))

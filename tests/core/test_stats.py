@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from onnx_release.latency.statistics import Interval, Times, _student, _weighted_medians, ratio_of_medians
 from onnx_release.limits import PROCESS_SPREAD
-from onnx_release.stats import Interval, Times, _student, _weighted_medians, ratio_of_medians
 
 
 def _times(seed: int, rounds: int, calls: int, median: float, noise: float = 0.1) -> Times:

@@ -10,7 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from onnx_release.host_lock import HostLock, LockOptions
+from onnx_release.latency.host_lock import HostLock, LockOptions
 
 from .conftest import Services
 from .releasing import (

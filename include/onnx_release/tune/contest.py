@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnx_release.host_lock import HostLock
-from onnx_release.latency import Block, Turn, calls_per_block, is_quiet, run_turn, summarise
+from onnx_release.latency.host_lock import HostLock
+from onnx_release.latency.measure import Block, Turn, calls_per_block, is_quiet, run_turn, summarise
+from onnx_release.latency.statistics import Interval, ratio_of_medians
 from onnx_release.limits import HEAT_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples.generate import Sample
-from onnx_release.stats import Interval, ratio_of_medians
 
 # How often a contest looks whether it is decided; each look is another chance to be taken in by luck.
 _LOOKS = 4

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnx_release.errors import Refused
-from onnx_release.host_lock import HostLock
+from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import HEAT_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
 from onnx_release.records import TuneCandidate
 from onnx_release.runners import Runner

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
-from onnx_release.budget import require_sane
-from onnx_release.host_lock import HostLock
+from onnx_release.latency.evaluate import require_sane
+from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.records import OnnxArtifact, TuneReport

@@ -88,7 +88,7 @@ class JudgingOperator(ReleaseOperator):
 
     def judge_options(self, scratch: Path, source: Source) -> JudgeOptions:
         """Read the parameters, and fetch what they name into `scratch`."""
-        from onnx_release.host_lock import LockOptions
+        from onnx_release.latency.host_lock import LockOptions
         from onnx_release.subject import JudgeOptions
 
         return JudgeOptions(

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime
 
 from onnx_release.errors import Refused
-from onnx_release.host import usable_cpus
+from onnx_release.latency.host import usable_cpus
 from onnx_release.samples.generate import Arrays
 
 _SILENT = 4

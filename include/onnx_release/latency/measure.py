@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_release.errors import Refused
-from onnx_release.host import CpuWait
+from onnx_release.latency.host import CpuWait
+from onnx_release.latency.statistics import Interval, RatioOfMedians, Times, ratio_of_medians
 from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MEASURE_BLOCK_S, PROCESS_SPREAD, MeasurePlan
 from onnx_release.records import BatchLatency, SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples.generate import Arrays, Sample
-from onnx_release.stats import Interval, RatioOfMedians, Times, ratio_of_medians
 
 # Looks at the interval before the time is up: each is another chance to stop on a lucky one, so each asks for more.
 _LOOKS_MAX = 5
