@@ -40,11 +40,11 @@ SPANS = {
         "onnx.shape_inference:infer_shapes": "shape inference, strict",
     },
     "compare": {
-        "onnx_release.judge:compare_artifact": "samples, verdict and all that is not below",
-        "onnx_release.subject:require_bytes": "hold the folder against its record",
-        "onnx_release.subject:load_trained": "map the weights, look for NaN and infinity",
+        "onnx_release.benchmark.benchmark_model:compare_artifact": "samples, verdict and all that is not below",
+        "onnx_release.benchmark.setup:require_bytes": "hold the folder against its record",
+        "onnx_release.benchmark.setup:load_trained": "map the weights, look for NaN and infinity",
         "onnx_release.parity.compare_model:Comparison.run_reference": "run PyTorch on every sample",
-        "onnx_release.subject:Subject.candidate": "open the session of ONNX Runtime",
+        "onnx_release.benchmark.setup:Subject.candidate": "open the session of ONNX Runtime",
         "onnx_release.parity.compare_model:Comparison.run_candidate": "run ONNX Runtime on every sample, and compare",
     },
     "upload": {

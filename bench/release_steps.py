@@ -94,8 +94,8 @@ def _check(case: Case) -> None:
 
 def _compare(case: Case) -> None:
     from examples import localization  # noqa: F401 - as above
-    from onnx_release.judge import compare_artifact
-    from onnx_release.subject import JudgeOptions
+    from onnx_release.benchmark.benchmark_model import compare_artifact
+    from onnx_release.benchmark.setup import JudgeOptions
 
     marked = Marked()
     sizes = BATCH_SIZES_OF_HUGE if case.size == "huge" else BATCH_SIZES

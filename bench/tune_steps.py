@@ -12,8 +12,8 @@ from pathlib import Path
 from bench.marking import Marked
 from bench.models import EVALUATION
 from bench.release_steps import Case
+from onnx_release.benchmark.setup import JudgeOptions
 from onnx_release.limits import RUNTIME_DOMAIN
-from onnx_release.subject import JudgeOptions
 from onnx_release.tune.options import TuneOptions
 from onnx_release.tune.tuning import tune_artifact
 

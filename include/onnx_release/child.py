@@ -24,8 +24,8 @@ from onnx_release.records.base import Record
 from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
 
 if TYPE_CHECKING:
+    from onnx_release.benchmark.setup import JudgeOptions
     from onnx_release.export.export_model import ExportStepOptions
-    from onnx_release.subject import JudgeOptions
     from onnx_release.tune.options import TuneOptions
 
 R = TypeVar("R", bound=Record)
@@ -46,21 +46,21 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
 
 
 def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> BenchmarkReport:
-    """Judge as `judge.judge_artifact` does, in a child process when the run's own code is to run."""
+    """Judge as `benchmark_model.judge_artifact` does, in a child process when the run's own code is to run."""
     if runs_code(trained, allow_pickle=options.allow_pickle):
         return _in_child(BenchmarkReport, "judge", **_case(trained, folder, artifact, options))
-    from onnx_release import judge
+    from onnx_release.benchmark import benchmark_model
 
-    return judge.judge_artifact(trained, folder, artifact, options)
+    return benchmark_model.judge_artifact(trained, folder, artifact, options)
 
 
 def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> ParityReport:
-    """Compare as `judge.compare_artifact` does, in a child process when the run's own code is to run."""
+    """Compare as `benchmark_model.compare_artifact` does, in a child process when the run's own code is to run."""
     if runs_code(trained, allow_pickle=options.allow_pickle):
         return _in_child(ParityReport, "compare", **_case(trained, folder, artifact, options))
-    from onnx_release import judge
+    from onnx_release.benchmark import benchmark_model
 
-    return judge.compare_artifact(trained, folder, artifact, options)
+    return benchmark_model.compare_artifact(trained, folder, artifact, options)
 
 
 def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path, options: TuneOptions) -> OnnxArtifact:
@@ -149,15 +149,15 @@ def _export(request: dict[str, Any]) -> Record:
 
 
 def _judge(request: dict[str, Any]) -> Record:
-    from onnx_release import judge
+    from onnx_release.benchmark import benchmark_model
 
-    return judge.judge_artifact(*_read_case(request))
+    return benchmark_model.judge_artifact(*_read_case(request))
 
 
 def _compare(request: dict[str, Any]) -> Record:
-    from onnx_release import judge
+    from onnx_release.benchmark import benchmark_model
 
-    return judge.compare_artifact(*_read_case(request))
+    return benchmark_model.compare_artifact(*_read_case(request))
 
 
 def _tune(request: dict[str, Any]) -> Record:
@@ -169,7 +169,7 @@ def _tune(request: dict[str, Any]) -> Record:
 
 
 def _read_case(request: dict[str, Any]) -> tuple[Path, Path, OnnxArtifact, JudgeOptions]:
-    from onnx_release.subject import JudgeOptions
+    from onnx_release.benchmark.setup import JudgeOptions
 
     artifact = OnnxArtifact.from_dict(request["artifact"])
     options = JudgeOptions.from_dict(request["options"])

@@ -85,9 +85,9 @@ def _options(asked: argparse.Namespace) -> ExportStepOptions:
 
 
 def _tested(trained: Path, folder: Path, artifact: OnnxArtifact, options: ExportStepOptions) -> Iterator[Finding]:
+    from onnx_release.benchmark.setup import JudgeOptions
     from onnx_release.check.static_checks import CheckOptions, check_artifact
     from onnx_release.child import compare_artifact
-    from onnx_release.subject import JudgeOptions
 
     yield from (f for f in check_artifact(folder, artifact, CheckOptions()).findings if f.severity != "info")
     judged = JudgeOptions(allow_pickle=options.allow_pickle, factory=options.factory, input_spec=options.input_spec)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from onnx_release import child
+from onnx_release.benchmark.setup import JudgeOptions
 from onnx_release.child import compare_artifact, export_trained, runs_code
 from onnx_release.errors import Refused, Transient
 from onnx_release.export.export_model import ExportStepOptions
-from onnx_release.subject import JudgeOptions
 from tests.core.models import TwoHeads, save
 
 PICKLED: dict[str, Any] = {"serialization_format": "pickle"}

@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 
 from onnx_release import child
+from onnx_release.benchmark.setup import JudgeOptions
 from onnx_release.child import export_trained
 from onnx_release.errors import Refused, Transient
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact
-from onnx_release.subject import JudgeOptions
 from onnx_release.tune.options import TuneOptions
 from onnx_release.tune.search import Clock
 

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnx_release.benchmark.setup import JudgeOptions, Subject
 from onnx_release.errors import Refused
 from onnx_release.latency.statistics import Interval
 from onnx_release.limits import MODEL_FILE, ParityLimits
 from onnx_release.records import OnnxArtifact, SideLatency, TensorSpec
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.samples.generate import Sample
-from onnx_release.subject import JudgeOptions, Subject
 from onnx_release.tune.candidates import PLAIN
 from onnx_release.tune.contest import Contest, Timing, outrun, winner
 from onnx_release.tune.evaluation import Evaluation, Metric, read_evaluation

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onnx_release.benchmark.setup import JudgeOptions
 from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact
-from onnx_release.subject import JudgeOptions
 from tests.core.models import save, signature
 
 WIDTH = 64

@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx_release.benchmark.benchmark_model import compare_artifact
+from onnx_release.benchmark.setup import JudgeOptions
 from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.errors import Refused
 from onnx_release.export.export_model import ExportStepOptions, export_trained
-from onnx_release.judge import compare_artifact
 from onnx_release.records import OnnxArtifact
-from onnx_release.subject import JudgeOptions
 from onnx_release.trained.model_factory import FactoryOptions
 from tests.zoo.building import build
 from tests.zoo.entry import Entry, Exported, RefusedFor

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy.typing as npt
 
+from onnx_release.benchmark.setup import Subject
 from onnx_release.export import export_model
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.limits import CALIBRATION_SAMPLE_ROWS
 from onnx_release.samples.generate import Arrays, Sample, batch_axis
-from onnx_release.subject import Subject
 from onnx_release.tune import quantise
 from onnx_release.tune.candidates import Candidate, Kind
 from onnx_release.tune.graphs import GraphFacts, fold_scales

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from onnx_release.benchmark.setup import JudgeOptions, require_precisions
 from onnx_release.errors import Refused
 from onnx_release.limits import METRIC_LOSS_MAX, TUNE_MAX_S
 from onnx_release.records import Precision
 from onnx_release.records.base import Record
-from onnx_release.subject import JudgeOptions, require_precisions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
+from onnx_release.benchmark.setup import Subject
 from onnx_release.latency.evaluate import require_sane
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.records import OnnxArtifact, TuneReport
 from onnx_release.samples.generate import Sample
-from onnx_release.subject import Subject
 from onnx_release.trained.mlflow_model import PackageSpec, read_example, write_package
 from onnx_release.tune.build import Workshop, calibration_samples
 from onnx_release.tune.candidates import PLAIN, plan

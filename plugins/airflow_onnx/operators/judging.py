@@ -17,7 +17,7 @@ from onnx_release.records.base import Record
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from onnx_release.subject import JudgeOptions
+    from onnx_release.benchmark.setup import JudgeOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +88,8 @@ class JudgingOperator(ReleaseOperator):
 
     def judge_options(self, scratch: Path, source: Source) -> JudgeOptions:
         """Read the parameters, and fetch what they name into `scratch`."""
+        from onnx_release.benchmark.setup import JudgeOptions
         from onnx_release.latency.host_lock import LockOptions
-        from onnx_release.subject import JudgeOptions
 
         return JudgeOptions(
             batch_sizes=rendered.integers(self.batch_sizes, "batch_sizes", 1, limits.BATCH_SIZE_MAX),

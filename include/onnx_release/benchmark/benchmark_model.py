@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from onnx_release.benchmark.setup import JudgeOptions, Subject
 from onnx_release.errors import Refused
 from onnx_release.export.export_model import contract_of
 from onnx_release.export.fallback import retrace
@@ -21,7 +22,6 @@ from onnx_release.parity.reproduction import ReproductionCase, write_reproductio
 from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
 from onnx_release.runners.onnxruntime import OrtRunner
 from onnx_release.samples.generate import Sample
-from onnx_release.subject import JudgeOptions, Subject
 from onnx_release.trained.mapped_weights import pages_dropped_after
 
 _log = logging.getLogger(__name__)
