@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_release.tune.evaluation import TARGET
+from onnx_release.tuning.task_metrics import TARGET
 
 if TYPE_CHECKING:
     from examples.localization import LocalizationNet

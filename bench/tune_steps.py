@@ -14,8 +14,8 @@ from bench.models import EVALUATION
 from bench.release_steps import Case
 from onnx_release.benchmark.setup import JudgeOptions
 from onnx_release.limits import RUNTIME_DOMAIN
-from onnx_release.tune.options import TuneOptions
-from onnx_release.tune.tuning import tune_artifact
+from onnx_release.tuning.options import TuneOptions
+from onnx_release.tuning.tune_model import tune_artifact
 
 
 def _main(size: str, trained: str, folder: str, out: str, max_s: str) -> None:

@@ -26,7 +26,7 @@ from onnx_release.runners.child_process import clean_environment, end_with_paren
 if TYPE_CHECKING:
     from onnx_release.benchmark.setup import JudgeOptions
     from onnx_release.export.export_model import ExportStepOptions
-    from onnx_release.tune.options import TuneOptions
+    from onnx_release.tuning.options import TuneOptions
 
 R = TypeVar("R", bound=Record)
 
@@ -68,7 +68,7 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
     if runs_code(trained, allow_pickle=options.judge.allow_pickle):
         case = _case(trained, folder, artifact, options)
         return _in_child(OnnxArtifact, "tune", out=str(out.resolve()), **case)
-    from onnx_release.tune.tuning import tune_artifact as tune
+    from onnx_release.tuning.tune_model import tune_artifact as tune
 
     return tune(trained, folder, artifact, out, options)
 
@@ -161,8 +161,8 @@ def _compare(request: dict[str, Any]) -> Record:
 
 
 def _tune(request: dict[str, Any]) -> Record:
-    from onnx_release.tune.options import TuneOptions
-    from onnx_release.tune.tuning import tune_artifact as tune
+    from onnx_release.tuning.options import TuneOptions
+    from onnx_release.tuning.tune_model import tune_artifact as tune
 
     artifact, options = OnnxArtifact.from_dict(request["artifact"]), TuneOptions.from_dict(request["options"])
     return tune(Path(request["trained"]), Path(request["folder"]), artifact, Path(request["out"]), options)

@@ -25,8 +25,8 @@ from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact
-from onnx_release.tune.options import TuneOptions
-from onnx_release.tune.search import Clock
+from onnx_release.tuning.options import TuneOptions
+from onnx_release.tuning.search import Clock
 
 # Takes the lock as often as told and writes down when it had it; without a number of times it keeps the lock.
 HOLDER = """

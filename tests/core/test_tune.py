@@ -22,10 +22,10 @@ from onnx_release.records import OnnxArtifact, Precision, TuneCandidate
 from onnx_release.report import build_report, metrics, summary_markdown
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.trained.mlflow_model import PackageSpec, write_package
-from onnx_release.tune.candidates import Candidate, LeftOut, plan
-from onnx_release.tune.graphs import GraphFacts
-from onnx_release.tune.memory import available_bytes
-from onnx_release.tune.options import TuneOptions
+from onnx_release.tuning.candidates import Candidate, LeftOut, plan
+from onnx_release.tuning.graph_rewrites import GraphFacts
+from onnx_release.tuning.memory import available_bytes
+from onnx_release.tuning.options import TuneOptions
 from tests.core import records
 from tests.core.models import save, signature
 from tests.core.tuned_models import JUDGE, Scaled, export, rows

@@ -18,10 +18,10 @@ from onnx_release.limits import MODEL_FILE, ParityLimits
 from onnx_release.records import OnnxArtifact, SideLatency, TensorSpec
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.samples.generate import Sample
-from onnx_release.tune.candidates import PLAIN
-from onnx_release.tune.contest import Contest, Timing, outrun, winner
-from onnx_release.tune.evaluation import Evaluation, Metric, read_evaluation
-from onnx_release.tune.gate import Gate
+from onnx_release.tuning.acceptance import Gate
+from onnx_release.tuning.candidates import PLAIN
+from onnx_release.tuning.race import Contest, Timing, outrun, winner
+from onnx_release.tuning.task_metrics import Evaluation, Metric, read_evaluation
 from tests.core.tuned_models import JUDGE, QUICK, Scaled, export, rows
 
 INPUTS = (TensorSpec(name="x", dtype="float32", shape=("batch", 4, 64)),)

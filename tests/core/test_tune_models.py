@@ -18,8 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
-from onnx_release.tune.graphs import fold_scales, look_at
-from onnx_release.tune.quantise import Int8Options, quantise_blockwise, quantise_dynamic, quantise_static, to_float16
+from onnx_release.tuning.graph_rewrites import fold_scales, look_at
+from onnx_release.tuning.quantization import (
+    Int8Options,
+    quantise_blockwise,
+    quantise_dynamic,
+    quantise_static,
+    to_float16,
+)
 from tests.core.tuned_models import WIDTH, export, rows
 
 SAMPLES = [{"x": rows(8, seed)} for seed in (1, 2)]

@@ -17,7 +17,7 @@ from onnx_release.records import OnnxArtifact
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from onnx_release.tune.options import TuneOptions
+    from onnx_release.tuning.options import TuneOptions
 
 
 class TuneOperator(JudgingOperator):
@@ -115,7 +115,7 @@ class TuneOperator(JudgingOperator):
             return work.keep(staging.TUNED, tuned, out) if tuned.variant else tuned
 
     def _options(self, scratch: Path) -> TuneOptions:
-        from onnx_release.tune.options import TuneOptions
+        from onnx_release.tuning.options import TuneOptions
 
         source = self.told()
         where = source.evaluation_uri(self.evaluation_uri)

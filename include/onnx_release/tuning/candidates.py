@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 from onnx_release.limits import CONVOLUTION_SHARE_MIN, OPSET_MAX, PROTO_MAX_BYTES, RUNTIME_DOMAIN, TUNE_OPSETS
 from onnx_release.records import OnnxArtifact, Precision
-from onnx_release.tune.graphs import GraphFacts
-from onnx_release.tune.options import TuneOptions
+from onnx_release.tuning.graph_rewrites import GraphFacts
+from onnx_release.tuning.options import TuneOptions
 
 PLAIN = "float32"
 

@@ -16,12 +16,12 @@ from onnx_release.limits import HEAT_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
 from onnx_release.records import TuneCandidate
 from onnx_release.runners import Runner
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
-from onnx_release.tune.build import Workshop
-from onnx_release.tune.candidates import PLAIN, PLAIN_EXPORT, Candidate, LeftOut, with_threads
-from onnx_release.tune.contest import Contest, Timing, outrun, winner, words
-from onnx_release.tune.gate import Gate
-from onnx_release.tune.memory import available_bytes, session_bytes
-from onnx_release.tune.options import TuneOptions
+from onnx_release.tuning.acceptance import Gate
+from onnx_release.tuning.build import Workshop
+from onnx_release.tuning.candidates import PLAIN, PLAIN_EXPORT, Candidate, LeftOut, with_threads
+from onnx_release.tuning.memory import available_bytes, session_bytes
+from onnx_release.tuning.options import TuneOptions
+from onnx_release.tuning.race import Contest, Timing, outrun, winner, words
 
 PYTORCH = "PyTorch"
 # A final of less than this says nothing, and is held all the same, so that the report has figures.

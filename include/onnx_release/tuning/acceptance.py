@@ -11,7 +11,7 @@ from onnx_release.records import OnnxArtifact, ParityReport
 from onnx_release.report import worst_per_output
 from onnx_release.runners import Runner
 from onnx_release.samples.generate import Arrays, Sample
-from onnx_release.tune.evaluation import Evaluation
+from onnx_release.tuning.task_metrics import Evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from onnx_release.export import export_model
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.limits import CALIBRATION_SAMPLE_ROWS
 from onnx_release.samples.generate import Arrays, Sample, batch_axis
-from onnx_release.tune import quantise
-from onnx_release.tune.candidates import Candidate, Kind
-from onnx_release.tune.graphs import GraphFacts, fold_scales
+from onnx_release.tuning import quantization
+from onnx_release.tuning.candidates import Candidate, Kind
+from onnx_release.tuning.graph_rewrites import GraphFacts, fold_scales
 
 # What the tools take for a model, in bytes a second, on one slow core: enough to know what cannot end in time.
 _QUANTISE_BYTES_PER_S = 15e6
@@ -55,19 +55,19 @@ class Workshop:
             fold_scales(self.subject.folder, target)
             return target
         if candidate.kind == "float16":
-            quantise.to_float16(self._base(), target)
+            quantization.to_float16(self._base(), target)
             return target
-        options = quantise.Int8Options(
+        options = quantization.Int8Options(
             exclude=self.facts.heads if candidate.careful else (),
             whole_bytes=candidate.careful,
             convolutions=candidate.convolutions,
         )
         if candidate.kind == "int8-dynamic":
-            quantise.quantise_dynamic(self._base(), target, options)
+            quantization.quantise_dynamic(self._base(), target, options)
         elif candidate.kind == "int8-blockwise":
-            quantise.quantise_blockwise(self._base(), target, options)
+            quantization.quantise_blockwise(self._base(), target, options)
         else:
-            quantise.quantise_static(self._base(), target, options, self.calibration)
+            quantization.quantise_static(self._base(), target, options, self.calibration)
         return target
 
     def _exported(self, candidate: Candidate, target: Path) -> Path:

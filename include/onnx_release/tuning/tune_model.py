@@ -16,14 +16,14 @@ from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.records import OnnxArtifact, TuneReport
 from onnx_release.samples.generate import Sample
 from onnx_release.trained.mlflow_model import PackageSpec, read_example, write_package
-from onnx_release.tune.build import Workshop, calibration_samples
-from onnx_release.tune.candidates import PLAIN, plan
-from onnx_release.tune.contest import Contest
-from onnx_release.tune.evaluation import Evaluation, read_evaluation
-from onnx_release.tune.gate import Gate
-from onnx_release.tune.graphs import look_at, versions
-from onnx_release.tune.options import TuneOptions, require_tunable
-from onnx_release.tune.search import Clock, Entry, Search
+from onnx_release.tuning.acceptance import Gate
+from onnx_release.tuning.build import Workshop, calibration_samples
+from onnx_release.tuning.candidates import PLAIN, plan
+from onnx_release.tuning.graph_rewrites import look_at, versions
+from onnx_release.tuning.options import TuneOptions, require_tunable
+from onnx_release.tuning.race import Contest
+from onnx_release.tuning.search import Clock, Entry, Search
+from onnx_release.tuning.task_metrics import Evaluation, read_evaluation
 
 
 def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path, options: TuneOptions) -> OnnxArtifact:
