@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
-    from onnx_release.child import export_trained
     from onnx_release.export.diagnostics import of_refusal
+    from onnx_release.run_step import export_trained
 
     try:
         options = _options(asked)
@@ -87,7 +87,7 @@ def _options(asked: argparse.Namespace) -> ExportStepOptions:
 def _tested(trained: Path, folder: Path, artifact: OnnxArtifact, options: ExportStepOptions) -> Iterator[Finding]:
     from onnx_release.benchmark.setup import JudgeOptions
     from onnx_release.check.static_checks import CheckOptions, check_artifact
-    from onnx_release.child import compare_artifact
+    from onnx_release.run_step import compare_artifact
 
     yield from (f for f in check_artifact(folder, artifact, CheckOptions()).findings if f.severity != "info")
     judged = JudgeOptions(allow_pickle=options.allow_pickle, factory=options.factory, input_spec=options.input_spec)

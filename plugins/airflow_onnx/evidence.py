@@ -121,7 +121,7 @@ def _variant(report: ReleaseReport) -> str:
 
 
 def _keep(hook: MlflowHook, report: ReleaseReport) -> None:
-    from onnx_release.report import write_report
+    from onnx_release.report.release_report import write_report
 
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         kept = write_report(Path(folder), report).rename(Path(folder, _history_name(report)))
@@ -130,7 +130,7 @@ def _keep(hook: MlflowHook, report: ReleaseReport) -> None:
 
 
 def _put_on_top(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) -> None:
-    from onnx_release.report import metrics, summary_markdown, write_report
+    from onnx_release.report.release_report import metrics, summary_markdown, write_report
 
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         written, summary = write_report(Path(folder), report), Path(folder, "summary.md")
@@ -214,7 +214,7 @@ def _now() -> datetime:
 
 def accepted_report(context: Context, model_name: str, training: TrainedModel, judged: Judged) -> ReleaseReport:
     """Return the report of an artifact that every step accepted; anything else raises `Refused`."""
-    from onnx_release.report import build_report
+    from onnx_release.report.release_report import build_report
 
     require_accepted(judged.artifact, judged.check, judged.benchmark)
     # Where it was staged means nothing to a reader of the report.
@@ -230,7 +230,7 @@ def leave_refusal(
 
     :param parts: the records gathered so far, by the names that `ReleaseReport` gives them.
     """
-    from onnx_release.report import reasons
+    from onnx_release.report.release_report import reasons
 
     found = reasons(parts.get("check"), parts.get("benchmark")) or (str(error),)
     try:

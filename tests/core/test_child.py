@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from onnx_release import child
+from onnx_release import run_step
 from onnx_release.benchmark.setup import JudgeOptions
-from onnx_release.child import compare_artifact, export_trained, runs_code
 from onnx_release.errors import Refused, Transient
 from onnx_release.export.export_model import ExportStepOptions
+from onnx_release.run_step import compare_artifact, export_trained, runs_code
 from tests.core.models import TwoHeads, save
 
 PICKLED: dict[str, Any] = {"serialization_format": "pickle"}
@@ -113,7 +113,7 @@ def test_the_child_ends_when_the_task_is_killed() -> None:
         "time.sleep(1)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    env = os.environ | {"PYTHONPATH": str(Path(child.__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(run_step.__file__).parents[1])}
     # Reading to the end waits for the child as well, which holds the pipe open as long as it lives.
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=30, check=False

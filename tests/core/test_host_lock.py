@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from onnx_release import child
+from onnx_release import run_step
 from onnx_release.benchmark.setup import JudgeOptions
-from onnx_release.child import export_trained
 from onnx_release.errors import Refused, Transient
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact
+from onnx_release.run_step import export_trained
 from onnx_release.tuning.options import TuneOptions
 from onnx_release.tuning.search import Clock
 
@@ -246,7 +246,7 @@ def _options(lock: Path, timeout_s: float) -> JudgeOptions:
 def test_a_pickles_own_process_takes_the_lock(
     lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
 ) -> None:
-    report = child.judge_artifact(trained_pickle, *exported, _options(lock, 30.0))
+    report = run_step.judge_artifact(trained_pickle, *exported, _options(lock, 30.0))
     assert report.latency is not None
     told = json.loads(lock.read_text())
     assert told["holder"] == "release of run 8"
@@ -256,9 +256,9 @@ def test_a_pickles_own_process_takes_the_lock(
 
 def test_only_timing_waits_for_the_lock(lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]) -> None:
     with _holder(lock, "release of run 7") as process:
-        assert child.compare_artifact(trained_pickle, *exported, _options(lock, 0.2)).passed
+        assert run_step.compare_artifact(trained_pickle, *exported, _options(lock, 0.2)).passed
         with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
-            child.judge_artifact(trained_pickle, *exported, _options(lock, 0.2))
+            run_step.judge_artifact(trained_pickle, *exported, _options(lock, 0.2))
         tuning = TuneOptions(judge=_options(lock, 0.2), precisions=("float32", "int8"))
         with pytest.raises(Transient, match=f"process {process.pid}"):
-            child.tune_artifact(trained_pickle, *exported, lock.parent / "tuned", tuning)
+            run_step.tune_artifact(trained_pickle, *exported, lock.parent / "tuned", tuning)

@@ -11,7 +11,14 @@ import pytest
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import Divergence, ExportAttempt, Finding, ReleaseReport
-from onnx_release.report import build_report, metrics, read_report, reasons, summary_markdown, write_report
+from onnx_release.report.release_report import (
+    build_report,
+    metrics,
+    read_report,
+    reasons,
+    summary_markdown,
+    write_report,
+)
 from tests.core import records
 
 FINDING = Finding(severity="error", code="domain", message="com.microsoft is not allowed")

@@ -15,11 +15,11 @@ from onnx_release.artifact.digests import describe_folder
 from onnx_release.benchmark.benchmark_model import judge_artifact
 from onnx_release.check.smoke_test import smoke_test
 from onnx_release.check.static_checks import CheckOptions, check_artifact
-from onnx_release.child import tune_artifact
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE, PROTO_MAX_BYTES, RUNTIME_DOMAIN
 from onnx_release.records import OnnxArtifact, Precision, TuneCandidate
-from onnx_release.report import build_report, metrics, summary_markdown
+from onnx_release.report.release_report import build_report, metrics, summary_markdown
+from onnx_release.run_step import tune_artifact
 from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
 from onnx_release.trained.mlflow_model import PackageSpec, write_package
 from onnx_release.tuning.candidates import Candidate, LeftOut, plan

@@ -72,8 +72,8 @@ class ExportOperator(ReleaseOperator):
 
     def release(self, context: Context) -> OnnxArtifact:
         """Download to a folder that ends with the task, export into staging."""
-        from onnx_release.child import export_trained
         from onnx_release.export.export_model import ExportStepOptions
+        from onnx_release.run_step import export_trained
 
         names.model_name(self.model_name)
         source = Source(self.hook, self.training, self.source or {})

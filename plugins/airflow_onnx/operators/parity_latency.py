@@ -31,8 +31,8 @@ class ParityLatencyOperator(JudgingOperator):
 
     def release(self, context: Context) -> BenchmarkReport:
         """Measure, keep the report, raise last."""
-        from onnx_release.child import judge_artifact
-        from onnx_release.report import reasons
+        from onnx_release.report.release_report import reasons
+        from onnx_release.run_step import judge_artifact
 
         artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
         self.gathered["check"] = rendered.record(CheckReport, self.check, "check")

@@ -56,7 +56,7 @@ class RegisterOperator(ReleaseOperator):
     def _fetched_back(self, artifact: OnnxArtifact, uploaded: S3Object) -> ReleaseReport:
 
         from onnx_release.check.smoke_test import smoke_test
-        from onnx_release.report import read_report
+        from onnx_release.report.release_report import read_report
 
         source = objects.folder_at(self.s3_conn_id, uploaded.uri, moved=self.moved)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
@@ -71,7 +71,7 @@ class RegisterOperator(ReleaseOperator):
         return report
 
     def _request(self, report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object) -> registry.VersionRequest:
-        from onnx_release.report import summary_markdown
+        from onnx_release.report.release_report import summary_markdown
 
         return registry.VersionRequest(
             name=names.model_name(self.model_name),
@@ -85,7 +85,7 @@ class RegisterOperator(ReleaseOperator):
 
 def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object) -> dict[str, str]:
     """Return what a version's tags say of its bytes and how they were judged, with fixed keys below ``onnx.``."""
-    from onnx_release.report import metrics
+    from onnx_release.report.release_report import metrics
 
     tags = {
         "opset": artifact.opset,

@@ -101,7 +101,7 @@ class TuneOperator(JudgingOperator):
             names.stage_for(self.stage, precision)
 
     def _tuned(self, artifact: OnnxArtifact) -> OnnxArtifact:
-        from onnx_release.child import tune_artifact
+        from onnx_release.run_step import tune_artifact
 
         work = staging.at(self.work_uri, self.moved)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
@@ -146,7 +146,7 @@ class TuneOperator(JudgingOperator):
         )
 
     def _log_table(self, tuned: OnnxArtifact) -> None:
-        from onnx_release.report import tuning_lines
+        from onnx_release.report.release_report import tuning_lines
 
         for line in tuning_lines(tuned.tuning) if tuned.tuning else ():
             self.log.info("%s", line)

@@ -76,7 +76,7 @@ class UploadOperator(ShippingOperator):
         """Keep a report that speaks well of these bytes; the version's tags and readers may already quote it."""
         from onnx_release.artifact.digests import describe_folder
         from onnx_release.limits import REPORT_FILE
-        from onnx_release.report import write_report
+        from onnx_release.report.release_report import write_report
 
         there = objects.read_digest(target, REPORT_FILE)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
@@ -92,7 +92,7 @@ class UploadOperator(ShippingOperator):
 
 
 def _speaks_for(path: Path, report: ReleaseReport) -> bool:
-    from onnx_release.report import read_report
+    from onnx_release.report.release_report import read_report
 
     try:
         found = read_report(path)
