@@ -21,8 +21,8 @@ from airflow_onnx.operators.promote import PromoteOperator
 from airflow_onnx.operators.register import RegisterOperator
 from airflow_onnx.operators.tune import TuneOperator
 from airflow_onnx.operators.upload import TARGET_KEY, UploadOperator
-from airflow_onnx.operators.work import CleanWorkOperator, PrepareWorkOperator
-from airflow_onnx.sensors.training import TrainingCompleteSensor
+from airflow_onnx.operators.work_folder import CleanWorkOperator, PrepareWorkOperator
+from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
 from onnx_release import limits
 
 PARITY, BUDGET, PLAN = limits.ParityLimits(), limits.LatencyBudget(), limits.MeasurePlan()

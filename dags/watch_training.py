@@ -12,8 +12,8 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronDataI
 
 from airflow_onnx import settings
 from airflow_onnx.forms import as_json, field, given
-from airflow_onnx.operators.watch import WatchTrainingOperator
-from airflow_onnx.triggers.finished_runs import FinishedRunsTrigger
+from airflow_onnx.operators.start_releases import WatchTrainingOperator
+from airflow_onnx.triggers.mlflow_finished_runs import FinishedRunsTrigger
 from onnx_release import limits
 
 EXPERIMENTS, CONN_ID = settings.watch_experiments(), "mlflow_default"

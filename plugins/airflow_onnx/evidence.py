@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from airflow_onnx import names, registry, settings
 from airflow_onnx.hooks.mlflow import Evidence
-from airflow_onnx.verdict import Judged, require_accepted
+from airflow_onnx.operators.acceptance import Judged, require_accepted
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import ReleaseReport, TrainedModel
 

@@ -31,8 +31,8 @@ from airflow_onnx.operators.promote import PromoteOperator
 from airflow_onnx.operators.register import RegisterOperator
 from airflow_onnx.operators.tune import TuneOperator
 from airflow_onnx.operators.upload import UploadOperator
-from airflow_onnx.operators.work import CleanWorkOperator, PrepareWorkOperator
-from airflow_onnx.sensors.training import TrainingCompleteSensor
+from airflow_onnx.operators.work_folder import CleanWorkOperator, PrepareWorkOperator
+from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
 
 SIGNATURE = ModelSignature(
     Schema([TensorSpec(np.dtype("float32"), (-1, 8), "signal")]),

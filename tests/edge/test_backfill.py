@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_onnx import objects
 from airflow_onnx.registry import VersionRequest, ensure_version
-from airflow_onnx.triggers.releases import ReleasesTrigger
+from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
 
 from .releasing import TAG
 from .watching import Lab, by_run, context

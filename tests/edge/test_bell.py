@@ -16,8 +16,8 @@ from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import client_settings
-from airflow_onnx.triggers.finished_runs import FinishedRunsTrigger
-from airflow_onnx.triggers.releases import ReleasesTrigger
+from airflow_onnx.triggers.mlflow_finished_runs import FinishedRunsTrigger
+from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
 from airflow_onnx.watch import bell as bell_module
 from airflow_onnx.watch.bell import LATE_MS, WATERMARK, Bell
 from airflow_onnx.watch.search import WATCHED, Scope
@@ -151,7 +151,7 @@ def test_the_trigger_travels_as_text_without_a_secret(experiment: str) -> None:
 def test_the_trigger_sits_out_an_outage_and_a_missing_connection(
     hook: MlflowHook, experiment: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_onnx.triggers.finished_runs.TROUBLE_S", 0.2)
+    monkeypatch.setattr("airflow_onnx.triggers.mlflow_finished_runs.TROUBLE_S", 0.2)
     run = ended_run(hook, experiment)
     connection = "AIRFLOW_CONN_MLFLOW_LATER"
     services.stop("mlflow")

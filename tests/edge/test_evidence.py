@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx import evidence, registry
 from airflow_onnx.hooks.mlflow import Evidence, MlflowHook
-from airflow_onnx.sensors.training import TrainingCompleteSensor
+from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
 
 from .releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
 

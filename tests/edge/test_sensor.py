@@ -14,8 +14,8 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.sensors.training import TrainingCompleteSensor
-from airflow_onnx.triggers.training import TrainingRunTrigger
+from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
+from airflow_onnx.triggers.mlflow_run import TrainingRunTrigger
 
 from .conftest import Services
 from .test_runs import log_model

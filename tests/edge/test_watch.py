@@ -7,7 +7,7 @@ import time
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from airflow_onnx.operators.watch import WatchTrainingOperator
+from airflow_onnx.operators.start_releases import WatchTrainingOperator
 
 from .airflow_stand_in import api_error
 from .releasing import TAG

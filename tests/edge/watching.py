@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.operators.watch import WatchTrainingOperator
+from airflow_onnx.operators.start_releases import WatchTrainingOperator
 
 from .airflow_stand_in import Supervisor
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import rendered, staging
-from airflow_onnx.operators.base import ReleaseOperator
+from airflow_onnx.operators.release_step import ReleaseOperator
 from onnx_release.errors import Refused
 from onnx_release.records import CheckReport, OnnxArtifact
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import evidence, fetching, rendered, staging
-from airflow_onnx.operators.judging import JudgingOperator
+from airflow_onnx.operators.measuring_step import JudgingOperator
 from onnx_release.errors import Refused
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_onnx import evidence, names, objects, registry, rendered
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.moved import total
-from airflow_onnx.operators.base import ShippingOperator
+from airflow_onnx.operators.release_step import ShippingOperator
 from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, S3Object
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import names, objects, registry, rendered
 from airflow_onnx.links import ModelVersionLink
-from airflow_onnx.operators.base import ReleaseOperator
-from airflow_onnx.verdict import require_accepted
+from airflow_onnx.operators.acceptance import require_accepted
+from airflow_onnx.operators.release_step import ReleaseOperator
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import fetching, names, rendered, staging
-from airflow_onnx.operators.judging import JudgingOperator
+from airflow_onnx.operators.measuring_step import JudgingOperator
 from airflow_onnx.sources import fetch_inputs
 from onnx_release import limits
 from onnx_release.errors import Refused

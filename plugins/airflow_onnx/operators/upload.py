@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import names, objects, staging
 from airflow_onnx.links import ObjectLink
-from airflow_onnx.operators.base import ShippingOperator
+from airflow_onnx.operators.release_step import ShippingOperator
 from onnx_release.errors import Refused
 from onnx_release.records import FileDigest, OnnxArtifact, ReleaseReport, S3Object
 

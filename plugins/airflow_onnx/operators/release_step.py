@@ -12,8 +12,8 @@ from airflow.sdk import BaseOperator
 from airflow_onnx import evidence, placement, rendered
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.moved import MOVED_KEY, Moved
+from airflow_onnx.operators.acceptance import Judged
 from airflow_onnx.outcomes import airflow_outcome
-from airflow_onnx.verdict import Judged
 from onnx_release.errors import Refused
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.base import Record

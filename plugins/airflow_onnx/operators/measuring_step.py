@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import rendered, settings
-from airflow_onnx.operators.base import ReleaseOperator
+from airflow_onnx.operators.release_step import ReleaseOperator
 from airflow_onnx.sources import Source, fetch_inputs
 from onnx_release import limits
 from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits

@@ -12,7 +12,7 @@ from airflow_onnx import evidence, rendered, runs
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.outcomes import airflow_outcome
-from airflow_onnx.triggers.training import TrainingRunTrigger
+from airflow_onnx.triggers.mlflow_run import TrainingRunTrigger
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
 

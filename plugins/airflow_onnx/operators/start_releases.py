@@ -16,7 +16,7 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.outcomes import airflow_outcome
-from airflow_onnx.triggers.releases import ReleasesTrigger
+from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
 from airflow_onnx.watch import summary
 from airflow_onnx.watch.look import Look, hours_ago_ms
 from airflow_onnx.watch.plan import Defaults, Planned
