@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from airflow_onnx import checkpoints, settings
+from airflow_onnx import settings
+from airflow_onnx.tracking import weight_files
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -56,7 +57,7 @@ def trained_model(hook: MlflowHook, model_uri: str, sha256: str = "") -> Iterato
     from onnx_release.artifact.cache import Wanted
 
     # A file's name tells what it is, in messages and by its suffix, and so it cannot be a special one.
-    where = PurePosixPath(model_uri).name if checkpoints.is_file(model_uri) else "model"
+    where = PurePosixPath(model_uri).name if weight_files.is_file(model_uri) else "model"
 
     def fill(folder: Path) -> None:
         # MLflow's client chooses where below the folder it puts them.

@@ -12,7 +12,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_onnx import objects
-from airflow_onnx.registry import VersionRequest, ensure_version
+from airflow_onnx.tracking.model_registry import VersionRequest, ensure_version
 from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
 
 from .releasing import TAG

@@ -12,9 +12,9 @@ import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx import evidence, registry
 from airflow_onnx.hooks.mlflow import Evidence, MlflowHook
 from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
+from airflow_onnx.tracking import model_registry, run_log
 
 from .releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
 
@@ -114,8 +114,8 @@ def test_a_refusal_under_another_name_leaves_the_success_standing(
 
 @pytest.mark.parametrize("name", ["no-such-model", "' or name='x", "../x", "a/b"])
 def test_a_release_that_only_the_tags_know_does_not_stand(hook: MlflowHook, run_id: str, name: str) -> None:
-    assert not registry.holds(hook, name, "1", run_id)
-    assert not registry.holds(hook, name, "one", run_id)
+    assert not model_registry.holds(hook, name, "1", run_id)
+    assert not model_registry.holds(hook, name, "one", run_id)
 
 
 def test_more_metrics_than_fit_one_call_are_all_there(hook: MlflowHook) -> None:
@@ -167,15 +167,15 @@ def asked(url: str) -> Any:
 
 def test_a_rerun_address_carries_hostile_text_as_data_and_fits_a_tag() -> None:
     hostile = {"model_name": '"><script>&conf=%7B', "alias": "ü\n#?"}
-    assert asked(evidence.rerun_url("r" * 32, hostile)) == {**hostile, "training_run_id": "r" * 32}
+    assert asked(run_log.rerun_url("r" * 32, hostile)) == {**hostile, "training_run_id": "r" * 32}
 
 
 def test_a_rerun_address_that_would_not_fit_a_tag_leaves_out_the_longest() -> None:
     kept = {"model_name": "n" * 128, "mae_max": 1e-4}
-    long = evidence.rerun_url("r" * 32, {"per_output": {"x": "y" * 5000}, **kept})
-    assert len(long) <= evidence.TAG_MAX_CHARACTERS
+    long = run_log.rerun_url("r" * 32, {"per_output": {"x": "y" * 5000}, **kept})
+    assert len(long) <= run_log.TAG_MAX_CHARACTERS
     assert asked(long) == {**kept, "training_run_id": "r" * 32}
-    many = evidence.rerun_url("r" * 32, {f"p{number}": "v" * 50 for number in range(500)} | kept)
-    assert len(many) <= evidence.TAG_MAX_CHARACTERS
+    many = run_log.rerun_url("r" * 32, {f"p{number}": "v" * 50 for number in range(500)} | kept)
+    assert len(many) <= run_log.TAG_MAX_CHARACTERS
     assert asked(many)["model_name"] == kept["model_name"]
-    assert asked(evidence.rerun_url("r", {"model_uri": "models:/" + "m" * 5000})) == {"training_run_id": "r"}
+    assert asked(run_log.rerun_url("r", {"model_uri": "models:/" + "m" * 5000})) == {"training_run_id": "r"}

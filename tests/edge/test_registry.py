@@ -8,18 +8,18 @@ import uuid
 import mlflow
 import pytest
 
-from airflow_onnx import registry
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.tracking import model_registry
 from onnx_release.errors import Refused
 
 SHA = "ab" * 32
 
 
 @pytest.fixture
-def request_(hook: MlflowHook) -> registry.VersionRequest:
+def request_(hook: MlflowHook) -> model_registry.VersionRequest:
     with mlflow.start_run() as run:
         pass
-    return registry.VersionRequest(
+    return model_registry.VersionRequest(
         name=f"model-{uuid.uuid4().hex[:8]}",
         training_run_id=run.info.run_id,
         sha256=SHA,
@@ -29,30 +29,32 @@ def request_(hook: MlflowHook) -> registry.VersionRequest:
     )
 
 
-def test_a_version_is_made_once(hook: MlflowHook, request_: registry.VersionRequest) -> None:
-    first = registry.ensure_version(hook, request_)
-    second = registry.ensure_version(hook, request_)
+def test_a_version_is_made_once(hook: MlflowHook, request_: model_registry.VersionRequest) -> None:
+    first = model_registry.ensure_version(hook, request_)
+    second = model_registry.ensure_version(hook, request_)
     assert (first.version, first.created) == (1, True)
     assert (second.version, second.created) == (1, False)
     stored = hook.client.get_model_version(request_.name, "1")
-    assert stored.tags == {"onnx.opset": "20", registry.SHA_TAG: SHA}
+    assert stored.tags == {"onnx.opset": "20", model_registry.SHA_TAG: SHA}
     assert (stored.run_id, stored.source) == (request_.training_run_id, request_.source)
     assert stored.description == "a *model*"
 
 
-def test_other_bytes_of_the_same_run_are_another_version(hook: MlflowHook, request_: registry.VersionRequest) -> None:
+def test_other_bytes_of_the_same_run_are_another_version(
+    hook: MlflowHook, request_: model_registry.VersionRequest
+) -> None:
     import dataclasses
 
-    registry.ensure_version(hook, request_)
-    assert registry.ensure_version(hook, dataclasses.replace(request_, sha256="cd" * 32)).version == 2
+    model_registry.ensure_version(hook, request_)
+    assert model_registry.ensure_version(hook, dataclasses.replace(request_, sha256="cd" * 32)).version == 2
 
 
-def test_releases_that_race_end_in_one_version(hook: MlflowHook, request_: registry.VersionRequest) -> None:
+def test_releases_that_race_end_in_one_version(hook: MlflowHook, request_: model_registry.VersionRequest) -> None:
     start, answers = threading.Barrier(4), []
 
     def release() -> None:
         start.wait()
-        answers.append(registry.ensure_version(hook, request_))
+        answers.append(model_registry.ensure_version(hook, request_))
 
     threads = [threading.Thread(target=release) for _ in range(4)]
     for thread in threads:
@@ -64,19 +66,21 @@ def test_releases_that_race_end_in_one_version(hook: MlflowHook, request_: regis
     assert {answer.version for answer in answers} == {int(left[0].version)}
 
 
-def test_a_crash_between_creating_and_settling_is_mended(hook: MlflowHook, request_: registry.VersionRequest) -> None:
-    registry.ensure_version(hook, request_)
+def test_a_crash_between_creating_and_settling_is_mended(
+    hook: MlflowHook, request_: model_registry.VersionRequest
+) -> None:
+    model_registry.ensure_version(hook, request_)
     hook.client.create_model_version(
-        request_.name, request_.source, run_id=request_.training_run_id, tags={registry.SHA_TAG: SHA}
+        request_.name, request_.source, run_id=request_.training_run_id, tags={model_registry.SHA_TAG: SHA}
     )
-    assert registry.ensure_version(hook, request_).version == 1
+    assert model_registry.ensure_version(hook, request_).version == 1
     assert len(hook.client.search_model_versions(f"name='{request_.name}'")) == 1
 
 
-def test_alias_and_stage_move(hook: MlflowHook, request_: registry.VersionRequest) -> None:
-    version = registry.ensure_version(hook, request_)
-    registry.set_alias(hook, version, "candidate")
-    registry.set_stage(hook, version, "Staging")
+def test_alias_and_stage_move(hook: MlflowHook, request_: model_registry.VersionRequest) -> None:
+    version = model_registry.ensure_version(hook, request_)
+    model_registry.set_alias(hook, version, "candidate")
+    model_registry.set_stage(hook, version, "Staging")
     stored = hook.client.get_model_version_by_alias(request_.name, "candidate")
     assert (stored.version, stored.current_stage) == ("1", "Staging") or (
         int(stored.version),
@@ -87,14 +91,16 @@ def test_alias_and_stage_move(hook: MlflowHook, request_: registry.VersionReques
     )
 
 
-def test_an_unknown_stage_is_refused(hook: MlflowHook, request_: registry.VersionRequest) -> None:
-    version = registry.ensure_version(hook, request_)
+def test_an_unknown_stage_is_refused(hook: MlflowHook, request_: model_registry.VersionRequest) -> None:
+    version = model_registry.ensure_version(hook, request_)
     with pytest.raises(Refused, match="none of Staging, Production, Archived"):
-        registry.set_stage(hook, version, "Live")
+        model_registry.set_stage(hook, version, "Live")
 
 
-def test_objects_are_known_by_the_version_that_names_them(hook: MlflowHook, request_: registry.VersionRequest) -> None:
-    registry.ensure_version(hook, request_)
+def test_objects_are_known_by_the_version_that_names_them(
+    hook: MlflowHook, request_: model_registry.VersionRequest
+) -> None:
+    model_registry.ensure_version(hook, request_)
     run_id = request_.training_run_id
-    assert registry.names_source(hook, request_.name, run_id, request_.source + "/")
-    assert not registry.names_source(hook, request_.name, run_id, "s3://heimdall-models/elsewhere")
+    assert model_registry.names_source(hook, request_.name, run_id, request_.source + "/")
+    assert not model_registry.names_source(hook, request_.name, run_id, "s3://heimdall-models/elsewhere")

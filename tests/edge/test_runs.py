@@ -13,8 +13,8 @@ import torch
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from airflow_onnx import runs
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.tracking import training_run
 from onnx_release.errors import Refused, Transient
 
 SIGNATURE = ModelSignature(
@@ -39,7 +39,7 @@ def log_model(name: str = "model", step: int = 0) -> str:
 def test_a_finished_run_gives_its_model(hook: MlflowHook) -> None:
     with mlflow.start_run(run_name="../../etc/ünï code\n") as run:
         model_id = log_model()
-    found = runs.find_trained_model(hook, runs.Target(run.info.run_id))
+    found = training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
     assert found is not None
     assert (found.training_run_id, found.model_uri) == (run.info.run_id, f"models:/{model_id}")
     assert found.run_name == "../../etc/ünï code\n", "data, carried as it is"
@@ -50,14 +50,14 @@ def test_the_last_step_of_several_models_is_taken(hook: MlflowHook) -> None:
     with mlflow.start_run() as run:
         last = log_model("best", step=20)
         log_model("early", step=10)
-    found = runs.find_trained_model(hook, runs.Target(run.info.run_id))
+    found = training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
     assert found is not None
     assert found.model_id == last
 
 
 def test_an_unfinished_run_is_waited_for(hook: MlflowHook) -> None:
     with mlflow.start_run() as run:
-        assert runs.find_trained_model(hook, runs.Target(run.info.run_id)) is None
+        assert training_run.find_trained_model(hook, training_run.Target(run.info.run_id)) is None
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
@@ -65,7 +65,7 @@ def test_a_run_that_did_not_finish_is_refused(hook: MlflowHook, status: str) -> 
     run = mlflow.start_run()
     mlflow.end_run(status)
     with pytest.raises(Refused, match=f"ended as {status}"):
-        runs.find_trained_model(hook, runs.Target(run.info.run_id))
+        training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
 
 
 def test_a_deleted_run_is_refused(hook: MlflowHook) -> None:
@@ -73,19 +73,19 @@ def test_a_deleted_run_is_refused(hook: MlflowHook) -> None:
         log_model()
     hook.client.delete_run(run.info.run_id)
     with pytest.raises(Refused, match="was deleted"):
-        runs.find_trained_model(hook, runs.Target(run.info.run_id))
+        training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
 
 
 def test_a_run_without_a_model_is_refused(hook: MlflowHook) -> None:
     with mlflow.start_run() as run:
         mlflow.log_text("no model", "notes.txt")
     with pytest.raises(Refused, match=r"holds no PyTorch model.*log_model"):
-        runs.find_trained_model(hook, runs.Target(run.info.run_id))
+        training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
 
 
 def test_an_unknown_run_is_refused(hook: MlflowHook) -> None:
     with pytest.raises(Refused, match="Check the run id"):
-        runs.find_trained_model(hook, runs.Target("0" * 32))
+        training_run.find_trained_model(hook, training_run.Target("0" * 32))
 
 
 def test_a_model_of_mlflow_2_lies_among_the_artifacts(hook: MlflowHook, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_model_of_mlflow_2_lies_among_the_artifacts(hook: MlflowHook, tmp_path
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(tmp_path / "m"), "old_model")
         mlflow.log_text("x", "notes/other.txt")
-    found = runs.find_trained_model(hook, runs.Target(run.info.run_id))
+    found = training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
     assert found is not None
     assert (found.model_uri, found.model_id) == (f"runs:/{run.info.run_id}/old_model", None)
 
@@ -106,7 +106,7 @@ def test_a_model_of_another_flavor_is_refused(hook: MlflowHook, tmp_path: Path) 
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(tmp_path), "model")
     with pytest.raises(Refused, match="has no pytorch flavor"):
-        runs.find_trained_model(hook, runs.Target(run.info.run_id, f"runs:/{run.info.run_id}/model"))
+        training_run.find_trained_model(hook, training_run.Target(run.info.run_id, f"runs:/{run.info.run_id}/model"))
 
 
 def test_every_form_of_model_uri_leads_to_its_run(hook: MlflowHook) -> None:
@@ -116,10 +116,10 @@ def test_every_form_of_model_uri_leads_to_its_run(hook: MlflowHook) -> None:
     version = mlflow.register_model(f"models:/{model_id}", "torch-models").version
     hook.client.set_registered_model_alias("torch-models", "best", version)
     uris = (f"runs:/{run_id}/model", f"models:/{model_id}", f"models:/torch-models/{version}")
-    assert [runs.target(hook, "", uri) for uri in uris] == [runs.Target(run_id, uri) for uri in uris]
-    by_alias = runs.target(hook, "", "models:/torch-models@best")
-    assert by_alias == runs.Target(run_id, uris[2]), "pinned: the alias may move while the release goes on"
-    found = runs.find_trained_model(hook, by_alias)
+    assert [training_run.target(hook, "", uri) for uri in uris] == [training_run.Target(run_id, uri) for uri in uris]
+    by_alias = training_run.target(hook, "", "models:/torch-models@best")
+    assert by_alias == training_run.Target(run_id, uris[2]), "pinned: the alias may move while the release goes on"
+    found = training_run.find_trained_model(hook, by_alias)
     assert found is not None
     assert found.model_uri == uris[2]
 
@@ -138,7 +138,7 @@ def test_every_form_of_model_uri_leads_to_its_run(hook: MlflowHook) -> None:
 )
 def test_what_names_no_run_is_refused(hook: MlflowHook, run_id: str, uri: str, word: str) -> None:
     with pytest.raises(Refused, match=word):
-        runs.target(hook, run_id, uri)
+        training_run.target(hook, run_id, uri)
 
 
 def test_a_model_is_downloaded_whole_and_a_missing_one_leaves_nothing(hook: MlflowHook, tmp_path: Path) -> None:

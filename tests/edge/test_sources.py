@@ -16,8 +16,9 @@ import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx import doctor, runs
+from airflow_onnx import doctor
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.tracking import training_run
 from onnx_release.errors import Refused
 
 from .releasing import SIGNATURE, Release, TwoHeads, assert_refused, new_release, trained_run
@@ -50,7 +51,7 @@ def weights_run(*paths: str, tags: dict[str, str] | None = None) -> str:
 
 
 def _target(hook: MlflowHook, run_id: str) -> Any:
-    return runs.find_trained_model(hook, runs.Target(run_id))
+    return training_run.find_trained_model(hook, training_run.Target(run_id))
 
 
 def test_weights_that_the_run_itself_describes_are_released_without_a_person(hook: MlflowHook, factories: None) -> None:

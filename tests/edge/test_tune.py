@@ -16,8 +16,8 @@ from torch import nn
 
 from airflow_onnx import names
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.registry import PRECISION_TAG
-from airflow_onnx.sources import Source
+from airflow_onnx.tracking.model_registry import PRECISION_TAG
+from airflow_onnx.tracking.release_inputs import Source
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
 

@@ -7,7 +7,7 @@ import uuid
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx.registry import PRECISION_TAG, VersionRequest, ensure_version
+from airflow_onnx.tracking.model_registry import PRECISION_TAG, VersionRequest, ensure_version
 
 from .releasing import TAG
 from .watching import Lab, by_run

@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from airflow_onnx import fetching, names, rendered, settings, staging
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.release_step import ReleaseOperator
-from airflow_onnx.sources import Source
+from airflow_onnx.tracking.release_inputs import Source
 from onnx_release import limits
 from onnx_release.records import OnnxArtifact
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import rendered, settings
 from airflow_onnx.operators.release_step import ReleaseOperator
-from airflow_onnx.sources import Source, fetch_inputs
+from airflow_onnx.tracking.release_inputs import Source, fetch_inputs
 from onnx_release import limits
 from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits
 from onnx_release.records.base import Record

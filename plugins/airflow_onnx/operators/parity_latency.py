@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import evidence, fetching, rendered, staging
+from airflow_onnx import fetching, rendered, staging
 from airflow_onnx.operators.measuring_step import JudgingOperator
+from airflow_onnx.tracking import run_log
 from onnx_release.errors import Refused
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
 
@@ -46,7 +47,7 @@ class ParityLatencyOperator(JudgingOperator):
             self.gathered["benchmark"] = report
             self._log_figures(report)
             if not report.passed:
-                evidence.leave_reproduction(self.hook, self.training, self.model_name, Path(options.reproduction))
+                run_log.leave_reproduction(self.hook, self.training, self.model_name, Path(options.reproduction))
                 why = "; ".join(reasons(None, report))
                 raise Refused(f"artifact {artifact.sha256}", why, "The report on the training run shows every figure.")
         return report

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import evidence, names, objects, registry, rendered
+from airflow_onnx import names, objects, rendered
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.moved import total
 from airflow_onnx.operators.release_step import ShippingOperator
+from airflow_onnx.tracking import model_registry, run_log
 from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, S3Object
 
@@ -69,8 +70,8 @@ class PromoteOperator(ShippingOperator):
         self._require_objects(uploaded)
         # The alias last: a stage that is refused leaves it where it was.
         if stage:
-            registry.set_stage(self.hook, version, stage)
-        registry.set_alias(self.hook, version, alias)
+            model_registry.set_stage(self.hook, version, stage)
+        model_registry.set_alias(self.hook, version, alias)
         url = self.hook.server.version_url(version.name, version.version)
         self.link_urls[ModelVersionLink.name] = url
         released = {"version": str(version.version), "alias": alias, "s3_uri": uploaded.uri, "status": "released"}
@@ -78,7 +79,7 @@ class PromoteOperator(ShippingOperator):
         if (began := context["dag_run"].start_date) is not None:
             # What a plan of many releases reckons with.
             released["wall_s"] = f"{(datetime.now(UTC) - began).total_seconds():.1f}"
-        evidence.leave(self.hook, context, report, **released)
+        run_log.leave(self.hook, context, report, **released)
         self.log.info("models:/%s@%s is now version %d: %s", version.name, alias, version.version, url)
         return dataclasses.replace(version, alias=alias)
 

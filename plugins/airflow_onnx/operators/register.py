@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names, objects, registry, rendered
+from airflow_onnx import names, objects, rendered
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseOperator
+from airflow_onnx.tracking import model_registry
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
@@ -46,7 +47,7 @@ class RegisterOperator(ReleaseOperator):
         artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
         uploaded = rendered.record(S3Object, self.uploaded, "upload")
         report = self._fetched_back(artifact, uploaded)
-        version = registry.ensure_version(self.hook, self._request(report, artifact, uploaded))
+        version = model_registry.ensure_version(self.hook, self._request(report, artifact, uploaded))
         self.link_urls[ModelVersionLink.name] = self.hook.server.version_url(version.name, version.version)
         self.log.info(
             "Version %d of '%s' %s.", version.version, version.name, "made" if version.created else "was there"
@@ -70,10 +71,12 @@ class RegisterOperator(ReleaseOperator):
         require_accepted(artifact, report.check, report.benchmark)
         return report
 
-    def _request(self, report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object) -> registry.VersionRequest:
+    def _request(
+        self, report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object
+    ) -> model_registry.VersionRequest:
         from onnx_release.report.release_report import summary_markdown
 
-        return registry.VersionRequest(
+        return model_registry.VersionRequest(
             name=names.model_name(self.model_name),
             training_run_id=self.training.training_run_id,
             sha256=artifact.sha256,

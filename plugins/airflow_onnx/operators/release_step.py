@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import evidence, placement, rendered
+from airflow_onnx import placement, rendered
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.moved import MOVED_KEY, Moved
 from airflow_onnx.operators.acceptance import Judged
 from airflow_onnx.outcomes import airflow_outcome
+from airflow_onnx.tracking import run_log
 from onnx_release.errors import Refused
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
@@ -78,7 +79,7 @@ class ReleaseOperator(BaseOperator, abc.ABC):
 
     def _leave_refusal(self, context: Context, error: Refused) -> None:
         if training := getattr(self, "training", None):
-            evidence.leave_refusal(
+            run_log.leave_refusal(
                 self.hook, context, error, model_name=self.model_name, training=training, **self.gathered
             )
 
@@ -107,4 +108,4 @@ class ShippingOperator(ReleaseOperator):
         """Read the three records, keep them as evidence, and return the report; `Refused` unless all is well."""
         judged = Judged.read(self.artifact, self.check, self.benchmark)
         self.gathered |= judged.parts()
-        return evidence.accepted_report(context, self.model_name, self.training, judged)
+        return run_log.accepted_report(context, self.model_name, self.training, judged)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import fetching, names, rendered, staging
 from airflow_onnx.operators.measuring_step import JudgingOperator
-from airflow_onnx.sources import fetch_inputs
+from airflow_onnx.tracking.release_inputs import fetch_inputs
 from onnx_release import limits
 from onnx_release.errors import Refused
 from onnx_release.records import OnnxArtifact

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import objects, registry, rendered, settings, staging
+from airflow_onnx import objects, rendered, settings, staging
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.outcomes import airflow_outcome
+from airflow_onnx.tracking import model_registry
 from onnx_release import limits
 from onnx_release.records import ModelVersion, TrainedModel
 
@@ -90,7 +91,7 @@ class CleanWorkOperator(BaseOperator):
 
     def _remove_unnamed_objects(self, training: TrainedModel) -> None:
         hook = MlflowHook(self.mlflow_conn_id)
-        if registry.names_source(hook, self.model_name, training.training_run_id, self.target_uri):
+        if model_registry.names_source(hook, self.model_name, training.training_run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", self.model_name, self.target_uri)
             return
         folder = objects.folder_at(self.s3_conn_id, self.target_uri)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_onnx import evidence, rendered, runs
+from airflow_onnx import rendered
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.outcomes import airflow_outcome
+from airflow_onnx.tracking import run_log, training_run
 from airflow_onnx.triggers.mlflow_run import TrainingRunTrigger
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
@@ -93,12 +94,12 @@ class TrainingCompleteSensor(BaseSensorOperator):
         hook = MlflowHook(self.mlflow_conn_id)
         self._run_id = ""
         with airflow_outcome(lambda error: self._leave_refusal(hook, context, error)):
-            wanted = runs.target(hook, self.training_run_id.strip(), self.model_uri.strip())
+            wanted = training_run.target(hook, self.training_run_id.strip(), self.model_uri.strip())
             self._run_id = wanted.training_run_id
             if not self._announced:
-                evidence.started(hook, context, self._run_id)
+                run_log.started(hook, context, self._run_id)
                 self._announced = True
-            trained = runs.find_trained_model(hook, wanted)
+            trained = training_run.find_trained_model(hook, wanted)
         if trained is None:
             return None
         self.link_urls = {TrainingRunLink.name: hook.server.run_url(trained.experiment_id, self._run_id)}
@@ -107,4 +108,4 @@ class TrainingCompleteSensor(BaseSensorOperator):
     def _leave_refusal(self, hook: MlflowHook, context: Context, error: Refused) -> None:
         if self._run_id:
             trained = TrainedModel(training_run_id=self._run_id, model_uri=self.model_uri)
-            evidence.leave_refusal(hook, context, error, model_name=self.model_name, training=trained)
+            run_log.leave_refusal(hook, context, error, model_name=self.model_name, training=trained)

@@ -11,7 +11,7 @@ from airflow.sdk import BaseHook
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_onnx.hooks.mlflow import MlflowServer
-from airflow_onnx.runs import UNFINISHED
+from airflow_onnx.tracking.training_run import UNFINISHED
 
 REQUEST_TIMEOUT_S = 30.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from airflow_onnx import checkpoints
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, TrainingRun
+from airflow_onnx.tracking import weight_files
 from onnx_release.errors import Refused
 
 Kind = Literal["pt2", "pickle", "weights", "gone", "none"]
@@ -35,10 +35,10 @@ def _kind_of_files(rest: MlflowRest, run_id: str) -> Kind | None:
     def listing(folder: str) -> list[tuple[str, bool]]:
         return [(entry["path"], bool(entry.get("is_dir"))) for entry in rest.run_files(run_id, folder)]
 
-    files = sorted(checkpoints.model_files(listing))
+    files = sorted(weight_files.model_files(listing))
     if not files:
         return None
-    return "pt2" if checkpoints.choose(files, run_id).endswith(".pt2") else "weights"
+    return "pt2" if weight_files.choose(files, run_id).endswith(".pt2") else "weights"
 
 
 def _kind_of_logged_model(rest: MlflowRest, model_id: str) -> Kind:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_onnx.evidence import TAG
 from airflow_onnx.hooks.mlflow_rest import RunQuery
+from airflow_onnx.tracking.run_log import TAG
 from onnx_release.errors import Refused
 
 # Set on a run once it has been decided what becomes of it; a look asks only for runs without it, so what a look costs

@@ -6,10 +6,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_onnx import dag_runs, evidence
+from airflow_onnx import dag_runs
 from airflow_onnx.dag_runs import State
-from airflow_onnx.evidence import TAG
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
+from airflow_onnx.tracking import run_log
+from airflow_onnx.tracking.run_log import TAG
 from airflow_onnx.watch.plan import Planned
 from airflow_onnx.watch.search import WATCHED
 from onnx_release.errors import Refused
@@ -42,7 +43,7 @@ class Starter:
                 f"{TAG}.status": "triggered",
                 f"{TAG}.dag_run_id": dag_run_id,
                 f"{TAG}.dag_run_url": dag_runs.url(dag_run_id),
-                f"{TAG}.rerun_url": evidence.rerun_url(planned.training_run_id, conf),
+                f"{TAG}.rerun_url": run_log.rerun_url(planned.training_run_id, conf),
             },
         )
         try:
@@ -63,11 +64,11 @@ class Starter:
 
     def refuse(self, training_run_id: str, reason: str) -> None:
         """Put a refusal on the run, where its owner looks."""
-        text = reason[: evidence.TAG_MAX_CHARACTERS]
+        text = reason[: run_log.TAG_MAX_CHARACTERS]
         self.rest.set_tags(training_run_id, {f"{TAG}.status": "refused", f"{TAG}.reason": text, WATCHED: "refuse"})
 
     def _mark(self, training_run_id: str, text: str) -> None:
-        self.rest.set_tags(training_run_id, {WATCHED: text[: evidence.TAG_MAX_CHARACTERS]})
+        self.rest.set_tags(training_run_id, {WATCHED: text[: run_log.TAG_MAX_CHARACTERS]})
 
 
 def new_releases_go_on(rest: MlflowRest, experiment_ids: list[str], since_ms: int) -> bool:

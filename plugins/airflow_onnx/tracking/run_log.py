@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_onnx import names, registry, settings
+from airflow_onnx import names, settings
 from airflow_onnx.hooks.mlflow import Evidence
 from airflow_onnx.operators.acceptance import Judged, require_accepted
+from airflow_onnx.tracking import model_registry
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import ReleaseReport, TrainedModel
 
@@ -176,7 +177,7 @@ def _release_stands(hook: MlflowHook, training_run_id: str, tags: dict[str, str]
     if (tags.get(f"{TAG}.precision") or names.EXACT) != names.EXACT:
         return False
     name, version = tags.get(f"{TAG}.model_name"), tags.get(f"{TAG}.version")
-    return bool(name and version) and registry.holds(hook, str(name), str(version), training_run_id)
+    return bool(name and version) and model_registry.holds(hook, str(name), str(version), training_run_id)
 
 
 def _cleared(tags: dict[str, str]) -> dict[str, str]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import checkpoints, names
+from airflow_onnx import names
+from airflow_onnx.tracking import weight_files
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
 
@@ -86,7 +87,7 @@ def find_trained_model(hook: MlflowHook, wanted: Target) -> TrainedModel | None:
         )
     if wanted.model_uri:
         uri, chosen = wanted.model_uri, "it was asked for"
-        if not checkpoints.is_file(uri):
+        if not weight_files.is_file(uri):
             _require_pytorch(hook, uri)
     else:
         uri, chosen = _model_of(hook, run)
@@ -137,7 +138,7 @@ def _model_of(hook: MlflowHook, run: Any) -> tuple[str, str]:
     for uri in uris or _artifact_models(hook, run_id):
         if "pytorch" in _flavors(hook, uri):
             return uri, where
-    if found := checkpoints.find(hook, run_id):
+    if found := weight_files.find(hook, run_id):
         return found
     raise Refused(f"training run {run_id}", "holds no PyTorch model", _RELOG)
 

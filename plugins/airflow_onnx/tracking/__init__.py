@@ -1,0 +1,1 @@
+"""MLflow: training runs, release inputs, the run log and the model registry."""
