@@ -48,12 +48,12 @@ SPANS = {
         "onnx_release.parity.compare_model:Comparison.run_candidate": "run ONNX Runtime on every sample, and compare",
     },
     "upload": {
-        "airflow_onnx.objects:require_bucket": "make the client, look for the bucket",
+        "airflow_onnx.storage.s3:require_bucket": "make the client, look for the bucket",
         "onnx_release.artifact.digests:verify_folder": "hold the folder against its record",
-        "airflow_onnx.objects:put": "put the files and verify them",
+        "airflow_onnx.storage.s3:put": "put the files and verify them",
     },
     "fetch_back": {
-        "airflow_onnx.objects:fetch": "download the objects into a fresh folder",
+        "airflow_onnx.storage.s3:fetch": "download the objects into a fresh folder",
         "onnx_release.check.smoke_test:require_bytes": "hash every byte",
         "onnx_release.check.smoke_test:smoke_test": "run it in ONNX Runtime",
     },

@@ -16,8 +16,8 @@ import pytest
 import torch
 from airflow.sdk.execution_time import task_runner
 
-from airflow_onnx import objects
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.storage import s3
 from airflow_onnx.tracking import run_log
 from stack import minio, mlflow_server, processes, setup
 from stack.context import Context
@@ -99,9 +99,9 @@ def hook(connections: None) -> MlflowHook:
 
 
 @pytest.fixture
-def folder(connections: None) -> objects.Folder:
+def folder(connections: None) -> s3.Folder:
     """An empty folder of its own in the store."""
-    return objects.folder_at("minio_default", f"s3://heimdall-models/test/{uuid.uuid4().hex}")
+    return s3.folder_at("minio_default", f"s3://heimdall-models/test/{uuid.uuid4().hex}")
 
 
 @pytest.fixture

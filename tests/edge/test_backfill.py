@@ -11,7 +11,7 @@ import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import TaskDeferred
 
-from airflow_onnx import objects
+from airflow_onnx.storage import s3
 from airflow_onnx.tracking.model_registry import VersionRequest, ensure_version
 from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
 
@@ -149,7 +149,7 @@ def _finish(lab: Lab, deferred: TaskDeferred, **arguments: Any) -> Any:
 def _remove_artifacts(uri: str) -> None:
     """Empty a run's folder in the store, as a careless lifecycle rule does."""
     prefix = uri.removeprefix("mlflow-artifacts:/") + "/"
-    folder = objects.Folder(hook=S3Hook("minio_default"), bucket="mlflow", prefix=prefix)
-    paths = sorted(objects.sizes(folder))
+    folder = s3.Folder(hook=S3Hook("minio_default"), bucket="mlflow", prefix=prefix)
+    paths = sorted(s3.sizes(folder))
     assert "model/MLmodel" in paths
-    objects.remove(folder, paths)
+    s3.remove(folder, paths)

@@ -17,8 +17,9 @@ import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx import fetching, objects, settings, staging
+from airflow_onnx import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.storage import s3, staging, worker_cache
 from onnx_release.errors import Refused
 
 from .releasing import ORDER, Release, TwoHeads, assert_nothing_left, new_release, objects_of, trained_run, versions_of
@@ -195,7 +196,7 @@ def test_an_overwritten_object_that_slips_through_the_copy_is_found_before_mlflo
 @pytest.mark.parametrize("task", ["check", "upload"])
 def test_a_lost_object_is_named_with_what_to_do(staged_release: Release, workers: Workers, task: str) -> None:
     folder = staging.at(staged_release.returned["export"]["uri"]).folder  # type: ignore[attr-defined]
-    objects.remove(folder, ["model.onnx"])
+    s3.remove(folder, ["model.onnx"])
     workers.go(task)
     with pytest.raises(AirflowFailException, match=r"model\.onnx.*lear the task 'export'"):
         staged_release.run(task)
@@ -263,10 +264,10 @@ def test_a_limit_that_is_no_number_is_refused(text: str, monkeypatch: pytest.Mon
 def test_a_logged_model_is_found_again_by_another_release(hook: MlflowHook, run_id: str, workers: Workers) -> None:
     workers.go("one")
     uri = new_release(run_id).to("wait")["model_uri"]
-    with fetching.trained_model(hook, uri) as first:
+    with worker_cache.trained_model(hook, uri) as first:
         assert (first.path / "MLmodel").is_file()
     fetched_bytes = hook.moved["mlflow_down_bytes"]
-    with fetching.trained_model(hook, uri) as second:
+    with worker_cache.trained_model(hook, uri) as second:
         assert second == first
     assert hook.moved["mlflow_down_bytes"] == fetched_bytes
     assert (hook.moved["cache_hits"], hook.moved["cache_misses"]) == (1, 1)
@@ -279,10 +280,10 @@ def test_where_pickles_run_what_the_cache_says_of_a_name_is_not_believed(
     workers.go("one")
     uri = new_release(run_id).to("wait")["model_uri"]
     for _ in range(2):
-        with fetching.trained_model(hook, uri) as found:
+        with worker_cache.trained_model(hook, uri) as found:
             pass
     assert hook.moved["cache_misses"] == 2
-    with fetching.trained_model(hook, uri, found.sha256):
+    with worker_cache.trained_model(hook, uri, found.sha256):
         assert hook.moved["cache_hits"] == 1, "a digest from the release's own records is"
 
 
@@ -293,16 +294,16 @@ def test_a_file_of_a_run_that_is_written_again_is_never_taken_for_the_old_one(
     with mlflow.start_run() as run:
         log_weights(tmp_path, seed=1)
         uri = f"runs:/{run.info.run_id}/weights.pt"
-        with fetching.trained_model(hook, uri) as before:
+        with worker_cache.trained_model(hook, uri) as before:
             content = before.path.read_bytes()
         log_weights(tmp_path, seed=2)
-        with fetching.trained_model(hook, uri) as after:
+        with worker_cache.trained_model(hook, uri) as after:
             assert len(after.path.read_bytes()) == len(content), "the listing looks the same"
             assert after.path.read_bytes() != content
         workers.go("two")
         with (
             pytest.raises(Refused, match="has other bytes than before"),
-            fetching.trained_model(hook, uri, before.sha256),
+            worker_cache.trained_model(hook, uri, before.sha256),
         ):
             pytest.fail("was handed out")
 
@@ -332,18 +333,18 @@ def test_a_pickled_model_with_its_own_code_leaves_its_cached_copy_as_it_was(
 
 def test_old_work_goes_and_what_is_not_ours_stays(workers: Workers, tmp_path: Path) -> None:
     root = settings.staging_uri()
-    folder = objects.folder_at("minio_default", root)
+    folder = s3.folder_at("minio_default", root)
     old, new = staging.work_uri(root, "d", "old"), staging.work_uri(root, "d", "new")
     (tmp_path / "f").write_bytes(b"x")
     (file,) = [f for f in _described(tmp_path) if f.path == "f"]
     for prefix in (old, f"{old}/artifact/sha", f"{root}/somebody-else", root):
-        objects.put(objects.folder_at("minio_default", prefix), tmp_path, file, {})
+        s3.put(s3.folder_at("minio_default", prefix), tmp_path, file, {})
     staging.at(new).prepare(keep_s=3600)
-    assert len(objects.sizes(folder)) == 4, "they are young"
+    assert len(s3.sizes(folder)) == 4, "they are young"
     staging.at(old).prepare(keep_s=-1)
-    assert len(objects.sizes(folder)) == 4, "a release does not sweep its own"
+    assert len(s3.sizes(folder)) == 4, "a release does not sweep its own"
     staging.at(new).prepare(keep_s=-1)
-    assert sorted(objects.sizes(folder)) == ["f", "somebody-else/f"]
+    assert sorted(s3.sizes(folder)) == ["f", "somebody-else/f"]
 
 
 def _described(folder: Path) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import rendered, staging
+from airflow_onnx import rendered
 from airflow_onnx.operators.release_step import ReleaseOperator
+from airflow_onnx.storage import staging
 from onnx_release.errors import Refused
 from onnx_release.records import CheckReport, OnnxArtifact
 

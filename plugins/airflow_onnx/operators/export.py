@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from airflow_onnx import fetching, names, rendered, settings, staging
+from airflow_onnx import names, rendered, settings
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.release_step import ReleaseOperator
+from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import Source
 from onnx_release import limits
 from onnx_release.records import OnnxArtifact
@@ -90,7 +91,7 @@ class ExportOperator(ReleaseOperator):
         work = staging.at(self.work_uri, self.moved)
         with (
             tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch,
-            fetching.trained_model(self.hook, self.training.model_uri) as trained,
+            worker_cache.trained_model(self.hook, self.training.model_uri) as trained,
         ):
             out = work.out(staging.ARTIFACT, Path(scratch))
             artifact = work.keep(staging.ARTIFACT, export_trained(trained.path, out, options), out)

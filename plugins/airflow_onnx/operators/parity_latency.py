@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import fetching, rendered, staging
+from airflow_onnx import rendered
 from airflow_onnx.operators.measuring_step import JudgingOperator
+from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking import run_log
 from onnx_release.errors import Refused
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
@@ -41,7 +42,7 @@ class ParityLatencyOperator(JudgingOperator):
             options = self.judge_options(Path(scratch), self.told())
             with (
                 staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact),
-                fetching.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
+                worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
                 report = judge_artifact(trained.path, folder, artifact, options)
             self.gathered["benchmark"] = report

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names, objects, rendered
+from airflow_onnx import names, rendered
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.moved import total
 from airflow_onnx.operators.release_step import ShippingOperator
+from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry, run_log
 from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, S3Object
@@ -84,7 +85,7 @@ class PromoteOperator(ShippingOperator):
         return dataclasses.replace(version, alias=alias)
 
     def _require_objects(self, uploaded: S3Object) -> None:
-        found = objects.sizes(objects.folder_at(self.s3_conn_id, uploaded.uri))
+        found = s3.sizes(s3.folder_at(self.s3_conn_id, uploaded.uri))
         if missing := [file.path for file in uploaded.files if found.get(file.path) != file.size_bytes]:
             raise Refused(
                 f"objects {missing} at {uploaded.uri}",

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names, objects, rendered
+from airflow_onnx import names, rendered
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseOperator
+from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_FILE
@@ -59,9 +60,9 @@ class RegisterOperator(ReleaseOperator):
         from onnx_release.check.smoke_test import smoke_test
         from onnx_release.report.release_report import read_report
 
-        source = objects.folder_at(self.s3_conn_id, uploaded.uri, moved=self.moved)
+        source = s3.folder_at(self.s3_conn_id, uploaded.uri, moved=self.moved)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            objects.fetch(source, uploaded.files, Path(scratch))
+            s3.fetch(source, uploaded.files, Path(scratch))
             smoke_test(Path(scratch), artifact)
             report = read_report(Path(scratch, REPORT_FILE))
         if report.check is None or report.benchmark is None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import fetching, names, rendered, staging
+from airflow_onnx import names, rendered
 from airflow_onnx.operators.measuring_step import JudgingOperator
+from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import fetch_inputs
 from onnx_release import limits
 from onnx_release.errors import Refused
@@ -108,7 +109,7 @@ class TuneOperator(JudgingOperator):
             out, options = work.out(staging.TUNED, Path(scratch)), self._options(Path(scratch))
             with (
                 staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact),
-                fetching.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
+                worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
                 tuned = tune_artifact(trained.path, folder, artifact, out, options)
             # Without a variant it is the exported one, where that is staged.

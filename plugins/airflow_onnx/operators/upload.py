@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names, objects, staging
+from airflow_onnx import names
 from airflow_onnx.links import ObjectLink
 from airflow_onnx.operators.release_step import ShippingOperator
+from airflow_onnx.storage import s3, staging
 from onnx_release.errors import Refused
 from onnx_release.records import FileDigest, OnnxArtifact, ReleaseReport, S3Object
 
@@ -43,7 +44,7 @@ class UploadOperator(ShippingOperator):
         accepted = self.accepted_report(context)
         artifact: OnnxArtifact = self.gathered["artifact"]
         target = self._target(artifact)
-        objects.require_bucket(target)
+        s3.require_bucket(target)
         # Pushed before the first object: the clean-up must know of a half-done upload too.
         context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
         metadata = {"training-run-id": self.training.training_run_id, "artifact-sha256": artifact.sha256}
@@ -51,9 +52,9 @@ class UploadOperator(ShippingOperator):
             for file in artifact.files:
                 self._log_sent(target, file, send(file, metadata))
         report = self._put_report(target, accepted, metadata)
-        stray = set(objects.sizes(target)) - {file.path for file in artifact.files} - {report.path}
-        objects.remove(target, sorted(stray))
-        self.link_urls[ObjectLink.name] = objects.console_url(target)
+        stray = set(s3.sizes(target)) - {file.path for file in artifact.files} - {report.path}
+        s3.remove(target, sorted(stray))
+        self.link_urls[ObjectLink.name] = s3.console_url(target)
         files = tuple(sorted((*artifact.files, report), key=lambda file: file.path))
         return S3Object(
             uri=target.uri,
@@ -64,29 +65,29 @@ class UploadOperator(ShippingOperator):
             files=files,
         )
 
-    def _target(self, artifact: OnnxArtifact) -> objects.Folder:
+    def _target(self, artifact: OnnxArtifact) -> s3.Folder:
         prefix = names.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
-        return objects.folder_at(self.s3_conn_id, f"s3://{names.bucket(self.bucket)}/{prefix}", moved=self.moved)
+        return s3.folder_at(self.s3_conn_id, f"s3://{names.bucket(self.bucket)}/{prefix}", moved=self.moved)
 
-    def _log_sent(self, target: objects.Folder, file: FileDigest, sent: bool) -> None:
+    def _log_sent(self, target: s3.Folder, file: FileDigest, sent: bool) -> None:
         verb = "was put there" if sent else "was there already"
         self.log.info("%s/%s, %d bytes, %s.", target.uri, file.path, file.size_bytes, verb)
 
-    def _put_report(self, target: objects.Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
+    def _put_report(self, target: s3.Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
         """Keep a report that speaks well of these bytes; the version's tags and readers may already quote it."""
         from onnx_release.artifact.digests import describe_folder
         from onnx_release.limits import REPORT_FILE
         from onnx_release.report.release_report import write_report
 
-        there = objects.read_digest(target, REPORT_FILE)
+        there = s3.read_digest(target, REPORT_FILE)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             if there is not None:
-                objects.fetch(target, [there], Path(scratch))
+                s3.fetch(target, [there], Path(scratch))
                 if _speaks_for(Path(scratch, REPORT_FILE), report):
                     return there
             write_report(Path(scratch), report)
             (written,) = describe_folder(Path(scratch))
-            objects.put(target, Path(scratch), written, metadata)
+            s3.put(target, Path(scratch), written, metadata)
             self._log_sent(target, written, True)
         return written
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import objects, rendered, settings, staging
+from airflow_onnx import rendered, settings
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.outcomes import airflow_outcome
+from airflow_onnx.storage import s3, staging
 from airflow_onnx.tracking import model_registry
 from onnx_release import limits
 from onnx_release.records import ModelVersion, TrainedModel
@@ -94,7 +95,7 @@ class CleanWorkOperator(BaseOperator):
         if model_registry.names_source(hook, self.model_name, training.training_run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", self.model_name, self.target_uri)
             return
-        folder = objects.folder_at(self.s3_conn_id, self.target_uri)
-        paths = sorted(objects.sizes(folder))
-        objects.remove(folder, paths)
+        folder = s3.folder_at(self.s3_conn_id, self.target_uri)
+        paths = sorted(s3.sizes(folder))
+        s3.remove(folder, paths)
         self.log.info("Removed %d objects at %s: no version names them.", len(paths), self.target_uri)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import objects, rendered, settings
+from airflow_onnx import rendered, settings
+from airflow_onnx.storage import s3
 from onnx_release.errors import Refused
 
 if TYPE_CHECKING:
@@ -86,6 +87,6 @@ def fetch_inputs(hook: MlflowHook, s3_conn_id: str, uri: str, folder: Path, para
         action = "Give s3://bucket/key.npz or runs:/ID/x.npz."
         raise Refused(f"{parameter} {uri!r:.200}", "is of no known form", action)
     parent, _, name = uri.rpartition("/")
-    where = objects.folder_at(s3_conn_id, parent, moved=hook.moved)
+    where = s3.folder_at(s3_conn_id, parent, moved=hook.moved)
     folder.mkdir(parents=True)
-    return str(objects.fetch_one(where, name, folder, INPUTS_MAX_BYTES))
+    return str(s3.fetch_one(where, name, folder, INPUTS_MAX_BYTES))

@@ -6,9 +6,9 @@ import hashlib
 from urllib.parse import urlsplit
 
 from airflow_onnx.moved import Moved
-from airflow_onnx.staging.folder import FolderStaging
-from airflow_onnx.staging.place import Staging
-from airflow_onnx.staging.store import StoreStaging
+from airflow_onnx.storage.staging_base import Staging
+from airflow_onnx.storage.staging_folder import FolderStaging
+from airflow_onnx.storage.staging_s3 import StoreStaging
 from onnx_release.errors import Refused
 
 __all__ = ["ARTIFACT", "TUNED", "Staging", "at", "work_uri"]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from airflow_onnx.staging.place import Send, Staging, is_work_folder
+from airflow_onnx.storage.staging_base import Send, Staging, is_work_folder
 from onnx_release.errors import Refused, Transient
 
 if TYPE_CHECKING:
-    from airflow_onnx.objects import Folder
+    from airflow_onnx.storage.s3 import Folder
     from onnx_release.records import FileDigest, OnnxArtifact
 
 
@@ -85,12 +85,12 @@ class FolderStaging(Staging):
 
 def putting(target: Folder, folder: Path) -> Send:
     """Return what puts files of a local folder into the target."""
-    from airflow_onnx import objects
+    from airflow_onnx.storage import s3
 
     def send(file: FileDigest, metadata: dict[str, str]) -> bool:
-        if objects.holds(target, file, partial(objects.expected_etag, target, folder, file)):
+        if s3.holds(target, file, partial(s3.expected_etag, target, folder, file)):
             return False
-        objects.put(target, folder, file, metadata)
+        s3.put(target, folder, file, metadata)
         return True
 
     return send

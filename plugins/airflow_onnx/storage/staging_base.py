@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from airflow_onnx.moved import Moved
 
 if TYPE_CHECKING:
-    from airflow_onnx.objects import Folder
+    from airflow_onnx.storage.s3 import Folder
     from onnx_release.records import FileDigest, OnnxArtifact
 
 Send = Callable[["FileDigest", dict[str, str]], bool]

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_onnx import fetching, names, objects, settings
-from airflow_onnx.staging.folder import putting
-from airflow_onnx.staging.place import Send, Staging, is_work_folder
+from airflow_onnx import names, settings
+from airflow_onnx.storage import s3, worker_cache
+from airflow_onnx.storage.staging_base import Send, Staging, is_work_folder
+from airflow_onnx.storage.staging_folder import putting
 from onnx_release.errors import Refused
 
 if TYPE_CHECKING:
@@ -29,26 +30,26 @@ class StoreStaging(Staging):
     """
 
     @property
-    def folder(self) -> objects.Folder:
+    def folder(self) -> s3.Folder:
         """The folder in the store, through the deployment's connection."""
         return self._folder(self.uri)
 
-    def _folder(self, uri: str) -> objects.Folder:
+    def _folder(self, uri: str) -> s3.Folder:
         names.bucket(uri.removeprefix("s3://").partition("/")[0])
-        return objects.folder_at(settings.staging_conn_id(), uri, moved=self.moved, partner="staging", rerun=RERUN)
+        return s3.folder_at(settings.staging_conn_id(), uri, moved=self.moved, partner="staging", rerun=RERUN)
 
     def prepare(self, keep_s: float) -> None:
         """Look whether the bucket is there, and sweep old siblings; a folder in a store needs no making."""
-        objects.require_bucket(self.folder)
+        s3.require_bucket(self.folder)
         root_uri, _, own = self.uri.rpartition("/")
         root = self._folder(root_uri)
         newest: dict[str, float] = {}
-        for path, item in objects.listing(root).items():
+        for path, item in s3.listing(root).items():
             name = path.partition("/")[0]
             newest[path] = item["LastModified"].timestamp()
             newest[name] = max(newest.get(name, 0.0), newest[path])
         old = {name for name, at in newest.items() if is_work_folder(name) and time.time() - at > keep_s} - {own}
-        objects.remove(root, [path for path in newest if "/" in path and path.partition("/")[0] in old])
+        s3.remove(root, [path for path in newest if "/" in path and path.partition("/")[0] in old])
 
     def out(self, name: str, scratch: Path) -> Path:
         """Return a folder of the task's own."""
@@ -58,7 +59,7 @@ class StoreStaging(Staging):
         """Put every file and verify it."""
         folder = self._folder(f"{self.uri}/{name}/{artifact.sha256}")
         metadata = {"artifact-sha256": artifact.sha256}
-        staged = {file.path: objects.put(folder, written, file, metadata) for file in artifact.files}
+        staged = {file.path: s3.put(folder, written, file, metadata) for file in artifact.files}
         return dataclasses.replace(artifact, uri=folder.uri, staged=staged)
 
     @contextmanager
@@ -71,27 +72,27 @@ class StoreStaging(Staging):
 
         def fill(target: Path) -> None:
             self._require_staged(artifact)
-            objects.fetch(self.folder, artifact.files, target)
+            s3.fetch(self.folder, artifact.files, target)
             verify_folder(target, artifact.files, digests)
 
-        with fetching.cached(
+        with worker_cache.cached(
             Wanted(name=f"artifact {self.uri}", fill=fill, sha256=artifact.sha256, digests=digests), self.moved
         ) as entry:
             yield entry.folder, dataclasses.replace(artifact, stamps=entry.stamps)
 
     def _require_staged(self, artifact: OnnxArtifact) -> None:
-        found = objects.sizes(self.folder)
+        found = s3.sizes(self.folder)
         if missing := [file.path for file in artifact.files if found.get(file.path) != file.size_bytes]:
             raise Refused(f"staged artifact {self.uri}", f"lacks {', '.join(missing)} as it was staged", _AGAIN)
 
     @contextmanager
-    def sender(self, artifact: OnnxArtifact, target: objects.Folder) -> Iterator[Send]:
+    def sender(self, artifact: OnnxArtifact, target: s3.Folder) -> Iterator[Send]:
         """Yield what lets the store copy: exactly the objects that were verified, or nothing.
 
         Where the target is another store, the artifact is fetched and put.
         """
         source = self.folder
-        if not objects.same_store(source, target):
+        if not s3.same_store(source, target):
             with self.local(artifact) as (folder, _):
                 yield putting(target, folder)
             return
@@ -100,9 +101,9 @@ class StoreStaging(Staging):
             staged = artifact.staged.get(file.path)
             if staged is None:
                 raise Refused(f"the record of {source.uri}/{file.path}", "says nothing of how it was staged", _AGAIN)
-            if objects.holds(target, file, lambda: staged):
+            if s3.holds(target, file, lambda: staged):
                 return False
-            objects.copy(source, target, file, staged, metadata)
+            s3.copy(source, target, file, staged, metadata)
             return True
 
         yield send
@@ -112,4 +113,4 @@ class StoreStaging(Staging):
         if not is_work_folder(self.uri.rpartition("/")[2]):
             raise Refused(f"work folder {self.uri}", "is none that this package makes", "Nothing was removed.")
         folder = self.folder
-        objects.remove(folder, sorted(objects.sizes(folder)))
+        s3.remove(folder, sorted(s3.sizes(folder)))

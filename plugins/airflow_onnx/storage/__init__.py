@@ -1,0 +1,1 @@
+"""S3 storage, staging between tasks and the worker cache."""
