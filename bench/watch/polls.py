@@ -13,10 +13,10 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow import MlflowServer
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, client_settings
 from airflow_onnx.watch import summary
-from airflow_onnx.watch.bell import Bell
+from airflow_onnx.watch.decide import Defaults
 from airflow_onnx.watch.look import Look
-from airflow_onnx.watch.plan import Defaults
-from airflow_onnx.watch.search import Scope
+from airflow_onnx.watch.poll import Bell
+from airflow_onnx.watch.queries import Scope
 from bench.watch.stacks import EXPERIMENT
 from onnx_release.limits import WATCH_LOOKBACK_H
 

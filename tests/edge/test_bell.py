@@ -18,9 +18,9 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import client_settings
 from airflow_onnx.triggers.mlflow_finished_runs import FinishedRunsTrigger
 from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
-from airflow_onnx.watch import bell as bell_module
-from airflow_onnx.watch.bell import LATE_MS, WATERMARK, Bell
-from airflow_onnx.watch.search import WATCHED, Scope
+from airflow_onnx.watch import poll as bell_module
+from airflow_onnx.watch.poll import LATE_MS, WATERMARK, Bell
+from airflow_onnx.watch.queries import WATCHED, Scope
 
 from .airflow_stand_in import Supervisor
 from .conftest import Services

@@ -48,7 +48,7 @@ def test_a_look_that_died_before_its_mark_is_repeated_without_a_second_release(
 ) -> None:
     run = lab.run()
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_onnx.watch.starter.Starter._mark", lambda *_: (_ for _ in ()).throw(SystemExit))
+        patch.setattr("airflow_onnx.watch.start.Starter._mark", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             lab.look()
     assert f"{TAG}.watched" not in lab.tags(run)

@@ -19,9 +19,9 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.watch import summary
+from airflow_onnx.watch.decide import Defaults
 from airflow_onnx.watch.look import Look
-from airflow_onnx.watch.plan import Defaults
-from airflow_onnx.watch.search import Scope, Span, moment
+from airflow_onnx.watch.queries import Scope, Span, moment
 from onnx_release.errors import Refused, Transient
 
 

@@ -18,10 +18,10 @@ from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
 from airflow_onnx.watch import summary
+from airflow_onnx.watch.decide import Defaults, Planned
 from airflow_onnx.watch.look import Look, hours_ago_ms
-from airflow_onnx.watch.plan import Defaults, Planned
-from airflow_onnx.watch.search import Scope, Span, moment
-from airflow_onnx.watch.starter import NEW, OLD, Starter, new_releases_go_on
+from airflow_onnx.watch.queries import Scope, Span, moment
+from airflow_onnx.watch.start import NEW, OLD, Starter, new_releases_go_on
 from onnx_release import limits
 from onnx_release.errors import Refused
 from onnx_release.records.base import Record

@@ -13,8 +13,8 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_onnx.hooks.mlflow import MlflowServer
 from airflow_onnx.hooks.mlflow_rest import client_settings
-from airflow_onnx.watch.bell import Bell
-from airflow_onnx.watch.search import Scope
+from airflow_onnx.watch.poll import Bell
+from airflow_onnx.watch.queries import Scope
 from onnx_release.errors import Refused, Transient
 
 # Between two tries while MLflow, its connection or Airflow's API fails.

@@ -11,8 +11,8 @@ from typing import Any
 from airflow_onnx import names
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.watch.plan import Defaults, Planned, Planner, release_wall_s
-from airflow_onnx.watch.search import Scope, Span
+from airflow_onnx.watch.decide import Defaults, Planned, Planner, release_wall_s
+from airflow_onnx.watch.queries import Scope, Span
 from airflow_onnx.watch.summary import Estimate
 
 HOUR_MS = 3_600_000

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_onnx.watch.plan import Planned
+from airflow_onnx.watch.decide import Planned
 
 COLUMNS = ("training_run_id", "run_name", "experiment", "ended_at", "action", "reason")
 # A summary travels through XCom, a row of Airflow's database; beyond this many runs it says how many it leaves out.

@@ -10,7 +10,7 @@ import httpx
 
 from airflow_onnx.hooks.mlflow import MlflowServer
 from airflow_onnx.hooks.mlflow_rest import RunQuery, error_of
-from airflow_onnx.watch.search import Scope
+from airflow_onnx.watch.queries import Scope
 
 WATERMARK = "watermark_ms"
 # A run may be reported late, or by a clock that is behind: a poll goes back this far behind the watermark. What is

@@ -11,8 +11,8 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
 from airflow_onnx.tracking import run_log
 from airflow_onnx.tracking.run_log import TAG
-from airflow_onnx.watch.plan import Planned
-from airflow_onnx.watch.search import WATCHED
+from airflow_onnx.watch.decide import Planned
+from airflow_onnx.watch.queries import WATCHED
 from onnx_release.errors import Refused
 
 log = logging.getLogger(__name__)

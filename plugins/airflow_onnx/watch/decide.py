@@ -14,7 +14,7 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery, TrainingRun
 from airflow_onnx.tracking.model_registry import PRECISION_TAG, SHA_TAG
 from airflow_onnx.tracking.run_log import TAG
-from airflow_onnx.watch.models import kind_of_model
+from airflow_onnx.watch.model_kind import kind_of_model
 from onnx_release import limits
 from onnx_release.errors import Refused
 from onnx_release.records.base import Record
