@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.sdk import DAG, TriggerRule
 
-from airflow_onnx import placement, settings
+from airflow_onnx.deployment import placement, settings
 from airflow_onnx.forms import as_json, field, given, pushed, returned
 from airflow_onnx.moved import MOVED_KEY
 from airflow_onnx.operators.check import CheckOperator

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
-from airflow_onnx.policy import task_instance_mutation_hook as task_instance_mutation_hook
+from airflow_onnx.deployment.cluster_policy import task_instance_mutation_hook as task_instance_mutation_hook
 
 
 @event.listens_for(Engine, "savepoint")

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 
-from airflow_onnx import names, settings
+from airflow_onnx import names
+from airflow_onnx.deployment import settings
 from onnx_release.errors import Refused, Transient
 
 RELEASE_DAG_ID = "release_onnx"

@@ -19,9 +19,9 @@ from airflow.sdk import Param
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from airflow_onnx import placement, policy
-from airflow_onnx import settings as app_settings
-from airflow_onnx.pods import MEASURING
+from airflow_onnx.deployment import cluster_policy, placement
+from airflow_onnx.deployment import settings as app_settings
+from airflow_onnx.deployment.kubernetes import MEASURING
 from onnx_release.errors import Refused
 
 ROOT = Path(__file__).parents[2]
@@ -232,7 +232,7 @@ def _record(operator: str = "ExportOperator", dag_id: str = "release_onnx") -> S
 
 
 def _after(record: SimpleNamespace, conf: Any) -> SimpleNamespace:
-    policy.task_instance_mutation_hook(record, None if conf == "no run" else SimpleNamespace(conf=conf))
+    cluster_policy.task_instance_mutation_hook(record, None if conf == "no run" else SimpleNamespace(conf=conf))
     return record
 
 

@@ -17,7 +17,7 @@ import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx import settings
+from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import s3, staging, worker_cache
 from onnx_release.errors import Refused

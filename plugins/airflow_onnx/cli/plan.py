@@ -14,8 +14,9 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
-from airflow_onnx import dag_runs, settings
+from airflow_onnx import dag_runs
 from airflow_onnx.dag_runs import State
+from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.watch import summary

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from airflow_onnx import names, rendered, settings
+from airflow_onnx import names, rendered
+from airflow_onnx.deployment import settings
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.release_step import ReleaseOperator
 from airflow_onnx.storage import staging, worker_cache

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import rendered, settings
+from airflow_onnx import rendered
+from airflow_onnx.deployment import settings
 from airflow_onnx.operators.release_step import ReleaseOperator
 from airflow_onnx.tracking.release_inputs import Source, fetch_inputs
 from onnx_release import limits

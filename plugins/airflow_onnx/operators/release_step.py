@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import placement, rendered
+from airflow_onnx import rendered
+from airflow_onnx.deployment import placement
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.moved import MOVED_KEY, Moved
 from airflow_onnx.operators.acceptance import Judged

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import rendered, settings
+from airflow_onnx import rendered
+from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.storage import s3, staging

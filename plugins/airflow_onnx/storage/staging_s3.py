@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_onnx import names, settings
+from airflow_onnx import names
+from airflow_onnx.deployment import settings
 from airflow_onnx.storage import s3, worker_cache
 from airflow_onnx.storage.staging_base import Send, Staging, is_work_folder
 from airflow_onnx.storage.staging_folder import putting

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from airflow_onnx import settings
+from airflow_onnx.deployment import settings
 from airflow_onnx.tracking import weight_files
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import rendered, settings
+from airflow_onnx import rendered
+from airflow_onnx.deployment import settings
 from airflow_onnx.storage import s3
 from onnx_release.errors import Refused
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_onnx import names, settings
+from airflow_onnx import names
+from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import Evidence
 from airflow_onnx.operators.acceptance import Judged, require_accepted
 from airflow_onnx.tracking import model_registry

@@ -9,8 +9,9 @@ from itertools import islice
 from statistics import median
 from typing import Any, Literal
 
-from airflow_onnx import dag_runs, names, settings
+from airflow_onnx import dag_runs, names
 from airflow_onnx.dag_runs import State
+from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery, TrainingRun
 from airflow_onnx.tracking.model_registry import PRECISION_TAG, SHA_TAG
 from airflow_onnx.tracking.run_log import TAG

@@ -11,8 +11,8 @@ from typing import Any
 
 from airflow.sdk import conf
 
-from airflow_onnx import pods, settings
-from airflow_onnx.pods import Place
+from airflow_onnx.deployment import kubernetes, settings
+from airflow_onnx.deployment.kubernetes import Place
 from onnx_release import limits
 from onnx_release.errors import Refused
 
@@ -61,7 +61,7 @@ def executor_config(kind: str, place: Place) -> dict[str, Any]:
     """
     if "KubernetesExecutor" not in str(conf.get("core", "executor")):
         return {}
-    return pods.executor_config(place, alone=kind in (MEASURE, ON_CUDA[MEASURE]))
+    return kubernetes.executor_config(place, alone=kind in (MEASURE, ON_CUDA[MEASURE]))
 
 
 def require_queue(asked: str, queue: str | None) -> None:
@@ -83,8 +83,8 @@ def _require_sound(kind: str, place: Place) -> None:
     rules: dict[str, tuple[Any, str]] = {
         "queue": (place.queue, limits.QUEUE_PATTERN),
         "pool": (place.pool, _POOL_PATTERN),
-        "cpu": (place.cpu, pods.CPU_PATTERN),
-        "memory": (place.memory, pods.MEMORY_PATTERN),
+        "cpu": (place.cpu, kubernetes.CPU_PATTERN),
+        "memory": (place.memory, kubernetes.MEMORY_PATTERN),
     }
     for name, (value, pattern) in rules.items():
         if value is not None and not re.fullmatch(pattern, str(value)):
@@ -94,7 +94,7 @@ def _require_sound(kind: str, place: Place) -> None:
             raise _refused(kind, f"{name} is {number}", "It must be 1 or more; leave it out for none.")
     for name, labels in {"node_selector": place.node_selector, "tolerate": place.tolerate}.items():
         for key, value in labels.items():
-            if not re.fullmatch(pods.LABEL_KEY_PATTERN, key) or not re.fullmatch(pods.LABEL_PATTERN, value):
+            if not re.fullmatch(kubernetes.LABEL_KEY_PATTERN, key) or not re.fullmatch(kubernetes.LABEL_PATTERN, value):
                 raise _refused(kind, f"{name} has {key!r:.80}: {value!r:.80}", "Kubernetes takes no such label.")
     if place.queue == limits.QUEUE_AS_CONFIGURED:
         raise _refused(kind, f"queue is {place.queue!r}", "That name stands for the deployment's choice; take another.")

@@ -17,8 +17,8 @@ from typing import Any
 from airflow import settings as airflow_settings
 from airflow.policies import hookimpl
 
-from airflow_onnx import placement, settings
 from airflow_onnx.dag_runs import RELEASE_DAG_ID
+from airflow_onnx.deployment import placement, settings
 from onnx_release.errors import Refused
 
 _log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Settings of the deployment: options and task placement."""
