@@ -12,7 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, TriggerRule
 
 from airflow_onnx.deployment import placement, settings
-from airflow_onnx.forms import as_json, field, given, pushed, returned
+from airflow_onnx.form_fields import as_json, field, given, pushed, returned
 from airflow_onnx.moved import MOVED_KEY
 from airflow_onnx.operators.check import CheckOperator
 from airflow_onnx.operators.export import ExportOperator

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronDataIntervalTimetable
 
 from airflow_onnx.deployment import settings
-from airflow_onnx.forms import as_json, field, given
+from airflow_onnx.form_fields import as_json, field, given
 from airflow_onnx.operators.start_releases import WatchTrainingOperator
 from airflow_onnx.triggers.mlflow_finished_runs import FinishedRunsTrigger
 from onnx_release import limits

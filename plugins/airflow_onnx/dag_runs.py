@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 
-from airflow_onnx import names
+from airflow_onnx import validation
 from airflow_onnx.deployment import settings
 from onnx_release.errors import Refused, Transient
 
@@ -35,7 +35,7 @@ class State(Enum):
 
 def release_id(training_run_id: str) -> str:
     """Return the id of the DAG run that releases a training run: one, whoever asks for it."""
-    return f"release__{names.run_id(training_run_id)}"
+    return f"release__{validation.run_id(training_run_id)}"
 
 
 def url(dag_run_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from airflow_onnx.outcomes import airflow_outcome
+from airflow_onnx.errors import airflow_outcome
 from onnx_release.errors import Refused, Transient
 
 

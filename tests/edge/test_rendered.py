@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from airflow_onnx import rendered
+from airflow_onnx import params
 from onnx_release.errors import Refused
 from onnx_release.limits import LatencyBudget, ParityLimits
 from onnx_release.records import OnnxArtifact
 
 
 def test_settings_are_read_from_json_text_and_from_values() -> None:
-    read = rendered.settings(ParityLimits, {"mae_max": "1e-06", "max_abs": "null", "rtol": 0.1, "per_output": "{}"})
+    read = params.settings(ParityLimits, {"mae_max": "1e-06", "max_abs": "null", "rtol": 0.1, "per_output": "{}"})
     assert read == ParityLimits(mae_max=1e-6, rtol=0.1)
 
 
 def test_text_is_taken_with_and_without_json_quotes() -> None:
-    assert rendered.settings(LatencyBudget, {"on_miss": '"warn"'}).on_miss == "warn"
-    assert rendered.settings(LatencyBudget, {"on_miss": "warn"}).on_miss == "warn"
+    assert params.settings(LatencyBudget, {"on_miss": '"warn"'}).on_miss == "warn"
+    assert params.settings(LatencyBudget, {"on_miss": "warn"}).on_miss == "warn"
 
 
 @pytest.mark.parametrize(
@@ -34,35 +34,35 @@ def test_text_is_taken_with_and_without_json_quotes() -> None:
 )
 def test_a_wrong_setting_is_refused_by_name(fields: dict[str, Any], word: str) -> None:
     with pytest.raises(Refused, match=word):
-        rendered.settings(LatencyBudget, fields)
+        params.settings(LatencyBudget, fields)
 
 
 @pytest.mark.parametrize("argument", ["[]", "8", '["8"]', "[0]", "[5000]", "[1.5]", "[null]", "x", None])
 def test_wrong_batch_sizes_are_refused_by_name(argument: Any) -> None:
     with pytest.raises(Refused, match="batch_sizes"):
-        rendered.integers(argument, "batch_sizes", 1, 4096)
+        params.integers(argument, "batch_sizes", 1, 4096)
 
 
 def test_batch_sizes_come_sorted_and_once() -> None:
-    assert rendered.integers("[8, 1, 8]", "batch_sizes", 1, 4096) == (1, 8)
+    assert params.integers("[8, 1, 8]", "batch_sizes", 1, 4096) == (1, 8)
 
 
 @pytest.mark.parametrize("argument", [None, "", "null"])
 def test_no_opset_is_no_opset(argument: Any) -> None:
-    assert rendered.optional_integer(argument, "opset", 18, 23) is None
+    assert params.optional_integer(argument, "opset", 18, 23) is None
 
 
 @pytest.mark.parametrize("argument", ["17", 24, "true", "20.0"])
 def test_an_opset_outside_the_limits_is_refused(argument: Any) -> None:
     with pytest.raises(Refused, match=r"opset.*from 18 to 23"):
-        rendered.optional_integer(argument, "opset", 18, 23)
+        params.optional_integer(argument, "opset", 18, 23)
 
 
 def test_a_missing_record_names_the_task_to_clear() -> None:
     with pytest.raises(Refused, match="Clear the task 'export'"):
-        rendered.record(OnnxArtifact, None, "export")
+        params.record(OnnxArtifact, None, "export")
 
 
 def test_a_forged_record_is_refused() -> None:
     with pytest.raises(Refused, match=r"OnnxArtifact\.evil"):
-        rendered.record(OnnxArtifact, {"sha256": "x", "evil": 1}, "export")
+        params.record(OnnxArtifact, {"sha256": "x", "evil": 1}, "export")

@@ -16,7 +16,7 @@ import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx import doctor
+from airflow_onnx.cli import doctor
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import training_run
 from onnx_release.errors import Refused

@@ -14,7 +14,7 @@ import torch
 from airflow.sdk.exceptions import AirflowFailException
 from torch import nn
 
-from airflow_onnx import names
+from airflow_onnx import validation
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking.model_registry import PRECISION_TAG
 from airflow_onnx.tracking.release_inputs import Source
@@ -145,10 +145,10 @@ def test_a_hostile_tag_leads_nowhere(hook: MlflowHook, tag: str) -> None:
 
 
 def test_names_of_reduced_releases_cannot_be_taken_for_exact_ones() -> None:
-    assert (names.alias_for("candidate", "float32"), names.alias_for("candidate", "int8")) == (
+    assert (validation.alias_for("candidate", "float32"), validation.alias_for("candidate", "int8")) == (
         "candidate",
         "candidate-int8",
     )
     with pytest.raises(Refused, match="alias"):
-        names.alias_for("a" * 62, "int8")
-    assert (names.stage_for("none", "int8"), names.stage_for("Staging", "float32")) == ("", "Staging")
+        validation.alias_for("a" * 62, "int8")
+    assert (validation.stage_for("none", "int8"), validation.stage_for("Staging", "float32")) == ("", "Staging")

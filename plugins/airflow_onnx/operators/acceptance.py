@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_onnx import rendered
+from airflow_onnx import params
 from onnx_release.errors import Refused
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
 from onnx_release.records.base import Record
@@ -23,9 +23,9 @@ class Judged:
     def read(cls, artifact: Any, check: Any, benchmark: Any) -> Judged:
         """Read what `tune`, `check` and `parity_latency` returned; `Refused` names a task without a record."""
         return cls(
-            artifact=rendered.record(OnnxArtifact, artifact, "tune"),
-            check=rendered.record(CheckReport, check, "check"),
-            benchmark=rendered.record(BenchmarkReport, benchmark, "parity_latency"),
+            artifact=params.record(OnnxArtifact, artifact, "tune"),
+            check=params.record(CheckReport, check, "check"),
+            benchmark=params.record(BenchmarkReport, benchmark, "parity_latency"),
         )
 
     def parts(self) -> dict[str, Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import rendered
+from airflow_onnx import params
 from airflow_onnx.operators.release_step import ReleaseOperator
 from airflow_onnx.storage import staging
 from onnx_release.errors import Refused
@@ -34,8 +34,8 @@ class CheckOperator(ReleaseOperator):
         """Check, keep the report, raise last."""
         from onnx_release.check.static_checks import CheckOptions, check_artifact
 
-        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
-        domains = tuple(str(domain) for domain in rendered.value(self.allowed_domains) or ())
+        artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
+        domains = tuple(str(domain) for domain in params.value(self.allowed_domains) or ())
         with staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact):
             report = check_artifact(folder, artifact, CheckOptions(allowed_domains=domains))
         self.gathered["check"] = report

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from airflow_onnx import names, rendered
+from airflow_onnx import params, validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.release_step import ReleaseOperator
@@ -66,7 +66,7 @@ class ExportOperator(ReleaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Export, then leave out the tasks that nobody asked for."""
         result = super().execute(context)
-        if left_out := [task_id for task_id, asked in (self.skip_unless or {}).items() if not rendered.value(asked)]:
+        if left_out := [task_id for task_id, asked in (self.skip_unless or {}).items() if not params.value(asked)]:
             # The exception ends the task as a success, and its result is handed on before.
             context["ti"].xcom_push(key=BaseXCom.XCOM_RETURN_KEY, value=result)
             raise DownstreamTasksSkipped(tasks=left_out)
@@ -77,10 +77,10 @@ class ExportOperator(ReleaseOperator):
         from onnx_release.export.export_model import ExportStepOptions
         from onnx_release.run_step import export_trained
 
-        names.model_name(self.model_name)
+        validation.model_name(self.model_name)
         source = Source(self.hook, self.training, self.source or {})
         options = ExportStepOptions(
-            opset=rendered.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
+            opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             device=self.device,
             allow_pickle=settings.allow_pickle(),
             factory=source.factory(),

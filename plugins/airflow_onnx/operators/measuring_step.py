@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import rendered
+from airflow_onnx import params
 from airflow_onnx.deployment import settings
 from airflow_onnx.operators.release_step import ReleaseOperator
 from airflow_onnx.tracking.release_inputs import Source, fetch_inputs
@@ -93,16 +93,16 @@ class JudgingOperator(ReleaseOperator):
         from onnx_release.latency.host_lock import LockOptions
 
         return JudgeOptions(
-            batch_sizes=rendered.integers(self.batch_sizes, "batch_sizes", 1, limits.BATCH_SIZE_MAX),
-            limits=rendered.settings(ParityLimits, self.parity or {}),
-            budget=rendered.settings(LatencyBudget, self.budget or {}),
-            plan=rendered.settings(MeasurePlan, self.plan or {}),
+            batch_sizes=params.integers(self.batch_sizes, "batch_sizes", 1, limits.BATCH_SIZE_MAX),
+            limits=params.settings(ParityLimits, self.parity or {}),
+            budget=params.settings(LatencyBudget, self.budget or {}),
+            plan=params.settings(MeasurePlan, self.plan or {}),
             allow_pickle=settings.allow_pickle(),
             factory=source.factory(),
             input_spec=source.input_spec(),
             given_inputs=fetch_inputs(self.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs"),
             reproduction=str(scratch / "reproduction"),
-            precision_limits=rendered.settings(_ByPrecision, {"limits": self.precision_limits or {}}).limits,
+            precision_limits=params.settings(_ByPrecision, {"limits": self.precision_limits or {}}).limits,
             lock=LockOptions(
                 path=settings.measure_lock(), timeout_s=settings.measure_lock_timeout_s(), holder=self.measured_by
             ),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import rendered
+from airflow_onnx import params
 from airflow_onnx.operators.measuring_step import JudgingOperator
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking import run_log
@@ -36,8 +36,8 @@ class ParityLatencyOperator(JudgingOperator):
         from onnx_release.report.release_report import reasons
         from onnx_release.run_step import judge_artifact
 
-        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
-        self.gathered["check"] = rendered.record(CheckReport, self.check, "check")
+        artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
+        self.gathered["check"] = params.record(CheckReport, self.check, "check")
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             options = self.judge_options(Path(scratch), self.told())
             with (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names, rendered
+from airflow_onnx import params, validation
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.moved import total
 from airflow_onnx.operators.release_step import ShippingOperator
@@ -61,13 +61,13 @@ class PromoteOperator(ShippingOperator):
 
     def release(self, context: Context) -> ModelVersion:
         """Look at the objects once more, move the alias, leave the evidence."""
-        version = rendered.record(ModelVersion, self.version, "register")
-        uploaded = rendered.record(S3Object, self.uploaded, "upload")
+        version = params.record(ModelVersion, self.version, "register")
+        uploaded = params.record(S3Object, self.uploaded, "upload")
         in_all = total([*(self.moved_by or {}).values(), self.moved])
         report = dataclasses.replace(self.accepted_report(context), moved=dict(in_all))
         self.log.info("The release moved: %s.", in_all)
         precision = self.gathered["artifact"].precision
-        alias, stage = names.alias_for(self.alias, precision), names.stage_for(self.stage, precision)
+        alias, stage = validation.alias_for(self.alias, precision), validation.stage_for(self.stage, precision)
         self._require_objects(uploaded)
         # The alias last: a stage that is refused leaves it where it was.
         if stage:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names, rendered
+from airflow_onnx import params, validation
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseOperator
@@ -45,8 +45,8 @@ class RegisterOperator(ReleaseOperator):
 
     def release(self, context: Context) -> ModelVersion:
         """Fetch back, judge what came back, then let MLflow name it."""
-        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "tune")
-        uploaded = rendered.record(S3Object, self.uploaded, "upload")
+        artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
+        uploaded = params.record(S3Object, self.uploaded, "upload")
         report = self._fetched_back(artifact, uploaded)
         version = model_registry.ensure_version(self.hook, self._request(report, artifact, uploaded))
         self.link_urls[ModelVersionLink.name] = self.hook.server.version_url(version.name, version.version)
@@ -78,7 +78,7 @@ class RegisterOperator(ReleaseOperator):
         from onnx_release.report.release_report import summary_markdown
 
         return model_registry.VersionRequest(
-            name=names.model_name(self.model_name),
+            name=validation.model_name(self.model_name),
             training_run_id=self.training.training_run_id,
             sha256=artifact.sha256,
             source=uploaded.uri,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import rendered
+from airflow_onnx import params
 from airflow_onnx.deployment import placement
+from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.moved import MOVED_KEY, Moved
 from airflow_onnx.operators.acceptance import Judged
-from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.tracking import run_log
 from onnx_release.errors import Refused
 from onnx_release.records import ReleaseReport, TrainedModel
@@ -67,7 +67,7 @@ class ReleaseOperator(BaseOperator, abc.ABC):
         self.link_urls: dict[str, str] = {}
         try:
             with airflow_outcome(lambda error: self._leave_refusal(context, error)):
-                self.training = rendered.record(TrainedModel, self.trained, "wait_for_training")
+                self.training = params.record(TrainedModel, self.trained, "wait_for_training")
                 placement.require_queue(self.asked_queue, getattr(context["ti"], "queue", None))
                 return self.release(context).to_dict()
         finally:

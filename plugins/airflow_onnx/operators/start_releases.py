@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import dag_runs, rendered
+from airflow_onnx import dag_runs, params
 from airflow_onnx.dag_runs import State
+from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
 from airflow_onnx.watch import summary
 from airflow_onnx.watch.decide import Defaults, Planned
@@ -133,7 +133,7 @@ class WatchTrainingOperator(BaseOperator):
         """Look once; new runs are started at once, those of a range in turn."""
         with airflow_outcome(), self._looking() as look:
             span, pace = self._span(context), self._pace
-            if rendered.value(self.plan_only):
+            if params.value(self.plan_only):
                 return self._plan(look, span, pace)
             if span is None:
                 return self._release_new(look, pace)
@@ -149,12 +149,12 @@ class WatchTrainingOperator(BaseOperator):
     @contextmanager
     def _looking(self) -> Iterator[Look]:
         scope = Scope(
-            experiments=tuple(str(item) for item in rendered.value(self.experiments) or ()),
+            experiments=tuple(str(item) for item in params.value(self.experiments) or ()),
             run_filter=self.run_filter,
         )
         if not scope.experiments:
             self.log.warning("No experiment is watched: set [onnx_release] watch_experiments, or the parameter.")
-        defaults = Defaults(model_name=self.model_name, params=dict(rendered.value(self.release_params) or {}))
+        defaults = Defaults(model_name=self.model_name, params=dict(params.value(self.release_params) or {}))
         with MlflowRest(MlflowHook(self.mlflow_conn_id).server) as rest:
             yield Look(rest=rest, scope=scope, defaults=defaults, dag_state=dag_runs.state)
 
@@ -175,7 +175,7 @@ class WatchTrainingOperator(BaseOperator):
 
     @property
     def _pace(self) -> Pace:
-        return rendered.settings(Pace, {"order": self.order, "at_once": self.at_once, "lookback_h": self.lookback_h})
+        return params.settings(Pace, {"order": self.order, "at_once": self.at_once, "lookback_h": self.lookback_h})
 
     def _planned(self, look: Look, span: Span | None, pace: Pace) -> list[Planned]:
         if span is None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names, rendered
+from airflow_onnx import params, validation
 from airflow_onnx.operators.measuring_step import JudgingOperator
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import fetch_inputs
@@ -82,12 +82,12 @@ class TuneOperator(JudgingOperator):
 
     def release(self, context: Context) -> OnnxArtifact:
         """Tune, keep the table, raise last."""
-        artifact = self.gathered["artifact"] = rendered.record(OnnxArtifact, self.artifact, "export")
-        if rendered.value(self.enabled) is not True:
+        artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "export")
+        if params.value(self.enabled) is not True:
             self.log.info("Tuning is off; the exported model goes on as it is.")
             return artifact
-        asked = rendered.value(self.precisions)
-        if isinstance(asked, list | tuple) and names.EXACT not in asked:
+        asked = params.value(self.precisions)
+        if isinstance(asked, list | tuple) and validation.EXACT not in asked:
             # Whatever wins will be refused later: that takes no measuring to know.
             self._require_names(asked)
         tuned = self.gathered["artifact"] = self._tuned(artifact)
@@ -98,8 +98,8 @@ class TuneOperator(JudgingOperator):
 
     def _require_names(self, precisions: Sequence[str]) -> None:
         for precision in precisions:
-            names.alias_for(self.alias, precision)
-            names.stage_for(self.stage, precision)
+            validation.alias_for(self.alias, precision)
+            validation.stage_for(self.stage, precision)
 
     def _tuned(self, artifact: OnnxArtifact) -> OnnxArtifact:
         from onnx_release.run_step import tune_artifact
@@ -120,7 +120,7 @@ class TuneOperator(JudgingOperator):
 
         source = self.told()
         where = source.evaluation_uri(self.evaluation_uri)
-        return rendered.settings(
+        return params.settings(
             TuneOptions,
             {
                 "precisions": self.precisions,
@@ -129,13 +129,13 @@ class TuneOperator(JudgingOperator):
                 "allowed_domains": self.allowed_domains,
             },
             judge=self.judge_options(scratch, source).to_dict(),
-            opset=rendered.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
+            opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             evaluation=fetch_inputs(self.hook, self.s3_conn_id, where, scratch / "evaluation", "evaluation_uri"),
         )
 
     def _require_asked(self, tuned: OnnxArtifact) -> None:
         """Refuse to ship the exact model to someone who asked for a reduced one alone."""
-        asked = tuple(rendered.value(self.precisions))
+        asked = tuple(params.value(self.precisions))
         if tuned.precision in asked or tuned.tuning is None:
             return
         why = [f"{c.name}: {c.outcome}, {c.reason}" for c in tuned.tuning.candidates if c.precision in asked]

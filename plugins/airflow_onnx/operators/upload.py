@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names
+from airflow_onnx import validation
 from airflow_onnx.links import ObjectLink
 from airflow_onnx.operators.release_step import ShippingOperator
 from airflow_onnx.storage import s3, staging
@@ -66,8 +66,8 @@ class UploadOperator(ShippingOperator):
         )
 
     def _target(self, artifact: OnnxArtifact) -> s3.Folder:
-        prefix = names.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
-        return s3.folder_at(self.s3_conn_id, f"s3://{names.bucket(self.bucket)}/{prefix}", moved=self.moved)
+        prefix = validation.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
+        return s3.folder_at(self.s3_conn_id, f"s3://{validation.bucket(self.bucket)}/{prefix}", moved=self.moved)
 
     def _log_sent(self, target: s3.Folder, file: FileDigest, sent: bool) -> None:
         verb = "was put there" if sent else "was there already"

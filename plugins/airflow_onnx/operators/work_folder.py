@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import rendered
+from airflow_onnx import params
 from airflow_onnx.deployment import settings
+from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.storage import s3, staging
 from airflow_onnx.tracking import model_registry
 from onnx_release import limits
@@ -86,10 +86,10 @@ class CleanWorkOperator(BaseOperator):
     def execute(self, context: Context) -> None:
         """Clean up according to how far the release came."""
         with airflow_outcome():
-            if rendered.optional_record(ModelVersion, self.version):
+            if params.optional_record(ModelVersion, self.version):
                 staging.at(self.work_uri).remove()
             elif self.target_uri:
-                self._remove_unnamed_objects(rendered.record(TrainedModel, self.trained, "wait_for_training"))
+                self._remove_unnamed_objects(params.record(TrainedModel, self.trained, "wait_for_training"))
 
     def _remove_unnamed_objects(self, training: TrainedModel) -> None:
         hook = MlflowHook(self.mlflow_conn_id)

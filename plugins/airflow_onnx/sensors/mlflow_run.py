@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
-from airflow_onnx import rendered
+from airflow_onnx import params
+from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import TrainingRunLink
-from airflow_onnx.outcomes import airflow_outcome
 from airflow_onnx.tracking import run_log, training_run
 from airflow_onnx.triggers.mlflow_run import TrainingRunTrigger
 from onnx_release.errors import Refused
@@ -63,7 +63,7 @@ class TrainingCompleteSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Return the trained model, or defer until the run has ended."""
-        self.timeout = float(rendered.value(self.wait_timeout_h)) * 3600.0
+        self.timeout = float(params.value(self.wait_timeout_h)) * 3600.0
         if not self.deferrable:
             return super().execute(context)
         trained = self._look(context)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_onnx import names
+from airflow_onnx import validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.storage import s3, worker_cache
 from airflow_onnx.storage.staging_base import Send, Staging, is_work_folder
@@ -36,7 +36,7 @@ class StoreStaging(Staging):
         return self._folder(self.uri)
 
     def _folder(self, uri: str) -> s3.Folder:
-        names.bucket(uri.removeprefix("s3://").partition("/")[0])
+        validation.bucket(uri.removeprefix("s3://").partition("/")[0])
         return s3.folder_at(settings.staging_conn_id(), uri, moved=self.moved, partner="staging", rerun=RERUN)
 
     def prepare(self, keep_s: float) -> None:

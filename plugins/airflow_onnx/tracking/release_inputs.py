@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import rendered
+from airflow_onnx import params
 from airflow_onnx.deployment import settings
 from airflow_onnx.storage import s3
 from onnx_release.errors import Refused
@@ -37,7 +37,7 @@ class Source:
         self._run_id = training.training_run_id
         tags = run.data.tags
         self._evaluation = str(tags.get("onnx_release.evaluation", "")).strip()
-        self._given = {n: rendered.value(given.get(n)) or rendered.value(tags.get(f"onnx_release.{n}")) for n in TAGS}
+        self._given = {n: params.value(given.get(n)) or params.value(tags.get(f"onnx_release.{n}")) for n in TAGS}
 
     def factory(self) -> FactoryOptions | None:
         """Return what makes the model, or None where nobody said; raises `Refused` for arguments that are no object."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_onnx import names
+from airflow_onnx import validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import Evidence
 from airflow_onnx.operators.acceptance import Judged, require_accepted
@@ -118,8 +118,8 @@ def leave(hook: MlflowHook, context: Context, report: ReleaseReport, **tags: str
 
 def _variant(report: ReleaseReport) -> str:
     """Return the reduced precision that a report is about, or an empty string."""
-    precision = report.artifact.precision if report.artifact else names.EXACT
-    return "" if precision == names.EXACT else precision
+    precision = report.artifact.precision if report.artifact else validation.EXACT
+    return "" if precision == validation.EXACT else precision
 
 
 def _keep(hook: MlflowHook, report: ReleaseReport) -> None:
@@ -157,7 +157,7 @@ def leave_reproduction(hook: MlflowHook, training: TrainedModel, model_name: str
         return
     files = tuple(sorted(file for file in folder.iterdir() if file.is_file()))
     try:
-        names.model_name(model_name)
+        validation.model_name(model_name)
         path = f"{TAG}/{model_name}/{REPRODUCTION}"
         hook.log_evidence(training.training_run_id, Evidence(artifact_path=path, files=files))
     except (Refused, Transient) as failure:
@@ -175,7 +175,7 @@ def _release_stands(hook: MlflowHook, training_run_id: str, tags: dict[str, str]
     The tag alone could name a version that was deleted since; the registry alone holds versions, too, whose release
     failed before their alias was moved.
     """
-    if (tags.get(f"{TAG}.precision") or names.EXACT) != names.EXACT:
+    if (tags.get(f"{TAG}.precision") or validation.EXACT) != validation.EXACT:
         return False
     name, version = tags.get(f"{TAG}.model_name"), tags.get(f"{TAG}.version")
     return bool(name and version) and model_registry.holds(hook, str(name), str(version), training_run_id)
@@ -236,7 +236,7 @@ def leave_refusal(
 
     found = reasons(parts.get("check"), parts.get("benchmark")) or (str(error),)
     try:
-        names.model_name(model_name)
+        validation.model_name(model_name)
         report = ReleaseReport(
             status="refused",
             reasons=found,

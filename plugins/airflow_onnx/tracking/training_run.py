@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import names
+from airflow_onnx import validation
 from airflow_onnx.tracking import weight_files
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
@@ -41,9 +41,9 @@ def target(hook: MlflowHook, run_id: str, model_uri: str) -> Target:
         given = "both are given" if run_id else "neither is given"
         raise Refused("training_run_id and model_uri", given, "Give exactly one of them.")
     if run_id:
-        return Target(names.run_id(run_id))
+        return Target(validation.run_id(run_id))
     if found := re.fullmatch(r"runs:/([^/]+)/(.+)", model_uri):
-        return Target(names.run_id(found[1]), model_uri)
+        return Target(validation.run_id(found[1]), model_uri)
     with hook.explained(f"model {model_uri}", "Check the URI against MLflow's Models page."):
         found_run, pinned = _registered(hook, model_uri)
     if not found_run:

@@ -9,7 +9,7 @@ from itertools import islice
 from statistics import median
 from typing import Any, Literal
 
-from airflow_onnx import dag_runs, names
+from airflow_onnx import dag_runs, validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery, TrainingRun
@@ -70,7 +70,7 @@ class Planner:
         """Return what is to be done with the run; a run that cannot be judged is refused, with the reason."""
         name = self._model_name(run)
         try:
-            action, reason = self._decide(run, names.model_name(name))
+            action, reason = self._decide(run, validation.model_name(name))
         except Refused as error:
             action, reason = "refuse", str(error)
         return Planned(
@@ -104,7 +104,7 @@ class Planner:
         for version in self.rest.versions(name, run.run_id):
             tags = {tag["key"]: tag.get("value", "") for tag in version.get("tags") or []}
             # A version of reduced precision, made by hand, is not the one that is still to come.
-            if SHA_TAG in tags and tags.get(PRECISION_TAG, names.EXACT) in self._precisions():
+            if SHA_TAG in tags and tags.get(PRECISION_TAG, validation.EXACT) in self._precisions():
                 return "skip", f"released as version {version['version']} of '{name}'"
         return None
 
@@ -112,7 +112,7 @@ class Planner:
         """Return the precisions that the releases which are started here may have."""
         params = self.defaults.params
         asked = params.get("tune_precisions") if params.get("tune") else None
-        return set(map(str, asked)) if isinstance(asked, list) else {names.EXACT}
+        return set(map(str, asked)) if isinstance(asked, list) else {validation.EXACT}
 
     def _by_its_releases(self, run: TrainingRun, _: str) -> tuple[Action, str] | None:
         own, other = dag_runs.release_id(run.run_id), run.tags.get(f"{TAG}.dag_run_id", "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from airflow_onnx import names
+from airflow_onnx import validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.watch.decide import Defaults, Planned, Planner, release_wall_s
@@ -56,7 +56,7 @@ class Look:
 
     def run(self, training_run_id: str) -> Planned:
         """Decide about one run anew."""
-        return self.planner.plan(self.rest.run(names.run_id(training_run_id)))
+        return self.planner.plan(self.rest.run(validation.run_id(training_run_id)))
 
     def estimate(self, at_once: int) -> Estimate:
         """Return what the releases are reckoned to take."""
