@@ -25,10 +25,10 @@ from stack.release import DAG_ID, Release
 RELEASES_MAX = 3
 # What the tasks import when they run; Airflow itself is imported before, as each task is forked from a supervisor.
 IMPORTS = {
-    "export": "onnx_release.steps",
-    "check": "onnx_release.check",
-    "parity_latency": "onnx_release.judge",
-    "register": "onnx_release.judge",
+    "export": "onnx_release.export.export_model",
+    "check": "onnx_release.check.static_checks",
+    "parity_latency": "onnx_release.benchmark.benchmark_model",
+    "register": "onnx_release.benchmark.benchmark_model",
     "promote": "mlflow",
 }
 # The lines that frame what a task's log says of its own work.

@@ -25,10 +25,10 @@ ONE_BY_ONE = "tests/zoo"
 def unit_of(nodeid: str) -> str:
     """Return the name of the tests that go to one worker with this one: its folder, its file, or itself."""
     path = nodeid.partition("::")[0]
-    folder = str(Path(path).parent)
-    if folder in ONE_WORKER:
-        return folder
-    return nodeid if folder == ONE_BY_ONE else path
+    for folder in ONE_WORKER:
+        if path.startswith(f"{folder}/"):
+            return folder
+    return nodeid if str(Path(path).parent) == ONE_BY_ONE else path
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -24,11 +24,10 @@ from stack.context import Context
 from stack.credentials import Credentials
 from stack.layout import Layout
 from stack.ports import Ports
+from tests.edge.airflow_stand_in import Supervisor
+from tests.edge.releasing import Release, new_release, trained_run
+from tests.edge.watch.watching import Lab
 from tests.guard import guarded
-
-from .airflow_stand_in import Supervisor
-from .releasing import Release, new_release, trained_run
-from .watching import Lab
 
 
 @dataclass(frozen=True)

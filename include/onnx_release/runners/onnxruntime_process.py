@@ -1,6 +1,6 @@
 """ONNX Runtime's side in a process of its own, which imports no more than that takes.
 
-``python -m onnx_release.runners.ort_child`` takes ``[MODEL, INPUTS, OUTPUTS]`` as JSON on its standard input, and runs
+``python -m onnx_release.runners.onnxruntime_process`` takes ``[MODEL, INPUTS, OUTPUTS]`` as JSON on its standard input, and runs
 every case in the folder INPUTS.
 """
 

@@ -1,4 +1,4 @@
-"""The export doctor as a command, without Airflow: ``python -m airflow_onnx.doctor MODEL``.
+"""The export doctor as a command, without Airflow: ``python -m airflow_onnx.cli.doctor MODEL``.
 
 MODEL is a URI of MLflow's (``runs:/…``, ``models:/…``; the server is MLFLOW_TRACKING_URI's) or a path. The model is
 loaded, exported to a folder that is removed at the end, checked, and compared with PyTorch; nothing is timed, uploaded
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m airflow_onnx.doctor",
+        prog="python -m airflow_onnx.cli.doctor",
         description="Say what would keep a PyTorch model from its release as ONNX.",
     )
     parser.add_argument("model", help="runs:/…, models:/…, a model folder, or a file of a model or of weights")

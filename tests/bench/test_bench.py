@@ -1,0 +1,313 @@
+"""The bench's own tools: what a side's process is charged with, what a broken part stops, what a page says."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from bench import __main__ as command
+from bench import document, profile_steps, results, sides, tasks
+from bench.gemm_shapes import Gemm, products_of
+from bench.parts import PARTS, Part, chosen
+from bench.results import NotMeasured, Result
+from bench.setting import Setting
+from bench.sides import Side, Step, Taken, by_turns, ratio, run_step
+from stack.errors import StackError
+
+MB = 10**6
+
+
+def result(name: str = "one", value: float = 1.0, **changes: Any) -> Result:
+    fields: dict[str, Any] = {"unit": "x", "goal": "<= 2", "met": True, "n": 5, "spread": (0.9, 1.1)}
+    return Result(name=name, value=value, **fields | changes)
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Iterator[Any]:
+    """Turns source text into a step's module."""
+
+    def write(name: str, text: str) -> Step:
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+        root = Path(__file__).parents[2]
+        return Step(name, (), {"PYTHONPATH": f"{tmp_path}:{root}:{root / 'include'}"})
+
+    return write
+
+
+@pytest.mark.alone
+def test_memory_counts_from_the_imports_on_and_time_where_it_is_marked(module: Any) -> None:
+    step = module(
+        "spender",
+        """
+        import time
+        from bench.marking import Marked
+        bytearray(200_000_000)   # an import that needs more than what it leaves
+        held = bytearray(60_000_000)
+        marked = Marked()
+        with marked.aside("load_s"):
+            time.sleep(1.0)
+        with marked.work():
+            time.sleep(0.1)
+            bytearray(120_000_000)
+        marked.report(answer=42)
+        """,
+    )
+    found = run_step(step)
+    assert 0.1 <= found["wall_s"] < 1.0 <= found["load_s"]
+    assert 119 * MB < found["peak_bytes"] < 130 * MB
+    assert found["imports_bytes"] > 60 * MB
+    assert found["answer"] == 42
+
+
+def test_a_childs_memory_is_that_of_its_own_and_is_part_of_the_sides_peak(module: Any) -> None:
+    step = module(
+        "parent",
+        """
+        import subprocess, sys
+        from bench.marking import Marked
+        marked = Marked()
+        held = bytearray(50_000_000)
+        with marked.work():
+            work = "import time; held = bytearray(150_000_000); time.sleep(0.5)"
+            subprocess.run([sys.executable, "-c", work], check=True)
+        marked.report()
+        """,
+    )
+    taken = Side(name="one", steps=lambda: [step]).run()
+    assert 49 * MB < taken.steps[0]["peak_bytes"] < 70 * MB
+    assert 150 * MB < taken.peak_bytes < 190 * MB
+
+
+def test_a_child_that_has_ended_and_is_not_yet_waited_for_keeps_its_peak(module: Any) -> None:
+    module("holder", "import time; held = bytearray(150_000_000); time.sleep(0.4)")
+    step = module(
+        "forgetful",
+        """
+        import subprocess, sys, time
+        from bench.marking import Marked
+        marked = Marked()
+        child = subprocess.Popen([sys.executable, "-m", "holder"])
+        time.sleep(1.5)
+        child.wait()
+        marked.report()
+        """,
+    )
+    (child,) = run_step(step)["children"]
+    assert child["module"] == "holder"
+    assert child["peak_bytes"] > 150 * MB
+
+
+def test_a_side_that_fails_says_why_and_is_cleaned_up(module: Any) -> None:
+    step, cleaned = module("broken", "raise SystemExit('the disk is full')"), []
+    side = Side(name="one", steps=lambda: [step], reset=lambda: cleaned.append(True))
+    with pytest.raises(StackError, match=r"broken ended with status 1:\nthe disk is full"):
+        side.run()
+    assert cleaned
+
+
+def test_sides_take_turns_at_being_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def run(self: Side) -> Taken:
+        order.append(self.name)
+        return Taken(wall_s=1.0, peak_bytes=1, steps=[])
+
+    monkeypatch.setattr(sides.Side, "run", run)
+    by_turns([Side(name=name, steps=list) for name in "ab"], 3)
+    assert "".join(order) == "abbaab"
+
+
+def test_the_ratio_is_of_medians_and_lies_within_the_rounds() -> None:
+    ours, theirs = ([Taken(wall_s=s, peak_bytes=0, steps=[]) for s in times] for times in ((1, 9, 2), (2, 3, 4)))
+    assert ratio(ours, theirs) == (2 / 3, (0.5, 3.0))
+
+
+def test_every_figure_has_one_name_and_is_asked_for_by_it() -> None:
+    names = [name for part in PARTS for name in (part.name, *part.figures)]
+    assert len(names) == len(set(names))
+    assert [part.name for part in chosen(["export_peak_over_model", "own"])] == ["own", "export"]
+    assert chosen([]) == list(PARTS)
+    with pytest.raises(KeyError, match="speedup_int8 is no part"):
+        chosen(["own", "speedup_int8"])
+
+
+def test_a_part_that_cannot_run_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: Setting) -> Iterator[Result]:
+        yield result("first")
+        raise NotMeasured("no compiler here")
+
+    parts = (Part("sad", ("first",), broken, 1), Part("glad", ("last",), lambda _: iter([result("last")]), 1))
+    monkeypatch.setattr(command, "chosen", lambda _: list(parts))
+    monkeypatch.setattr(command, "write", lambda new: results.write(new, tmp_path / "results.json"))
+    monkeypatch.setattr(command.interrupts, "install", lambda: None)
+    assert command.main([]) == 1
+    said = capsys.readouterr()
+    assert "NOT MEASURED sad: no compiler here" in said.err
+    assert {entry["name"] for entry in results.read(tmp_path / "results.json")} == {"first", "last"}
+    assert "last" in said.out
+
+
+def test_results_of_another_call_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    results.write([result("one"), result("two")], path)
+    results.write([result("two", 3.0, met=None)], path)
+    entries = {entry["name"]: entry for entry in json.loads(path.read_text())}
+    assert entries["one"]["value"] == 1.0
+    assert set(entries["two"]) == {"name", "value", "unit", "goal", "met", "n", "spread", "detail"}
+    assert (entries["two"]["value"], entries["two"]["met"]) == (3.0, None)
+
+
+def test_the_page_takes_the_figures_between_its_marks() -> None:
+    page = f"before\n{document.BEGIN}\nold\n{document.END}\nafter\n"
+    new = document.with_figures(page, [results.asdict(result("upload_ratio", 1.234, met=False))])
+    assert new.startswith("before\n")
+    assert new.endswith("\nafter\n")
+    assert "old" not in new
+    assert "| `upload_ratio` | 1.23 x | 0.9 to 1.1 | <= 2 | **no** | 5 |" in new
+    assert document.with_figures(new, [results.asdict(result("upload_ratio", 1.234, met=False))]) == new
+    with pytest.raises(ValueError, match="has no"):
+        document.with_figures("a page", [])
+
+
+def test_the_page_takes_the_profile_where_one_was_measured() -> None:
+    page = f"before\n{document.PROFILE_BEGIN}\nnone\n{document.PROFILE_END}\nafter\n"
+    assert document.with_profile(page, []) == page
+    row = {"step": "check", "what": "onnx.checker, by path", "wall_s": 0.254, "cpu_s": 0.25, "peak_bytes": 20}
+    entry = results.asdict(result("release_profile_s", detail={"model_bytes": 100, "rows": [row]}))
+    new = document.with_profile(page, [entry])
+    assert "| check | onnx.checker, by path | 0.25 | 0.25 | 0.20 |" in new
+    assert "none" not in new
+    assert document.with_profile(new, [entry]) == new
+
+
+def test_a_profile_charges_each_moment_once_to_the_innermost_span(module: Any) -> None:
+    step = module(
+        "profiled",
+        """
+        import json, sys, time
+        from bench.profile_steps import Clock
+        def inner():
+            time.sleep(0.2)
+        def outer():
+            time.sleep(0.1)
+            held = bytearray(80_000_000)
+            del held
+            sys.modules["__main__"].inner()
+        clock = Clock()
+        clock.put_on("__main__:outer", "outer")
+        clock.put_on("__main__:inner", "inner")
+        outer()
+        clock.charge()
+        spans = {name: vars(span) for name, span in clock.spans.items()}
+        print(json.dumps({"spans": spans, "wall_s": 0, "peak_bytes": 0, "imports_bytes": 0, "import_s": 0}))
+        """,
+    )
+    spans = run_step(step)["spans"]
+    assert set(spans) == {"the rest", "outer", "inner"}
+    assert spans["inner"]["wall_s"] >= 0.2
+    assert spans["outer"]["wall_s"] >= 0.1
+    assert spans["outer"]["cpu_s"] < spans["outer"]["wall_s"]
+    assert 78 * MB < spans["outer"]["peak_bytes"] < 100 * MB
+    assert spans["inner"]["peak_bytes"] < 40 * MB, "what is freed before is not its own"
+
+
+@pytest.mark.parametrize("step", profile_steps.SPANS)
+def test_a_profiles_clocks_are_put_on_what_exists(step: str) -> None:
+    for target in profile_steps.SPANS[step]:
+        module, _, path = target.partition(":")
+        assert callable(operator.attrgetter(path)(import_module(module))), target
+
+
+def test_the_page_explains_every_figure() -> None:
+    page = document.PAGE.read_text()
+    described = page.partition(document.BEGIN)[0] + page.partition(document.END)[2]
+    for part in PARTS:
+        assert f"`{part.name}`" in described, part.name
+        for name in part.figures:
+            general = re.sub(r"_(tiny|large)_b\d+$", "_SIZE_bN", name)
+            assert f"`{name}`" in described or f"`{general}`" in described, name
+
+
+def test_the_picture_is_the_same_for_the_same_results(tmp_path: Path) -> None:
+    from bench.picture import draw
+
+    entries = [
+        results.asdict(result("speedup_fp32_tiny_b1", 1.7, goal=">= 1.5")),
+        results.asdict(result("upload_ratio", 2.5, met=False)),
+        results.asdict(result("task_overhead_s", 1.0, goal="", met=None)),
+    ]
+    for name in ("one.svg", "two.svg"):
+        draw(entries, tmp_path / name)
+    drawn = (tmp_path / "one.svg").read_text()
+    assert drawn == (tmp_path / "two.svg").read_text()
+    assert "speedup_fp32_tiny_b1" in drawn
+    assert "upload_ratio" in drawn
+    assert "task_overhead_s" not in drawn
+
+
+def convolutional() -> onnx.ModelProto:
+    """Return a dense and a depthwise convolution, and a product over all places, with a batch that may vary."""
+    nodes = [
+        helper.make_node("Conv", ["x", "dense"], ["patches"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["patches", "deep"], ["mixed"], kernel_shape=[3, 3], pads=[1] * 4, group=8),
+        helper.make_node("Transpose", ["mixed"], ["places"], perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["places", "linear"], ["y"]),
+    ]
+    shapes = {"dense": (8, 3, 2, 2), "deep": (8, 1, 3, 3), "linear": (8, 5)}
+    weights = [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in shapes.items()]
+    ends = [
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *shape])]
+        for name, shape in (("x", (3, 8, 8)), ("y", (4, 4, 5)))
+    ]
+    graph = helper.make_graph(nodes, "graph", *ends, initializer=weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+
+
+def test_products_are_read_from_the_graph_at_any_batch(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(convolutional(), path)
+    products = products_of(path, 32)
+    assert products.gemms == {Gemm(32 * 16, 3 * 4, 8): 1, Gemm(32 * 16, 8, 5): 1}
+    assert products.grouped_flop == 2 * 32 * 8 * 16 * 9
+    assert products.flop == 2 * 32 * 16 * (12 * 8 + 8 * 5)
+
+
+def test_a_tasks_own_work_is_what_its_log_frames() -> None:
+    lines = [
+        {"event": "::group::Log message source details"},
+        {"event": "::endgroup::"},
+        {"event": "::group::Pre Execute", "timestamp": "2026-01-01T00:00:01Z"},
+        {"event": "::endgroup::", "timestamp": "2026-01-01T00:00:02Z"},
+        {"event": "at work", "timestamp": "2026-01-01T00:00:03Z"},
+        {"event": "::group::Post Execute", "timestamp": "2026-01-01T00:00:05Z"},
+        {"event": "::endgroup::", "timestamp": "2026-01-01T00:00:06Z"},
+    ]
+    zero = 1767225600.0
+    assert tasks.work_of(lines, zero, zero + 7) == (zero + 1, zero + 2, zero + 5)
+    assert tasks.work_of(lines[:4], zero, zero + 7) == (zero + 1, zero + 2, zero + 7)
+    assert tasks.work_of([], zero, zero + 7) == (zero, zero, zero + 7)
+
+
+def test_what_is_not_work_is_accounted_for_to_the_last_part() -> None:
+    def times(at: float) -> tasks.Times:
+        return tasks.Times(
+            scheduled=at, queued=at + 1, started=at + 3, entered=at + 4, begins=at + 6, ends=at + 16, ended=at + 17
+        )
+
+    found = tasks.summary(0.0, 42.0, {"one": times(2.0), "two": times(22.0)})
+    assert found["overhead_s"] == (42.0 - 20.0) / 2
+    assert sum(found["made_of_s"].values()) == found["overhead_s"]
+    assert found["made_of_s"]["until_scheduled"] == (2.0 + 3.0) / 2

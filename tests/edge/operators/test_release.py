@@ -1,0 +1,105 @@
+"""A whole release on a real MLflow server and a real store: once, twice, and as its consumers see it."""
+
+from __future__ import annotations
+
+import json
+
+import mlflow
+import numpy as np
+import onnxruntime
+import torch
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+from airflow_onnx.hooks.mlflow import MlflowHook
+from tests.edge.conftest import Services
+from tests.edge.releasing import (
+    Release,
+    new_release,
+    objects_of,
+    trained_run,
+    versions_of,
+)
+
+
+def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
+    hook: MlflowHook, services: Services, release: Release
+) -> None:
+    version = release.to("promote")
+    release.clean()
+
+    assert (version["version"], version["alias"]) == (1, "candidate")
+    sha256 = release.returned["export"]["sha256"]
+    uri = f"s3://heimdall-models/{release.model_name}/{release.training_run_id}/{sha256[:16]}"
+    assert version["source"] == uri
+    assert not release.artifact_folder.exists(), "the work folder is gone"
+    names = {key.rsplit("/", 1)[1] for key in objects_of(release)}
+    assert {"model.onnx", "MLmodel", "requirements.txt", "report.json"} <= names
+
+    stored = hook.client.get_model_version_by_alias(release.model_name, "candidate")
+    assert stored.tags["onnx.sha256"] == sha256
+    assert stored.tags["onnx.opset"] == str(release.returned["export"]["opset"])
+    assert stored.tags["onnx.dag_run_url"].endswith(f"/dags/release_onnx/runs/{release.dag_run_id}")
+    assert len([key for key in stored.tags if key.startswith("onnx.sha256.")]) == len(names)
+    assert "positions" in stored.description
+    run = hook.client.get_run(release.training_run_id)
+    assert run.data.tags["onnx_release.status"] == "released"
+    assert run.data.tags["onnx_release.version"] == "1"
+    assert [name for name in run.data.metrics if name.startswith("onnx_release/")]
+
+    served = services.serve(f"models:/{release.model_name}@candidate")
+    signal = np.random.default_rng(3).standard_normal((5, 8)).astype(np.float32)
+    got = served.predict({"signal": signal})
+    program = torch.export.load(
+        mlflow.artifacts.download_artifacts(f"{release.returned['wait']['model_uri']}") + "/data/model.pt2"
+    )
+    for name, expected in zip(("positions", "spread"), program.module()(torch.from_numpy(signal)), strict=True):
+        np.testing.assert_allclose(got[name], expected.detach().numpy(), atol=1e-5)
+
+
+def test_every_record_in_xcom_is_plain_and_holds_no_secret(services: Services, release: Release) -> None:
+    release.to("promote")
+    text = json.dumps(release.returned)
+    assert services.context.credentials.minio_secret_key not in text
+    assert len(text) < 48_000, "XCom's rows stay small"
+
+
+def test_a_second_release_makes_nothing_new_and_puts_nothing_again(hook: MlflowHook, release: Release) -> None:
+    release.to("promote")
+    release.clean()
+    client = S3Hook("minio_default").get_conn()
+    before = {key: client.head_object(Bucket="heimdall-models", Key=key)["LastModified"] for key in objects_of(release)}
+    again = Release(release.training_run_id, release.model_name, dag_run_id="manual__2")
+    version = again.to("promote")
+    again.clean()
+    assert (version["version"], version["created"]) == (1, False)
+    assert again.returned["export"]["sha256"] == release.returned["export"]["sha256"], "the same bytes on another day"
+    assert before == {
+        key: client.head_object(Bucket="heimdall-models", Key=key)["LastModified"] for key in objects_of(again)
+    }
+    assert len(versions_of(hook, release)) == 1
+
+
+def test_each_task_may_run_twice(hook: MlflowHook, release: Release, judged: Release) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    for name in ("wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "promote"):
+        release.run(name, name)
+    assert len(versions_of(hook, release)) == 1
+
+
+def test_a_legacy_stage_is_set_on_request(hook: MlflowHook, release: Release, judged: Release) -> None:
+    release.params["stage"] = "Production"
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    assert versions_of(hook, release)[0].current_stage == "Production"
+
+
+def test_a_hostile_run_name_is_data(hook: MlflowHook) -> None:
+    release = new_release(trained_run(run_name="../../etc/passwd ünï\u202e"))
+    assert release.to("promote")["version"] == 1
+    assert all(key.startswith(f"{release.model_name}/{release.training_run_id}/") for key in objects_of(release))
+
+
+def test_the_artifact_runs_in_bare_onnx_runtime(release: Release, judged: Release) -> None:
+    release.after(judged, "export")
+    session = onnxruntime.InferenceSession(release.artifact_folder / "model.onnx", providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {"signal": np.zeros((7, 8), np.float32)})
+    assert [output.shape for output in outputs] == [(7, 2), (7, 2)]

@@ -1,0 +1,122 @@
+"""The training-complete sensor and its trigger, against a real MLflow server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.triggers.base import TriggerEvent
+
+from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
+from airflow_onnx.triggers.mlflow_run import TrainingRunTrigger
+from tests.edge.conftest import Services
+from tests.edge.tracking.test_training_run import log_model
+
+CONTEXT: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={})}
+
+
+def sensor(**arguments: Any) -> TrainingCompleteSensor:
+    return TrainingCompleteSensor(task_id="wait_for_training", model_name="m", **arguments)
+
+
+def trigger(run_id: str) -> TrainingRunTrigger:
+    return TrainingRunTrigger(training_run_id=run_id, mlflow_conn_id="mlflow_default", poll_interval_s=0.1)
+
+
+async def first_event(trigger: TrainingRunTrigger) -> TriggerEvent:
+    async for event in trigger.run():
+        return event
+    raise AssertionError("the trigger ended without an event")
+
+
+def test_a_run_that_finished_long_ago_passes_at_once(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        model_id = log_model()
+    task = sensor(training_run_id=run.info.run_id)
+    assert task.execute(CONTEXT)["model_uri"] == f"models:/{model_id}"
+    assert task.link_urls["Training run"].endswith(f"/runs/{run.info.run_id}")
+
+
+def test_a_running_run_is_waited_for_in_the_triggerer(hook: MlflowHook) -> None:
+    run = mlflow.start_run()
+    log_model()
+    task = sensor(training_run_id=run.info.run_id, wait_timeout_h="0.5")
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute(CONTEXT)
+    path, arguments = deferred.value.trigger.serialize()
+    assert path == "airflow_onnx.triggers.mlflow_run.TrainingRunTrigger"
+    assert arguments == {
+        "training_run_id": run.info.run_id,
+        "mlflow_conn_id": "mlflow_default",
+        "poll_interval_s": 5.0,
+    }
+    assert deferred.value.timeout is not None
+    assert deferred.value.timeout.total_seconds() == 1800
+
+    async def wait_while_it_ends() -> TriggerEvent:
+        waiting = asyncio.create_task(first_event(trigger(run.info.run_id)))
+        await asyncio.sleep(0.5)
+        assert not waiting.done(), "the run goes on"
+        await asyncio.to_thread(hook.client.set_terminated, run.info.run_id)
+        return await asyncio.wait_for(waiting, timeout=20)
+
+    event = asyncio.run(wait_while_it_ends())
+    mlflow.end_run()
+    assert task.execute_complete(CONTEXT, event.payload)["training_run_id"] == run.info.run_id
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_run_that_ends_badly_fails_the_task_for_good_and_is_tagged(hook: MlflowHook, status: str) -> None:
+    run = mlflow.start_run()
+    mlflow.end_run(status)
+    asyncio.run(asyncio.wait_for(first_event(trigger(run.info.run_id)), timeout=20))
+    with pytest.raises(AirflowFailException, match=f"ended as {status}"):
+        sensor(training_run_id=run.info.run_id).execute(CONTEXT)
+    tags = hook.client.get_run(run.info.run_id).data.tags
+    assert tags["onnx_release.status"] == "refused"
+    assert f"ended as {status}" in tags["onnx_release.reason"]
+    assert tags["onnx_release.dag_run_url"].endswith("/dags/release_onnx/runs/manual__1")
+
+
+def test_a_deleted_run_fails_the_task_though_it_takes_no_tags(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        pass
+    hook.client.delete_run(run.info.run_id)
+    asyncio.run(asyncio.wait_for(first_event(trigger(run.info.run_id)), timeout=20))
+    with pytest.raises(AirflowFailException, match="was deleted"):
+        sensor(training_run_id=run.info.run_id).execute(CONTEXT)
+
+
+def test_an_unknown_run_fires_at_once_and_fails(hook: MlflowHook) -> None:
+    asyncio.run(asyncio.wait_for(first_event(trigger("0" * 32)), timeout=20))
+    with pytest.raises(AirflowFailException, match="Check the run id"):
+        sensor(training_run_id="0" * 32).execute(CONTEXT)
+
+
+def test_the_trigger_sits_out_an_outage(hook: MlflowHook, services: Services) -> None:
+    with mlflow.start_run() as run:
+        pass
+
+    services.stop("mlflow")
+    with ThreadPoolExecutor(1) as triggerer:
+        waiting = triggerer.submit(asyncio.run, first_event(trigger(run.info.run_id)))
+        time.sleep(1)
+        assert not waiting.done(), "nobody has told it that the run has ended"
+        services.start("mlflow")
+        assert waiting.result(timeout=30).payload == {"training_run_id": run.info.run_id}
+
+
+def test_without_deferring_it_pokes(hook: MlflowHook) -> None:
+    run = mlflow.start_run()
+    task = sensor(training_run_id=run.info.run_id, deferrable=False)
+    assert not task.poke(CONTEXT)
+    log_model()
+    mlflow.end_run()
+    assert task.execute(CONTEXT)["training_run_id"] == run.info.run_id

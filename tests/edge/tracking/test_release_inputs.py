@@ -1,0 +1,213 @@
+"""Training runs that left no pt2: weights with a factory, TorchScript, pickles; and a user's own inputs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_onnx.cli import doctor
+from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.tracking import training_run
+from onnx_release.errors import Refused
+from tests.edge.releasing import SIGNATURE, Release, TwoHeads, assert_refused, new_release, trained_run
+
+INPUTS = json.dumps([{"name": "signal", "dtype": "float32", "shape": ["batch", 8], "low": -2, "high": 2}])
+FACTORY = "tests.edge.releasing:TwoHeads"
+
+
+@pytest.fixture(autouse=True)
+def _staged(staging: None) -> None:
+    """Every release here stages below the tests' folder."""
+
+
+@pytest.fixture
+def factories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment that lets these tests' package make models."""
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__FACTORY_PACKAGES", "some.other, tests.edge")
+
+
+def weights_run(*paths: str, tags: dict[str, str] | None = None) -> str:
+    """Leave a state dict under these paths, and no model."""
+    torch.manual_seed(0)
+    state = TwoHeads().eval().state_dict()
+    with mlflow.start_run(tags=tags) as run, tempfile.TemporaryDirectory() as scratch:
+        for path in paths:
+            local = Path(scratch, Path(path).name)
+            torch.save({"state_dict": state, "epoch": 3}, local)
+            mlflow.log_artifact(str(local), str(Path(path).parent))
+    return str(run.info.run_id)
+
+
+def _target(hook: MlflowHook, run_id: str) -> Any:
+    return training_run.find_trained_model(hook, training_run.Target(run_id))
+
+
+def test_weights_that_the_run_itself_describes_are_released_without_a_person(hook: MlflowHook, factories: None) -> None:
+    run_id = weights_run(
+        "model/state_dict.pth", tags={"onnx_release.factory": FACTORY, "onnx_release.input_spec": INPUTS}
+    )
+    release = new_release(run_id)
+    assert release.to("promote")["version"] == 1
+    release.clean()
+    assert release.returned["wait"]["model_uri"] == f"runs:/{run_id}/model/state_dict.pth"
+    report = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/onnx_release/{release.model_name}/report.json"))
+    assert report["training"]["chosen"] == "the run logged no model; the file model/state_dict.pth"
+    assert report["artifact"]["source"] == "state_dict"
+    assert [attempt["outcome"] for attempt in report["artifact"]["attempts"]] == ["taken"]
+
+
+def test_a_factory_that_the_deployment_does_not_allow_is_refused_with_the_option(hook: MlflowHook) -> None:
+    release = new_release(weights_run("model/state_dict.pth"))
+    release.params = {"source": {"factory": FACTORY, "input_spec": INPUTS}}
+    with pytest.raises(AirflowFailException, match="no package that this deployment allows"):
+        release.to("export")
+    assert_refused(hook, release, "factory_packages")
+
+
+@pytest.mark.parametrize(
+    ("paths", "chosen"),
+    [
+        (["checkpoints/last.ckpt", "checkpoints/best-7.ckpt"], "checkpoints/best-7.ckpt"),
+        (["out/a.pth", "out/a.ckpt"], "out/a.ckpt"),
+        (["deep/er/est/w.pt"], "deep/er/est/w.pt"),
+    ],
+)
+def test_of_several_files_the_best_is_chosen(hook: MlflowHook, paths: list[str], chosen: str) -> None:
+    run_id = weights_run(*paths)
+    assert _target(hook, run_id).model_uri == f"runs:/{run_id}/{chosen}"
+
+
+def test_files_that_are_as_good_are_refused_with_their_names(hook: MlflowHook) -> None:
+    run_id = weights_run("a/one.ckpt", "b/two.ckpt")
+    with pytest.raises(Refused, match=r"2 files that could be it: a/one\.ckpt, b/two\.ckpt.*model_uri = runs:/"):
+        _target(hook, run_id)
+
+
+def test_a_model_comes_before_weights(hook: MlflowHook) -> None:
+    run_id = trained_run()
+    hook.client.log_text(run_id, "no weights", "checkpoints/best.ckpt")
+    found = _target(hook, run_id)
+    assert found.model_uri.startswith("models:/m-")
+    assert found.chosen == "of 1 logged models the newest with PyTorch"
+
+
+def test_a_torchscript_model_is_released_without_leave_for_pickles(hook: MlflowHook) -> None:
+    scripted = torch.jit.script(TwoHeads().eval())
+    with mlflow.start_run() as run:
+        mlflow.pytorch.log_model(
+            scripted, name="model", signature=SIGNATURE, pip_requirements=["torch"], serialization_format="pickle"
+        )
+    release = new_release(run.info.run_id)
+    assert release.to("parity_latency")["parity"]["passed"]
+    assert (release.returned["export"]["source"], release.returned["export"]["exporter"]) == ("torchscript",) * 2
+
+
+@pytest.mark.parametrize("where", ["s3", "run"])
+def test_a_users_inputs_are_compared_and_timed_with(hook: MlflowHook, tmp_path: Path, where: str) -> None:
+    np.savez(tmp_path / "real.npz", signal=np.full((5, 8), 0.25, np.float32))
+    release = new_release(trained_run())
+    if where == "s3":
+        S3Hook("minio_default").load_file(
+            str(tmp_path / "real.npz"), f"{release.model_name}/real.npz", "heimdall-models"
+        )
+        uri = f"s3://heimdall-models/{release.model_name}/real.npz"
+    else:
+        hook.client.log_artifact(release.training_run_id, str(tmp_path / "real.npz"), "inputs")
+        uri = f"runs:/{release.training_run_id}/inputs/real.npz"
+    release.params = {"inputs_uri": uri}
+    compared = release.to("parity_latency")["parity"]["comparisons"]
+    assert {(c["sample"], c["batch_size"]) for c in compared} >= {("given", 5), ("example", 4)}
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("s3://heimdall-models/nothing.npz", "the store refuses"),
+        ("file:///etc/passwd", "is of no known form"),
+        ("s3://heimdall-models/a.pkl", "is of no known form"),
+    ],
+)
+def test_inputs_that_cannot_be_had_are_refused(hook: MlflowHook, uri: str, words: str) -> None:
+    release = new_release(trained_run())
+    release.params = {"inputs_uri": uri}
+    with pytest.raises(AirflowFailException, match=words):
+        release.to("parity_latency")
+
+
+def test_a_wrong_weight_is_refused_with_its_node_and_what_shows_it_again(
+    hook: MlflowHook, release: Release, tmp_path: Path
+) -> None:
+    release.to("check")
+    _break_a_weight(release)
+    with pytest.raises(AirflowFailException, match="parity: output 'positions'"):
+        release.run("parity_latency")
+    report = assert_refused(hook, release, "output 'positions'")
+    divergence = report["benchmark"]["parity"]["divergence"]
+    assert (divergence["module"], divergence["op_type"]) == ("positions", "Gemm")
+    folder = mlflow.artifacts.download_artifacts(
+        f"runs:/{release.training_run_id}/onnx_release/{release.model_name}/reproduction", dst_path=str(tmp_path)
+    )
+    done = subprocess.run([sys.executable, "reproduce.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "positions" in done.stdout
+
+
+def _break_a_weight(release: Release) -> None:
+    """Change one initializer of the staged file, and let every record speak of the new bytes."""
+    import onnx
+
+    from onnx_release.artifact.digests import describe_folder, folder_sha256
+
+    path = release.artifact_folder / "model.onnx"
+    model = onnx.load(str(path))
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "positions.weight")
+    changed = onnx.numpy_helper.to_array(weight).copy()
+    changed[0, 0] += 0.5
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+    (release.artifact_folder / "model.onnx.data").unlink(missing_ok=True)
+    onnx.save(model, str(path))
+    files = describe_folder(release.artifact_folder)
+    artifact = release.artifact
+    artifact["files"] = [file.to_dict() for file in files]
+    artifact["sha256"] = release.returned["check"]["sha256"] = folder_sha256(files)
+    artifact["size_bytes"] = sum(file.size_bytes for file in files)
+
+
+def test_the_doctor_says_the_same_from_a_shell_without_airflow(
+    hook: MlflowHook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = trained_run()
+    capsys.readouterr()
+    assert doctor.main([f"{_target(hook, run_id).model_uri}", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert {finding["code"] for finding in findings} >= {"exported", "parity"}
+
+    weights = weights_run("model/state_dict.pth")
+    uri = f"runs:/{weights}/model/state_dict.pth"
+    assert doctor.main([uri]) == 1
+    assert "nothing says what the model takes" in capsys.readouterr().out
+    assert doctor.main([uri, "--factory", FACTORY, "--input-spec", INPUTS]) == 0
+    assert "warning  no_example" in capsys.readouterr().out
+
+    assert doctor.main(["runs:/0123456789abcdef0123456789abcdef/model"]) == 1
+    assert "cannot be fetched" in capsys.readouterr().out
+
+
+def test_the_doctor_needs_no_airflow() -> None:
+    code = "import sys; sys.modules['airflow'] = None; import airflow_onnx.cli.doctor as d; d._parser(); print('fine')"
+    path = ":".join(str(Path(__file__).parents[3] / name) for name in ("include", "plugins"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "fine", done.stderr

@@ -1,0 +1,180 @@
+"""What a release leaves on its training run: one state that is true, and the history of every attempt."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import mlflow
+import pytest
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_onnx.hooks.mlflow import Evidence, MlflowHook
+from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
+from airflow_onnx.tracking import model_registry, run_log
+from tests.edge.releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
+
+
+@pytest.fixture(autouse=True)
+def airflow_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
+
+
+def history(hook: MlflowHook, release: Release) -> list[str]:
+    folder = f"{TAG}/{release.model_name}/history"
+    found = hook.client.list_artifacts(release.training_run_id, folder)
+    return [item.path.rpartition("/")[2] for item in found]
+
+
+def refuse(release: Release, judged: Release) -> None:
+    """Ask for the impossible, as a person does who tries stricter limits."""
+    release.params["parity"] = {"mae_max": 1e-30}
+    release.after(judged, "check")
+    with pytest.raises(AirflowFailException):
+        release.run("parity_latency")
+
+
+def test_a_refusal_after_a_success_leaves_the_success_standing(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    before = tags_of(hook, release.training_run_id)
+    report_uri = f"runs:/{release.training_run_id}/{TAG}/{release.model_name}/report.json"
+    report = mlflow.artifacts.load_text(report_uri)
+    assert (before["status"], before["version"], before["alias"]) == ("released", "1", "candidate")
+
+    again = Release(release.training_run_id, release.model_name, dag_run_id="stricter")
+    refuse(again, judged)
+    after = tags_of(hook, release.training_run_id)
+    assert after["last_attempt"].startswith("refused ")
+    assert "1e-30" in after["last_attempt"]
+    assert after["last_attempt_url"] == "http://airflow.test/dags/release_onnx/runs/stricter"
+    attempt = {"last_attempt", "last_attempt_url", "rerun_url"}
+    assert {name: after[name] for name in before if name not in attempt} == {
+        name: before[name] for name in before if name not in attempt
+    }
+    assert mlflow.artifacts.load_text(report_uri) == report
+    assert [name.split("-")[1] for name in history(hook, release)] == ["accepted", "refused"]
+    assert len(versions_of(hook, release)) == 1
+
+
+def test_a_release_after_a_refusal_is_a_release(hook: MlflowHook, release: Release, judged: Release) -> None:
+    first = Release(release.training_run_id, release.model_name, dag_run_id="first")
+    refuse(first, judged)
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], tags["dag_run_id"]) == ("refused", "first")
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], tags["reason"], tags["dag_run_id"]) == ("released", "", release.dag_run_id)
+    assert float(tags["wall_s"]) >= 0
+    kept = history(hook, release)
+    assert len(kept) == 2
+    path = f"runs:/{release.training_run_id}/{TAG}/{release.model_name}/history/{kept[0]}"
+    assert json.loads(mlflow.artifacts.load_text(path))["status"] == "refused"
+
+
+def test_a_release_that_fails_before_its_alias_is_moved_does_not_stand(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register")
+    S3Hook("minio_default").get_conn().delete_object(Bucket="heimdall-models", Key=objects_of(release)[0])
+    with pytest.raises(AirflowFailException, match="gone or changed"):
+        release.run("promote")
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], "version" in tags, len(versions_of(hook, release))) == ("refused", False, 1)
+
+
+def test_a_refusal_after_the_version_was_deleted_speaks_of_it_no_more(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    hook.client.delete_model_version(release.model_name, "1")
+    refuse(Release(release.training_run_id, release.model_name, dag_run_id="later"), judged)
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], tags["dag_run_id"]) == ("refused", "later")
+    assert [tags[name] for name in ("version", "alias", "s3_uri", "wall_s")] == ["", "", "", ""]
+
+
+def test_a_refusal_under_another_name_leaves_the_success_standing(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    other = new_release(release.training_run_id)
+    refuse(other, judged)
+    uri = f"runs:/{other.training_run_id}/{TAG}/{other.model_name}/report.json"
+    assert json.loads(mlflow.artifacts.load_text(uri))["status"] == "refused"
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], tags["model_name"], tags["version"]) == ("released", release.model_name, "1")
+    assert tags["last_attempt"].startswith("refused ")
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "' or name='x", "../x", "a/b"])
+def test_a_release_that_only_the_tags_know_does_not_stand(hook: MlflowHook, run_id: str, name: str) -> None:
+    assert not model_registry.holds(hook, name, "1", run_id)
+    assert not model_registry.holds(hook, name, "one", run_id)
+
+
+def test_more_metrics_than_fit_one_call_are_all_there(hook: MlflowHook) -> None:
+    run_id = hook.client.create_run("0").info.run_id
+    metrics = {f"onnx_release/number_{number}": float(number) for number in range(1001)}
+    hook.log_evidence(run_id, Evidence(artifact_path=TAG, metrics=metrics))
+    assert hook.client.get_run(run_id).data.metrics == metrics
+
+
+def test_a_release_says_on_the_run_that_it_has_begun(hook: MlflowHook) -> None:
+    run_id = trained_run(seed=41)
+    release = Release(run_id, "begun", dag_run_id="by hand/1", conf={"mae_max": 1e-4, "training_run_id": run_id})
+    release.run("wait")
+    tags = tags_of(hook, run_id)
+    assert (tags["status"], tags["dag_run_id"]) == ("running", "by hand/1")
+    assert tags["dag_run_url"] == "http://airflow.test/dags/release_onnx/runs/by%20hand%2F1"
+    assert asked(tags["rerun_url"]) == {"mae_max": 1e-4, "training_run_id": run_id}
+
+
+@pytest.mark.parametrize("form", ["runs:/{run}/model", "models:/{model}"])
+def test_a_release_by_model_uri_is_repeated_by_it(hook: MlflowHook, run_id: str, form: str) -> None:
+    model_id = hook.client.get_run(run_id).outputs.model_outputs[0].model_id
+    uri = form.format(run=run_id, model=model_id)
+    context: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="uri", conf={"model_uri": uri})}
+    trained = TrainingCompleteSensor(task_id="wait", model_uri=uri, model_name="by-uri").execute(context)
+    assert (trained["training_run_id"], trained["model_uri"]) == (run_id, uri)
+    assert asked(tags_of(hook, run_id)["rerun_url"]) == {"model_uri": uri}
+
+
+def test_a_sensor_that_pokes_says_once_that_it_has_begun(hook: MlflowHook) -> None:
+    run = hook.client.create_run(hook.client.create_experiment("poked"))
+    context: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="poke", conf={})}
+    sensor = TrainingCompleteSensor(
+        task_id="wait", training_run_id=run.info.run_id, model_name="poked", deferrable=False
+    )
+    assert not sensor.poke(context).is_done
+    assert tags_of(hook, run.info.run_id)["status"] == "running"
+    hook.client.delete_tag(run.info.run_id, f"{TAG}.status")
+    assert not sensor.poke(context).is_done
+    assert "status" not in tags_of(hook, run.info.run_id)
+
+
+def asked(url: str) -> Any:
+    """Return what the trigger page reads from its address."""
+    parts = urlsplit(url)
+    assert (parts.scheme, parts.netloc, parts.path) == ("http", "airflow.test", "/onnx-release/trigger")
+    return json.loads(parse_qs(parts.query, strict_parsing=True)["conf"][0])
+
+
+def test_a_rerun_address_carries_hostile_text_as_data_and_fits_a_tag() -> None:
+    hostile = {"model_name": '"><script>&conf=%7B', "alias": "ü\n#?"}
+    assert asked(run_log.rerun_url("r" * 32, hostile)) == {**hostile, "training_run_id": "r" * 32}
+
+
+def test_a_rerun_address_that_would_not_fit_a_tag_leaves_out_the_longest() -> None:
+    kept = {"model_name": "n" * 128, "mae_max": 1e-4}
+    long = run_log.rerun_url("r" * 32, {"per_output": {"x": "y" * 5000}, **kept})
+    assert len(long) <= run_log.TAG_MAX_CHARACTERS
+    assert asked(long) == {**kept, "training_run_id": "r" * 32}
+    many = run_log.rerun_url("r" * 32, {f"p{number}": "v" * 50 for number in range(500)} | kept)
+    assert len(many) <= run_log.TAG_MAX_CHARACTERS
+    assert asked(many)["model_name"] == kept["model_name"]
+    assert asked(run_log.rerun_url("r", {"model_uri": "models:/" + "m" * 5000})) == {"training_run_id": "r"}

@@ -1,0 +1,154 @@
+"""The releases of a range of old runs: in turn, whatever happens meanwhile, and planned without any."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.sdk.exceptions import TaskDeferred
+
+from airflow_onnx.storage import s3
+from airflow_onnx.tracking.model_registry import VersionRequest, ensure_version
+from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
+from tests.edge.releasing import TAG
+from tests.edge.watch.watching import Lab, by_run, context
+
+
+def test_a_backfill_names_every_run_of_its_interval_and_releases_what_it_can(lab: Lab, model_folder: Path) -> None:
+    new, gone, deleted = lab.run(), lab.run(), lab.run()
+    failed, released = lab.run(status="KILLED"), lab.run()
+    outside = lab.run(ended_h_ago=30)
+    uri = lab.hook.client.get_run(gone).info.artifact_uri
+    lab.hook.client.set_tag(gone, "mlflow.log-model.history", "[]")
+    _remove_artifacts(uri)
+    lab.hook.client.delete_run(deleted)
+    name = f"m-{uuid.uuid4().hex[:8]}"
+    request = VersionRequest(
+        name=name, training_run_id=released, sha256="a" * 64, source="s3://heimdall-models/x", description=""
+    )
+    ensure_version(lab.hook, request)
+    with pytest.raises(TaskDeferred) as deferred:
+        lab.backfill(model_name=name)
+    assert set(lab.supervisor.confs) == {f"release__{new}"}
+    report = by_run(_finish(lab, deferred.value, model_name=name))
+    assert report[gone] == ("skip", "the model was logged, but its artifacts are gone")
+    assert report[deleted] == ("skip", "the run was deleted")
+    assert report[failed] == ("skip", "the run ended as KILLED")
+    assert report[released] == ("skip", f"released as version 1 of '{name}'")
+    assert report[new][1].startswith("tried before")
+    assert outside not in report
+
+
+def test_a_backfill_keeps_so_many_releases_going_in_the_order_asked_for(lab: Lab) -> None:
+    runs = [lab.run(ended_h_ago=hours) for hours in (4, 3, 2, 1)]
+    with pytest.raises(TaskDeferred) as deferred:
+        lab.backfill(at_once="2", order="newest")
+    assert list(lab.supervisor.confs) == [f"release__{run}" for run in runs[:1:-1]]
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, ReleasesTrigger)
+    assert set(trigger.dag_run_ids) == set(lab.supervisor.confs)
+    lab.supervisor.states[f"release__{runs[3]}"] = "success"
+    with pytest.raises(TaskDeferred):
+        _resume(lab, deferred.value, at_once="2", order="newest")
+    assert f"release__{runs[1]}" in lab.supervisor.confs
+    assert f"release__{runs[0]}" not in lab.supervisor.confs
+
+
+def test_a_backfill_that_is_repeated_or_died_goes_on_where_it_was(lab: Lab) -> None:
+    runs = [lab.run(ended_h_ago=hours) for hours in (2, 1)]
+    with pytest.raises(TaskDeferred):
+        lab.backfill(at_once="1")
+    with pytest.raises(TaskDeferred) as again:
+        lab.backfill(at_once="1")
+    assert list(lab.supervisor.confs) == [f"release__{runs[0]}"]
+    lab.supervisor.states[f"release__{runs[0]}"] = "failed"
+    report = _finish(lab, again.value, at_once="1")
+    assert set(lab.supervisor.confs) == {f"release__{run}" for run in runs}
+    assert report["totals"] == {"runs": 2, "skip": 2}
+    before = dict(lab.supervisor.confs)
+    assert lab.backfill()["totals"]["skip"] == 2
+    assert lab.supervisor.confs == before, "a second backfill of the range makes nothing new"
+
+
+def test_a_run_that_vanishes_before_its_turn_holds_up_no_other(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, vanishing, last = (lab.run(ended_h_ago=hours) for hours in (3, 2, 1))
+    with pytest.raises(TaskDeferred) as deferred:
+        lab.backfill(at_once="1")
+    assert deferred.value.kwargs
+    deferred.value.kwargs["backlog"]["pending"] = ["0" * 32, vanishing, last]
+    lab.hook.client.delete_run(vanishing)
+    lab.supervisor.states[f"release__{first}"] = "success"
+    with pytest.raises(TaskDeferred):
+        _resume(lab, deferred.value, at_once="1")
+    assert set(lab.supervisor.confs) == {f"release__{first}", f"release__{last}"}
+
+
+def test_old_runs_stand_back_while_the_release_of_a_new_one_goes_on(lab: Lab) -> None:
+    old = [lab.run(ended_h_ago=hours) for hours in (60, 50)]
+    with pytest.raises(TaskDeferred) as deferred:
+        lab.backfill(hours=100, at_once="1")
+    new = lab.run()
+    lab.look("asset_triggered")
+    lab.supervisor.states[f"release__{old[0]}"] = "success"
+    with pytest.raises(TaskDeferred) as standing_back:
+        _resume(lab, deferred.value, at_once="1")
+    assert f"release__{old[1]}" not in lab.supervisor.confs
+    assert standing_back.value.trigger.wait_max_s < 60
+    lab.supervisor.states[f"release__{new}"] = "success"
+    with pytest.raises(TaskDeferred):
+        _resume(lab, standing_back.value, at_once="1")
+    assert f"release__{old[1]}" in lab.supervisor.confs
+
+
+def test_a_plan_starts_nothing_and_leaves_no_mark(lab: Lab) -> None:
+    run = lab.run(ended_h_ago=48)
+    since = (datetime.now(UTC) - timedelta(hours=72)).isoformat()
+    report = lab.look("manual", since=since, plan_only="true")
+    assert by_run(report)[run][0] == "release"
+    assert report["totals"] == {"runs": 1, "release": 1}
+    assert report["estimate"]["total_wall_s"] == pytest.approx(30.0)
+    assert "assumed" in report["estimate"]["basis"]
+    assert lab.supervisor.confs == {}
+    assert not [tag for tag in lab.tags(run) if tag.startswith(TAG)]
+
+
+def test_an_estimate_is_made_from_the_latest_releases(lab: Lab) -> None:
+    for seconds in ("10.0", "20.0", "90.0", "hostile"):
+        run = lab.run(ended_h_ago=400)
+        lab.hook.client.set_tag(run, f"{TAG}.status", "released")
+        lab.hook.client.set_tag(run, f"{TAG}.wall_s", seconds)
+    for _ in range(3):
+        lab.run()
+    estimate = lab.look("manual", plan_only="true", at_once="1")["estimate"]
+    assert estimate["total_wall_s"] == pytest.approx(60.0)
+    assert estimate["basis"] == "the median of 3 releases in these experiments"
+
+
+def _resume(lab: Lab, deferred: TaskDeferred, **arguments: Any) -> Any:
+    assert deferred.kwargs
+    return lab.operator(**arguments).execute_complete(context("backfill"), {}, **deferred.kwargs)
+
+
+def _finish(lab: Lab, deferred: TaskDeferred, **arguments: Any) -> Any:
+    """Let every release fail, and go on until the backfill ends."""
+    for _ in range(20):
+        for run_id in lab.supervisor.states:
+            lab.supervisor.states[run_id] = "failed"
+        try:
+            return _resume(lab, deferred, **arguments)
+        except TaskDeferred as again:
+            deferred = again
+    raise AssertionError("the backfill does not end")
+
+
+def _remove_artifacts(uri: str) -> None:
+    """Empty a run's folder in the store, as a careless lifecycle rule does."""
+    prefix = uri.removeprefix("mlflow-artifacts:/") + "/"
+    folder = s3.Folder(hook=S3Hook("minio_default"), bucket="mlflow", prefix=prefix)
+    paths = sorted(s3.sizes(folder))
+    assert "model/MLmodel" in paths
+    s3.remove(folder, paths)

@@ -1,0 +1,96 @@
+"""A look starts the release of each training run that has ended, once, whoever looks: on a real MLflow server."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from airflow_onnx.operators.start_releases import WatchTrainingOperator
+from tests.edge.airflow_stand_in import api_error
+from tests.edge.releasing import TAG
+from tests.edge.watch.watching import Lab, by_run, context
+
+
+def test_each_finished_run_is_started_once_whoever_looks(lab: Lab) -> None:
+    runs = [lab.run() for _ in range(3)]
+    lab.look("asset_triggered")
+    lab.look("scheduled")
+    lab.look("manual")
+    assert set(lab.supervisor.confs) == {f"release__{run}" for run in runs}
+    assert lab.supervisor.confs[f"release__{runs[0]}"]["training_run_id"] == runs[0]
+
+
+def test_twenty_runs_that_end_in_the_same_moment_are_all_started_by_one_look(lab: Lab) -> None:
+    runs = [lab.run(ended_h_ago=10) for _ in range(20)]
+    moment = int(time.time() * 1000)
+    for run in runs:
+        lab.hook.client.set_terminated(run, end_time=moment)
+    report = lab.look("asset_triggered")
+    assert set(lab.supervisor.confs) == {f"release__{run}" for run in runs}
+    assert report["totals"] == {"runs": 20, "release": 20}
+
+
+def test_a_started_run_says_where_its_release_is_and_how_to_repeat_it(lab: Lab) -> None:
+    run = lab.run()
+    lab.look()
+    tags = lab.tags(run)
+    assert tags[f"{TAG}.status"] == "triggered"
+    assert tags[f"{TAG}.dag_run_url"] == f"http://airflow.test/dags/release_onnx/runs/release__{run}"
+    assert tags[f"{TAG}.rerun_url"].startswith("http://airflow.test/")
+    assert run in tags[f"{TAG}.rerun_url"]
+
+
+def test_a_look_that_died_before_its_mark_is_repeated_without_a_second_release(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lab.run()
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_onnx.watch.start.Starter._mark", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            lab.look()
+    assert f"{TAG}.watched" not in lab.tags(run)
+    assert by_run(lab.look())[run][0] == "wait", "its release goes on"
+    assert len(lab.supervisor.confs) == 1
+
+
+def test_parameters_that_airflow_refuses_are_put_on_the_run_and_hold_up_no_other(lab: Lab) -> None:
+    first, second = lab.run(ended_h_ago=0.3), lab.run()
+    lab.supervisor.fails_with = api_error(400, "Invalid input for param opset: 99 is greater than the maximum")
+    lab.look(release_params='{"opset": 99}')
+    assert "opset" in lab.tags(first)[f"{TAG}.reason"]
+    assert set(lab.supervisor.confs) == {f"release__{second}"}
+
+
+def test_an_airflow_that_does_not_answer_is_tried_again(lab: Lab) -> None:
+    run = lab.run()
+    lab.supervisor.fails_with = api_error(503, "no database")
+    with pytest.raises(AirflowException) as raised:
+        lab.look()
+    assert not isinstance(raised.value, AirflowFailException)
+    lab.look()
+    assert list(lab.supervisor.confs) == [f"release__{run}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"since": "yesterday"}, "since.*no time"),
+        ({"until": "2026-01-01T00:00:00Z"}, "without 'since'"),
+        ({"since": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"}, "is not before"),
+        ({"since": "2026-01-01T00:00:00Z", "at_once": "0"}, "at_once"),
+        ({"at_once": "many"}, "at_once"),
+        ({"order": "random"}, "order"),
+        ({"lookback_h": "long"}, "lookback_h"),
+        ({"run_filter": "x" * 3000}, "run filter"),
+    ],
+)
+def test_bad_parameters_are_refused_in_words(lab: Lab, arguments: dict[str, str], words: str) -> None:
+    with pytest.raises(AirflowFailException, match=words):
+        lab.look("manual", **arguments)
+
+
+def test_no_configured_experiment_is_no_error(lab: Lab) -> None:
+    operator = WatchTrainingOperator(task_id="start_releases", experiments="[]")
+    assert operator.execute(context("scheduled"))["totals"] == {"runs": 0}

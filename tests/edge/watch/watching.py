@@ -1,0 +1,61 @@
+"""An MLflow experiment with runs that have ended, and the Airflow that watches it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.operators.start_releases import WatchTrainingOperator
+from tests.edge.airflow_stand_in import Supervisor
+
+HOUR_MS = 3_600_000
+
+
+@dataclass
+class Lab:
+    """An experiment of its own with runs whose end can be set, and the Airflow that watches it."""
+
+    hook: MlflowHook
+    supervisor: Supervisor
+    experiment_id: str
+    model_folder: Path
+
+    def run(self, *, ended_h_ago: float = 0.1, status: str = "FINISHED", model: bool = True, name: str = "r") -> str:
+        """Make a run that has ended, with the model's files among its artifacts as MLflow 2 laid them."""
+        run_id = str(self.hook.client.create_run(self.experiment_id, run_name=name).info.run_id)
+        if model:
+            self.hook.client.log_artifacts(run_id, str(self.model_folder), "model")
+        self.hook.client.set_terminated(run_id, status, int(time.time() * 1000 - ended_h_ago * HOUR_MS))
+        return run_id
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        return dict(self.hook.client.get_run(run_id).data.tags)
+
+    def operator(self, **arguments: Any) -> WatchTrainingOperator:
+        return WatchTrainingOperator(
+            task_id="start_releases", experiments=json.dumps([self.experiment_id]), **arguments
+        )
+
+    def look(self, run_type: str = "scheduled", **arguments: Any) -> Any:
+        return self.operator(**arguments).execute(context(run_type))
+
+    def backfill(self, hours: float = 24, **arguments: Any) -> Any:
+        return self.operator(**arguments).execute(context("backfill", hours))
+
+
+def context(run_type: str, hours: float = 24) -> Any:
+    now = datetime.now(UTC)
+    run = SimpleNamespace(
+        run_type=run_type, run_id="watch", data_interval_start=now - timedelta(hours=hours), data_interval_end=now
+    )
+    return {"dag_run": run}
+
+
+def by_run(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {row["training_run_id"]: (row["action"], row["reason"]) for row in report["runs"]}

@@ -1,0 +1,129 @@
+"""The import table of docs/architecture.md, held over every file, and what parsing a DAG may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = ROOT / "include" / "onnx_release"
+EDGE = ROOT / "plugins" / "airflow_onnx"
+LIGHT_CORE = ("records", "errors", "limits")
+HEAVY = {"torch", "onnx", "onnxruntime", "mlflow", "boto3", "botocore", "airflow"}
+
+
+def _imports(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield each imported module and whether the import happens only when a function runs."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module
+            yield node.module, inside
+            # `from mlflow import models` names a module in its second half.
+            yield from ((f"{node.module}.{alias.name}", inside) for alias in node.names)
+        else:
+            yield from _imports(node, inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _top_imports(path: Path) -> dict[str, set[str]]:
+    """Return the modules that a file imports: at module level, and inside functions."""
+    found: dict[str, set[str]] = {"module": set(), "function": set()}
+    for name, inside in _imports(ast.parse(path.read_text())):
+        found["function" if inside else "module"].add(name)
+    return found
+
+
+def _roots(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(folder.rglob("*.py"))
+    assert files, f"no files in {folder}"
+    return files
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", _files(CORE), ids=_name)
+def test_core_opens_one_heavy_library_a_file_and_never_the_edge(path: Path) -> None:
+    imports = _top_imports(path)
+    everything = imports["module"] | imports["function"]
+    roots = _roots(everything)
+    assert not roots & {"airflow", "airflow_onnx", "boto3", "botocore", "requests", "httpx"}
+    heavy = roots & {"torch", "onnx", "onnxruntime", "mlflow"}
+    assert len(heavy) <= 1, f"one heavy library a file, not {heavy}"
+    if "mlflow" in heavy:
+        assert path.name in {"mlflow_model.py", "mlflow_package.py"}
+        allowed = ("mlflow.models", "mlflow.types", "mlflow.pyfunc")
+        assert all(name == "mlflow" or name.startswith(allowed) for name in everything if name.startswith("mlflow"))
+
+
+LIGHT_FILES = [CORE / "errors.py", CORE / "limits.py", *_files(CORE / "records")]
+
+
+@pytest.mark.parametrize("path", LIGHT_FILES, ids=_name)
+def test_records_errors_and_limits_use_the_standard_library_and_pydantic_alone(path: Path) -> None:
+    imports = _top_imports(path)
+    ours = tuple(f"onnx_release.{other}" for other in LIGHT_CORE)
+    for name in imports["module"] | imports["function"]:
+        root = name.split(".")[0]
+        assert root in {*sys.stdlib_module_names, "pydantic", "pydantic_core"} or name.startswith(ours), name
+
+
+@pytest.mark.parametrize("path", _files(EDGE), ids=_name)
+def test_edge_imports_heavy_libraries_only_inside_functions(path: Path) -> None:
+    imports = _top_imports(path)
+    assert not _roots(imports["module"]) & {"torch", "onnx", "onnxruntime", "mlflow", "boto3", "botocore"}
+    assert not _roots(imports["function"]) & {"torch", "onnx", "onnxruntime"}, "that is the core's work"
+    core = {name for name in imports["module"] if name.startswith("onnx_release.")}
+    assert {name.split(".")[1] for name in core} <= set(LIGHT_CORE)
+    assert not {name for name in imports["module"] if name.startswith("airflow.providers")}
+
+
+@pytest.mark.parametrize("path", _files(ROOT / "dags"), ids=_name)
+def test_dags_only_wire(path: Path) -> None:
+    imports = _top_imports(path)
+    assert not imports["function"]
+    outside = {root for root in _roots(imports["module"]) if root not in sys.stdlib_module_names}
+    assert outside <= {"airflow", "airflow_onnx", "onnx_release"}
+    core = {name for name in imports["module"] if name.startswith("onnx_release.")}
+    assert {name.split(".")[1] for name in core} <= {"limits"}
+
+
+def _loaded_by(code: str, *libraries: str) -> str:
+    """Return which of the libraries a fresh process has loaded after the code, as a list's text."""
+    code = f"import sys; {code}; print(sorted(set({libraries!r}) & set(sys.modules)))"
+    paths = [str(ROOT / "include"), str(ROOT / "plugins")]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("path", _files(ROOT / "dags"), ids=_name)
+def test_parsing_a_dag_loads_no_heavy_library(path: Path) -> None:
+    code = f"import runpy; runpy.run_path({str(path)!r})"
+    assert _loaded_by(code, "torch", "onnx", "onnxruntime", "mlflow", "boto3") == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", ["check.smoke_test", "check.static_checks", "report.release_report", "runners.onnxruntime_process"]
+)
+def test_what_runs_no_model_in_pytorch_does_not_load_it(module: str) -> None:
+    assert _loaded_by(f"import onnx_release.{module}", "torch") == "[]"
