@@ -25,7 +25,7 @@ from bench.gemm_shapes import Gemm, Products, products_of
 from bench.marking import Marked
 from bench.models import contract
 from onnx_release.latency.host import usable_cpus
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.generate import make_samples
 
 _WARM_UPS = 2
@@ -41,7 +41,7 @@ def products_by_library(gemm: Gemm, folder: Path) -> dict[str, Callable[[], Any]
     left_t, right_t, out_t = (torch.from_numpy(array) for array in (left, right, out.copy()))
     path = folder / f"{gemm.m}x{gemm.k}x{gemm.n}.onnx"
     _save_product(gemm, right, path)
-    runner = OrtRunner(path, OrtOptions(threads=usable_cpus()))
+    runner = OnnxRuntimeRunner(path, OnnxRuntimeOptions(threads=usable_cpus()))
     return {
         "torch": lambda: torch.mm(left_t, right_t, out=out_t),
         "numpy": lambda: np.matmul(left, right, out=out),
@@ -81,7 +81,7 @@ def _measure(onnx: Path, batch_size: int, rounds: int, products: Products, folde
     shares = profile(onnx, inputs, folder)
     session_s: list[float] = []
     times: defaultdict[tuple[Gemm, str], list[float]] = defaultdict(list)
-    with OrtRunner(onnx, OrtOptions(threads=usable_cpus())) as session:
+    with OnnxRuntimeRunner(onnx, OnnxRuntimeOptions(threads=usable_cpus())) as session:
         torch.set_num_threads(usable_cpus())
         ways = {gemm: products_by_library(gemm, folder) for gemm in products.gemms}
         for _ in range(rounds):

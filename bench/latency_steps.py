@@ -22,21 +22,21 @@ from onnx_release.latency.host import usable_cpus
 from onnx_release.latency.measure import Sides, measure
 from onnx_release.limits import MeasurePlan
 from onnx_release.records import BatchLatency
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
-from onnx_release.runners.pytorch import TorchModel, TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner, TorchModel
 from onnx_release.samples.generate import Sample, make_samples
 
 # A side that is held against itself must come out at 1: a wide interval would say so of anything.
 _OWN_WIDTH_MAX = 0.2
 
 
-def _torch(model: TorchModel) -> TorchRunner:
+def _torch(model: TorchModel) -> PyTorchRunner:
     names = contract().input_names
-    return TorchRunner(model, TorchOptions(input_names=names, output_names=OUTPUT_NAMES, threads=usable_cpus()))
+    return PyTorchRunner(model, PyTorchOptions(input_names=names, output_names=OUTPUT_NAMES, threads=usable_cpus()))
 
 
-def _ort(path: Path) -> OrtRunner:
-    return OrtRunner(path, OrtOptions(threads=usable_cpus()))
+def _ort(path: Path) -> OnnxRuntimeRunner:
+    return OnnxRuntimeRunner(path, OnnxRuntimeOptions(threads=usable_cpus()))
 
 
 @contextmanager

@@ -28,11 +28,11 @@ REST = "the rest"
 SPANS = {
     "export": {
         "onnx_release.export.export_model:load_trained": "map the weights, look for NaN and infinity",
-        "onnx_release.export.verify:Probe.__init__": "run PyTorch at two batch sizes",
+        "onnx_release.export.verify:ExportVerifier.__init__": "run PyTorch at two batch sizes",
         "torch.export:export": "trace the model (torch.export)",
         "onnx_release.export.strategies:_dynamo": "translate and optimise the graph (torch.onnx, onnxscript)",
         "onnx_release.export.fallback:_save": "write graph and weights, folded ones put in order",
-        "onnx_release.export.verify:Probe.__call__": "run it in ONNX Runtime in another process, and hash it meanwhile",
+        "onnx_release.export.verify:ExportVerifier.__call__": "run it in ONNX Runtime, in its own process, while hashing",
     },
     "check": {
         "onnx_release.check.static_checks:verify_folder": "hold the folder against its record",
@@ -44,7 +44,7 @@ SPANS = {
         "onnx_release.benchmark.setup:require_bytes": "hold the folder against its record",
         "onnx_release.benchmark.setup:load_trained": "map the weights, look for NaN and infinity",
         "onnx_release.parity.compare_model:Comparison.run_reference": "run PyTorch on every sample",
-        "onnx_release.benchmark.setup:Subject.candidate": "open the session of ONNX Runtime",
+        "onnx_release.benchmark.setup:BenchmarkSetup.candidate": "open the session of ONNX Runtime",
         "onnx_release.parity.compare_model:Comparison.run_candidate": "run ONNX Runtime on every sample, and compare",
     },
     "upload": {

@@ -95,12 +95,12 @@ def _check(case: Case) -> None:
 def _compare(case: Case) -> None:
     from examples import localization  # noqa: F401 - as above
     from onnx_release.benchmark.benchmark_model import compare_artifact
-    from onnx_release.benchmark.setup import JudgeOptions
+    from onnx_release.benchmark.setup import BenchmarkOptions
 
     marked = Marked()
     sizes = BATCH_SIZES_OF_HUGE if case.size == "huge" else BATCH_SIZES
     with marked.work():
-        options = JudgeOptions(batch_sizes=sizes, **case.source)
+        options = BenchmarkOptions(batch_sizes=sizes, **case.source)
         report = compare_artifact(case.trained, case.onnx, case.artifact(), options)
     _require(report.passed, list(report.failures))
     runs = {(compared.sample, compared.batch_size) for compared in report.comparisons}

@@ -50,7 +50,7 @@ def _client() -> Any:
 def _operator(folder: Path) -> None:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: F401 - the task imports it when it first needs it
 
-    from airflow_onnx.operators.upload import UploadOperator  # noqa: F401 - as above
+    from airflow_onnx.operators.upload import OnnxUploadToS3Operator  # noqa: F401 - as above
 
     marked = Marked()
     with marked.work():
@@ -60,10 +60,10 @@ def _operator(folder: Path) -> None:
 
 def put_as_task(folder: Path) -> dict[str, Any]:
     """Run the release's own task, and return what it hands on."""
-    from airflow_onnx.operators.upload import UploadOperator
+    from airflow_onnx.operators.upload import OnnxUploadToS3Operator
 
     artifact = Case("", folder, folder).artifact()
-    operator = UploadOperator(
+    operator = OnnxUploadToS3Operator(
         task_id="upload",
         bucket=os.environ["S3_BUCKET"],
         artifact=artifact.to_dict() | {"uri": (folder / ARTIFACT).as_uri()},
@@ -80,10 +80,10 @@ def put_as_task(folder: Path) -> dict[str, Any]:
 
 def fetch_back(folder: Path) -> None:
     """Do what the registration does with the objects that `put_as_task` put, before MLflow may name them."""
-    from airflow_onnx.operators.register import RegisterOperator
+    from airflow_onnx.operators.register import MlflowRegisterOnnxOperator
 
     uploaded = S3Object.from_dict(json.loads((folder / _STORED).read_text()))
-    operator = RegisterOperator(task_id="register", artifact=None, uploaded=None, **_SHARED)
+    operator = MlflowRegisterOnnxOperator(task_id="register", artifact=None, uploaded=None, **_SHARED)
     operator._fetched_back(Case("", folder, folder).artifact(), uploaded)
 
 

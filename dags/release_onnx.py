@@ -14,15 +14,15 @@ from airflow.sdk import DAG, TriggerRule
 from airflow_onnx.deployment import placement, settings
 from airflow_onnx.form_fields import as_json, field, given, pushed, returned
 from airflow_onnx.moved import MOVED_KEY
-from airflow_onnx.operators.check import CheckOperator
-from airflow_onnx.operators.export import ExportOperator
-from airflow_onnx.operators.parity_latency import ParityLatencyOperator
-from airflow_onnx.operators.promote import PromoteOperator
-from airflow_onnx.operators.register import RegisterOperator
-from airflow_onnx.operators.tune import TuneOperator
-from airflow_onnx.operators.upload import TARGET_KEY, UploadOperator
-from airflow_onnx.operators.work_folder import CleanWorkOperator, PrepareWorkOperator
-from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
+from airflow_onnx.operators.check import OnnxCheckOperator
+from airflow_onnx.operators.export import OnnxExportOperator
+from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
+from airflow_onnx.operators.promote import MlflowPromoteModelOperator
+from airflow_onnx.operators.register import MlflowRegisterOnnxOperator
+from airflow_onnx.operators.tune import OnnxTuneOperator
+from airflow_onnx.operators.upload import TARGET_KEY, OnnxUploadToS3Operator
+from airflow_onnx.operators.work_folder import CleanWorkFolderOperator, PrepareWorkFolderOperator
+from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from onnx_release import limits
 
 PARITY, BUDGET, PLAN = limits.ParityLimits(), limits.LatencyBudget(), limits.MeasurePlan()
@@ -231,7 +231,7 @@ with DAG(
     store: dict[str, Any] = {"s3_conn_id": given("s3_conn_id")}
     server: dict[str, Any] = {"mlflow_conn_id": given("mlflow_conn_id"), "model_name": given("model_name")}
 
-    wait = TrainingCompleteSensor(
+    wait = MlflowTrainingRunSensor(
         task_id="wait_for_training",
         training_run_id=given("training_run_id"),
         model_uri=given("model_uri"),
@@ -240,8 +240,8 @@ with DAG(
     )
     step = {**server, "trained": returned("wait_for_training")}
     source = {"factory": given("factory"), **{name: as_json(name) for name in ("factory_kwargs", "input_spec")}}
-    prepare = PrepareWorkOperator(task_id="prepare_work").as_setup()
-    export = ExportOperator(
+    prepare = PrepareWorkFolderOperator(task_id="prepare_work").as_setup()
+    export = OnnxExportOperator(
         task_id="export",
         work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
         opset=as_json("opset"),
@@ -281,7 +281,7 @@ with DAG(
         "asked_queue": given("measure_queue"),
         **placement.arguments("measure"),
     }
-    tune = TuneOperator(
+    tune = OnnxTuneOperator(
         task_id="tune",
         artifact=returned("export"),
         work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
@@ -298,7 +298,7 @@ with DAG(
         **step,
     )
     candidate = returned("tune", otherwise="export")
-    check = CheckOperator(
+    check = OnnxCheckOperator(
         task_id="check",
         artifact=candidate,
         allowed_domains=as_json("allowed_domains"),
@@ -306,7 +306,7 @@ with DAG(
         trigger_rule=TriggerRule.NONE_FAILED,
         **step,
     )
-    parity_latency = ParityLatencyOperator(
+    parity_latency = OnnxParityLatencyOperator(
         task_id="parity_latency",
         artifact=candidate,
         check=returned("check"),
@@ -318,15 +318,15 @@ with DAG(
         "check": returned("check"),
         "benchmark": returned("parity_latency"),
     }
-    upload = UploadOperator(task_id="upload", bucket=given("bucket"), **judged, **step, **store)
-    register = RegisterOperator(
+    upload = OnnxUploadToS3Operator(task_id="upload", bucket=given("bucket"), **judged, **step, **store)
+    register = MlflowRegisterOnnxOperator(
         task_id="register",
         artifact=candidate,
         uploaded=returned("upload"),
         **step,
         **store,
     )
-    promote = PromoteOperator(
+    promote = MlflowPromoteModelOperator(
         task_id="promote",
         uploaded=returned("upload"),
         version=returned("register"),
@@ -340,7 +340,7 @@ with DAG(
         **step,
         **store,
     )
-    clean = CleanWorkOperator(
+    clean = CleanWorkFolderOperator(
         task_id="clean_work",
         work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
         target_uri="{{ ti.xcom_pull(task_ids='upload', key='%s') or '' }}" % TARGET_KEY,  # noqa: UP031

@@ -13,7 +13,7 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronDataI
 from airflow_onnx.deployment import settings
 from airflow_onnx.form_fields import as_json, field, given
 from airflow_onnx.operators.start_releases import WatchTrainingOperator
-from airflow_onnx.triggers.mlflow_finished_runs import FinishedRunsTrigger
+from airflow_onnx.triggers.mlflow_finished_runs import MlflowFinishedRunsTrigger
 from onnx_release import limits
 
 EXPERIMENTS, CONN_ID = settings.watch_experiments(), "mlflow_default"
@@ -73,7 +73,7 @@ FINISHED_RUNS = Asset(
     watchers=[
         AssetWatcher(
             name="mlflow",
-            trigger=FinishedRunsTrigger(
+            trigger=MlflowFinishedRunsTrigger(
                 experiments=EXPERIMENTS,
                 run_filter=settings.watch_filter(),
                 mlflow_conn_id=CONN_ID,

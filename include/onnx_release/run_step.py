@@ -24,7 +24,7 @@ from onnx_release.records.base import Record
 from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
 
 if TYPE_CHECKING:
-    from onnx_release.benchmark.setup import JudgeOptions
+    from onnx_release.benchmark.setup import BenchmarkOptions
     from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.tuning.options import TuneOptions
 
@@ -45,16 +45,18 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     return export_model.export_trained(trained, out, options)
 
 
-def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> BenchmarkReport:
-    """Judge as `benchmark_model.judge_artifact` does, in a child process when the run's own code is to run."""
+def benchmark_artifact(
+    trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions
+) -> BenchmarkReport:
+    """Judge as `benchmark_model.benchmark_artifact` does, in a child process when the run's own code is to run."""
     if runs_code(trained, allow_pickle=options.allow_pickle):
         return _in_child(BenchmarkReport, "judge", **_case(trained, folder, artifact, options))
     from onnx_release.benchmark import benchmark_model
 
-    return benchmark_model.judge_artifact(trained, folder, artifact, options)
+    return benchmark_model.benchmark_artifact(trained, folder, artifact, options)
 
 
-def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> ParityReport:
+def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> ParityReport:
     """Compare as `benchmark_model.compare_artifact` does, in a child process when the run's own code is to run."""
     if runs_code(trained, allow_pickle=options.allow_pickle):
         return _in_child(ParityReport, "compare", **_case(trained, folder, artifact, options))
@@ -151,7 +153,7 @@ def _export(request: dict[str, Any]) -> Record:
 def _judge(request: dict[str, Any]) -> Record:
     from onnx_release.benchmark import benchmark_model
 
-    return benchmark_model.judge_artifact(*_read_case(request))
+    return benchmark_model.benchmark_artifact(*_read_case(request))
 
 
 def _compare(request: dict[str, Any]) -> Record:
@@ -168,11 +170,11 @@ def _tune(request: dict[str, Any]) -> Record:
     return tune(Path(request["trained"]), Path(request["folder"]), artifact, Path(request["out"]), options)
 
 
-def _read_case(request: dict[str, Any]) -> tuple[Path, Path, OnnxArtifact, JudgeOptions]:
-    from onnx_release.benchmark.setup import JudgeOptions
+def _read_case(request: dict[str, Any]) -> tuple[Path, Path, OnnxArtifact, BenchmarkOptions]:
+    from onnx_release.benchmark.setup import BenchmarkOptions
 
     artifact = OnnxArtifact.from_dict(request["artifact"])
-    options = JudgeOptions.from_dict(request["options"])
+    options = BenchmarkOptions.from_dict(request["options"])
     return Path(request["trained"]), Path(request["folder"]), artifact, options
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from onnx_release import run_step
-from onnx_release.benchmark.setup import JudgeOptions
+from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.errors import Refused, Transient
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.run_step import compare_artifact, export_trained, runs_code
@@ -61,7 +61,7 @@ def test_a_pickle_is_exported_and_compared_where_no_secret_is(tmp_path: Path, mo
     assert home != os.environ["HOME"]
     assert not Path(home).exists(), "it was the child's, and is gone with it"
     assert artifact.source == "pickle"
-    options = JudgeOptions(batch_sizes=(1, 4), allow_pickle=True)
+    options = BenchmarkOptions(batch_sizes=(1, 4), allow_pickle=True)
     assert compare_artifact(trained, tmp_path / "out", artifact, options).passed
 
 

@@ -24,15 +24,15 @@ from torch import nn
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.moved import MOVED_KEY
-from airflow_onnx.operators.check import CheckOperator
-from airflow_onnx.operators.export import ExportOperator
-from airflow_onnx.operators.parity_latency import ParityLatencyOperator
-from airflow_onnx.operators.promote import PromoteOperator
-from airflow_onnx.operators.register import RegisterOperator
-from airflow_onnx.operators.tune import TuneOperator
-from airflow_onnx.operators.upload import UploadOperator
-from airflow_onnx.operators.work_folder import CleanWorkOperator, PrepareWorkOperator
-from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
+from airflow_onnx.operators.check import OnnxCheckOperator
+from airflow_onnx.operators.export import OnnxExportOperator
+from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
+from airflow_onnx.operators.promote import MlflowPromoteModelOperator
+from airflow_onnx.operators.register import MlflowRegisterOnnxOperator
+from airflow_onnx.operators.tune import OnnxTuneOperator
+from airflow_onnx.operators.upload import OnnxUploadToS3Operator
+from airflow_onnx.operators.work_folder import CleanWorkFolderOperator, PrepareWorkFolderOperator
+from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 
 SIGNATURE = ModelSignature(
     Schema([TensorSpec(np.dtype("float32"), (-1, 8), "signal")]),
@@ -149,7 +149,7 @@ class Release:
 
     def clean(self) -> None:
         """Run the tear-down, as Airflow does after success and failure."""
-        CleanWorkOperator(
+        CleanWorkFolderOperator(
             task_id="clean_work",
             work_uri=self.returned["prepare"],
             trained=self.returned.get("wait"),
@@ -164,18 +164,18 @@ class Release:
         return Path(self.returned["export"]["uri"].removeprefix("file://"))
 
     def _wait(self) -> Any:
-        return TrainingCompleteSensor(
+        return MlflowTrainingRunSensor(
             task_id="wait_for_training", training_run_id=self.training_run_id, model_name=self.model_name
         )
 
     def _prepare(self) -> Any:
-        return PrepareWorkOperator(task_id="prepare_work")
+        return PrepareWorkFolderOperator(task_id="prepare_work")
 
     def _shared(self) -> dict[str, Any]:
         return {"trained": self.returned["wait"], "model_name": self.model_name}
 
     def _export(self) -> Any:
-        return ExportOperator(
+        return OnnxExportOperator(
             task_id="export",
             work_uri=self.returned["prepare"],
             opset=self.params.get("opset"),
@@ -185,7 +185,7 @@ class Release:
         )
 
     def _tune(self) -> Any:
-        return TuneOperator(
+        return OnnxTuneOperator(
             task_id="tune",
             artifact=self.returned["export"],
             work_uri=self.returned["prepare"],
@@ -203,10 +203,10 @@ class Release:
         return self.returned.get("tune", self.returned["export"])
 
     def _check(self) -> Any:
-        return CheckOperator(task_id="check", artifact=self.artifact, **self._shared())
+        return OnnxCheckOperator(task_id="check", artifact=self.artifact, **self._shared())
 
     def _parity_latency(self) -> Any:
-        return ParityLatencyOperator(
+        return OnnxParityLatencyOperator(
             task_id="parity_latency",
             artifact=self.artifact,
             check=self.returned["check"],
@@ -230,10 +230,10 @@ class Release:
 
     def _upload(self) -> Any:
         bucket = self.params.get("bucket", "heimdall-models")
-        return UploadOperator(task_id="upload", bucket=bucket, **self._judged(), **self._shared())
+        return OnnxUploadToS3Operator(task_id="upload", bucket=bucket, **self._judged(), **self._shared())
 
     def _register(self) -> Any:
-        return RegisterOperator(
+        return MlflowRegisterOnnxOperator(
             task_id="register",
             artifact=self.artifact,
             uploaded=self.returned["upload"],
@@ -241,7 +241,7 @@ class Release:
         )
 
     def _promote(self) -> Any:
-        return PromoteOperator(
+        return MlflowPromoteModelOperator(
             task_id="promote",
             uploaded=self.returned["upload"],
             version=self.returned["register"],

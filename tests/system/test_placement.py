@@ -30,7 +30,7 @@ from airflow.sdk import DAG, BaseOperator
 from airflow_onnx import placement
 
 
-class ExportOperator(BaseOperator):
+class OnnxExportOperator(BaseOperator):
     def execute(self, context):
         if context["ti"].try_number == 1:
             raise RuntimeError("once")
@@ -44,7 +44,7 @@ class PlainOperator(BaseOperator):
 
 retries = {"retries": 1, "retry_delay": timedelta(seconds=1)}
 with DAG("release_onnx", schedule=None, default_args={**retries, **placement.arguments("light")}):
-    PlainOperator(task_id="before") >> ExportOperator(task_id="export", **placement.arguments("export"))
+    PlainOperator(task_id="before") >> OnnxExportOperator(task_id="export", **placement.arguments("export"))
 """
 POLICY = "airflow.policy"
 

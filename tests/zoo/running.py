@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_release.benchmark.benchmark_model import compare_artifact
-from onnx_release.benchmark.setup import JudgeOptions
+from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.errors import Refused
 from onnx_release.export.export_model import ExportStepOptions, export_trained
@@ -73,7 +73,7 @@ def _tested(entry: Entry, trained: Path, folder: Path, artifact: OnnxArtifact) -
     checked = check_artifact(folder, artifact, CheckOptions())
     problems = [finding.message for finding in checked.findings if finding.severity == "error"]
     options = _options(entry)
-    judge = JudgeOptions(
+    judge = BenchmarkOptions(
         batch_sizes=_BATCH_SIZES,
         limits=entry.limits,
         allow_pickle=True,

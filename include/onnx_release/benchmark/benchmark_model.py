@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onnx_release.benchmark.setup import JudgeOptions, Subject
+from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
 from onnx_release.errors import Refused
 from onnx_release.export.export_model import contract_of
 from onnx_release.export.fallback import retrace
-from onnx_release.latency.evaluate import Conditions, judge_latency, require_sane
+from onnx_release.latency.evaluate import Conditions, evaluate_latency, require_sane
 from onnx_release.latency.host import describe_host
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.latency.measure import Sides, measure_all
@@ -20,14 +20,16 @@ from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.parity.divergence.search import find_divergence
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
 from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
-from onnx_release.runners.onnxruntime import OrtRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
 from onnx_release.samples.generate import Sample
 from onnx_release.trained.mapped_weights import pages_dropped_after
 
 _log = logging.getLogger(__name__)
 
 
-def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> BenchmarkReport:
+def benchmark_artifact(
+    trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions
+) -> BenchmarkReport:
     """Compare the artifact with the trained model, and time both when they agree.
 
     The folder's bytes are held against `artifact` first. A side that cannot run a sample is a failure in the report.
@@ -39,7 +41,7 @@ def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options:
     require_sane(options.budget, options.plan)
     limits = options.limits_for(artifact.precision)
     require_limits(limits, artifact.outputs)
-    subject = Subject.load(trained, folder, artifact, options)
+    subject = BenchmarkSetup.load(trained, folder, artifact, options)
     samples = subject.samples()
     comparison = Comparison(artifact=artifact, limits=limits)
     with pages_dropped_after(subject.model), subject.reference(mha_fastpath=False) as reference:
@@ -59,11 +61,11 @@ def judge_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options:
     return BenchmarkReport(sha256=artifact.sha256, passed=latency.passed, parity=parity, latency=latency)
 
 
-def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> ParityReport:
-    """Compare the two as `judge_artifact` does, and time nothing."""
+def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> ParityReport:
+    """Compare the two as `benchmark_artifact` does, and time nothing."""
     limits = options.limits_for(artifact.precision)
     require_limits(limits, artifact.outputs)
-    subject = Subject.load(trained, folder, artifact, options)
+    subject = BenchmarkSetup.load(trained, folder, artifact, options)
     comparison = Comparison(artifact=artifact, limits=limits)
     with pages_dropped_after(subject.model), subject.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, subject.samples())
@@ -73,7 +75,7 @@ def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, option
     return parity if parity.passed else _explained(subject, parity, comparison.failed_case)
 
 
-def _explained(subject: Subject, parity: ParityReport, case: FailedCase | None) -> ParityReport:
+def _explained(subject: BenchmarkSetup, parity: ParityReport, case: FailedCase | None) -> ParityReport:
     """Return the report with the node where the difference begins, and leave what shows it again."""
     if case is None:
         return parity
@@ -98,7 +100,7 @@ def _explained(subject: Subject, parity: ParityReport, case: FailedCase | None) 
     return parity
 
 
-def _blame(subject: Subject, case: FailedCase) -> tuple[Divergence | None, str]:
+def _blame(subject: BenchmarkSetup, case: FailedCase) -> tuple[Divergence | None, str]:
     """Return where the difference begins, or why that cannot be said: it is no part of the verdict."""
     strategy = subject.artifact.exporter
     if subject.artifact.precision != "float32":
@@ -114,7 +116,7 @@ def _blame(subject: Subject, case: FailedCase) -> tuple[Divergence | None, str]:
         return None, f"where the difference begins could not be found: {type(error).__name__}: {str(error)[:300]}"
 
 
-def _latency(subject: Subject, candidate: OrtRunner, samples: Sequence[Sample]) -> LatencyReport:
+def _latency(subject: BenchmarkSetup, candidate: OnnxRuntimeRunner, samples: Sequence[Sample]) -> LatencyReport:
     """Time both sides at every batch size asked for; PyTorch with its own defaults, fast path included."""
     options = subject.options
     sizes = {*options.batch_sizes, options.budget.batch_size}
@@ -133,4 +135,4 @@ def _latency(subject: Subject, candidate: OrtRunner, samples: Sequence[Sample]) 
     limits = {options.budget.batch_size: options.budget.speedup_min}
     with subject.reference() as reference, HostLock(options.lock).held():
         batches = measure_all(Sides(torch=reference, onnxruntime=candidate), timed, options.plan, limits)
-    return judge_latency(batches, options.budget, conditions)
+    return evaluate_latency(batches, options.budget, conditions)

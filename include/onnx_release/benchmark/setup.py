@@ -24,18 +24,18 @@ from onnx_release.limits import (
 from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners import onnxruntime, pytorch
-from onnx_release.runners.onnxruntime import CUDA_PROVIDERS, OrtOptions, OrtRunner
-from onnx_release.runners.pytorch import TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime import CUDA_PROVIDERS, OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.samples.edge_cases import probing_samples, read_npz
 from onnx_release.samples.generate import Sample, make_samples
 from onnx_release.trained.input_spec import parse_input_spec
-from onnx_release.trained.load import Trained, load_trained
+from onnx_release.trained.load import LoadedModel, load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeOptions(Record):
+class BenchmarkOptions(Record):
     """How to judge. The device is no choice here: the artifact is tested on the providers that its package names.
 
     `given_inputs` is the path of a user's ``.npz`` file, and `reproduction` that of a folder to leave what a person
@@ -78,19 +78,19 @@ def require_precisions(limits: dict[str, dict[str, Any]]) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class BenchmarkSetup:
     """Both sides, loaded or ready to be; the artifact's bytes are those of its record."""
 
     package: TrainedPackage
-    model: Trained
+    model: LoadedModel
     folder: Path
     artifact: OnnxArtifact
-    options: JudgeOptions
+    options: BenchmarkOptions
     device: str
     threads: int
 
     @classmethod
-    def load(cls, trained: Path, folder: Path, artifact: OnnxArtifact, options: JudgeOptions) -> Subject:
+    def load(cls, trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> BenchmarkSetup:
         """Hold the folder against its record, and load the trained model; raises `Refused` when either fails."""
         require_bytes(folder, artifact)
         device = _device(artifact)
@@ -105,23 +105,23 @@ class Subject:
             threads=options.plan.threads or usable_cpus(),
         )
 
-    def reference(self, *, mha_fastpath: bool | None = None) -> TorchRunner:
+    def reference(self, *, mha_fastpath: bool | None = None) -> PyTorchRunner:
         """Open PyTorch's side."""
-        options = TorchOptions(
+        options = PyTorchOptions(
             input_names=tuple(spec.name for spec in self.artifact.inputs),
             output_names=tuple(spec.name for spec in self.artifact.outputs),
             device=self.device,
             threads=self.threads,
             mha_fastpath=mha_fastpath,
         )
-        return TorchRunner(self.model, options)
+        return PyTorchRunner(self.model, options)
 
-    def candidate(self) -> OrtRunner:
+    def candidate(self) -> OnnxRuntimeRunner:
         """Open ONNX Runtime's side; raises `Refused` when it does not take the model."""
-        options = OrtOptions(
+        options = OnnxRuntimeOptions(
             threads=self.threads, providers=self.artifact.providers, session_options=self.artifact.session_options
         )
-        return OrtRunner(self.folder / MODEL_FILE, options)
+        return OnnxRuntimeRunner(self.folder / MODEL_FILE, options)
 
     def samples(self) -> list[Sample]:
         """Return what both sides are fed: the example, a user's own, seeded values, and what probes further.

@@ -13,7 +13,7 @@ from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
 from onnx_release.parity.compare_model import not_finite, run
 from onnx_release.records import OnnxArtifact, TensorSpec
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.generate import Arrays, Sample, make_samples
 from onnx_release.trained.mlflow_model import read_example
 
@@ -26,7 +26,7 @@ def smoke_test(folder: Path, artifact: OnnxArtifact) -> None:
     """
     require_bytes(folder, artifact)
     sample = make_samples(artifact.inputs, read_example(folder), (artifact.export_batch_size,))[0]
-    with OrtRunner(folder / MODEL_FILE, OrtOptions(session_options=artifact.session_options)) as runner:
+    with OnnxRuntimeRunner(folder / MODEL_FILE, OnnxRuntimeOptions(session_options=artifact.session_options)) as runner:
         outputs = run(runner, sample)
     wrong = [*_misfits(outputs, artifact.outputs, sample), *not_finite(outputs)]
     if wrong:

@@ -10,7 +10,7 @@ from onnx_release.errors import Refused
 from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import DYNAMO
 from onnx_release.records import Finding
-from onnx_release.trained.load import Trained
+from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mlflow_model import TrainedPackage
 
 # Kernels of ONNX Runtime's CPU provider exist for few operators in these.
@@ -30,7 +30,7 @@ _CODES = (
 )
 
 
-def of_source(package: TrainedPackage, model: Trained) -> Iterator[Finding]:
+def of_source(package: TrainedPackage, model: LoadedModel) -> Iterator[Finding]:
     """Yield what the way the model was logged leaves to be wished for."""
     if package.inputs_from == "example":
         yield Finding(
@@ -65,7 +65,7 @@ def of_source(package: TrainedPackage, model: Trained) -> Iterator[Finding]:
     yield from _dtypes(model)
 
 
-def _names(package: TrainedPackage, model: Trained) -> Iterator[Finding]:
+def _names(package: TrainedPackage, model: LoadedModel) -> Iterator[Finding]:
     if not isinstance(model, torch.export.ExportedProgram):
         return
     own = [str(name) for name in model.graph_signature.user_inputs]
@@ -81,7 +81,7 @@ def _names(package: TrainedPackage, model: Trained) -> Iterator[Finding]:
         )
 
 
-def _dtypes(model: Trained) -> Iterator[Finding]:
+def _dtypes(model: LoadedModel) -> Iterator[Finding]:
     tensors = model.state_dict.values() if isinstance(model, torch.export.ExportedProgram) else model.parameters()
     for dtype in sorted({_RARE_DTYPES[t.dtype] for t in tensors if t.dtype in _RARE_DTYPES}):
         yield Finding(

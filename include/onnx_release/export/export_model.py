@@ -14,15 +14,15 @@ from onnx_release.artifact.digests import Digests, describe_folder, folder_sha25
 from onnx_release.export import diagnostics
 from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
 from onnx_release.export.strategies import ModelContract
-from onnx_release.export.verify import Probe
+from onnx_release.export.verify import ExportVerifier
 from onnx_release.limits import EXPORT_BATCH_SIZE, EXTERNAL_DATA_FILE, VARYING_DIMENSION_SIZE
 from onnx_release.records import FileDigest, Finding, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
-from onnx_release.runners.pytorch import TorchOptions
+from onnx_release.runners.pytorch import PyTorchOptions
 from onnx_release.samples.generate import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes
 from onnx_release.trained.input_spec import parse_input_spec
-from onnx_release.trained.load import Trained, load_trained
+from onnx_release.trained.load import LoadedModel, load_trained
 from onnx_release.trained.mlflow_model import PackageSpec, TrainedPackage, read_trained, write_package
 from onnx_release.trained.model_factory import FactoryOptions
 
@@ -53,7 +53,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     model = load_trained(package, allow_pickle=options.allow_pickle, factory=options.factory)
     contract = contract_of(package)
     require_exportable(model, contract)
-    probe = Probe(model, torch_options(package), contract)
+    probe = ExportVerifier(model, torch_options(package), contract)
     contract = dataclasses.replace(contract, output_names=probe.output_names, output_axes=probe.output_axes())
     with fresh_folder(out) as folder, probe:
         to_write, digests = ExportOptions(opset=options.opset, device=options.device), Digests()
@@ -77,7 +77,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     return dataclasses.replace(artifact, findings=tuple(_findings(package, model, result)))
 
 
-def _probed(probe: Probe, digests: Digests, folder: Path, result: ExportResult) -> str:
+def _probed(probe: ExportVerifier, digests: Digests, folder: Path, result: ExportResult) -> str:
     """Run the probe, which waits for another process, and read the weights for their digests meanwhile."""
     weights = folder / EXTERNAL_DATA_FILE
     takes = (digests.take, digests.take_etag) if weights.exists() else ()
@@ -96,9 +96,9 @@ def contract_of(package: TrainedPackage) -> ModelContract:
     )
 
 
-def torch_options(package: TrainedPackage) -> TorchOptions:
+def torch_options(package: TrainedPackage) -> PyTorchOptions:
     """Return how PyTorch's side of this model is run on the CPU."""
-    return TorchOptions(
+    return PyTorchOptions(
         input_names=tuple(spec.name for spec in package.inputs),
         output_names=tuple(spec.name for spec in package.outputs) or None,
     )
@@ -119,7 +119,7 @@ def _export_example(package: TrainedPackage) -> Arrays:
     return next(sample.inputs for sample in samples if sample.batch_size == EXPORT_BATCH_SIZE)
 
 
-def _findings(package: TrainedPackage, model: Trained, result: ExportResult) -> list[Finding]:
+def _findings(package: TrainedPackage, model: LoadedModel, result: ExportResult) -> list[Finding]:
     return [*diagnostics.of_source(package, model), *diagnostics.of_export(result)]
 
 

@@ -20,7 +20,7 @@ from onnx_release.export.strategies import Conversion, ModelContract, strategies
 from onnx_release.export.train_mode import TrainMode, training_nodes
 from onnx_release.records import ExportAttempt, TensorSpec
 from onnx_release.samples.generate import batch_axis
-from onnx_release.trained.load import Trained
+from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import pages_of
 
 _WRITERS = 2
@@ -58,7 +58,7 @@ class ExportResult:
 
 
 def export_onnx(
-    model: Trained, folder: Path, contract: ModelContract, options: ExportOptions, verify: Verify | None = None
+    model: LoadedModel, folder: Path, contract: ModelContract, options: ExportOptions, verify: Verify | None = None
 ) -> ExportResult:
     """Write `model.onnx` and its external data into `folder`, by the first strategy whose result `verify` finds fit.
 
@@ -75,7 +75,7 @@ def export_onnx(
     return _Ladder(model, folder, contract, ExportOptions(opset=options.opset, device=device), verify).climb()
 
 
-def require_exportable(model: Trained, contract: ModelContract) -> None:
+def require_exportable(model: LoadedModel, contract: ModelContract) -> None:
     """Raise `Refused` for a program whose trace fixed what no export can free: its mode, or a dimension."""
     if isinstance(model, torch.export.ExportedProgram):
         _require_eval(model)
@@ -86,7 +86,7 @@ def require_exportable(model: Trained, contract: ModelContract) -> None:
 class _Ladder:
     """The strategies, tried in order."""
 
-    model: Trained
+    model: LoadedModel
     folder: Path
     contract: ModelContract
     options: ExportOptions
@@ -161,7 +161,7 @@ class _Ladder:
         return self._finished(self._write(unfit), attempts)
 
 
-def _save(graph: ir.Model, folder: Path, model: Trained) -> None:
+def _save(graph: ir.Model, folder: Path, model: LoadedModel) -> None:
     """Write the graph and, beside it, the weights, one at a time."""
     pages = pages_of(model)
 
@@ -250,7 +250,7 @@ def _essence(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:4])[:600]}"
 
 
-def retrace(model: Trained, contract: ModelContract, strategy: str) -> Conversion:
+def retrace(model: LoadedModel, contract: ModelContract, strategy: str) -> Conversion:
     """Convert once more, on the CPU and without writing: what the values of a written graph are named after."""
     return strategies_for(model)[strategy](model, contract, None, "cpu")
 
@@ -373,7 +373,7 @@ def _written_opset(model: ir.Model, wanted: int | None) -> int:
     return opset
 
 
-def _batch_size(model: Trained, contract: ModelContract) -> int:
+def _batch_size(model: LoadedModel, contract: ModelContract) -> int:
     """Return the batch size that the graph was traced with: an exported program was traced when it was logged."""
     shapes = [contract.example[spec.name].shape for spec in contract.inputs]
     if isinstance(model, torch.export.ExportedProgram) and model.example_inputs is not None:

@@ -24,7 +24,7 @@ from onnx_release.records import TensorSpec
 from onnx_release.samples.generate import Arrays
 from onnx_release.trained.call_model import FlatModule, arguments_for, name_outputs
 from onnx_release.trained.input_spec import InputSpec
-from onnx_release.trained.load import Trained
+from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import return_free_memory
 
 
@@ -81,7 +81,7 @@ DYNAMO, AUTO, WRAPPED, UNOPTIMIZED, TORCHSCRIPT = (
 )  # fmt: skip
 
 
-def strategies_for(model: Trained) -> dict[str, Strategy]:
+def strategies_for(model: LoadedModel) -> dict[str, Strategy]:
     """Return what can be tried on this kind of model, by name and in order."""
     if isinstance(model, torch.jit.ScriptModule):
         return {TORCHSCRIPT: _torchscript}

@@ -20,15 +20,15 @@ from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_model import run
 from onnx_release.parity.compare_outputs import compare_outputs, scales_of
 from onnx_release.records import TensorSpec
-from onnx_release.runners.onnxruntime_process import Apart
-from onnx_release.runners.pytorch import TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
+from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.samples.edge_cases import probing_samples
 from onnx_release.samples.generate import Arrays, Sample, batch_names, make_samples
-from onnx_release.trained.load import Trained
+from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import dropping_pages
 
 
-class Probe:
+class ExportVerifier:
     """Holds a written model against PyTorch, on a few samples and against each dtype's default limits.
 
     PyTorch runs at once on the samples that any release would ask for: a model that fails there needs no exporter. Its
@@ -37,14 +37,14 @@ class Probe:
     :raises Refused: when PyTorch does not run the example at one row, or seeded values at an unseen batch size.
     """
 
-    def __init__(self, model: Trained, options: TorchOptions, contract: ModelContract) -> None:
+    def __init__(self, model: LoadedModel, options: PyTorchOptions, contract: ModelContract) -> None:
         self._model = model
         # Without the fast path of attention, whose masked places hold other numbers.
         self._options = replace(options, mha_fastpath=False)
         self._contract = contract
-        with dropping_pages(model), TorchRunner(model, self._options) as reference:
+        with dropping_pages(model), PyTorchRunner(model, self._options) as reference:
             self._fixed = [(sample, run(reference, sample)) for sample in _fixed_samples(contract)]
-        self._apart = Apart()
+        self._apart = OnnxRuntimeProcess()
         self._traced = [*self._fixed, *self._varied(contract.inputs, "cpu")] if not contract.outputs else []
 
     def __enter__(self) -> Self:
@@ -93,7 +93,10 @@ class Probe:
         """Yield other sizes of what else varies, as far as PyTorch runs at them."""
         contract = self._contract
         samples = [s for s in probing_samples(inputs, contract.example, contract.ranges) if s.varied]
-        with dropping_pages(self._model), TorchRunner(self._model, replace(self._options, device=device)) as reference:
+        with (
+            dropping_pages(self._model),
+            PyTorchRunner(self._model, replace(self._options, device=device)) as reference,
+        ):
             for sample in samples:
                 try:
                     yield sample, run(reference, sample)
@@ -102,7 +105,10 @@ class Probe:
 
     def _require_one_answer(self, sample: Sample, outputs: Arrays, device: str) -> None:
         """Raise `Refused` for a model that answers at random: no strategy mends that, and nothing can be compared."""
-        with dropping_pages(self._model), TorchRunner(self._model, replace(self._options, device=device)) as reference:
+        with (
+            dropping_pages(self._model),
+            PyTorchRunner(self._model, replace(self._options, device=device)) as reference,
+        ):
             again = run(reference, sample)
         unlike = [c for c in compare_outputs(outputs, again, sample, ParityLimits()) if not c.passed]
         if unlike:

@@ -50,7 +50,7 @@ def require_sane(budget: LatencyBudget, plan: MeasurePlan) -> None:
         raise Refused("The latency parameters", "; ".join(wrong), "Correct them in the release's parameters.")
 
 
-def judge_latency(batches: Sequence[BatchLatency], budget: LatencyBudget, conditions: Conditions) -> LatencyReport:
+def evaluate_latency(batches: Sequence[BatchLatency], budget: LatencyBudget, conditions: Conditions) -> LatencyReport:
     """Hold what was measured against the budget; only what the budget may excuse becomes a warning under ``warn``."""
     served = next((batch for batch in batches if batch.batch_size == budget.batch_size), None)
     verdict, misses = _judge_served(served, budget)

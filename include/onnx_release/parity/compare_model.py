@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_release.errors import Refused
 from onnx_release.limits import ParityLimits
-from onnx_release.parity.compare_outputs import compare_outputs, judge_parity, scales_of
+from onnx_release.parity.compare_outputs import compare_outputs, evaluate_parity, scales_of
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport
 from onnx_release.runners import Runner
 from onnx_release.samples.edge_cases import varying_dimensions
@@ -81,7 +81,7 @@ class Comparison:
 
     def report(self) -> ParityReport:
         """Return the verdict over all that was compared."""
-        return judge_parity(self.artifact, self.compared, self.limits, self.failures, self.notes)
+        return evaluate_parity(self.artifact, self.compared, self.limits, self.failures, self.notes)
 
 
 def run(runner: Runner, sample: Sample) -> Arrays:

@@ -288,7 +288,7 @@ def _text(value: float | None) -> str:
     return "could not be taken and" if value is None else f"{value:.3g}"
 
 
-def judge_parity(
+def evaluate_parity(
     artifact: OnnxArtifact,
     comparisons: Sequence[OutputParity],
     limits: ParityLimits,

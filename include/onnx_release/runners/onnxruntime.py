@@ -24,7 +24,7 @@ def cuda_available() -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrtOptions:
+class OnnxRuntimeOptions:
     """How to run the session; `threads` of None leaves the number to ONNX Runtime.
 
     `session_options` are what MLflow reads from an MLmodel's ``onnx_session_options``, as far as this project writes
@@ -36,12 +36,12 @@ class OrtOptions:
     session_options: dict[str, Any] = field(default_factory=dict)
 
 
-class OrtRunner:
+class OnnxRuntimeRunner:
     """A session on one model file. Keep one alive at a time: each holds threads and a packed copy of the weights."""
 
     name = "ONNX Runtime"
 
-    def __init__(self, path: Path, options: OrtOptions) -> None:
+    def __init__(self, path: Path, options: OnnxRuntimeOptions) -> None:
         """Open the session; raises `Refused` with ONNX Runtime's own words when it does not take the model."""
         self.providers_requested = options.providers
         self._path = path
@@ -70,7 +70,7 @@ class OrtRunner:
         self.close()
 
 
-def _open_session(path: Path, options: OrtOptions) -> Any:
+def _open_session(path: Path, options: OnnxRuntimeOptions) -> Any:
     session_options = onnxruntime.SessionOptions()
     session_options.log_severity_level = _ERRORS_ONLY
     if options.threads is not None:

@@ -1,6 +1,6 @@
 """ONNX Runtime's side in a process of its own, which imports no more than that takes.
 
-``python -m onnx_release.runners.onnxruntime_process`` takes ``[MODEL, INPUTS, OUTPUTS]`` as JSON on its standard input, and runs
+``python -m onnx_release.runners.onnxruntime_process`` reads ``[MODEL, INPUTS, OUTPUTS]`` as JSON from standard input and runs
 every case in the folder INPUTS.
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 
 from onnx_release.errors import Refused
 from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.generate import Arrays
 
 
-class Apart:
+class OnnxRuntimeProcess:
     """A process of its own for one model, which imports ONNX Runtime while the model is not yet there.
 
     It starts as the context is entered, on a core that its parent has no use for meanwhile. `run` gives it the model,
@@ -87,7 +87,7 @@ def _main() -> int:
     # All that it imports is here by now; what it is to run may take a while to come.
     model, request, answer = json.load(sys.stdin)
     try:
-        with OrtRunner(Path(model), OrtOptions()) as runner:
+        with OnnxRuntimeRunner(Path(model), OnnxRuntimeOptions()) as runner:
             _write(Path(answer), [runner.run(case) for case in _read(Path(request))])
     except Refused as refusal:
         sys.stdout.write(f"{refusal.subject} {refusal.problem}\n")

@@ -23,7 +23,7 @@ def cuda_available() -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TorchOptions:
+class PyTorchOptions:
     """How to run the model.
 
     `input_names` and `output_names` as `calling.arguments_for` and `calling.name_outputs` take them. `threads`
@@ -38,7 +38,7 @@ class TorchOptions:
     mha_fastpath: bool | None = None
 
 
-class TorchRunner:
+class PyTorchRunner:
     """Runs a module or an exported program in eval mode and inference mode.
 
     Inputs on the CPU are shared with the caller, not copied: a model that writes into its input writes into the array.
@@ -47,7 +47,7 @@ class TorchRunner:
 
     name = "PyTorch"
 
-    def __init__(self, model: TorchModel, options: TorchOptions) -> None:
+    def __init__(self, model: TorchModel, options: PyTorchOptions) -> None:
         self._options = options
         self._call: Callable[..., Any] | None = _callable(model, options)
         self._settings = _process_settings(options)
@@ -77,7 +77,7 @@ class TorchRunner:
         self.close()
 
 
-def _callable(model: TorchModel, options: TorchOptions) -> Callable[..., Any]:
+def _callable(model: TorchModel, options: PyTorchOptions) -> Callable[..., Any]:
     if not isinstance(model, torch.export.ExportedProgram):
         return runnable(model.eval().to(options.device), options.input_names)
     # An exported program has its mode baked in, and its module's eval() raises.
@@ -100,7 +100,7 @@ def _refused(inputs: Arrays, error: Exception) -> Refused:
     )
 
 
-def _process_settings(options: TorchOptions) -> ExitStack:
+def _process_settings(options: PyTorchOptions) -> ExitStack:
     """Make the process-wide settings, and return the stack that puts the former ones back."""
     former = ExitStack()
     if options.threads is not None:

@@ -1,1 +1,1 @@
-"""Trained models: how they are stored, loaded and called."""
+"""LoadedModel models: how they are stored, loaded and called."""

@@ -21,13 +21,13 @@ from onnx_release.trained.scan_pt2 import refuse_code
 from onnx_release.trained.scan_torchscript import refuse_foreign_operators
 from onnx_release.trained.state_dict import load_checkpoint
 
-Trained = ExportedProgram | torch.nn.Module
+LoadedModel = ExportedProgram | torch.nn.Module
 """A loaded model: an exported program keeps the mode and device it was traced with, a module is in eval mode."""
 
 _RELOG = "Log the model again from the training code; if the download was cut short, clear 'export'."
 
 
-def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None) -> Trained:
+def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None) -> LoadedModel:
     """Load a model onto the CPU, its weights checked; a module comes in eval mode.
 
     :param allow_pickle: whether the deployment lets a training run's own code run here. Without it a pickle is not
@@ -37,7 +37,7 @@ def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: Factor
         or infinity. Every such tensor is named, with the count.
     """
     _require_intact(package)
-    model: Trained
+    model: LoadedModel
     if package.kind == "pt2":
         model = _load_pt2(package, allow_pickle)
     elif package.kind == "torchscript":
@@ -140,7 +140,7 @@ def _importable(folders: tuple[Path, ...]) -> Iterator[None]:
         sys.path[:] = before
 
 
-def _refuse_non_finite(model: Trained) -> None:
+def _refuse_non_finite(model: LoadedModel) -> None:
     bad = []
     tensors = dict(_tensors(model))
     pages = MappedPages.behind(tensors.values())
@@ -159,7 +159,7 @@ def _refuse_non_finite(model: Trained) -> None:
         )
 
 
-def _tensors(model: Trained) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(model: LoadedModel) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(model, ExportedProgram):
         named = {**model.constants, **model.state_dict}
     else:

@@ -66,7 +66,7 @@ class PackageSpec:
     """What to write beside ``model.onnx``.
 
     `providers` are ONNX Runtime's, in the order that was tested; `tool_versions` by name of distribution;
-    `session_options` as `OrtOptions` takes them, for whoever loads the model by ``mlflow.pyfunc``.
+    `session_options` as `OnnxRuntimeOptions` takes them, for whoever loads the model by ``mlflow.pyfunc``.
     """
 
     inputs: tuple[TensorSpec, ...]

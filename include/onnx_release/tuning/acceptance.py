@@ -15,7 +15,7 @@ from onnx_release.tuning.task_metrics import Evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
+class AcceptanceResult:
     """What the gate found: `reasons` not to let the candidate pass, and its worst figures."""
 
     reasons: tuple[str, ...]
@@ -25,7 +25,7 @@ class Passage:
 
 
 @dataclass(slots=True, kw_only=True)
-class Gate:
+class AcceptanceTest:
     """Holds PyTorch's outputs on the release's own samples, and its metrics on the run's evaluation sample.
 
     `blocked` says why nothing can pass: PyTorch itself does not run what the release will ask for.
@@ -46,7 +46,7 @@ class Gate:
         if self.evaluation is not None and not self.blocked:
             self.task_metrics = self.evaluation.measure(runner)
 
-    def judge(self, candidate: Runner, limits: ParityLimits) -> Passage:
+    def judge(self, candidate: Runner, limits: ParityLimits) -> AcceptanceResult:
         """Compare a candidate, and measure it; raises `Refused` when it does not run the evaluation sample."""
         comparison = Comparison(artifact=self.artifact, limits=limits, expected=self.expected)
         comparison.run_candidate(candidate)
@@ -74,8 +74,10 @@ class Gate:
         return found
 
 
-def _worst(parity: ParityReport) -> Passage:
+def _worst(parity: ParityReport) -> AcceptanceResult:
     by_output = worst_per_output(parity).values()
     cosines = [worst["cosine"] for worst in by_output if worst["cosine"] is not None]
     ratios = [worst["sqnr_db"] for worst in by_output if worst["sqnr_db"] is not None]
-    return Passage(reasons=(), cosine=min(cosines, default=None), sqnr_db=min(ratios, default=None), task_metrics={})
+    return AcceptanceResult(
+        reasons=(), cosine=min(cosines, default=None), sqnr_db=min(ratios, default=None), task_metrics={}
+    )

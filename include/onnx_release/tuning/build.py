@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from onnx_release.benchmark.setup import Subject
+from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.export import export_model
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.limits import CALIBRATION_SAMPLE_ROWS
@@ -24,10 +24,10 @@ _BYTES_PER_S: dict[Kind, float] = {"fused": 100e6, "int8-blockwise": 100e6}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class CandidateBuilder:
     """What candidates are made from; `scratch` is an empty folder that ends with the tuning."""
 
-    subject: Subject
+    subject: BenchmarkSetup
     trained: Path
     facts: GraphFacts
     calibration: Sequence[Arrays]
@@ -95,7 +95,7 @@ class Workshop:
         return folded
 
 
-def calibration_samples(samples: Sequence[Sample], subject: Subject) -> list[Arrays]:
+def calibration_samples(samples: Sequence[Sample], subject: BenchmarkSetup) -> list[Arrays]:
     """Return what activations' ranges are taken from: of each sample that is no extreme its largest batch."""
     largest: dict[str, Sample] = {}
     for sample in samples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from onnx_release.benchmark.setup import JudgeOptions, require_precisions
+from onnx_release.benchmark.setup import BenchmarkOptions, require_precisions
 from onnx_release.errors import Refused
 from onnx_release.limits import METRIC_LOSS_MAX, TUNE_MAX_S
 from onnx_release.records import Precision
@@ -22,7 +22,7 @@ class TuneOptions(Record):
     part of PyTorch's metric. `allowed_domains` are those of operators besides ONNX's own, as for `check.CheckOptions`.
     """
 
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    judge: BenchmarkOptions = field(default_factory=BenchmarkOptions)
     precisions: tuple[Precision, ...] = ("float32",)
     max_s: float = TUNE_MAX_S
     opset: int | None = None

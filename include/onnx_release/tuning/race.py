@@ -49,7 +49,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
+class Race:
     """The conditions that all are timed under. `baseline` is the name of the contestant that ratios are taken to.
 
     `lock` is held during a heat and a final, and let go between them.

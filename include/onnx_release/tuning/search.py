@@ -15,13 +15,13 @@ from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import HEAT_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
 from onnx_release.records import TuneCandidate
 from onnx_release.runners import Runner
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
-from onnx_release.tuning.acceptance import Gate
-from onnx_release.tuning.build import Workshop
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.tuning.acceptance import AcceptanceTest
+from onnx_release.tuning.build import CandidateBuilder
 from onnx_release.tuning.candidates import PLAIN, PLAIN_EXPORT, Candidate, LeftOut, with_threads
 from onnx_release.tuning.memory import available_bytes, session_bytes
 from onnx_release.tuning.options import TuneOptions
-from onnx_release.tuning.race import Contest, Timing, outrun, winner, words
+from onnx_release.tuning.race import Race, Timing, outrun, winner, words
 
 PYTORCH = "PyTorch"
 # A final of less than this says nothing, and is held all the same, so that the report has figures.
@@ -66,9 +66,9 @@ class Entry:
 class Search:
     """What is known so far: `records` of every contestant by name, in the order of the table, and who may still win."""
 
-    workshop: Workshop
-    gate: Gate
-    contest: Contest
+    workshop: CandidateBuilder
+    gate: AcceptanceTest
+    contest: Race
     options: TuneOptions
     clock: Clock
     records: dict[str, TuneCandidate] = field(default_factory=dict)
@@ -145,14 +145,14 @@ class Search:
         elif candidate.kind != "session" and not candidate.shares:
             shutil.rmtree(self.workshop.scratch / candidate.name, ignore_errors=True)
 
-    def _opened(self, candidate: Candidate, folder: Path) -> OrtRunner:
+    def _opened(self, candidate: Candidate, folder: Path) -> OnnxRuntimeRunner:
         subject = self.workshop.subject
-        options = OrtOptions(
+        options = OnnxRuntimeOptions(
             threads=subject.threads,
             providers=subject.artifact.providers,
             session_options=candidate.session_options,
         )
-        return OrtRunner(folder / MODEL_FILE, options)
+        return OnnxRuntimeRunner(folder / MODEL_FILE, options)
 
     def _contest(self) -> Entry | None:
         with self._opened(PLAIN_EXPORT, self.workshop.subject.folder) as baseline:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
-from onnx_release.benchmark.setup import Subject
+from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.latency.evaluate import require_sane
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
@@ -16,12 +16,12 @@ from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.records import OnnxArtifact, TuneReport
 from onnx_release.samples.generate import Sample
 from onnx_release.trained.mlflow_model import PackageSpec, read_example, write_package
-from onnx_release.tuning.acceptance import Gate
-from onnx_release.tuning.build import Workshop, calibration_samples
+from onnx_release.tuning.acceptance import AcceptanceTest
+from onnx_release.tuning.build import CandidateBuilder, calibration_samples
 from onnx_release.tuning.candidates import PLAIN, plan
 from onnx_release.tuning.graph_rewrites import look_at, versions
 from onnx_release.tuning.options import TuneOptions, require_tunable
-from onnx_release.tuning.race import Contest
+from onnx_release.tuning.race import Race
 from onnx_release.tuning.search import Clock, Entry, Search
 from onnx_release.tuning.task_metrics import Evaluation, read_evaluation
 
@@ -37,7 +37,7 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
     """
     clock = Clock(options.max_s, HostLock(options.judge.lock))
     _require_sound(artifact, options)
-    subject = Subject.load(trained, folder, artifact, options.judge)
+    subject = BenchmarkSetup.load(trained, folder, artifact, options.judge)
     samples = subject.samples()
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         search = _begun(subject, samples, trained, Path(scratch), options, clock)
@@ -54,7 +54,7 @@ def _require_sound(artifact: OnnxArtifact, options: TuneOptions) -> None:
 
 
 def _begun(
-    subject: Subject, samples: list[Sample], trained: Path, scratch: Path, options: TuneOptions, clock: Clock
+    subject: BenchmarkSetup, samples: list[Sample], trained: Path, scratch: Path, options: TuneOptions, clock: Clock
 ) -> Search:
     calibration = calibration_samples(samples, subject)
     evaluation: Evaluation | None = None
@@ -62,10 +62,10 @@ def _begun(
         artifact = subject.artifact
         seen, evaluation = read_evaluation(Path(options.evaluation), artifact.inputs, artifact.outputs).divided()
         calibration += [seen] if seen is not None else []
-    gate = Gate(artifact=subject.artifact, evaluation=evaluation, metric_loss_max=options.metric_loss_max)
+    gate = AcceptanceTest(artifact=subject.artifact, evaluation=evaluation, metric_loss_max=options.metric_loss_max)
     with subject.reference(mha_fastpath=False) as reference:
         gate.run_reference(reference, samples)
-    workshop = Workshop(
+    workshop = CandidateBuilder(
         subject=subject,
         trained=trained,
         facts=look_at(subject.folder),
@@ -75,7 +75,7 @@ def _begun(
     size = options.judge.budget.batch_size
     # As the judge will: the example where there is one, the most like what will be served.
     sample = next(one for one in samples if one.batch_size == size and not one.probing)
-    contest = Contest(baseline=PLAIN, sample=sample, plan=options.judge.plan, lock=clock.lock)
+    contest = Race(baseline=PLAIN, sample=sample, plan=options.judge.plan, lock=clock.lock)
     return Search(workshop=workshop, gate=gate, contest=contest, options=options, clock=clock)
 
 
@@ -98,7 +98,7 @@ def _report(search: Search, artifact: OnnxArtifact, won: Entry | None) -> TuneRe
     )
 
 
-def _shipped(won: Entry, subject: Subject, out: Path, report: TuneReport) -> OnnxArtifact:
+def _shipped(won: Entry, subject: BenchmarkSetup, out: Path, report: TuneReport) -> OnnxArtifact:
     """Put the winner into a whole package of its own."""
     artifact, candidate = subject.artifact, won.candidate
     with fresh_folder(out) as target:

@@ -85,12 +85,12 @@ def _options(asked: argparse.Namespace) -> ExportStepOptions:
 
 
 def _tested(trained: Path, folder: Path, artifact: OnnxArtifact, options: ExportStepOptions) -> Iterator[Finding]:
-    from onnx_release.benchmark.setup import JudgeOptions
+    from onnx_release.benchmark.setup import BenchmarkOptions
     from onnx_release.check.static_checks import CheckOptions, check_artifact
     from onnx_release.run_step import compare_artifact
 
     yield from (f for f in check_artifact(folder, artifact, CheckOptions()).findings if f.severity != "info")
-    judged = JudgeOptions(allow_pickle=options.allow_pickle, factory=options.factory, input_spec=options.input_spec)
+    judged = BenchmarkOptions(allow_pickle=options.allow_pickle, factory=options.factory, input_spec=options.input_spec)
     parity = compare_artifact(trained, folder, artifact, judged)
     for failure in parity.failures:
         yield Finding(severity="error", code="parity", message=failure)

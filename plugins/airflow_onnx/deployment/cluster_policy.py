@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 
 # By the class that does it, which is in the record: a DAG file may give the task another name.
 _KINDS = {
-    "ExportOperator": placement.EXPORT,
-    "TuneOperator": placement.MEASURE,
-    "ParityLatencyOperator": placement.MEASURE,
+    "OnnxExportOperator": placement.EXPORT,
+    "OnnxTuneOperator": placement.MEASURE,
+    "OnnxParityLatencyOperator": placement.MEASURE,
 }
 _QUEUE_PARAMS = {placement.EXPORT: "export_queue", placement.MEASURE: "measure_queue"}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params
-from airflow_onnx.operators.release_step import ReleaseOperator
+from airflow_onnx.operators.release_step import ReleaseStepOperator
 from airflow_onnx.storage import staging
 from onnx_release.errors import Refused
 from onnx_release.records import CheckReport, OnnxArtifact
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class CheckOperator(ReleaseOperator):
+class OnnxCheckOperator(ReleaseStepOperator):
     """Runs `onnx.checker` and the checks around it; returns a `CheckReport` that passed, or fails with every finding.
 
     :param artifact: the `OnnxArtifact` that the tuning returned.
     :param allowed_domains: custom operator domains that the serving runtime knows, besides ONNX's own.
     """
 
-    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "artifact", "allowed_domains")
+    template_fields: Sequence[str] = (*ReleaseStepOperator.template_fields, "artifact", "allowed_domains")
     ui_color = "#dcfce7"
 
     def __init__(self, *, artifact: Any, allowed_domains: Any = (), **kwargs: Any) -> None:

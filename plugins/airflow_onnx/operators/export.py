@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from airflow_onnx import params, validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.links import TrainingRunLink
-from airflow_onnx.operators.release_step import ReleaseOperator
+from airflow_onnx.operators.release_step import ReleaseStepOperator
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import Source
 from onnx_release import limits
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 
-class ExportOperator(ReleaseOperator):
+class OnnxExportOperator(ReleaseStepOperator):
     """Exports the trained model and returns an `OnnxArtifact` whose `uri` is the staged folder.
 
-    :param work_uri: the DAG run's work folder, as `PrepareWorkOperator` returned it.
+    :param work_uri: the DAG run's work folder, as `PrepareWorkFolderOperator` returned it.
     :param opset: the ONNX opset to write; empty takes the exporter's default.
     :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
     :param source: ``factory``, ``factory_kwargs`` and ``input_spec``, each a value or its JSON; see docs/parameters.md.
@@ -36,7 +36,7 @@ class ExportOperator(ReleaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        *ReleaseOperator.template_fields,
+        *ReleaseStepOperator.template_fields,
         "work_uri",
         "opset",
         "device",

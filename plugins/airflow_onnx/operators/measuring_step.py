@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params
 from airflow_onnx.deployment import settings
-from airflow_onnx.operators.release_step import ReleaseOperator
+from airflow_onnx.operators.release_step import ReleaseStepOperator
 from airflow_onnx.tracking.release_inputs import Source, fetch_inputs
 from onnx_release import limits
 from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits
@@ -18,7 +18,7 @@ from onnx_release.records.base import Record
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from onnx_release.benchmark.setup import JudgeOptions
+    from onnx_release.benchmark.setup import BenchmarkOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class _ByPrecision(Record):
     limits: dict[str, dict[str, Any]]
 
 
-class JudgingOperator(ReleaseOperator):
+class MeasuringStepOperator(ReleaseStepOperator):
     """A step that compares and times an artifact, with a lock of its host while it times: two at once spoil each other.
 
     :param artifact: the `OnnxArtifact` that it is about.
@@ -41,7 +41,7 @@ class JudgingOperator(ReleaseOperator):
     """
 
     template_fields: Sequence[str] = (
-        *ReleaseOperator.template_fields,
+        *ReleaseStepOperator.template_fields,
         "artifact",
         "batch_sizes",
         "parity",
@@ -87,12 +87,12 @@ class JudgingOperator(ReleaseOperator):
         """Return what the release is told of its model, by parameters and by the run's tags."""
         return Source(self.hook, self.training, self.source or {})
 
-    def judge_options(self, scratch: Path, source: Source) -> JudgeOptions:
+    def benchmark_options(self, scratch: Path, source: Source) -> BenchmarkOptions:
         """Read the parameters, and fetch what they name into `scratch`."""
-        from onnx_release.benchmark.setup import JudgeOptions
+        from onnx_release.benchmark.setup import BenchmarkOptions
         from onnx_release.latency.host_lock import LockOptions
 
-        return JudgeOptions(
+        return BenchmarkOptions(
             batch_sizes=params.integers(self.batch_sizes, "batch_sizes", 1, limits.BATCH_SIZE_MAX),
             limits=params.settings(ParityLimits, self.parity or {}),
             budget=params.settings(LatencyBudget, self.budget or {}),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params
-from airflow_onnx.operators.measuring_step import JudgingOperator
+from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking import run_log
 from onnx_release.errors import Refused
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ParityLatencyOperator(JudgingOperator):
+class OnnxParityLatencyOperator(MeasuringStepOperator):
     """Compares and times both sides; returns a `BenchmarkReport` that passed, or fails with every reason.
 
     :param check: the `CheckReport` of the same artifact.
     """
 
-    template_fields: Sequence[str] = (*JudgingOperator.template_fields, "check")
+    template_fields: Sequence[str] = (*MeasuringStepOperator.template_fields, "check")
     ui_color = "#fef9c3"
 
     def __init__(self, *, check: Any, **kwargs: Any) -> None:
@@ -34,17 +34,17 @@ class ParityLatencyOperator(JudgingOperator):
     def release(self, context: Context) -> BenchmarkReport:
         """Measure, keep the report, raise last."""
         from onnx_release.report.release_report import reasons
-        from onnx_release.run_step import judge_artifact
+        from onnx_release.run_step import benchmark_artifact
 
         artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         self.gathered["check"] = params.record(CheckReport, self.check, "check")
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            options = self.judge_options(Path(scratch), self.told())
+            options = self.benchmark_options(Path(scratch), self.told())
             with (
                 staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact),
                 worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
-                report = judge_artifact(trained.path, folder, artifact, options)
+                report = benchmark_artifact(trained.path, folder, artifact, options)
             self.gathered["benchmark"] = report
             self._log_figures(report)
             if not report.passed:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_onnx import params, validation
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.moved import total
-from airflow_onnx.operators.release_step import ShippingOperator
+from airflow_onnx.operators.release_step import AcceptedStepOperator
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry, run_log
 from onnx_release.errors import Refused
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 
-class PromoteOperator(ShippingOperator):
+class MlflowPromoteModelOperator(AcceptedStepOperator):
     """Moves the alias (and, on request, a legacy stage) and writes the release down on the training run.
 
     :param uploaded: the `S3Object` that the upload returned.
@@ -32,7 +32,7 @@ class PromoteOperator(ShippingOperator):
     """
 
     template_fields: Sequence[str] = (
-        *ShippingOperator.template_fields,
+        *AcceptedStepOperator.template_fields,
         "uploaded",
         "version",
         "alias",

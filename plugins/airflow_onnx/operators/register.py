@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_onnx import params, validation
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_accepted
-from airflow_onnx.operators.release_step import ReleaseOperator
+from airflow_onnx.operators.release_step import ReleaseStepOperator
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry
 from onnx_release.errors import Refused
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 
-class RegisterOperator(ReleaseOperator):
+class MlflowRegisterOnnxOperator(ReleaseStepOperator):
     """Downloads the objects into a fresh folder, hashes them, runs them, and registers them; returns a `ModelVersion`.
 
     There is one version per (training run, sha256). What the version's tags and description say is read from the
@@ -33,7 +33,7 @@ class RegisterOperator(ReleaseOperator):
     :param s3_conn_id: the connection that the upload used.
     """
 
-    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "artifact", "uploaded", "s3_conn_id")
+    template_fields: Sequence[str] = (*ReleaseStepOperator.template_fields, "artifact", "uploaded", "s3_conn_id")
     operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
     ui_color = "#ffedd5"
 

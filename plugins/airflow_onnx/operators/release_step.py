@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ReleaseOperator(BaseOperator, abc.ABC):
+class ReleaseStepOperator(BaseOperator, abc.ABC):
     """One step of a release; a subclass writes `release` and returns a record, which XCom carries as a dict.
 
     A refusal fails the task for good and leaves the report so far on the training run in MLflow.
@@ -85,7 +85,7 @@ class ReleaseOperator(BaseOperator, abc.ABC):
             )
 
 
-class ShippingOperator(ReleaseOperator):
+class AcceptedStepOperator(ReleaseStepOperator):
     """A step that acts on judged bytes, and only when every report passed and speaks of them.
 
     :param artifact: the `OnnxArtifact` that the tuning returned.
@@ -94,7 +94,13 @@ class ShippingOperator(ReleaseOperator):
     :param s3_conn_id: an Airflow connection of type `aws`; see docs/connections.md for MinIO's extras.
     """
 
-    template_fields: Sequence[str] = (*ReleaseOperator.template_fields, "artifact", "check", "benchmark", "s3_conn_id")
+    template_fields: Sequence[str] = (
+        *ReleaseStepOperator.template_fields,
+        "artifact",
+        "check",
+        "benchmark",
+        "s3_conn_id",
+    )
 
     def __init__(
         self, *, artifact: Any, check: Any, benchmark: Any, s3_conn_id: str = "minio_default", **kwargs: Any

@@ -16,7 +16,7 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
+from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from airflow_onnx.watch import summary
 from airflow_onnx.watch.decide import Defaults, Planned
 from airflow_onnx.watch.look import Look, hours_ago_ms
@@ -216,7 +216,7 @@ class WatchTrainingOperator(BaseOperator):
                 return self._plan(look, span, self._pace) | {"started": backlog.started}
         self.log.info("%d releases go on, %d wait their turn.", len(backlog.going_on), len(backlog.pending))
         self.defer(
-            trigger=ReleasesTrigger(
+            trigger=ReleaseDagRunsTrigger(
                 dag_run_ids=backlog.dag_run_ids,
                 # Half of them at a time: each return costs a task's start, each idle slot a release's.
                 ended_min=max(1, len(backlog.going_on) // 2),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params, validation
-from airflow_onnx.operators.measuring_step import JudgingOperator
+from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import fetch_inputs
 from onnx_release import limits
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from onnx_release.tuning.options import TuneOptions
 
 
-class TuneOperator(JudgingOperator):
+class OnnxTuneOperator(MeasuringStepOperator):
     """Returns the `OnnxArtifact` that goes on: the winner of the tuning in a folder of its own, or the exported one.
 
     :param artifact: the `OnnxArtifact` that the export returned.
-    :param work_uri: the DAG run's work folder, as `PrepareWorkOperator` returned it.
+    :param work_uri: the DAG run's work folder, as `PrepareWorkFolderOperator` returned it.
     :param enabled: whether to tune at all; otherwise the task hands on what it was given.
     :param precisions: what may be shipped, of ``float32``, ``float16`` and ``int8``; without ``float32`` the release is
         refused when nothing of the others passes.
@@ -39,7 +39,7 @@ class TuneOperator(JudgingOperator):
     """
 
     template_fields: Sequence[str] = (
-        *JudgingOperator.template_fields,
+        *MeasuringStepOperator.template_fields,
         "work_uri",
         "enabled",
         "precisions",
@@ -128,7 +128,7 @@ class TuneOperator(JudgingOperator):
                 "metric_loss_max": self.metric_loss_max,
                 "allowed_domains": self.allowed_domains,
             },
-            judge=self.judge_options(scratch, source).to_dict(),
+            judge=self.benchmark_options(scratch, source).to_dict(),
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             evaluation=fetch_inputs(self.hook, self.s3_conn_id, where, scratch / "evaluation", "evaluation_uri"),
         )

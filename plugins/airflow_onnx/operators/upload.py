@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import validation
 from airflow_onnx.links import ObjectLink
-from airflow_onnx.operators.release_step import ShippingOperator
+from airflow_onnx.operators.release_step import AcceptedStepOperator
 from airflow_onnx.storage import s3, staging
 from onnx_release.errors import Refused
 from onnx_release.records import FileDigest, OnnxArtifact, ReleaseReport, S3Object
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TARGET_KEY = "target_uri"
 
 
-class UploadOperator(ShippingOperator):
+class OnnxUploadToS3Operator(AcceptedStepOperator):
     """Puts the artifact and its report below ``s3://<bucket>/<model name>/<training run id>/<sha256 prefix>/``.
 
     What is staged in the same store, the store copies. Objects that are there and right are left alone, so a retry or a
@@ -31,7 +31,7 @@ class UploadOperator(ShippingOperator):
     :param bucket: an existing bucket.
     """
 
-    template_fields: Sequence[str] = (*ShippingOperator.template_fields, "bucket")
+    template_fields: Sequence[str] = (*AcceptedStepOperator.template_fields, "bucket")
     operator_extra_links: Sequence[BaseOperatorLink] = (ObjectLink(),)
     ui_color = "#fae8ff"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class PrepareWorkOperator(BaseOperator):
+class PrepareWorkFolderOperator(BaseOperator):
     """Makes the DAG run's work folder and returns its URI; sweeps folders of releases that were never finished.
 
     :param keep_s: how long such a folder is kept, in seconds.
@@ -39,14 +39,14 @@ class PrepareWorkOperator(BaseOperator):
         return uri
 
 
-class CleanWorkOperator(BaseOperator):
+class CleanWorkFolderOperator(BaseOperator):
     """Puts the work away: the folder after a release, the objects that no version names after a failure.
 
-    After a failure the folder stays for `PrepareWorkOperator`'s `keep_s`, so that clearing the failed task finds what
+    After a failure the folder stays for `keep_s` of `PrepareWorkFolderOperator`, so that clearing the failed task finds what
     the tasks before it made. Whether a version names the objects must be known before they go, so an outage of MLflow
     makes this task retry, and leaves the objects alone.
 
-    :param work_uri: the folder that `PrepareWorkOperator` returned.
+    :param work_uri: the folder that `PrepareWorkFolderOperator` returned.
     :param trained: the `TrainedModel`, if the sensor got that far.
     :param target_uri: the ``s3://`` folder that the upload of this DAG run began to fill, if it did.
     :param version: what the promotion returned, if it did.

@@ -13,7 +13,7 @@ from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.tracking import run_log, training_run
-from airflow_onnx.triggers.mlflow_run import TrainingRunTrigger
+from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 
-class TrainingCompleteSensor(BaseSensorOperator):
+class MlflowTrainingRunSensor(BaseSensorOperator):
     """Passes when the training run has finished and holds a PyTorch model; returns a `TrainedModel` as a dict.
 
     A run that finished long ago passes at once. One that failed, was killed or deleted, or holds no PyTorch model
@@ -70,7 +70,7 @@ class TrainingCompleteSensor(BaseSensorOperator):
         if trained is None:
             self.log.info("Training run %s goes on; waiting for its end.", self._run_id)
             self.defer(
-                trigger=TrainingRunTrigger(
+                trigger=MlflowRunTrigger(
                     training_run_id=self._run_id,
                     mlflow_conn_id=self.mlflow_conn_id,
                     poll_interval_s=self.poll_interval_s,

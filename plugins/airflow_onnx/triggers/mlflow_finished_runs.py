@@ -30,7 +30,7 @@ TROUBLE = (
 )
 
 
-class FinishedRunsTrigger(BaseEventTrigger):
+class MlflowFinishedRunsTrigger(BaseEventTrigger):
     """Fires an event for each poll that finds new finished runs, and goes on polling.
 
     The event is only a bell: the DAG run that it starts asks MLflow anew. After a restart of the triggerer it may ring

@@ -16,7 +16,7 @@ from airflow_onnx.tracking.training_run import UNFINISHED
 REQUEST_TIMEOUT_S = 30.0
 
 
-class TrainingRunTrigger(BaseTrigger):
+class MlflowRunTrigger(BaseTrigger):
     """Fires once the training run is no longer running, whatever became of it.
 
     The event carries only that fact: the sensor looks at the run anew. An outage of MLflow is waited out, up to the

@@ -13,7 +13,7 @@ from airflow_onnx import dag_runs
 from onnx_release.errors import Refused, Transient
 
 
-class ReleasesTrigger(BaseTrigger):
+class ReleaseDagRunsTrigger(BaseTrigger):
     """Fires when enough of the DAG runs have ended, or at the latest after `wait_max_s`.
 
     :param dag_run_ids: releases that go on.

@@ -19,7 +19,7 @@ from mlflow.types import TensorSpec as MlflowTensorSpec
 from onnx import numpy_helper
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256
-from onnx_release.benchmark.benchmark_model import JudgeOptions, judge_artifact
+from onnx_release.benchmark.benchmark_model import BenchmarkOptions, benchmark_artifact
 from onnx_release.check.smoke_test import smoke_test
 from onnx_release.errors import Refused
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, LatencyBudget, MeasurePlan, ParityLimits
@@ -36,7 +36,7 @@ QUICK = MeasurePlan(
 # A model this small says nothing about speed; these tests are about what the judge does with what it finds.
 # On a busy host the measuring may end without a conclusion, which is a warning here.
 ANY_SPEED = LatencyBudget(speedup_min=1e-6, speedup_goal=1e-6, on_miss="warn")
-OPTIONS = JudgeOptions(batch_sizes=(1, 4), budget=ANY_SPEED, plan=QUICK)
+OPTIONS = BenchmarkOptions(batch_sizes=(1, 4), budget=ANY_SPEED, plan=QUICK)
 
 
 class Net(torch.nn.Module):
@@ -60,7 +60,7 @@ class Case:
     artifact: OnnxArtifact
 
     def judge(self, **changes: Any) -> Any:
-        return judge_artifact(self.trained, self.folder, self.artifact, dataclasses.replace(OPTIONS, **changes))
+        return benchmark_artifact(self.trained, self.folder, self.artifact, dataclasses.replace(OPTIONS, **changes))
 
 
 def _schema(specs: tuple[TensorSpec, ...]) -> Schema:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from onnx_release.errors import Refused
 from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx
 from onnx_release.export.strategies import ModelContract
-from onnx_release.export.verify import Probe
+from onnx_release.export.verify import ExportVerifier
 from onnx_release.records import TensorSpec
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
-from onnx_release.runners.pytorch import TorchOptions
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.runners.pytorch import PyTorchOptions
 
 X = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
 SEQUENCE = TensorSpec(name="x", dtype="float32", shape=("batch", "length", 4))
@@ -71,7 +71,7 @@ class Branches(Dense):
         return y
 
 
-def _contract(model: nn.Module, *inputs: TensorSpec) -> tuple[ModelContract, Probe]:
+def _contract(model: nn.Module, *inputs: TensorSpec) -> tuple[ModelContract, ExportVerifier]:
     sizes = {"batch": 2, "length": 5, "mask_length": 5}
     generator = np.random.default_rng(0)
     arrays = {
@@ -79,8 +79,8 @@ def _contract(model: nn.Module, *inputs: TensorSpec) -> tuple[ModelContract, Pro
         for spec in inputs
     }
     contract = ModelContract(inputs=inputs, outputs=(), example=arrays)
-    options = TorchOptions(input_names=tuple(spec.name for spec in inputs), output_names=None)
-    probe = Probe(model.eval(), options, contract)
+    options = PyTorchOptions(input_names=tuple(spec.name for spec in inputs), output_names=None)
+    probe = ExportVerifier(model.eval(), options, contract)
     return ModelContract(inputs=inputs, outputs=(), example=arrays, output_names=probe.output_names), probe
 
 
@@ -109,7 +109,7 @@ def test_what_is_no_pytree_is_flattened_and_named(tmp_path: Path) -> None:
     result = _export(ReturnsCache(), tmp_path, X)
     assert _outcomes(result)[-1] == ("dynamo-wrapped", "taken")
     assert [spec.name for spec in result.outputs] == ["y", "past.0.key", "past.0.value"]
-    with OrtRunner(tmp_path / "model.onnx", OrtOptions()) as runner:
+    with OnnxRuntimeRunner(tmp_path / "model.onnx", OnnxRuntimeOptions()) as runner:
         outputs = runner.run({"x": np.ones((7, 4), np.float32)})
     np.testing.assert_allclose(outputs["past.0.key"], outputs["y"] + 1, rtol=1e-5)
 
@@ -118,7 +118,7 @@ def test_a_scripted_module_keeps_its_branches(tmp_path: Path) -> None:
     scripted = torch.jit.script(Branches().eval())
     result = _export(scripted, tmp_path, X)
     assert _outcomes(result) == [("torchscript", "taken")]
-    with OrtRunner(tmp_path / "model.onnx", OrtOptions()) as runner:
+    with OnnxRuntimeRunner(tmp_path / "model.onnx", OnnxRuntimeOptions()) as runner:
         for value in (1.0, 1e6):
             x = np.full((3, 4), value, np.float32)
             np.testing.assert_allclose(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from onnx_release.errors import Refused
-from onnx_release.latency.evaluate import Conditions, judge_latency, require_sane
+from onnx_release.latency.evaluate import Conditions, evaluate_latency, require_sane
 from onnx_release.latency.host import CpuWait, _cgroup_quota, describe_host, usable_cpus
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import BatchLatency, LatencyReport
@@ -26,7 +26,7 @@ def _judge(*batches: BatchLatency, active: tuple[str, ...] = ("CPUExecutionProvi
         providers_active=active,
         host=records.HOST,
     )
-    return judge_latency(batches, LatencyBudget(**budget), conditions)
+    return evaluate_latency(batches, LatencyBudget(**budget), conditions)
 
 
 def _batch(low: float, speedup: float, high: float, **changes: Any) -> BatchLatency:

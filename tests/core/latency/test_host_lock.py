@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from onnx_release import run_step
-from onnx_release.benchmark.setup import JudgeOptions
+from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.errors import Refused, Transient
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.latency.host_lock import HostLock, LockOptions
@@ -122,7 +122,7 @@ def test_the_time_that_was_waited_is_none_of_the_tuning(lock: Path) -> None:
 def test_no_path_is_no_lock(lock: Path) -> None:
     with HostLock().held(), HostLock().held():
         pass
-    assert not JudgeOptions().lock.path
+    assert not BenchmarkOptions().lock.path
     assert not lock.exists()
 
 
@@ -233,8 +233,8 @@ def exported(trained_pickle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder, export_trained(trained_pickle, folder, ExportStepOptions(device="cpu", allow_pickle=True))
 
 
-def _options(lock: Path, timeout_s: float) -> JudgeOptions:
-    return JudgeOptions(
+def _options(lock: Path, timeout_s: float) -> BenchmarkOptions:
+    return BenchmarkOptions(
         batch_sizes=(1,),
         budget=LatencyBudget(speedup_min=1e-6, on_miss="warn"),
         plan=MeasurePlan(rounds_min=10, measure_min_s=0.0, measure_max_s=0.5, bootstrap_samples=100),
@@ -246,7 +246,7 @@ def _options(lock: Path, timeout_s: float) -> JudgeOptions:
 def test_a_pickles_own_process_takes_the_lock(
     lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
 ) -> None:
-    report = run_step.judge_artifact(trained_pickle, *exported, _options(lock, 30.0))
+    report = run_step.benchmark_artifact(trained_pickle, *exported, _options(lock, 30.0))
     assert report.latency is not None
     told = json.loads(lock.read_text())
     assert told["holder"] == "release of run 8"
@@ -258,7 +258,7 @@ def test_only_timing_waits_for_the_lock(lock: Path, trained_pickle: Path, export
     with _holder(lock, "release of run 7") as process:
         assert run_step.compare_artifact(trained_pickle, *exported, _options(lock, 0.2)).passed
         with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
-            run_step.judge_artifact(trained_pickle, *exported, _options(lock, 0.2))
+            run_step.benchmark_artifact(trained_pickle, *exported, _options(lock, 0.2))
         tuning = TuneOptions(judge=_options(lock, 0.2), precisions=("float32", "int8"))
         with pytest.raises(Transient, match=f"process {process.pid}"):
             run_step.tune_artifact(trained_pickle, *exported, lock.parent / "tuned", tuning)

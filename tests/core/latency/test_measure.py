@@ -16,8 +16,8 @@ from onnx_release.errors import Refused
 from onnx_release.latency.measure import Block, Round, Sides, is_quiet, measure, measure_all, summarise
 from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MeasurePlan
 from onnx_release.records import BatchLatency
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
-from onnx_release.runners.pytorch import TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.samples.generate import Arrays, Sample
 
 SAMPLE = Sample(name="example", inputs={"x": np.ones((4, 2), np.float32)}, batch_size=4)
@@ -191,8 +191,11 @@ def test_two_real_sides_give_consistent_figures(tmp_path: Path) -> None:
         size: Sample(name="s", inputs={"x": generator.standard_normal((size, 64), np.float32)}, batch_size=size)
         for size in (4, 1)
     }
-    options = TorchOptions(input_names=("x",), output_names=("y",), threads=1)
-    with TorchRunner(model, options) as reference, OrtRunner(path, OrtOptions(threads=1)) as candidate:
+    options = PyTorchOptions(input_names=("x",), output_names=("y",), threads=1)
+    with (
+        PyTorchRunner(model, options) as reference,
+        OnnxRuntimeRunner(path, OnnxRuntimeOptions(threads=1)) as candidate,
+    ):
         results = measure_all(Sides(torch=reference, onnxruntime=candidate), samples, QUICK, {1: 1.0})
     assert [result.batch_size for result in results] == [1, 4]
     for result in results:

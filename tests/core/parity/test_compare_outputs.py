@@ -8,7 +8,7 @@ import pytest
 
 from onnx_release.errors import Refused
 from onnx_release.limits import ParityLimits
-from onnx_release.parity.compare_outputs import compare_outputs, judge_parity, limits_of, require_limits, scales_of
+from onnx_release.parity.compare_outputs import compare_outputs, evaluate_parity, limits_of, require_limits, scales_of
 from onnx_release.records import OutputParity, TensorSpec
 from onnx_release.samples.generate import Sample
 from tests.core import records
@@ -192,7 +192,9 @@ def test_sane_limits_are_taken() -> None:
 
 
 def test_a_report_of_passed_comparisons_passes() -> None:
-    report = judge_parity(records.artifact(), [records.comparison(), records.comparison(batch_size=2)], ParityLimits())
+    report = evaluate_parity(
+        records.artifact(), [records.comparison(), records.comparison(batch_size=2)], ParityLimits()
+    )
     assert report.passed
     assert (report.batch_sizes, report.unseen_batch_sizes) == ((1, 2), (1,))
     assert report.limits["mae_max"] == 1e-5
@@ -216,13 +218,13 @@ def test_a_report_of_passed_comparisons_passes() -> None:
     ],
 )
 def test_a_report_with_a_gap_or_a_failure_does_not(comparisons: list[OutputParity], words: str) -> None:
-    report = judge_parity(records.artifact(), comparisons, ParityLimits())
+    report = evaluate_parity(records.artifact(), comparisons, ParityLimits())
     assert not report.passed
     assert words in "; ".join(report.failures)
 
 
 def test_a_side_that_could_not_run_fails_the_report() -> None:
-    report = judge_parity(records.artifact(), [records.comparison()], ParityLimits(), ["batch 8: it crashed"])
+    report = evaluate_parity(records.artifact(), [records.comparison()], ParityLimits(), ["batch 8: it crashed"])
     assert not report.passed
     assert "batch 8: it crashed" in report.failures
 

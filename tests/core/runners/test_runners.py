@@ -10,12 +10,12 @@ import torch
 from onnx import TensorProto, helper, save
 
 from onnx_release.errors import Refused
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
-from onnx_release.runners.onnxruntime_process import Apart
-from onnx_release.runners.pytorch import TorchOptions, TorchRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
+from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.trained.call_model import name_outputs
 
-ONE = TorchOptions(input_names=("x",), output_names=("y",))
+ONE = PyTorchOptions(input_names=("x",), output_names=("y",))
 
 
 class Halves(torch.nn.Module):
@@ -57,9 +57,9 @@ def square(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("form", ["tuple", "dict", "foreign dict", "nested"])
 def test_torch_outputs_get_their_names_and_dropout_is_off(form: str) -> None:
-    options = TorchOptions(input_names=("a", "b"), output_names=("difference", "total"))
+    options = PyTorchOptions(input_names=("a", "b"), output_names=("difference", "total"))
     inputs = {"b": np.full((2, 3), 2.0, np.float32), "a": np.full((2, 3), 5.0, np.float32)}
-    with TorchRunner(Halves(form).train(), options) as runner:
+    with PyTorchRunner(Halves(form).train(), options) as runner:
         outputs = runner.run(inputs)
     assert list(outputs) == ["difference", "total"]
     np.testing.assert_array_equal(outputs["difference"], np.full((2, 3), 3.0, np.float32))
@@ -70,9 +70,9 @@ def test_torch_outputs_get_their_names_and_dropout_is_off(form: str) -> None:
     ("form", "words"), [("three", "is 3 values"), ("text", "str 'total'"), ("bfloat16", "bfloat16")]
 )
 def test_torch_outputs_that_the_signature_does_not_name_are_refused(form: str, words: str) -> None:
-    options = TorchOptions(input_names=("a", "b"), output_names=("difference", "total"))
+    options = PyTorchOptions(input_names=("a", "b"), output_names=("difference", "total"))
     inputs = {name: np.ones((1, 1), np.float32) for name in ("a", "b")}
-    with TorchRunner(Halves(form), options) as runner, pytest.raises(Refused) as refusal:
+    with PyTorchRunner(Halves(form), options) as runner, pytest.raises(Refused) as refusal:
         runner.run(inputs)
     assert words in str(refusal.value)
 
@@ -81,20 +81,20 @@ def test_an_exported_program_runs_at_other_batch_sizes() -> None:
     model = torch.nn.Linear(3, 2).eval()
     program = torch.export.export(model, (torch.ones(2, 3),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
-    with TorchRunner(program, ONE) as runner:
+    with PyTorchRunner(program, ONE) as runner:
         y = runner.run({"x": x})["y"]
     np.testing.assert_allclose(y, model(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
 
 
 def test_a_model_that_cannot_run_a_shape_is_refused_in_its_own_words() -> None:
-    with TorchRunner(torch.nn.Linear(3, 2), ONE) as runner, pytest.raises(Refused, match=r"\[2, 4\].*mat1 and mat2"):
+    with PyTorchRunner(torch.nn.Linear(3, 2), ONE) as runner, pytest.raises(Refused, match=r"\[2, 4\].*mat1 and mat2"):
         runner.run({"x": np.ones((2, 4), np.float32)})
 
 
 def test_process_wide_settings_are_put_back() -> None:
     threads, fastpath = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
-    options = TorchOptions(input_names=("x",), output_names=("y",), threads=threads + 1, mha_fastpath=not fastpath)
-    with TorchRunner(torch.nn.Linear(3, 2), options) as runner:
+    options = PyTorchOptions(input_names=("x",), output_names=("y",), threads=threads + 1, mha_fastpath=not fastpath)
+    with PyTorchRunner(torch.nn.Linear(3, 2), options) as runner:
         assert torch.get_num_threads() == threads + 1
         assert torch.backends.mha.get_fastpath_enabled() is not fastpath
     assert torch.get_num_threads() == threads
@@ -110,7 +110,7 @@ def test_a_single_tensor_and_a_dict_of_other_names_are_taken_in_order() -> None:
 
 
 def test_onnx_outputs_come_by_name_with_the_threads_asked_for(square: Path) -> None:
-    with OrtRunner(square, OrtOptions(threads=1)) as runner:
+    with OnnxRuntimeRunner(square, OnnxRuntimeOptions(threads=1)) as runner:
         outputs = runner.run({"x": np.array([[2.0, 3.0]], np.float32)})
         assert runner.providers_requested == runner.providers_active == ("CPUExecutionProvider",)
         options = runner._session.get_session_options()
@@ -123,7 +123,7 @@ def test_onnx_outputs_come_by_name_with_the_threads_asked_for(square: Path) -> N
 
 
 def test_onnx_inputs_that_do_not_fit_are_refused(square: Path) -> None:
-    with OrtRunner(square, OrtOptions()) as runner:
+    with OnnxRuntimeRunner(square, OnnxRuntimeOptions()) as runner:
         with pytest.raises(Refused, match=r"x float32 \[1, 3\].*Got: 3 Expected: 2"):
             runner.run({"x": np.ones((1, 3), np.float32)})
         with pytest.raises(Refused, match="z float32"):
@@ -134,19 +134,19 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model")
     with pytest.raises(Refused, match=r"model\.onnx: is not accepted by ONNX Runtime"):
-        OrtRunner(path, OrtOptions())
+        OnnxRuntimeRunner(path, OnnxRuntimeOptions())
 
 
 def test_a_provider_that_is_not_installed_is_refused_and_not_replaced(square: Path) -> None:
     absent = "CoreMLExecutionProvider"
     assert absent not in onnxruntime.get_available_providers()
     with pytest.raises(Refused, match=f"has no {absent} here"):
-        OrtRunner(square, OrtOptions(providers=(absent, "CPUExecutionProvider")))
+        OnnxRuntimeRunner(square, OnnxRuntimeOptions(providers=(absent, "CPUExecutionProvider")))
 
 
 def test_a_process_apart_waits_for_its_model_and_runs_it(square: Path) -> None:
     x = np.array([[1.0, 2.0]], np.float32)
-    with Apart() as apart:
+    with OnnxRuntimeProcess() as apart:
         (waiting,) = psutil.Process().children()
         (outputs,) = apart.run(square, [{"x": x}])
         assert not waiting.is_running()
@@ -158,7 +158,7 @@ def test_a_process_apart_waits_for_its_model_and_runs_it(square: Path) -> None:
 
 
 def test_a_process_that_waited_in_vain_is_gone_with_its_files() -> None:
-    with Apart() as apart:
+    with OnnxRuntimeProcess() as apart:
         (waiting,) = psutil.Process().children()
         home = Path(apart._scratch.name)
         assert home.is_dir()
@@ -168,12 +168,12 @@ def test_a_process_that_waited_in_vain_is_gone_with_its_files() -> None:
 
 def test_a_model_that_cannot_be_run_apart_is_refused(square: Path) -> None:
     square.write_bytes(b"no model")
-    with Apart() as apart, pytest.raises(Refused, match="ONNX Runtime"):
+    with OnnxRuntimeProcess() as apart, pytest.raises(Refused, match="ONNX Runtime"):
         apart.run(square, [])
 
 
 def test_a_process_that_crashes_is_told_from_one_that_refuses(square: Path) -> None:
-    with Apart() as apart:
+    with OnnxRuntimeProcess() as apart:
         (waiting,) = psutil.Process().children()
         waiting.kill()
         with pytest.raises(Refused, match="SIGKILL"):

@@ -11,16 +11,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_release.benchmark.setup import JudgeOptions, Subject
+from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
 from onnx_release.errors import Refused
 from onnx_release.latency.statistics import Interval
 from onnx_release.limits import MODEL_FILE, ParityLimits
 from onnx_release.records import OnnxArtifact, SideLatency, TensorSpec
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.generate import Sample
-from onnx_release.tuning.acceptance import Gate
+from onnx_release.tuning.acceptance import AcceptanceTest
 from onnx_release.tuning.candidates import PLAIN
-from onnx_release.tuning.race import Contest, Timing, outrun, winner
+from onnx_release.tuning.race import Race, Timing, outrun, winner
 from onnx_release.tuning.task_metrics import Evaluation, Metric, read_evaluation
 from tests.core.tuning.tuned_models import JUDGE, QUICK, Scaled, export, rows
 
@@ -29,30 +29,30 @@ OUTPUTS = (TensorSpec(name="y", dtype="float32", shape=("batch", 3)),)
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def subject(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkSetup:
     trained, folder, artifact = export(tmp_path_factory.mktemp("gate"))
-    return Subject.load(trained, folder, artifact, JUDGE)
+    return BenchmarkSetup.load(trained, folder, artifact, JUDGE)
 
 
-def gate_of(subject: Subject, evaluation: Evaluation | None = None, **changes: Any) -> Gate:
-    gate = Gate(artifact=subject.artifact, evaluation=evaluation, **changes)
+def gate_of(subject: BenchmarkSetup, evaluation: Evaluation | None = None, **changes: Any) -> AcceptanceTest:
+    gate = AcceptanceTest(artifact=subject.artifact, evaluation=evaluation, **changes)
     with subject.reference(mha_fastpath=False) as reference:
         gate.run_reference(reference, subject.samples())
     return gate
 
 
-def spoiled(subject: Subject, folder: Path, factor: float) -> OrtRunner:
+def spoiled(subject: BenchmarkSetup, folder: Path, factor: float) -> OnnxRuntimeRunner:
     """Open the model with the weights of its last layer multiplied."""
     model = onnx.load(subject.folder / MODEL_FILE)
     last = next(tensor for tensor in model.graph.initializer if tensor.name == "last.weight")
     last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last) * np.float32(factor), last.name))
     onnx.save(model, folder / MODEL_FILE)
-    return OrtRunner(folder / MODEL_FILE, OrtOptions())
+    return OnnxRuntimeRunner(folder / MODEL_FILE, OnnxRuntimeOptions())
 
 
 @pytest.mark.parametrize(("factor", "exact", "int8"), [(1.0, True, True), (1.01, False, True), (1.2, False, False)])
 def test_each_precision_is_held_to_its_own_limits(
-    subject: Subject, tmp_path: Path, factor: float, exact: bool, int8: bool
+    subject: BenchmarkSetup, tmp_path: Path, factor: float, exact: bool, int8: bool
 ) -> None:
     gate = gate_of(subject)
     with spoiled(subject, tmp_path, factor) as runner:
@@ -61,15 +61,15 @@ def test_each_precision_is_held_to_its_own_limits(
 
 
 def test_given_limits_replace_a_precisions_own() -> None:
-    given = JudgeOptions(precision_limits={"int8": {"cosine_min": 0.9, "per_output": {"y": {"sqnr_min_db": 50.0}}}})
+    given = BenchmarkOptions(precision_limits={"int8": {"cosine_min": 0.9, "per_output": {"y": {"sqnr_min_db": 50.0}}}})
     found = given.limits_for("int8")
     assert (found.cosine_min, found.sqnr_min_db, found.per_output) == (0.9, 26.0, {"y": {"sqnr_min_db": 50.0}})
     assert given.limits_for("float32") == ParityLimits()
     with pytest.raises(Refused, match="'int4'"):
-        JudgeOptions(precision_limits={"int4": {}}).limits_for("int8")
+        BenchmarkOptions(precision_limits={"int4": {}}).limits_for("int8")
 
 
-def evaluation_of(subject: Subject, folder: Path, count: int = 20) -> Evaluation:
+def evaluation_of(subject: BenchmarkSetup, folder: Path, count: int = 20) -> Evaluation:
     """Write and read a sample whose targets are the model's own answers, and a little."""
     with subject.candidate() as runner:
         answers = runner.run({"x": rows(count, 5)})["y"]
@@ -77,7 +77,7 @@ def evaluation_of(subject: Subject, folder: Path, count: int = 20) -> Evaluation
     return read_evaluation(folder / "sample.npz", INPUTS, OUTPUTS)
 
 
-def test_a_candidate_that_is_worse_at_its_task_is_refused(subject: Subject, tmp_path: Path) -> None:
+def test_a_candidate_that_is_worse_at_its_task_is_refused(subject: BenchmarkSetup, tmp_path: Path) -> None:
     gate = gate_of(subject, evaluation_of(subject, tmp_path), metric_loss_max=0.01)
     assert gate.task_metrics["y"] == pytest.approx(0.1, rel=1e-3)
     with spoiled(subject, tmp_path, 1.02) as runner:
@@ -89,7 +89,7 @@ def test_a_candidate_that_is_worse_at_its_task_is_refused(subject: Subject, tmp_
         assert gate.judge(runner, JUDGE.limits_for("float32")).reasons == ()
 
 
-def test_rows_that_calibrate_do_not_measure(subject: Subject, tmp_path: Path) -> None:
+def test_rows_that_calibrate_do_not_measure(subject: BenchmarkSetup, tmp_path: Path) -> None:
     whole = evaluation_of(subject, tmp_path)
     seen, rest = whole.divided()
     assert seen is not None
@@ -136,7 +136,7 @@ def test_a_sample_that_does_not_fit_is_refused(tmp_path: Path, arrays: Any, word
         read_evaluation(tmp_path / "sample.npz", INPUTS, OUTPUTS)
 
 
-def test_accuracy_counts_what_is_right_and_never_nan(subject: Subject) -> None:
+def test_accuracy_counts_what_is_right_and_never_nan(subject: BenchmarkSetup) -> None:
     specs = {"specs": INPUTS, "rows": 4, "inputs": {"x": rows(4)}}
     with subject.candidate() as runner:
         classes = runner.run({"x": rows(4)})["y"].argmax(axis=1)
@@ -179,12 +179,12 @@ def test_the_clearly_slower_ones_drop_out() -> None:
 
 
 @pytest.mark.alone
-def test_a_heat_finds_the_slower_of_two_models(subject: Subject, tmp_path: Path) -> None:
+def test_a_heat_finds_the_slower_of_two_models(subject: BenchmarkSetup, tmp_path: Path) -> None:
     _, folder, artifact = export(tmp_path, Scaled(hidden=16384))
     slow: OnnxArtifact = artifact
     sample = Sample(name="example", inputs={"x": rows(1)}, batch_size=1)
-    contest = Contest(baseline=PLAIN, sample=sample, plan=QUICK)
-    with subject.candidate() as plain, OrtRunner(folder / MODEL_FILE, OrtOptions(threads=1)) as rival:
+    contest = Race(baseline=PLAIN, sample=sample, plan=QUICK)
+    with subject.candidate() as plain, OnnxRuntimeRunner(folder / MODEL_FILE, OnnxRuntimeOptions(threads=1)) as rival:
         timings = contest.heat({PLAIN: plain, "slow": rival}, seconds=2.0)
     assert slow.size_bytes > 20 * subject.artifact.size_bytes
     assert timings["slow"].slower

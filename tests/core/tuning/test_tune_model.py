@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from onnx_release.artifact.digests import describe_folder
-from onnx_release.benchmark.benchmark_model import judge_artifact
+from onnx_release.benchmark.benchmark_model import benchmark_artifact
 from onnx_release.check.smoke_test import smoke_test
 from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.errors import Refused
@@ -20,7 +20,7 @@ from onnx_release.limits import MODEL_FILE, PROTO_MAX_BYTES, RUNTIME_DOMAIN
 from onnx_release.records import OnnxArtifact, Precision, TuneCandidate
 from onnx_release.report.release_report import build_report, metrics, summary_markdown
 from onnx_release.run_step import tune_artifact
-from onnx_release.runners.onnxruntime import OrtOptions, OrtRunner
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.trained.mlflow_model import PackageSpec, write_package
 from onnx_release.tuning.candidates import Candidate, LeftOut, plan
 from onnx_release.tuning.graph_rewrites import GraphFacts
@@ -79,10 +79,10 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
     check = check_artifact(tmp_path / "tuned", tuned, CheckOptions())
     assert check.passed, check.findings
     smoke_test(tmp_path / "tuned", tuned)
-    judged = judge_artifact(trained, tmp_path / "tuned", tuned, JUDGE)
+    judged = benchmark_artifact(trained, tmp_path / "tuned", tuned, JUDGE)
     assert judged.parity.passed, judged.parity.failures
     assert judged.parity.limits["cosine_min"] == 0.999
-    as_exact = judge_artifact(trained, tmp_path / "tuned", dataclasses.replace(tuned, precision="float32"), JUDGE)
+    as_exact = benchmark_artifact(trained, tmp_path / "tuned", dataclasses.replace(tuned, precision="float32"), JUDGE)
     assert not as_exact.parity.passed, "the limits of an exact model do not let it pass"
 
     report = build_report("m", records.TRAINING, tuned, check, judged)
@@ -106,7 +106,7 @@ def test_the_blockwise_form_goes_the_whole_way_where_only_it_is_close_enough(wid
     check = check_artifact(tmp_path / "tuned", tuned, CheckOptions(allowed_domains=options.allowed_domains))
     assert check.passed, check.findings
     smoke_test(tmp_path / "tuned", tuned)
-    judged = judge_artifact(trained, tmp_path / "tuned", tuned, judge)
+    judged = benchmark_artifact(trained, tmp_path / "tuned", tuned, judge)
     assert judged.parity.passed, judged.parity.failures
     assert mlflow.pyfunc.load_model(str(tmp_path / "tuned")).predict({"x": rows(3)})["y"].shape == (3, 3)
 
@@ -247,11 +247,11 @@ def test_session_options_travel_in_the_package(small: Case, tmp_path: Path) -> N
     options = mlflow.pyfunc.load_model(str(tmp_path)).get_raw_model().get_session_options()
     assert options.intra_op_num_threads == 1
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    with OrtRunner(tmp_path / MODEL_FILE, OrtOptions(threads=2, session_options=wanted)) as runner:
+    with OnnxRuntimeRunner(tmp_path / MODEL_FILE, OnnxRuntimeOptions(threads=2, session_options=wanted)) as runner:
         np.testing.assert_array_equal(runner.run({"x": rows(2)})["y"].shape, (2, 3))
     for bad in ({"execution_mode": "parallel"}, {"intra_op_num_threads": 0}, {"intra_op_num_threads": True}):
         with pytest.raises(Refused, match="session option"):
-            OrtRunner(tmp_path / MODEL_FILE, OrtOptions(session_options=bad))
+            OnnxRuntimeRunner(tmp_path / MODEL_FILE, OnnxRuntimeOptions(session_options=bad))
 
 
 def test_memory_is_what_host_and_group_leave(tmp_path: Path) -> None:

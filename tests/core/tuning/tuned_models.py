@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnx_release.benchmark.setup import JudgeOptions
+from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact
@@ -16,7 +16,7 @@ from tests.core.models import save, signature
 
 WIDTH = 64
 QUICK = MeasurePlan(rounds_min=10, measure_min_s=0.1, measure_max_s=1.0, bootstrap_samples=200)
-JUDGE = JudgeOptions(batch_sizes=(1, 4), budget=LatencyBudget(on_miss="warn"), plan=QUICK)
+JUDGE = BenchmarkOptions(batch_sizes=(1, 4), budget=LatencyBudget(on_miss="warn"), plan=QUICK)
 
 
 class Scaled(nn.Module):

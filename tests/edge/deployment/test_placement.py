@@ -223,7 +223,7 @@ def test_measuring_pods_stand_alone_without_a_setting(monkeypatch: pytest.Monkey
     assert placement.arguments("measure")["executor_config"]["pod_override"].spec.affinity is not None
 
 
-def _record(operator: str = "ExportOperator", dag_id: str = "release_onnx") -> SimpleNamespace:
+def _record(operator: str = "OnnxExportOperator", dag_id: str = "release_onnx") -> SimpleNamespace:
     """A task's record as Airflow hands it to the hook: what the DAG file says is in it."""
     return SimpleNamespace(
         operator=operator, dag_id=dag_id, task_id="t", run_id="r", queue="export", pool="exports", pool_slots=2,
@@ -239,7 +239,7 @@ def _after(record: SimpleNamespace, conf: Any) -> SimpleNamespace:
 def test_a_release_on_cuda_goes_to_its_own_place(placed: None) -> None:
     export = _after(_record(), {"device": "cuda"})
     assert (export.queue, export.pool, export.pool_slots) == ("gpu", "exports", 2)
-    for operator in ("TuneOperator", "ParityLatencyOperator"):
+    for operator in ("OnnxTuneOperator", "OnnxParityLatencyOperator"):
         measure = _after(_record(operator), {"device": "cuda"})
         assert (measure.queue, measure.pool) == ("gpu-quiet", "onnx_measure_gpu")
 
@@ -248,13 +248,13 @@ def test_a_chosen_queue_comes_before_that_of_cuda(monkeypatch: pytest.MonkeyPatc
     _set(monkeypatch, placement=PLACED, choices="big, gpu-b")
     conf = {"device": "cuda", "export_queue": "gpu-b", "measure_queue": "auto"}
     assert _after(_record(), conf).queue == "gpu-b"
-    assert _after(_record("TuneOperator"), conf).queue == "gpu-quiet"
+    assert _after(_record("OnnxTuneOperator"), conf).queue == "gpu-quiet"
 
 
 @pytest.mark.parametrize(
     ("record", "conf"),
     [
-        (_record("UploadOperator"), {"device": "cuda"}),
+        (_record("OnnxUploadToS3Operator"), {"device": "cuda"}),
         (_record(dag_id="another"), {"device": "cuda"}),
         (_record(), {"device": "auto"}),
         (_record(), {"export_queue": "nobody-listens", "measure_queue": "big"}),

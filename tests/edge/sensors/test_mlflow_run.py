@@ -14,23 +14,23 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
-from airflow_onnx.triggers.mlflow_run import TrainingRunTrigger
+from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
+from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
 from tests.edge.conftest import Services
 from tests.edge.tracking.test_training_run import log_model
 
 CONTEXT: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={})}
 
 
-def sensor(**arguments: Any) -> TrainingCompleteSensor:
-    return TrainingCompleteSensor(task_id="wait_for_training", model_name="m", **arguments)
+def sensor(**arguments: Any) -> MlflowTrainingRunSensor:
+    return MlflowTrainingRunSensor(task_id="wait_for_training", model_name="m", **arguments)
 
 
-def trigger(run_id: str) -> TrainingRunTrigger:
-    return TrainingRunTrigger(training_run_id=run_id, mlflow_conn_id="mlflow_default", poll_interval_s=0.1)
+def trigger(run_id: str) -> MlflowRunTrigger:
+    return MlflowRunTrigger(training_run_id=run_id, mlflow_conn_id="mlflow_default", poll_interval_s=0.1)
 
 
-async def first_event(trigger: TrainingRunTrigger) -> TriggerEvent:
+async def first_event(trigger: MlflowRunTrigger) -> TriggerEvent:
     async for event in trigger.run():
         return event
     raise AssertionError("the trigger ended without an event")
@@ -51,7 +51,7 @@ def test_a_running_run_is_waited_for_in_the_triggerer(hook: MlflowHook) -> None:
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(CONTEXT)
     path, arguments = deferred.value.trigger.serialize()
-    assert path == "airflow_onnx.triggers.mlflow_run.TrainingRunTrigger"
+    assert path == "airflow_onnx.triggers.mlflow_run.MlflowRunTrigger"
     assert arguments == {
         "training_run_id": run.info.run_id,
         "mlflow_conn_id": "mlflow_default",

@@ -13,7 +13,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx.hooks.mlflow import Evidence, MlflowHook
-from airflow_onnx.sensors.mlflow_run import TrainingCompleteSensor
+from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from airflow_onnx.tracking import model_registry, run_log
 from tests.edge.releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
 
@@ -139,7 +139,7 @@ def test_a_release_by_model_uri_is_repeated_by_it(hook: MlflowHook, run_id: str,
     model_id = hook.client.get_run(run_id).outputs.model_outputs[0].model_id
     uri = form.format(run=run_id, model=model_id)
     context: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="uri", conf={"model_uri": uri})}
-    trained = TrainingCompleteSensor(task_id="wait", model_uri=uri, model_name="by-uri").execute(context)
+    trained = MlflowTrainingRunSensor(task_id="wait", model_uri=uri, model_name="by-uri").execute(context)
     assert (trained["training_run_id"], trained["model_uri"]) == (run_id, uri)
     assert asked(tags_of(hook, run_id)["rerun_url"]) == {"model_uri": uri}
 
@@ -147,7 +147,7 @@ def test_a_release_by_model_uri_is_repeated_by_it(hook: MlflowHook, run_id: str,
 def test_a_sensor_that_pokes_says_once_that_it_has_begun(hook: MlflowHook) -> None:
     run = hook.client.create_run(hook.client.create_experiment("poked"))
     context: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="poke", conf={})}
-    sensor = TrainingCompleteSensor(
+    sensor = MlflowTrainingRunSensor(
         task_id="wait", training_run_id=run.info.run_id, model_name="poked", deferrable=False
     )
     assert not sensor.poke(context).is_done

@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking.model_registry import VersionRequest, ensure_version
-from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
+from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run, context
 
@@ -49,7 +49,7 @@ def test_a_backfill_keeps_so_many_releases_going_in_the_order_asked_for(lab: Lab
         lab.backfill(at_once="2", order="newest")
     assert list(lab.supervisor.confs) == [f"release__{run}" for run in runs[:1:-1]]
     trigger = deferred.value.trigger
-    assert isinstance(trigger, ReleasesTrigger)
+    assert isinstance(trigger, ReleaseDagRunsTrigger)
     assert set(trigger.dag_run_ids) == set(lab.supervisor.confs)
     lab.supervisor.states[f"release__{runs[3]}"] = "success"
     with pytest.raises(TaskDeferred):

@@ -16,8 +16,8 @@ from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import client_settings
-from airflow_onnx.triggers.mlflow_finished_runs import FinishedRunsTrigger
-from airflow_onnx.triggers.release_dag_runs import ReleasesTrigger
+from airflow_onnx.triggers.mlflow_finished_runs import MlflowFinishedRunsTrigger
+from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from airflow_onnx.watch import poll as bell_module
 from airflow_onnx.watch.poll import LATE_MS, WATERMARK, Bell
 from airflow_onnx.watch.queries import WATCHED, Scope
@@ -124,7 +124,7 @@ def test_an_experiment_may_be_made_later(hook: MlflowHook, monkeypatch: pytest.M
     assert {run, other} <= poll(hook, everything)
 
 
-def make_trigger(experiment: str, **changes: Any) -> FinishedRunsTrigger:
+def make_trigger(experiment: str, **changes: Any) -> MlflowFinishedRunsTrigger:
     arguments = {
         "experiments": [experiment],
         "run_filter": "",
@@ -132,7 +132,7 @@ def make_trigger(experiment: str, **changes: Any) -> FinishedRunsTrigger:
         "lookback_h": 24.0,
         "poll_interval_s": 0.1,
     }
-    return FinishedRunsTrigger(**(arguments | changes))
+    return MlflowFinishedRunsTrigger(**(arguments | changes))
 
 
 async def first(events: AsyncIterator[Any]) -> Any:
@@ -143,8 +143,8 @@ async def first(events: AsyncIterator[Any]) -> Any:
 
 def test_the_trigger_travels_as_text_without_a_secret(experiment: str) -> None:
     path, arguments = make_trigger(experiment).serialize()
-    assert path == "airflow_onnx.triggers.mlflow_finished_runs.FinishedRunsTrigger"
-    assert FinishedRunsTrigger(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)
+    assert path == "airflow_onnx.triggers.mlflow_finished_runs.MlflowFinishedRunsTrigger"
+    assert MlflowFinishedRunsTrigger(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)
 
 
 def test_the_trigger_sits_out_an_outage_and_a_missing_connection(
@@ -171,9 +171,9 @@ def test_waiting_for_releases_ends_when_enough_have_ended(
     words = {"r": "running", "s": "success"}
     supervisor = Supervisor(states={str(number): words[letter] for number, letter in enumerate(states)})
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
-    trigger = ReleasesTrigger(
+    trigger = ReleaseDagRunsTrigger(
         dag_run_ids=list(supervisor.states), ended_min=ended_min, wait_max_s=0.3, poll_interval_s=0.1
     )
     path, arguments = trigger.serialize()
-    assert ReleasesTrigger(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)
+    assert ReleaseDagRunsTrigger(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)
     assert (asyncio.run(first(trigger.run()))["waited_s"] > 0) == waits
