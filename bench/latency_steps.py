@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -83,9 +82,9 @@ _OWN = ("onnxruntime", "torch", "pt2")
 
 def _main(pair: str, size: str, batch: str, onnx: str, limit: str = "", longest_s: str = "") -> None:
     sample = make_samples(contract().inputs, None, (int(batch),))[0]
-    plan = replace(MeasurePlan(), interval_width_max=_OWN_WIDTH_MAX) if pair in _OWN else MeasurePlan()
+    plan = MeasurePlan().replace(interval_width_max=_OWN_WIDTH_MAX) if pair in _OWN else MeasurePlan()
     if longest_s:
-        plan = replace(plan, measure_min_s=min(plan.measure_min_s, float(longest_s)), measure_max_s=float(longest_s))
+        plan = plan.replace(measure_min_s=min(plan.measure_min_s, float(longest_s)), measure_max_s=float(longest_s))
     marked = Marked()
     measured: list[BatchLatency] = []
     began = time.perf_counter()

@@ -32,7 +32,7 @@ SPANS = {
         "torch.export:export": "trace the model (torch.export)",
         "onnx_release.export.strategies:_dynamo": "translate and optimise the graph (torch.onnx, onnxscript)",
         "onnx_release.export.fallback:_save": "write graph and weights, folded ones put in order",
-        "onnx_release.export.verify:ExportVerifier.__call__": "run it in ONNX Runtime, in its own process, while hashing",
+        "onnx_release.export.verify:ExportVerifier.__call__": "run it in ONNX Runtime (own process) while hashing",
     },
     "check": {
         "onnx_release.check.static_checks:verify_folder": "hold the folder against its record",

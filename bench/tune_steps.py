@@ -14,6 +14,7 @@ from bench.models import EVALUATION
 from bench.release_steps import Case
 from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.limits import RUNTIME_DOMAIN
+from onnx_release.records import Precision
 from onnx_release.tuning.options import TuneOptions
 from onnx_release.tuning.tune_model import tune_artifact
 
@@ -24,7 +25,7 @@ def _main(size: str, trained: str, folder: str, out: str, max_s: str) -> None:
     case = Case(size, Path(trained), Path(folder))
     options = TuneOptions(
         judge=BenchmarkOptions(**case.source),
-        precisions=("int8",),
+        precisions=(Precision.INT8,),
         max_s=float(max_s),
         evaluation=str(case.trained.with_name(EVALUATION)),
         allowed_domains=(RUNTIME_DOMAIN,),

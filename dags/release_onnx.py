@@ -156,10 +156,10 @@ PARAMS = {
         "Try other forms of the model, each gated by limits of its own, and ship the fastest. Off: the plain export.",
     ),
     "tune_precisions": field(
-        ["float32"], "array", FASTER, "Precisions",
+        ["exact"], "array", FASTER, "Precisions",
         "What may be shipped, of float32 (exact), float16 and int8. A reduced one gets an alias of its own, such as "
         "candidate-int8. Without float32: a reduced one or nothing.",
-        items={"type": "string", "enum": ["float32", "float16", "int8"]}, minItems=1, uniqueItems=True,
+        items={"type": "string", "enum": ["exact", "float16", "int8"]}, minItems=1, uniqueItems=True,
     ),
     "tune_max_s": field(
         limits.TUNE_MAX_S, "number", FASTER, "Tune at most (s)",

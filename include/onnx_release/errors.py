@@ -1,21 +1,23 @@
-"""The two ways a release step can fail, and nothing else.
+"""Errors of a release step.
 
-A step raises `Refused` when doing it again gives the same answer, and `Transient` when a later try may succeed. The
-distinction is made where the cause is known, so that a scheduler need not guess from an exception's type.
+`Refused` means that a retry gives the same result; `Transient` means that a later try may succeed. The code that finds
+the cause decides which one it is. Each refusal carries a code, and each stage has a subclass that lists its codes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 
 class ReleaseError(Exception):
     """A release step that did not succeed.
 
-    The message is one paragraph for the person who reads the log: what happened to which object, the value seen, the
-    limit it missed, and what to do next.
+    The three parts make two sentences: "{subject} {problem}. {action}"
 
-    :param subject: the object it is about, e.g. ``output 'positions' at batch 8`` or ``run 3f2a…``.
-    :param problem: what is wrong with it, with the value seen and the limit.
-    :param action: the next thing a person does about it.
+    :param subject: the object, for example ``The output 'positions' at batch size 8`` or ``Run 3f2a``.
+    :param problem: the rest of that sentence, with the value and the limit, without a full stop.
+    :param action: the next step for a person, as a sentence.
     """
 
     def __init__(self, subject: str, problem: str, action: str) -> None:
@@ -25,12 +27,122 @@ class ReleaseError(Exception):
         self.action = action
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.problem}. {self.action}"
-
-
-class Refused(ReleaseError):
-    """The same input gives the same failure: a retry is pointless, a person has to change something."""
+        return f"{self.subject} {self.problem}. {self.action}"
 
 
 class Transient(ReleaseError):
-    """The cause lies outside the model (a server, the network, the disk) and may be gone at the next try."""
+    """A failure outside the model (server, network, disk) that may be gone at the next try."""
+
+
+class Refused(ReleaseError):
+    """A failure that a retry repeats. A person has to change something.
+
+    A subclass for each stage lists its codes in `codes`: code -> one sentence for the documentation.
+
+    :param code: the stable name of the reason, for programs and tests.
+    """
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, subject: str, problem: str, action: str, *, code: str = "unclassified") -> None:
+        super().__init__(subject, problem, action)
+        self.code = code
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parts as a JSON-safe dict, for another process."""
+        return {"subject": self.subject, "problem": self.problem, "action": self.action, "code": self.code}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Return the error that `to_dict` described."""
+        return cls(data["subject"], data["problem"], data["action"], code=data["code"])
+
+
+class RecordRefused(Refused):
+    """A record or a parameter with a wrong field."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "wrong_field": "A field of a record is missing, unknown or of another type.",
+        "not_json": "A value cannot be written as JSON.",
+    }
+
+
+class ParameterRefused(Refused):
+    """A release parameter with a value that cannot be used."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class TrainedModelRefused(Refused):
+    """A trained model that cannot be read, loaded or called."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class SampleRefused(Refused):
+    """Input samples that do not fit the model."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class ArtifactRefused(Refused):
+    """An artifact folder whose bytes or files differ from its record."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class RunnerRefused(Refused):
+    """A model that PyTorch or ONNX Runtime does not run, or a step process that crashed."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class ExportRefused(Refused):
+    """A model that cannot be exported with its names, dtypes and varying dimensions."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class ParityRefused(Refused):
+    """A parity comparison that cannot be made."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class LatencyRefused(Refused):
+    """A latency measurement that cannot be made."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class TuningRefused(Refused):
+    """A tuning that cannot be made."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class ReportRefused(Refused):
+    """A release report that is missing, or that does not accept the artifact."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+STAGES: tuple[type[Refused], ...] = (
+    RecordRefused,
+    ParameterRefused,
+    TrainedModelRefused,
+    SampleRefused,
+    ArtifactRefused,
+    RunnerRefused,
+    ExportRefused,
+    ParityRefused,
+    LatencyRefused,
+    TuningRefused,
+    ReportRefused,
+)
+
+
+def shorten(error: object, characters: int = 300) -> str:
+    """Return the text of a library's error on one line, cut to a length."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"

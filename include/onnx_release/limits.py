@@ -5,8 +5,9 @@ The DAG's Params form takes its defaults from here and hands changed values back
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+from pydantic import Field
 
 from onnx_release.records.base import Record
 
@@ -138,7 +139,6 @@ MAPPED_PAGES_KEPT_BYTES = 32 * 2**20
 REPRODUCTION_MODEL_MAX_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ParityLimits(Record):
     """How far ONNX Runtime's outputs may be from PyTorch's, per output. A limit of None is not applied.
 
@@ -160,11 +160,10 @@ class ParityLimits(Record):
     cosine_min: float | None = None
     sqnr_min_db: float | None = 60.0
     agreement_min: float | None = 1.0
-    per_output: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    per_dtype: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    per_output: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    per_dtype: dict[str, dict[str, float | None]] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyBudget(Record):
     """What speed a release must reach, at the batch size it is served with; other batch sizes are only reported.
 
@@ -181,7 +180,6 @@ class LatencyBudget(Record):
     on_miss: Literal["refuse", "warn"] = "refuse"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurePlan(Record):
     """How long and how often to measure, per batch size; a round times each side once, in a block of calls.
 

@@ -7,7 +7,7 @@ import re
 from onnx_release import limits
 from onnx_release.errors import Refused
 
-EXACT = "float32"
+EXACT = "exact"
 
 
 def _checked(kind: str, text: str, pattern: str, rule: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from typing import Any
 
@@ -40,7 +39,7 @@ def parity(output: str, mae: float | None, cosine: float) -> OutputParity:
 def latency() -> LatencyReport:
     side = SideLatency(p50_ms=12.345, p95_ms=23.456, cpu_p50_ms=24.0, throughput_per_s=80.0)
     batch = BatchLatency(
-        batch_size=8, torch=side, onnxruntime=dataclasses.replace(side, p50_ms=6.789), speedup=1.82, speedup_low=1.75,
+        batch_size=8, torch=side, onnxruntime=side.replace(p50_ms=6.789), speedup=1.82, speedup_low=1.75,
         speedup_high=1.91, confidence=0.95, rounds=30, calls_per_round=4, measured_s=4.0, conclusive=True,
     )  # fmt: skip
     host = HostInfo(cpu_model="A Processor", logical_cpus=2, usable_cpus=2, load_1m=0.1, platform="Linux")

@@ -80,7 +80,7 @@ def _explained(subject: BenchmarkSetup, parity: ParityReport, case: FailedCase |
     if case is None:
         return parity
     divergence, why_not = _blame(subject, case)
-    parity = replace(parity, divergence=divergence, notes=(*parity.notes, *([why_not] if why_not else [])))
+    parity = parity.replace(divergence=divergence, notes=(*parity.notes, *([why_not] if why_not else [])))
     if subject.options.reproduction:
         write_reproduction(
             Path(subject.options.reproduction),
@@ -103,7 +103,7 @@ def _explained(subject: BenchmarkSetup, parity: ParityReport, case: FailedCase |
 def _blame(subject: BenchmarkSetup, case: FailedCase) -> tuple[Divergence | None, str]:
     """Return where the difference begins, or why that cannot be said: it is no part of the verdict."""
     strategy = subject.artifact.exporter
-    if subject.artifact.precision != "float32":
+    if not subject.artifact.precision.is_exact:
         return None, f"{subject.artifact.precision} differs from the first node on; these are its limits, not a fault"
     try:
         contract = replace(contract_of(subject.package), output_names=tuple(case.reference))

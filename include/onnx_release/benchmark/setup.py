@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.errors import Refused
@@ -34,7 +36,6 @@ from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkOptions(Record):
     """How to judge. The device is no choice here: the artifact is tested on the providers that its package names.
 
@@ -44,16 +45,16 @@ class BenchmarkOptions(Record):
     """
 
     batch_sizes: tuple[int, ...] = BATCH_SIZES
-    limits: ParityLimits = field(default_factory=ParityLimits)
-    budget: LatencyBudget = field(default_factory=LatencyBudget)
-    plan: MeasurePlan = field(default_factory=MeasurePlan)
+    limits: ParityLimits = Field(default_factory=ParityLimits)
+    budget: LatencyBudget = Field(default_factory=LatencyBudget)
+    plan: MeasurePlan = Field(default_factory=MeasurePlan)
     allow_pickle: bool = False
     factory: FactoryOptions | None = None
     input_spec: Any = None
     given_inputs: str = ""
     reproduction: str = ""
-    precision_limits: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lock: LockOptions = field(default_factory=LockOptions)
+    precision_limits: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    lock: LockOptions = Field(default_factory=LockOptions)
 
     def limits_for(self, precision: str) -> ParityLimits:
         """Return what an artifact is held to: the release's own limits where it is exact, else its precision's."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +26,6 @@ from onnx_release.trained.mlflow_model import PackageSpec, TrainedPackage, read_
 from onnx_release.trained.model_factory import FactoryOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportStepOptions(Record):
     """As in `ExportOptions`; `allow_pickle` is the deployment's word on the training runs' own code.
 
@@ -73,8 +71,8 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         )
         files = describe_folder(folder, digests)
         stamps = digests.stamps(folder, files)
-    artifact = dataclasses.replace(_artifact(files, result, package, versions), stamps=stamps)
-    return dataclasses.replace(artifact, findings=tuple(_findings(package, model, result)))
+    artifact = _artifact(files, result, package, versions).replace(stamps=stamps)
+    return artifact.replace(findings=tuple(_findings(package, model, result)))
 
 
 def _probed(probe: ExportVerifier, digests: Digests, folder: Path, result: ExportResult) -> str:

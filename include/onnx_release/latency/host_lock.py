@@ -32,7 +32,6 @@ _TOLD_MAX_BYTES = 1000
 _OPENING_TRIES, _OPENING_PAUSE_S = 20, 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LockOptions(Record):
     """Which file, on a file system of the host's own, and who takes it; an empty `path` is no lock at all.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +196,7 @@ def measure_all(
     sides: Sides, samples: Mapping[int, Sample], plan: MeasurePlan, limits: Mapping[int, float]
 ) -> tuple[BatchLatency, ...]:
     """Measure one sample per batch size, smallest first; `limits` holds the speedups to be decided about, by size."""
-    reported = dataclasses.replace(plan, measure_max_s=min(plan.measure_max_s, plan.reported_max_s))
+    reported = plan.replace(measure_max_s=min(plan.measure_max_s, plan.reported_max_s))
     return tuple(
         measure(sides, samples[size], plan if size in limits else reported, limits.get(size))
         for size in sorted(samples)

@@ -1,111 +1,53 @@
-"""A record: an immutable dataclass that travels as a plain dict, and comes back checked field by field."""
+"""Base class of all records: immutable pydantic models that travel as JSON-safe dicts."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
-from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+import json
+from typing import Any, Self
 
-from onnx_release.errors import Refused
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-T = TypeVar("T", bound="Record")
+from onnx_release.errors import RecordRefused
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """A record that turns into a JSON-safe dict and back; an unknown, missing or mistyped field is refused."""
+class Record(BaseModel):
+    """An immutable result or option set. Types are strict and unknown fields are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", ser_json_inf_nan="null", protected_namespaces=()
+    )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested dicts, lists, strings, numbers and None; a NaN or infinity becomes None (JSON has neither)."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        """Return nested dicts, lists, strings, numbers and None. NaN and infinity become None: JSON has neither."""
+        data: dict[str, Any] = json.loads(self.model_dump_json())
+        return data
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """Rebuild the record; raises `Refused` naming the field when `data` is not one of these."""
-        return _build(cls, data, cls.__name__)
+        """Build the record from the output of `to_dict`.
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.to_dict()
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _hints(cls: type[Record]) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _wrong(where: str, data: object, wanted: str) -> Refused:
-    return Refused(
-        where,
-        f"is {data!r:.80}, not {wanted}",
-        "Correct it where it was given, or rerun the step that wrote it.",
-    )
-
-
-def _build(cls: type[T], data: object, where: str) -> T:
-    if not isinstance(data, dict):
-        raise _wrong(where, data, f"a dict of {cls.__name__}'s fields")
-    hints = _hints(cls)
-    if unknown := sorted(map(str, set(data) - set(hints))):
-        raise _wrong(f"{where}.{unknown[0]}", data[unknown[0]], f"a field of {cls.__name__}")
-    values = {}
-    for f in dataclasses.fields(cls):
-        if f.name in data:
-            values[f.name] = _convert(hints[f.name], data[f.name], f"{where}.{f.name}")
-        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise _wrong(f"{where}.{f.name}", "missing", "optional")
-    return cls(**values)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(args, value, where)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise _wrong(where, value, " or ".join(map(repr, args)))
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong(where, value, "a list")
-        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _wrong(where, value, "a dict")
-        return {key: _convert(args[1], item, f"{where}[{key!r}]") for key, item in value.items()}
-    if isinstance(hint, type) and issubclass(hint, Record):
-        return _build(hint, value, where)
-    return _convert_scalar(hint, value, where)
-
-
-def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and type(None) in options:
-        return None
-    scalars = [option for option in options if option is not type(None)]
-    for option in scalars[:-1]:
+        :raises RecordRefused: when a field is unknown, missing or of another type; the message names the field.
+        """
         try:
-            return _convert(option, value, where)
-        except Refused:
-            continue
-    return _convert(scalars[-1], value, where)
+            # JSON mode: JSON has lists where the record has tuples, and strings where it has enums.
+            return cls.model_validate_json(json.dumps(data))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, (cls.__name__, *first["loc"])))
+            raise RecordRefused(
+                f"The field {field}",
+                f"is {first['input']!r:.80}: {first['msg']}",
+                "Correct it where it was given, or run the step that wrote it again.",
+                code="wrong_field",
+            ) from error
+        except (TypeError, ValueError) as error:
+            raise RecordRefused(
+                f"A value for {cls.__name__}",
+                f"is not JSON: {error}",
+                "Correct it where it was given, or run the step that wrote it again.",
+                code="not_json",
+            ) from error
 
-
-def _convert_scalar(hint: type, value: Any, where: str) -> Any:
-    # bool is an int to Python, but `passed: 1` or `opset: true` in a record is a mistake.
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is hint:
-        return value
-    raise _wrong(where, value, f"of type {hint.__name__}")
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with these fields changed; the copy is validated."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)

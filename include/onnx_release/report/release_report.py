@@ -247,7 +247,7 @@ def _artifact_text(artifact: OnnxArtifact) -> str:
 
 
 def _precision(artifact: OnnxArtifact) -> str:
-    exact = "exact" if artifact.precision == "float32" else f"**{artifact.precision}**"
+    exact = "exact" if artifact.precision.is_exact else f"**{artifact.precision}**"
     return f"{exact}, variant {artifact.variant}" if artifact.variant else exact
 
 

@@ -1,7 +1,7 @@
 """ONNX Runtime's side in a process of its own, which imports no more than that takes.
 
-``python -m onnx_release.runners.onnxruntime_process`` reads ``[MODEL, INPUTS, OUTPUTS]`` as JSON from standard input and runs
-every case in the folder INPUTS.
+``python -m onnx_release.runners.onnxruntime_process`` reads ``[MODEL, INPUTS, OUTPUTS]`` as JSON from
+standard input and runs every case in the folder INPUTS.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from pydantic import Field
 
 from onnx_release.errors import Refused
 from onnx_release.records import TensorSpec
@@ -22,7 +23,6 @@ _FORM = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec(Record):
     """One input: numpy's dtype, and a shape whose varying dimensions have names; the first one named is the batch.
 
@@ -36,7 +36,7 @@ class InputSpec(Record):
     low: float | None = None
     high: float | None = None
     vocabulary_size: int | None = None
-    sizes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     def tensor(self) -> TensorSpec:
         """Return name, dtype and shape alone."""

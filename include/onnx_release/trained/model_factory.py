@@ -8,15 +8,15 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import Field
 
 from onnx_release.errors import Refused
 from onnx_release.limits import FACTORY_PATTERN
 from onnx_release.records.base import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FactoryOptions(Record):
     """Which function or class makes the model: ``package.module:name``, from one of the packages `allowed`.
 
@@ -26,8 +26,8 @@ class FactoryOptions(Record):
 
     path: str = ""
     allowed: tuple[str, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    run_params: dict[str, str] = field(default_factory=dict)
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    run_params: dict[str, str] = Field(default_factory=dict)
 
 
 def make_model(options: FactoryOptions, hyper_parameters: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from onnx_release.records import OnnxArtifact, Precision
 from onnx_release.tuning.graph_rewrites import GraphFacts
 from onnx_release.tuning.options import TuneOptions
 
-PLAIN = "float32"
+PLAIN = Precision.EXACT.value
 
 Kind = Literal["session", "fused", "opset", "int8-dynamic", "int8-static", "int8-blockwise", "float16"]
 _SIMPLEST_FIRST: tuple[Kind, ...] = get_args(Kind)
@@ -37,11 +37,11 @@ class Candidate:
     @property
     def rank(self) -> tuple[int, int]:
         """How far from the plain export it is, for ties: the more exact first, then the simpler."""
-        exactness = ("float32", "float16", "int8").index(self.precision)
+        exactness = tuple(Precision).index(self.precision)
         return exactness, 2 * _SIMPLEST_FIRST.index(self.kind) + 20 * self.careful + bool(self.shares)
 
 
-PLAIN_EXPORT = Candidate(name=PLAIN, kind="session", precision="float32")
+PLAIN_EXPORT = Candidate(name=PLAIN, kind="session", precision=Precision.EXACT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def plan(
         yield from _int8(artifact, facts, options)
     if "float16" in options.precisions:
         yield _float16(artifact)
-    if "float32" in options.precisions:
+    if Precision.EXACT in options.precisions:
         yield from _exact(artifact, facts, options, threads)
 
 
@@ -91,12 +91,15 @@ def _int8(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions) -> It
     few = f"convolutions hold {share:.0%} of the weights, less than {CONVOLUTION_SHARE_MIN:.0%}"
     convolutions = unfit or ("" if share >= CONVOLUTION_SHARE_MIN else few)
     for candidate, reason in (
-        (Candidate(name="int8-dynamic", kind="int8-dynamic", precision="int8"), products),
-        (Candidate(name="int8-blockwise", kind="int8-blockwise", precision="int8"), products or foreign),
-        (Candidate(name="int8-static", kind="int8-static", precision="int8"), products),
-        (Candidate(name="int8-static-conv", kind="int8-static", precision="int8", convolutions=True), convolutions),
+        (Candidate(name="int8-dynamic", kind="int8-dynamic", precision=Precision.INT8), products),
+        (Candidate(name="int8-blockwise", kind="int8-blockwise", precision=Precision.INT8), products or foreign),
+        (Candidate(name="int8-static", kind="int8-static", precision=Precision.INT8), products),
+        (
+            Candidate(name="int8-static-conv", kind="int8-static", precision=Precision.INT8, convolutions=True),
+            convolutions,
+        ),
     ):
-        yield LeftOut(name=candidate.name, precision="int8", reason=reason) if reason else candidate
+        yield LeftOut(name=candidate.name, precision=Precision.INT8, reason=reason) if reason else candidate
 
 
 def _not_quantisable(artifact: OnnxArtifact) -> str:
@@ -116,8 +119,8 @@ def _float16(artifact: OnnxArtifact) -> Candidate | LeftOut:
     if artifact.providers[0] == "CPUExecutionProvider":
         reason = "ONNX Runtime on the CPU computes float16 in float32, with casts around every operator"
     if reason:
-        return LeftOut(name="float16", precision="float16", reason=reason)
-    return Candidate(name="float16", kind="float16", precision="float16")
+        return LeftOut(name="float16", precision=Precision.FLOAT16, reason=reason)
+    return Candidate(name="float16", kind="float16", precision=Precision.FLOAT16)
 
 
 def _exact(
@@ -127,9 +130,9 @@ def _exact(
         yield from with_threads(PLAIN_EXPORT, threads)
     fused = f"{PLAIN}-fused"
     if facts.scales:
-        yield Candidate(name=fused, kind="fused", precision="float32")
+        yield Candidate(name=fused, kind="fused", precision=Precision.EXACT)
     else:
-        yield LeftOut(name=fused, precision="float32", reason="no fixed scale follows a linear layer")
+        yield LeftOut(name=fused, precision=Precision.EXACT, reason="no fixed scale follows a linear layer")
     for opset in TUNE_OPSETS:
         yield from _other_opset(artifact, options, opset)
 
@@ -139,8 +142,8 @@ def _other_opset(artifact: OnnxArtifact, options: TuneOptions, opset: int) -> It
     if opset <= artifact.opset or opset > OPSET_MAX:
         return
     if options.opset is not None:
-        yield LeftOut(name=name, precision="float32", reason=f"the release asks for opset {options.opset}")
+        yield LeftOut(name=name, precision=Precision.EXACT, reason=f"the release asks for opset {options.opset}")
     elif artifact.source == "torchscript" or artifact.exporter == "torchscript":
-        yield LeftOut(name=name, precision="float32", reason="the TorchScript exporter writes no newer one")
+        yield LeftOut(name=name, precision=Precision.EXACT, reason="the TorchScript exporter writes no newer one")
     else:
-        yield Candidate(name=name, kind="opset", precision="float32", opset=opset)
+        yield Candidate(name=name, kind="opset", precision=Precision.EXACT, opset=opset)

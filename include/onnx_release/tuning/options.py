@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+
+from pydantic import Field
 
 from onnx_release.benchmark.setup import BenchmarkOptions, require_precisions
 from onnx_release.errors import Refused
@@ -12,7 +13,6 @@ from onnx_release.records import Precision
 from onnx_release.records.base import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TuneOptions(Record):
     """`judge` says how the release itself will judge: samples, limits, serving batch size, threads.
 
@@ -22,8 +22,8 @@ class TuneOptions(Record):
     part of PyTorch's metric. `allowed_domains` are those of operators besides ONNX's own, as for `check.CheckOptions`.
     """
 
-    judge: BenchmarkOptions = field(default_factory=BenchmarkOptions)
-    precisions: tuple[Precision, ...] = ("float32",)
+    judge: BenchmarkOptions = Field(default_factory=BenchmarkOptions)
+    precisions: tuple[Precision, ...] = (Precision.EXACT,)
     max_s: float = TUNE_MAX_S
     opset: int | None = None
     evaluation: str = ""

@@ -13,7 +13,7 @@ from typing import Literal
 from onnx_release.errors import Refused
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import HEAT_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
-from onnx_release.records import TuneCandidate
+from onnx_release.records import Precision, TuneCandidate
 from onnx_release.runners import Runner
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.tuning.acceptance import AcceptanceTest
@@ -78,7 +78,7 @@ class Search:
     def run(self, planned: Iterable[Candidate | LeftOut]) -> Entry | None:
         """Return the winner, or None where the plain export stays."""
         self.records[PYTORCH] = TuneCandidate(
-            name=PYTORCH, precision="float32", outcome="reference", task_metrics=self.gate.task_metrics
+            name=PYTORCH, precision=Precision.EXACT, outcome="reference", task_metrics=self.gate.task_metrics
         )
         if self.gate.blocked:
             self.notes.append(f"nothing was tried, as PyTorch itself fails: {'; '.join(self.gate.blocked)}")
@@ -129,9 +129,9 @@ class Search:
             with self._opened(candidate, folder) as runner:
                 passage = self.gate.judge(runner, self.options.judge.limits_for(candidate.precision))
         except Refused as refusal:
-            record = replace(record, outcome="failed", reason=f"{refusal.subject}: {refusal.problem}")
+            record = record.replace(outcome="failed", reason=f"{refusal.subject}: {refusal.problem}")
         else:
-            outcome = replace(record, outcome="refused", reason="; ".join(passage.reasons))
+            outcome = record.replace(outcome="refused", reason="; ".join(passage.reasons))
             record = replace(
                 outcome if passage.reasons else record,
                 cosine=passage.cosine,
@@ -139,7 +139,7 @@ class Search:
                 task_metrics=passage.task_metrics,
                 size_bytes=size,
             )
-        self.records[candidate.name] = replace(record, build_s=round(time.perf_counter() - began, 3))
+        self.records[candidate.name] = record.replace(build_s=round(time.perf_counter() - began, 3))
         if record.outcome == "passed":
             self.entries[candidate.name] = Entry(candidate=candidate, folder=folder, size_bytes=size)
         elif candidate.kind != "session" and not candidate.shares:
@@ -261,8 +261,7 @@ class Search:
         return available is None or sum(session_bytes(entry.size_bytes) for entry in entries) <= available
 
     def _time(self, name: str, timing: Timing) -> None:
-        self.records[name] = replace(
-            self.records[name],
+        self.records[name] = self.records[name].replace(
             speedup=timing.speedup.value,
             speedup_low=timing.speedup.low,
             speedup_high=timing.speedup.high,
@@ -272,4 +271,4 @@ class Search:
         )
 
     def _note(self, name: str, **changes: str) -> None:
-        self.records[name] = replace(self.records[name], **changes)  # type: ignore[arg-type]  # outcome and reason
+        self.records[name] = self.records[name].replace(**changes)

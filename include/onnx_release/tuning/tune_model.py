@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
@@ -43,7 +42,7 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
         search = _begun(subject, samples, trained, Path(scratch), options, clock)
         won = search.run(plan(artifact, search.workshop.facts, options, subject.threads))
         report = _report(search, artifact, won)
-        return replace(artifact, tuning=report) if won is None else _shipped(won, subject, out, report)
+        return artifact.replace(tuning=report) if won is None else _shipped(won, subject, out, report)
 
 
 def _require_sound(artifact: OnnxArtifact, options: TuneOptions) -> None:
@@ -82,7 +81,7 @@ def _begun(
 def _report(search: Search, artifact: OnnxArtifact, won: Entry | None) -> TuneReport:
     judge = search.options.judge
     evaluation = search.gate.evaluation
-    reduced = [precision for precision in search.options.precisions if precision != "float32"]
+    reduced = [precision for precision in search.options.precisions if not precision.is_exact]
     return TuneReport(
         sha256=artifact.sha256,
         chosen=won.candidate.name if won else PLAIN,
@@ -120,8 +119,7 @@ def _shipped(won: Entry, subject: BenchmarkSetup, out: Path, report: TuneReport)
         files = describe_folder(target, digests)
         stamps = digests.stamps(target, files)
         opset, ir_version = versions(target)
-    return replace(
-        artifact,
+    return artifact.replace(
         uri="",
         sha256=folder_sha256(files),
         size_bytes=sum(file.size_bytes for file in files),

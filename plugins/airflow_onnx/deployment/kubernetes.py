@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
+
+from pydantic import Field
 
 from onnx_release.errors import Refused
 from onnx_release.records.base import Record
@@ -19,7 +20,6 @@ GPU = "nvidia.com/gpu"
 MEASURING = {"onnx-release/measuring": "true"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Place(Record):
     """Where a kind of task runs; what is not given is Airflow's default.
 
@@ -35,8 +35,8 @@ class Place(Record):
     cpu: int | float | str | None = None
     memory: int | str | None = None
     gpu: int | None = None
-    node_selector: dict[str, str] = field(default_factory=dict)
-    tolerate: dict[str, str] = field(default_factory=dict)
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerate: dict[str, str] = Field(default_factory=dict)
 
 
 def executor_config(place: Place, *, alone: bool) -> dict[str, Any]:

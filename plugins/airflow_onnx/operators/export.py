@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,4 +100,4 @@ class OnnxExportOperator(ReleaseStepOperator):
         for finding in artifact.findings:
             self.log.info("%s %s: %s %s", finding.severity, finding.code, finding.message, finding.fix)
         self.log.info("Exported %s (%d bytes, opset %d).", artifact.sha256, artifact.size_bytes, artifact.opset)
-        return dataclasses.replace(artifact, trained_sha256=trained.sha256)
+        return artifact.replace(trained_sha256=trained.sha256)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from onnx_release.benchmark.setup import BenchmarkOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _ByPrecision(Record):
     limits: dict[str, dict[str, Any]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -64,7 +63,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         version = params.record(ModelVersion, self.version, "register")
         uploaded = params.record(S3Object, self.uploaded, "upload")
         in_all = total([*(self.moved_by or {}).values(), self.moved])
-        report = dataclasses.replace(self.accepted_report(context), moved=dict(in_all))
+        report = self.accepted_report(context).replace(moved=dict(in_all))
         self.log.info("The release moved: %s.", in_all)
         precision = self.gathered["artifact"].precision
         alias, stage = validation.alias_for(self.alias, precision), validation.stage_for(self.stage, precision)
@@ -82,7 +81,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
             released["wall_s"] = f"{(datetime.now(UTC) - began).total_seconds():.1f}"
         run_log.leave(self.hook, context, report, **released)
         self.log.info("models:/%s@%s is now version %d: %s", version.name, alias, version.version, url)
-        return dataclasses.replace(version, alias=alias)
+        return version.replace(alias=alias)
 
     def _require_objects(self, uploaded: S3Object) -> None:
         found = s3.sizes(s3.folder_at(self.s3_conn_id, uploaded.uri))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,7 +32,6 @@ STAND_BACK_S = 10.0
 WAIT_MAX_S = 600.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pace(Record):
     """In which order and how many at once, see `WatchTrainingOperator`."""
 
@@ -48,7 +45,6 @@ class Pace(Record):
             raise Refused("at_once", f"is {self.at_once}", f"Give a number from 1 to {limits.RELEASES_AT_ONCE_MAX}.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog(Record):
     """How far the releases of a range are: ids of training runs. It is kept in Airflow's database between two steps."""
 
@@ -239,9 +235,7 @@ class WatchTrainingOperator(BaseOperator):
             if self._start_old(look, run_id):
                 going_on.append(run_id)
                 started += 1
-        advanced = dataclasses.replace(
-            backlog, pending=tuple(pending), going_on=tuple(going_on), started=backlog.started + started
-        )
+        advanced = backlog.replace(pending=tuple(pending), going_on=tuple(going_on), started=backlog.started + started)
         return advanced, stands_back
 
     def _start_old(self, look: Look, run_id: str) -> bool:

@@ -58,7 +58,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
         *,
         work_uri: str,
         enabled: Any = False,
-        precisions: Any = ("float32",),
+        precisions: Any = ("exact",),
         max_s: Any = limits.TUNE_MAX_S,
         evaluation_uri: str = "",
         metric_loss_max: Any = limits.METRIC_LOSS_MAX,

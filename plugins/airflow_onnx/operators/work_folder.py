@@ -42,9 +42,9 @@ class PrepareWorkFolderOperator(BaseOperator):
 class CleanWorkFolderOperator(BaseOperator):
     """Puts the work away: the folder after a release, the objects that no version names after a failure.
 
-    After a failure the folder stays for `keep_s` of `PrepareWorkFolderOperator`, so that clearing the failed task finds what
-    the tasks before it made. Whether a version names the objects must be known before they go, so an outage of MLflow
-    makes this task retry, and leaves the objects alone.
+    After a failure the folder stays for `keep_s` of `PrepareWorkFolderOperator`, so that clearing the failed
+    task finds what the tasks before it made. The objects stay while MLflow cannot be asked whether a version names
+    them; the task then retries.
 
     :param work_uri: the folder that `PrepareWorkFolderOperator` returned.
     :param trained: the `TrainedModel`, if the sensor got that far.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
@@ -55,7 +54,7 @@ class FolderStaging(Staging):
 
     def keep(self, name: str, artifact: OnnxArtifact, written: Path) -> OnnxArtifact:
         """Say where it is."""
-        return dataclasses.replace(artifact, uri=f"{self.uri}/{name}")
+        return artifact.replace(uri=f"{self.uri}/{name}")
 
     @contextmanager
     def local(self, artifact: OnnxArtifact) -> Iterator[tuple[Path, OnnxArtifact]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +60,7 @@ class StoreStaging(Staging):
         folder = self._folder(f"{self.uri}/{name}/{artifact.sha256}")
         metadata = {"artifact-sha256": artifact.sha256}
         staged = {file.path: s3.put(folder, written, file, metadata) for file in artifact.files}
-        return dataclasses.replace(artifact, uri=folder.uri, staged=staged)
+        return artifact.replace(uri=folder.uri, staged=staged)
 
     @contextmanager
     def local(self, artifact: OnnxArtifact) -> Iterator[tuple[Path, OnnxArtifact]]:
@@ -79,7 +78,7 @@ class StoreStaging(Staging):
         with worker_cache.cached(
             Wanted(name=f"artifact {self.uri}", fill=fill, sha256=artifact.sha256, digests=digests), self.moved
         ) as entry:
-            yield entry.folder, dataclasses.replace(artifact, stamps=entry.stamps)
+            yield entry.folder, artifact.replace(stamps=entry.stamps)
 
     def _require_staged(self, artifact: OnnxArtifact) -> None:
         found = s3.sizes(self.folder)

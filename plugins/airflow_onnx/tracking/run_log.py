@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -220,9 +219,9 @@ def accepted_report(context: Context, model_name: str, training: TrainedModel, j
 
     require_accepted(judged.artifact, judged.check, judged.benchmark)
     # Where it was staged means nothing to a reader of the report.
-    artifact = dataclasses.replace(judged.artifact, uri="", staged={})
+    artifact = judged.artifact.replace(uri="", staged={})
     report = build_report(model_name, training, artifact, judged.check, judged.benchmark)
-    return dataclasses.replace(report, dag_run_url=dag_run_url(context))
+    return report.replace(dag_run_url=dag_run_url(context))
 
 
 def leave_refusal(

@@ -27,7 +27,6 @@ WALL_TAG = f"{TAG}.wall_s"
 ESTIMATED_FROM = 50
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Planned(Record):
     """What would be done with one training run.
 

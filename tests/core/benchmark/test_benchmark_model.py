@@ -60,7 +60,7 @@ class Case:
     artifact: OnnxArtifact
 
     def judge(self, **changes: Any) -> Any:
-        return benchmark_artifact(self.trained, self.folder, self.artifact, dataclasses.replace(OPTIONS, **changes))
+        return benchmark_artifact(self.trained, self.folder, self.artifact, OPTIONS.replace(**changes))
 
 
 def _schema(specs: tuple[TensorSpec, ...]) -> Schema:
@@ -161,14 +161,14 @@ def test_a_faithful_export_passes_and_is_timed(prepared: Case) -> None:
 
 
 def test_the_served_batch_size_is_judged_even_when_not_asked_for(prepared: Case) -> None:
-    budget = dataclasses.replace(ANY_SPEED, batch_size=3)
+    budget = ANY_SPEED.replace(batch_size=3)
     report = prepared.judge(batch_sizes=(1,), budget=budget)
     assert [b.batch_size for b in report.latency.batches] == [1, 3]
     assert 3 in report.parity.batch_sizes
 
 
 def test_a_batch_size_that_the_exporter_has_not_seen_is_added(prepared: Case) -> None:
-    budget = dataclasses.replace(ANY_SPEED, batch_size=2)
+    budget = ANY_SPEED.replace(batch_size=2)
     report = prepared.judge(batch_sizes=(2,), budget=budget)
     assert report.parity.unseen_batch_sizes == (3,)
     assert [b.batch_size for b in report.latency.batches] == [2]
@@ -254,7 +254,7 @@ def test_changed_bytes_are_refused_before_anything_runs(case: Case) -> None:
 
 
 def test_a_record_whose_sha256_is_not_its_files_is_refused(case: Case) -> None:
-    artifact = dataclasses.replace(case.artifact, sha256="0" * 64)
+    artifact = case.artifact.replace(sha256="0" * 64)
     with pytest.raises(Refused, match="its files amount to"):
         dataclasses.replace(case, artifact=artifact).judge()
 
@@ -275,7 +275,7 @@ def test_senseless_options_are_refused(prepared: Case, changes: dict[str, Any], 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_package_for_a_gpu_is_not_judged_on_a_cpu(case: Case) -> None:
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    packaged = dataclasses.replace(case, artifact=dataclasses.replace(case.artifact, providers=providers))
+    packaged = dataclasses.replace(case, artifact=case.artifact.replace(providers=providers))
     with pytest.raises(Refused, match=r"packaged for CUDAExecutionProvider.*worker with a GPU"):
         packaged.judge()
 
@@ -291,7 +291,7 @@ def test_the_smoke_test_names_every_output_that_is_not_as_recorded(case: Case) -
         TensorSpec(name="lost", dtype="float32", shape=("batch", 2)),
     )
     with pytest.raises(Refused) as refusal:
-        smoke_test(case.folder, dataclasses.replace(case.artifact, outputs=outputs))
+        smoke_test(case.folder, case.artifact.replace(outputs=outputs))
     for words in ("'mean' is float32, not float64", "[2, 2], not ['batch', 3]", "'lost' is missing", "'spread' is not"):
         assert words in str(refusal.value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +33,7 @@ def _recorded(exported: Exported, **changes: Any) -> Exported:
     """Describe the folder as it is now: a changed model whose bytes are the recorded ones."""
     files = describe_folder(exported.folder)
     fields = {"files": files, "sha256": folder_sha256(files), "size_bytes": sum(f.size_bytes for f in files)}
-    return Exported(exported.folder, dataclasses.replace(exported.artifact, **fields | changes))
+    return Exported(exported.folder, exported.artifact.replace(**fields | changes))
 
 
 def _edited(exported: Exported, edit: Callable[[onnx.ModelProto], None]) -> Exported:
@@ -75,7 +74,7 @@ def test_a_changed_byte_of_the_weights_is_found(exported: Exported) -> None:
 
 
 def test_a_record_whose_digest_is_not_its_files_is_found(exported: Exported) -> None:
-    other = Exported(exported.folder, dataclasses.replace(exported.artifact, sha256="0" * 64))
+    other = Exported(exported.folder, exported.artifact.replace(sha256="0" * 64))
     assert "another digest" in _errors(_check(other), "bytes")[0]
 
 
@@ -201,7 +200,7 @@ def test_a_size_above_the_limit_is_found_and_at_the_limit_passes(released: Expor
 
 
 def _spec(artifact: OnnxArtifact, **changes: Any) -> dict[str, Any]:
-    return {"outputs": (dataclasses.replace(artifact.outputs[0], **changes), *artifact.outputs[1:])}
+    return {"outputs": (artifact.outputs[0].replace(**changes), *artifact.outputs[1:])}
 
 
 @pytest.mark.parametrize(
@@ -225,13 +224,13 @@ def _spec(artifact: OnnxArtifact, **changes: Any) -> dict[str, Any]:
 def test_an_interface_that_is_not_the_contracts_is_found(
     exported: Exported, change: Callable[[OnnxArtifact], dict[str, Any]], words: set[str]
 ) -> None:
-    changed = Exported(exported.folder, dataclasses.replace(exported.artifact, **change(exported.artifact)))
+    changed = Exported(exported.folder, exported.artifact.replace(**change(exported.artifact)))
     assert set(_errors(_check(changed), "interface")) == words
 
 
 def test_the_order_of_outputs_does_not_matter(exported: Exported) -> None:
     outputs = exported.artifact.outputs[::-1]
-    assert _check(Exported(exported.folder, dataclasses.replace(exported.artifact, outputs=outputs))).passed
+    assert _check(Exported(exported.folder, exported.artifact.replace(outputs=outputs))).passed
 
 
 def test_an_input_that_lost_its_batch_is_found(exported: Exported) -> None:

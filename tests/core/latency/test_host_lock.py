@@ -23,7 +23,7 @@ from onnx_release.errors import Refused, Transient
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import LatencyBudget, MeasurePlan
-from onnx_release.records import OnnxArtifact
+from onnx_release.records import OnnxArtifact, Precision
 from onnx_release.run_step import export_trained
 from onnx_release.tuning.options import TuneOptions
 from onnx_release.tuning.search import Clock
@@ -31,7 +31,7 @@ from onnx_release.tuning.search import Clock
 # Takes the lock as often as told and writes down when it had it; without a number of times it keeps the lock.
 HOLDER = """
 import sys, time
-from onnx_release.host_lock import HostLock, LockOptions
+from onnx_release.latency.host_lock import HostLock, LockOptions
 path, name, log, times = sys.argv[1:]
 for _ in range(int(times) or 1):
     with HostLock(LockOptions(path=path, holder=name)).held():
@@ -153,7 +153,7 @@ def test_another_account_of_the_host_can_take_it(tmp_path: Path) -> None:
     _take(lock)
     code = (
         "import os, sys; sys.path.insert(0, 'include')\n"
-        "from onnx_release.host_lock import HostLock, LockOptions\n"
+        "from onnx_release.latency.host_lock import HostLock, LockOptions\n"
         f"os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         f"with HostLock(LockOptions(path={str(lock)!r})).held(): print('taken')\n"
     )
@@ -259,6 +259,6 @@ def test_only_timing_waits_for_the_lock(lock: Path, trained_pickle: Path, export
         assert run_step.compare_artifact(trained_pickle, *exported, _options(lock, 0.2)).passed
         with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
             run_step.benchmark_artifact(trained_pickle, *exported, _options(lock, 0.2))
-        tuning = TuneOptions(judge=_options(lock, 0.2), precisions=("float32", "int8"))
+        tuning = TuneOptions(judge=_options(lock, 0.2), precisions=(Precision.EXACT, Precision.INT8))
         with pytest.raises(Transient, match=f"process {process.pid}"):
             run_step.tune_artifact(trained_pickle, *exported, lock.parent / "tuned", tuning)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -117,7 +116,7 @@ def test_no_side_sees_what_the_other_wrote_into_the_input() -> None:
 
 def test_a_clear_difference_is_conclusive_on_its_side_of_the_limit() -> None:
     sides, _, _ = _sleepers([0.03], [0.01])
-    plan = dataclasses.replace(QUICK, measure_max_s=20.0)
+    plan = QUICK.replace(measure_max_s=20.0)
     result = measure(sides, SAMPLE, plan, 1.0)
     _consistent(result)
     assert result.conclusive
@@ -227,7 +226,7 @@ def test_disturbed_rounds_are_left_out_of_both_sides(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Stolen, "made", -QUICK.warmup_rounds)
     # A block is two calls, and the first round is the warm-up: odd rounds take long on PyTorch's side.
     sides, _, _ = _sleepers([0.02, 0.02, 0.2, 0.2], [0.02])
-    plan = dataclasses.replace(QUICK, measure_max_s=20.0)
+    plan = QUICK.replace(measure_max_s=20.0)
     result = measure(sides, SAMPLE, plan)
     assert result.rounds >= plan.rounds_min
     assert abs(result.rounds - result.rounds_disturbed) <= 1
@@ -240,7 +239,7 @@ def test_too_few_undisturbed_rounds_leave_all_of_them_and_the_share_says_so(monk
     monkeypatch.setattr("onnx_release.latency.measure.CpuWait", Stolen)
     monkeypatch.setattr(Stolen, "share", lambda _: 0.5)
     sides, _, _ = _sleepers([0.02], [0.02])
-    result = measure(sides, SAMPLE, dataclasses.replace(QUICK, measure_max_s=0.8))
+    result = measure(sides, SAMPLE, QUICK.replace(measure_max_s=0.8))
     assert result.rounds == result.rounds_disturbed
     assert result.cpu_wait_share == 0.5
     assert not result.conclusive

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -181,14 +180,10 @@ def test_the_summary_says_what_was_tried_found_and_where_a_difference_begins() -
     report = _report()
     assert report.artifact is not None
     assert report.benchmark is not None
-    told = dataclasses.replace(
-        report,
-        artifact=dataclasses.replace(report.artifact, attempts=attempts, findings=(finding,)),
-        benchmark=dataclasses.replace(
-            report.benchmark,
-            parity=dataclasses.replace(
-                report.benchmark.parity, divergence=divergence, notes=("'length 9' was left out",)
-            ),
+    told = report.replace(
+        artifact=report.artifact.replace(attempts=attempts, findings=(finding,)),
+        benchmark=report.benchmark.replace(
+            parity=report.benchmark.parity.replace(divergence=divergence, notes=("length 9 was left out",)),
         ),
     )
     text = summary_markdown(told)
@@ -200,7 +195,7 @@ def test_the_summary_says_what_was_tried_found_and_where_a_difference_begins() -
 
 
 def test_what_a_release_moved_is_in_its_metrics_and_its_summary() -> None:
-    artifact = dataclasses.replace(records.artifact(), size_bytes=1_000_000)
+    artifact = records.artifact().replace(size_bytes=1_000_000)
     moved = {
         "mlflow_down_bytes": 2_000_000,
         "staging_up_bytes": 1_000_000,
@@ -209,7 +204,7 @@ def test_what_a_release_moved_is_in_its_metrics_and_its_summary() -> None:
         "cache_misses": 1,
         "cache_hit_bytes": 5_000_000,
     }
-    report = dataclasses.replace(_report(artifact=artifact), moved=moved)
+    report = _report(artifact=artifact).replace(moved=moved)
     found = metrics(report)
     assert (found["onnx_release/moved_bytes"], found["onnx_release/moved_ratio"]) == (3_000_000, 3.0)
     assert found["onnx_release/moved/cache_hits"] == 2

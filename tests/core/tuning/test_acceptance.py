@@ -15,7 +15,7 @@ from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
 from onnx_release.errors import Refused
 from onnx_release.latency.statistics import Interval
 from onnx_release.limits import MODEL_FILE, ParityLimits
-from onnx_release.records import OnnxArtifact, SideLatency, TensorSpec
+from onnx_release.records import OnnxArtifact, Precision, SideLatency, TensorSpec
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.generate import Sample
 from onnx_release.tuning.acceptance import AcceptanceTest
@@ -56,7 +56,10 @@ def test_each_precision_is_held_to_its_own_limits(
 ) -> None:
     gate = gate_of(subject)
     with spoiled(subject, tmp_path, factor) as runner:
-        passed = [not gate.judge(runner, JUDGE.limits_for(precision)).reasons for precision in ("float32", "int8")]
+        passed = [
+            not gate.judge(runner, JUDGE.limits_for(precision)).reasons
+            for precision in (Precision.EXACT, Precision.INT8)
+        ]
     assert passed == [exact, int8]
 
 
@@ -64,7 +67,7 @@ def test_given_limits_replace_a_precisions_own() -> None:
     given = BenchmarkOptions(precision_limits={"int8": {"cosine_min": 0.9, "per_output": {"y": {"sqnr_min_db": 50.0}}}})
     found = given.limits_for("int8")
     assert (found.cosine_min, found.sqnr_min_db, found.per_output) == (0.9, 26.0, {"y": {"sqnr_min_db": 50.0}})
-    assert given.limits_for("float32") == ParityLimits()
+    assert given.limits_for(Precision.EXACT) == ParityLimits()
     with pytest.raises(Refused, match="'int4'"):
         BenchmarkOptions(precision_limits={"int4": {}}).limits_for("int8")
 
@@ -86,7 +89,7 @@ def test_a_candidate_that_is_worse_at_its_task_is_refused(subject: BenchmarkSetu
     assert "MAE of 'y' on the evaluation sample" in passage.reasons[0]
     assert "more than 1.00%" in passage.reasons[0]
     with subject.candidate() as runner:
-        assert gate.judge(runner, JUDGE.limits_for("float32")).reasons == ()
+        assert gate.judge(runner, JUDGE.limits_for(Precision.EXACT)).reasons == ()
 
 
 def test_rows_that_calibrate_do_not_measure(subject: BenchmarkSetup, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def candidates(artifact: OnnxArtifact) -> dict[str, TuneCandidate]:
 def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(wide: Case, tmp_path: Path) -> None:
     trained, folder, artifact = wide
     before = describe_folder(folder)
-    options = TuneOptions(judge=JUDGE, precisions=("int8",), max_s=20.0)
+    options = TuneOptions(judge=JUDGE, precisions=(Precision.INT8,), max_s=20.0)
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     assert describe_folder(folder) == before, "the exported folder is only read"
     assert (tuned.precision, tuned.sha256 != artifact.sha256) == ("int8", True)
@@ -65,7 +64,7 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
     assert tuned.size_bytes < artifact.size_bytes / 3
 
     table = candidates(tuned)
-    assert list(table)[:5] == ["PyTorch", "float32", "int8-dynamic", "int8-blockwise", "int8-static"]
+    assert list(table)[:5] == ["PyTorch", "exact", "int8-dynamic", "int8-blockwise", "int8-static"]
     assert table["int8-blockwise"].outcome == "left out"
     assert "allow that by allowed_domains" in table["int8-blockwise"].reason
     won = table[tuned.variant]
@@ -82,7 +81,7 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
     judged = benchmark_artifact(trained, tmp_path / "tuned", tuned, JUDGE)
     assert judged.parity.passed, judged.parity.failures
     assert judged.parity.limits["cosine_min"] == 0.999
-    as_exact = benchmark_artifact(trained, tmp_path / "tuned", dataclasses.replace(tuned, precision="float32"), JUDGE)
+    as_exact = benchmark_artifact(trained, tmp_path / "tuned", tuned.replace(precision=Precision.EXACT), JUDGE)
     assert not as_exact.parity.passed, "the limits of an exact model do not let it pass"
 
     report = build_report("m", records.TRAINING, tuned, check, judged)
@@ -97,8 +96,8 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
 @pytest.mark.alone
 def test_the_blockwise_form_goes_the_whole_way_where_only_it_is_close_enough(wide: Case, tmp_path: Path) -> None:
     trained, folder, artifact = wide
-    judge = dataclasses.replace(JUDGE, precision_limits={"int8": {"sqnr_min_db": 54.0}})
-    options = TuneOptions(judge=judge, precisions=("int8",), max_s=20.0, allowed_domains=(RUNTIME_DOMAIN,))
+    judge = JUDGE.replace(precision_limits={"int8": {"sqnr_min_db": 54.0}})
+    options = TuneOptions(judge=judge, precisions=(Precision.INT8,), max_s=20.0, allowed_domains=(RUNTIME_DOMAIN,))
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     passed = {one.name for one in candidates(tuned).values() if one.precision == "int8" and one.outcome != "refused"}
     assert passed - {"int8-blockwise", "int8-blockwise-threads1"} == {"int8-static-conv"}, "which is left out"
@@ -113,27 +112,27 @@ def test_the_blockwise_form_goes_the_whole_way_where_only_it_is_close_enough(wid
 
 def test_limits_that_nothing_meets_leave_the_exported_model(small: Case, tmp_path: Path) -> None:
     trained, folder, artifact = small
-    judge = dataclasses.replace(JUDGE, precision_limits={"int8": {"sqnr_min_db": 100.0}})
-    options = TuneOptions(judge=judge, precisions=("int8",), max_s=30.0, allowed_domains=(RUNTIME_DOMAIN,))
+    judge = JUDGE.replace(precision_limits={"int8": {"sqnr_min_db": 100.0}})
+    options = TuneOptions(judge=judge, precisions=(Precision.INT8,), max_s=30.0, allowed_domains=(RUNTIME_DOMAIN,))
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
-    assert dataclasses.replace(tuned, tuning=None) == artifact
+    assert tuned.replace(tuning=None) == artifact
     assert not (tmp_path / "tuned").exists()
     table = candidates(tuned)
     kinds = ("int8-dynamic", "int8-blockwise", "int8-static")
     tried = [name for kind in kinds for name in (kind, f"{kind}-careful")]
     assert [name for name in table if table[name].outcome == "refused"] == tried
     assert "signal to noise ratio" in table["int8-dynamic"].reason
-    assert table["float32"].outcome == "chosen"
+    assert table["exact"].outcome == "chosen"
 
 
 def test_what_there_is_no_time_for_is_left_out_by_name(small: Case, tmp_path: Path) -> None:
     trained, folder, artifact = small
-    options = TuneOptions(judge=JUDGE, precisions=("int8", "float32"), max_s=1e-6)
+    options = TuneOptions(judge=JUDGE, precisions=(Precision.INT8, Precision.EXACT), max_s=1e-6)
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
-    assert dataclasses.replace(tuned, tuning=None) == artifact
+    assert tuned.replace(tuning=None) == artifact
     left = {name: one.reason for name, one in candidates(tuned).items() if one.outcome == "left out"}
-    assert {"int8-dynamic", "int8-static", "float32-fused", "float32-opset23"} <= set(left)
-    assert "raise tune_max_s" in left["float32-opset23"]
+    assert {"int8-dynamic", "int8-static", "exact-fused", "exact-opset23"} <= set(left)
+    assert "raise tune_max_s" in left["exact-opset23"]
 
 
 def test_exact_candidates_are_tried_by_the_releases_own_limits(small: Case, tmp_path: Path) -> None:
@@ -141,9 +140,9 @@ def test_exact_candidates_are_tried_by_the_releases_own_limits(small: Case, tmp_
     options = TuneOptions(judge=JUDGE, max_s=15.0)
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     table = candidates(tuned)
-    assert {"float32-fused", "float32-opset23"} <= set(table)
+    assert {"exact-fused", "exact-opset23"} <= set(table)
     assert not [name for name in table if name.startswith("int8")], "nothing reduced unless it is asked for"
-    assert tuned.precision == "float32"
+    assert tuned.precision == "exact"
     assert all(one.outcome in ("reference", "chosen", "passed", "slower") for one in table.values()), table
     if tuned.variant:
         assert check_artifact(tmp_path / "tuned", tuned, CheckOptions()).passed
@@ -157,8 +156,8 @@ def test_a_pickle_is_tuned_in_a_process_of_its_own(small: Case, tmp_path: Path) 
     _, folder, artifact = small
     trained = tmp_path / "pickle"
     save_as_pickle(trained)
-    judge = dataclasses.replace(JUDGE, allow_pickle=True)
-    options = TuneOptions(judge=judge, precisions=("float16",), max_s=20.0)
+    judge = JUDGE.replace(allow_pickle=True)
+    options = TuneOptions(judge=judge, precisions=(Precision.FLOAT16,), max_s=20.0)
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     assert tuned.sha256 == artifact.sha256
     assert "computes float16 in float32" in candidates(tuned)["float16"].reason
@@ -171,7 +170,7 @@ def save_as_pickle(folder: Path) -> None:
 
 def test_other_bytes_are_refused(small: Case, tmp_path: Path) -> None:
     trained, folder, artifact = small
-    other = dataclasses.replace(artifact, sha256="0" * 64)
+    other = artifact.replace(sha256="0" * 64)
     with pytest.raises(Refused, match="amount to"):
         tune_artifact(trained, folder, other, tmp_path / "tuned", TuneOptions(judge=JUDGE))
 
@@ -182,20 +181,20 @@ def test_other_bytes_are_refused(small: Case, tmp_path: Path) -> None:
         ({"precisions": ()}, "tune_precisions is empty"),
         ({"max_s": float("nan")}, "tune_max_s is nan"),
         ({"metric_loss_max": -1.0}, "metric_loss_max is -1.0"),
-        ({"judge": dataclasses.replace(JUDGE, precision_limits={"int4": {}})}, "'int4'"),
-        ({"precisions": ("int8",), "judge": dataclasses.replace(JUDGE, precision_limits={"int8": {"x": 1.0}})}, "x"),
+        ({"judge": JUDGE.replace(precision_limits={"int4": {}})}, "'int4'"),
+        ({"precisions": (Precision.INT8,), "judge": JUDGE.replace(precision_limits={"int8": {"x": 1.0}})}, "x"),
         ({"evaluation": "/nowhere.npz"}, "cannot be read"),
     ],
 )
 def test_senseless_options_are_refused(small: Case, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     trained, folder, artifact = small
-    options = dataclasses.replace(TuneOptions(judge=JUDGE), **changes)
+    options = TuneOptions(judge=JUDGE).replace(**changes)
     with pytest.raises(Refused, match=words):
         tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
 
 
 FACTS = GraphFacts(products=4, convolution_share=0.5, scales=1, heads=())
-ALL: tuple[Precision, ...] = ("float32", "float16", "int8")
+ALL: tuple[Precision, ...] = (Precision.EXACT, Precision.FLOAT16, Precision.INT8)
 
 
 def planned(threads: int = 8, facts: GraphFacts = FACTS, asked: int | None = None, **changes: Any) -> dict[str, str]:
@@ -212,20 +211,20 @@ def test_the_plan_fits_model_provider_and_request() -> None:
         "int8-blockwise",
         "int8-static",
         "int8-static-conv",
-        "float32-threads4",
-        "float32-threads1",
-        "float32-fused",
-        "float32-opset23",
+        "exact-threads4",
+        "exact-threads1",
+        "exact-fused",
+        "exact-opset23",
     ]
     assert "float32" in on_cpu["float16"]
     on_gpu = planned(providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
     assert on_gpu["float16"] == ""
     assert "CUDAExecutionProvider" in on_gpu["int8-dynamic"]
-    assert "float32-threads1" not in on_gpu
+    assert "exact-threads1" not in on_gpu
     assert "at most" in planned(size_bytes=PROTO_MAX_BYTES + 1)["int8-static"]
-    assert planned(asked=20)["float32-opset23"] == "the release asks for opset 20"
+    assert planned(asked=20)["exact-opset23"] == "the release asks for opset 20"
     bare = planned(facts=GraphFacts(products=0, convolution_share=0.0, scales=0, heads=()), exporter="torchscript")
-    without = ("int8-dynamic", "int8-blockwise", "int8-static", "float32-fused", "float32-opset23")
+    without = ("int8-dynamic", "int8-blockwise", "int8-static", "exact-fused", "exact-opset23")
     assert all(bare[name] for name in without)
 
 

@@ -52,7 +52,7 @@ def test_an_etag_that_the_export_has_taken_is_not_taken_again(
     folder: s3.Folder, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write(local, "f", bytes(range(256)) * (2 * S3_PART_BYTES // 256 + 1))
-    known = dataclasses.replace(file, etag=etag_of(local / "f", S3_PART_BYTES))
+    known = file.replace(etag=etag_of(local / "f", S3_PART_BYTES))
     monkeypatch.setattr(
         "onnx_release.artifact.digests.etag_of", lambda *_: pytest.fail("the file was read for its ETag")
     )
@@ -60,13 +60,13 @@ def test_an_etag_that_the_export_has_taken_is_not_taken_again(
         patch.setattr(s3, "read_digest", lambda *_: pytest.fail("the object was read"))
         assert s3.put(folder, local, known, {}) == StagedFile(etag=known.etag, by_content=True)
     # A wrong one costs a look at the object, and no more.
-    assert not s3.put(folder, local, dataclasses.replace(file, etag=f"{'0' * 32}-3"), {}).by_content
+    assert not s3.put(folder, local, file.replace(etag=f"{'0' * 32}-3"), {}).by_content
 
 
 def test_an_etag_for_other_parts_is_not_used(folder: s3.Folder, local: Path) -> None:
     hook = S3Hook("minio_default", transfer_config_args=s3.IN_PARTS | {"multipart_chunksize": 20 * MIB})
     file = write(local, "f", bytes(42 * MIB))
-    known = dataclasses.replace(file, etag=etag_of(local / "f", S3_PART_BYTES))
+    known = file.replace(etag=etag_of(local / "f", S3_PART_BYTES))
     staged = s3.put(dataclasses.replace(folder, hook=hook), local, known, {})
     assert staged.by_content
     assert staged.etag.endswith("-3")
@@ -79,7 +79,7 @@ def test_where_the_etag_says_nothing_the_object_is_read(
     file = write(local, "f", b"abc")
     s3.put(folder, local, file, {})
     with pytest.raises(Transient, match=f"reads back as {file.sha256}, not {'0' * 64}"):
-        s3.put(folder, local, dataclasses.replace(file, sha256="0" * 64), {})
+        s3.put(folder, local, file.replace(sha256="0" * 64), {})
 
 
 def test_other_bytes_in_the_store_are_noticed(folder: s3.Folder, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:

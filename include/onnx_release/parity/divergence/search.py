@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ def find_divergence(
     if found is None and search.out_of_time:
         found = search.without_node(f"the search was ended after {max_s:g} s and found nothing until then")
     if found is not None and stopped:
-        found = replace(found, note=_joined(found.note, stopped))
+        found = found.replace(note=_joined(found.note, stopped))
     return found
 
 

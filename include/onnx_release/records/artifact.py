@@ -1,0 +1,172 @@
+"""Records of an exported artifact: files, export attempts, findings and tuning."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from onnx_release.records.base import Record
+from onnx_release.records.tensors import TensorSpec
+
+
+class FileDigest(Record):
+    """One file of a folder: its path in it (``/``-separated), the sha256 of its bytes, and their count.
+
+    `etag` is what S3 calls the same bytes when they are put in parts of `limits.S3_PART_BYTES`; empty where nobody
+    has taken it. It says nothing new, so files are the same without it.
+    """
+
+    path: str
+    sha256: str
+    size_bytes: int
+    etag: str = Field(default="")
+
+    def __eq__(self, other: object) -> bool:
+        """Compare without the ETag."""
+        return isinstance(other, FileDigest) and (self.path, self.sha256, self.size_bytes) == (
+            other.path,
+            other.sha256,
+            other.size_bytes,
+        )
+
+    def __hash__(self) -> int:
+        """Hash what `__eq__` compares."""
+        return hash((self.path, self.sha256, self.size_bytes))
+
+
+class Finding(Record):
+    """One thing a check saw. An ``error`` refuses the model; ``warning`` and ``info`` are for the reader.
+
+    `fix` is the line that cures it, where there is one: code for the training script, or a parameter of the release.
+    """
+
+    severity: Literal["error", "warning", "info"]
+    code: str
+    message: str
+    fix: str = ""
+
+
+class ExportAttempt(Record):
+    """One strategy of the export: ``taken``, ``failed`` (it wrote nothing), or ``unfit`` (what it wrote is wrong)."""
+
+    strategy: str
+    outcome: Literal["taken", "failed", "unfit"]
+    reason: str = ""
+    wall_s: float = 0.0
+
+
+class StagedFile(Record):
+    """What an object store said of a staged file once its bytes were verified.
+
+    `by_content`: the store makes its ETags of the bytes, so that a copy of the same ETag holds the same bytes.
+    """
+
+    etag: str
+    by_content: bool
+
+
+class Precision(StrEnum):
+    """Number format that a model computes in. ``exact`` is the model as it was trained, with its own dtypes."""
+
+    EXACT = "exact"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+    @property
+    def is_exact(self) -> bool:
+        """True for the model as it was trained."""
+        return self is Precision.EXACT
+
+
+class TuneCandidate(Record):
+    """One contestant of the tuning, and what became of it.
+
+    `outcome`: ``reference`` (PyTorch), ``chosen``, ``passed`` (fit, and not chosen), ``slower`` (dropped in a heat),
+    ``refused`` (by its gate), ``failed`` (could not be made or run), ``left out`` (never tried); `reason` says why.
+    `speedup` is the plain export's median time over its own, with its bootstrap interval; `cosine` and `sqnr_db` are
+    the worst over all outputs and samples, and `task_metrics` the evaluation sample's, by output. `build_s` is what it
+    took to make and to judge.
+    """
+
+    name: str
+    precision: Precision
+    outcome: Literal["reference", "chosen", "passed", "slower", "refused", "failed", "left out"]
+    reason: str = ""
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    rounds: int = 0
+    cosine: float | None = None
+    sqnr_db: float | None = None
+    task_metrics: dict[str, float] = Field(default_factory=dict)
+    size_bytes: int | None = None
+    build_s: float = 0.0
+    session_options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TuneReport(Record):
+    """Every candidate of one tuning, measured at the serving `batch_size`; `sha256` is the plain export's.
+
+    `precision_limits` are those that reduced precisions were held to, `task_metric` says what the evaluation sample's
+    metric is, by output, and `notes` what limited the search.
+    """
+
+    sha256: str
+    chosen: str
+    candidates: tuple[TuneCandidate, ...]
+    batch_size: int
+    threads: int
+    confidence: float
+    max_s: float
+    wall_s: float
+    precision_limits: dict[str, Any] = Field(default_factory=dict)
+    task_metric: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class OnnxArtifact(Record):
+    """An exported model folder: ``model.onnx``, its external data, and what MLflow needs to load them.
+
+    `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it
+    is staged and is empty for a folder that only the current process knows; in an object store, `staged` has each
+    file's ETag, by path. `stamps` tell, by path, that a file was not written to since its digest was taken, on the
+    machine that took it (see `artifact.Digests`). `trained_sha256` is the content of the trained model.
+
+    `source` is how the trained model was stored (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``), `exporter`
+    the strategy that made the file and `attempts` every one that was tried, in order; `findings` are the export
+    doctor's. `device` is where it was exported. `providers` are the execution providers that its package asks for, and
+    that it is therefore tested with.
+
+    `variant` names the tuning's candidate that these bytes are, and is empty for the plain export; `session_options`
+    are those that its package asks for, under the names of MLflow's ``onnx_session_options``. `tuning` is what the
+    tuning found, where there was one, whichever candidate it chose.
+    """
+
+    uri: str = ""
+    staged: dict[str, StagedFile] = Field(default_factory=dict)
+    trained_sha256: str = ""
+    sha256: str
+    size_bytes: int
+    files: tuple[FileDigest, ...]
+    stamps: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    opset: int
+    ir_version: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    exporter: str
+    source: str
+    device: str
+    providers: tuple[str, ...]
+    export_batch_size: int
+    export_wall_s: float
+    tool_versions: dict[str, str]
+    attempts: tuple[ExportAttempt, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    precision: Precision = Precision.EXACT
+    variant: str = ""
+    session_options: dict[str, Any] = Field(default_factory=dict)
+    tuning: TuneReport | None = None
