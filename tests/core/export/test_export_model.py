@@ -103,7 +103,8 @@ def test_two_processes_in_two_folders_write_the_same_bytes(
     trained_pickle: Path, released: Exported, trained_pt2: Path, tmp_path: Path
 ) -> None:
     script = (
-        "import sys; from pathlib import Path; from onnx_release.export.export_model import ExportStepOptions, export_trained\n"
+        "import sys; from pathlib import Path\n"
+        "from onnx_release.export.export_model import ExportStepOptions, export_trained\n"
         "options = ExportStepOptions(device='cpu', allow_pickle=True)\n"
         "for name, trained in zip(('pt2', 'pickle'), sys.argv[2:]):\n"
         "    print(export_trained(Path(trained), Path(sys.argv[1], name), options).sha256)\n"
