@@ -1,27 +1,53 @@
-"""The one place that decides what a failure means to Airflow: fail for good, or try again."""
+"""Refusals of the edge, and the translation of the core's errors into Airflow's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from onnx_release.errors import Refused
 
-from onnx_release.errors import Refused, Transient
+
+class TrackingRefused(Refused):
+    """A training run, tag or registry entry in MLflow that cannot be used."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class StorageRefused(Refused):
+    """An object, bucket or staging folder that cannot be used."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class WatchRefused(Refused):
+    """A search for training runs that cannot be made, or a release that cannot be started."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+class DeploymentRefused(Refused):
+    """A setting of the deployment that cannot be used."""
+
+    codes: ClassVar[Mapping[str, str]] = {}
+
+
+STAGES: tuple[type[Refused], ...] = (TrackingRefused, StorageRefused, WatchRefused, DeploymentRefused)
 
 
 @contextmanager
 def airflow_outcome(on_refused: Callable[[Refused], None] | None = None) -> Iterator[None]:
-    """Turn the core's two errors into Airflow's.
+    """Turn `Refused` into `AirflowFailException`, which Airflow never retries. Other errors pass: Airflow retries them.
 
-    `Refused` becomes `AirflowFailException`, which no `retries` setting repeats, after `on_refused` has put the
-    evidence where the training run's owner looks. `Transient` becomes a plain exception that Airflow retries.
+    :param on_refused: called with the refusal first, to record it on the training run.
     """
+    # Imported here: the doctor's command line raises the refusals above without Airflow.
+    from airflow.sdk.exceptions import AirflowFailException
+
     try:
         yield
     except Refused as error:
         if on_refused is not None:
             on_refused(error)
         raise AirflowFailException(str(error)) from error
-    except Transient as error:
-        raise AirflowException(str(error)) from error
