@@ -23,7 +23,8 @@ from onnx_release.limits import MeasurePlan
 from onnx_release.records import BatchLatency
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner, TorchModel
-from onnx_release.samples.generate import Sample, make_samples
+from onnx_release.samples.generate import make_samples
+from onnx_release.samples.sample import Sample
 
 # A side that is held against itself must come out at 1: a wide interval would say so of anything.
 _OWN_WIDTH_MAX = 0.2

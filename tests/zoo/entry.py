@@ -12,7 +12,8 @@ from torch import nn
 
 from onnx_release.limits import ParityLimits
 from onnx_release.records import TensorSpec
-from onnx_release.samples.generate import Arrays, seeded_arrays
+from onnx_release.samples.generate import seeded_arrays
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 
 Store = Literal["pt2", "pickle", "mlflow 2", "script", "trace", "state dict", "safetensors", "lightning"]

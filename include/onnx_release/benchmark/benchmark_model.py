@@ -21,7 +21,7 @@ from onnx_release.parity.divergence.search import find_divergence
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
 from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
 from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
-from onnx_release.samples.generate import Sample
+from onnx_release.samples.sample import Sample
 from onnx_release.trained.mapped_weights import pages_dropped_after
 
 _log = logging.getLogger(__name__)

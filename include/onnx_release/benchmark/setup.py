@@ -29,7 +29,8 @@ from onnx_release.runners import onnxruntime, pytorch
 from onnx_release.runners.onnxruntime import CUDA_PROVIDERS, OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.samples.edge_cases import probing_samples, read_npz
-from onnx_release.samples.generate import Sample, make_samples
+from onnx_release.samples.generate import make_samples
+from onnx_release.samples.sample import Sample
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import LoadedModel, load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained

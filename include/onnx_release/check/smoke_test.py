@@ -14,7 +14,9 @@ from onnx_release.limits import MODEL_FILE
 from onnx_release.parity.compare_model import not_finite, run
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
-from onnx_release.samples.generate import Arrays, Sample, make_samples
+from onnx_release.samples.generate import make_samples
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.mlflow_model import read_example
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.export import diagnostics
 from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
 from onnx_release.export.strategies import ModelContract
@@ -19,10 +20,11 @@ from onnx_release.records import FileDigest, Finding, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.runners.pytorch import PyTorchOptions
-from onnx_release.samples.generate import Arrays, batch_names, make_samples, seeded_arrays, varying_sizes
+from onnx_release.samples.generate import batch_names, make_samples, seeded_arrays, varying_sizes
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import LoadedModel, load_trained
-from onnx_release.trained.mlflow_model import PackageSpec, TrainedPackage, read_trained, write_package
+from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
 

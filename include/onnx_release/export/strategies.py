@@ -21,7 +21,7 @@ from onnx_release import limits
 from onnx_release.errors import Refused
 from onnx_release.export import torch_patches
 from onnx_release.records import TensorSpec
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.call_model import FlatModule, arguments_for, name_outputs
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.load import LoadedModel

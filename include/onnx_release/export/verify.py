@@ -23,7 +23,9 @@ from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.samples.edge_cases import probing_samples
-from onnx_release.samples.generate import Arrays, Sample, batch_names, make_samples
+from onnx_release.samples.generate import batch_names, make_samples
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import dropping_pages
 

@@ -14,7 +14,8 @@ from onnx_release.latency.statistics import Interval, RatioOfMedians, Times, rat
 from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MEASURE_BLOCK_S, PROCESS_SPREAD, MeasurePlan
 from onnx_release.records import BatchLatency, SideLatency
 from onnx_release.runners import Runner
-from onnx_release.samples.generate import Arrays, Sample
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 
 # Looks at the interval before the time is up: each is another chance to stop on a lucky one, so each asks for more.
 _LOOKS_MAX = 5

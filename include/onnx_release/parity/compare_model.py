@@ -13,7 +13,8 @@ from onnx_release.parity.compare_outputs import compare_outputs, evaluate_parity
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport
 from onnx_release.runners import Runner
 from onnx_release.samples.edge_cases import varying_dimensions
-from onnx_release.samples.generate import Arrays, Sample
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from onnx_release.errors import Refused
 from onnx_release.limits import DTYPE_LIMITS, ParityLimits
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport, TensorSpec
-from onnx_release.samples.generate import Arrays, Sample
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 
 Array = npt.NDArray[Any]
 

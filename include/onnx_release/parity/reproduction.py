@@ -18,7 +18,8 @@ from onnx_release.artifact.digests import fresh_folder
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, REPRODUCTION_MODEL_MAX_BYTES, ParityLimits
 from onnx_release.parity.compare_outputs import OutputLimits, limits_of, scales_of
 from onnx_release.records import Divergence
-from onnx_release.samples.generate import Arrays, Sample
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 
 # The script and the README hold these names too.
 INPUTS, PYTORCH, ONNXRUNTIME = "inputs.npz", "pytorch_outputs.npz", "onnxruntime_outputs.npz"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, Self
 
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 
 
 class Runner(Protocol):

@@ -10,7 +10,7 @@ from typing import Any, Self
 import onnxruntime
 
 from onnx_release.errors import Refused
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 
 CPU_PROVIDERS = ("CPUExecutionProvider",)
 CUDA_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")

@@ -19,7 +19,7 @@ import numpy as np
 from onnx_release.errors import Refused
 from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 
 
 class OnnxRuntimeProcess:

@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from onnx_release.errors import Refused
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.call_model import name_outputs, runnable
 
 TorchModel = torch.nn.Module | torch.export.ExportedProgram

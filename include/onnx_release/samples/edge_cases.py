@@ -13,15 +13,9 @@ import numpy.typing as npt
 from onnx_release.errors import Refused
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, UNSEEN_BATCH_SIZE
 from onnx_release.records import TensorSpec
-from onnx_release.samples.generate import (
-    Arrays,
-    Sample,
-    batch_names,
-    bounds_of,
-    checked_example,
-    seeded_arrays,
-    varying_sizes,
-)
+from onnx_release.samples.generate import batch_names, bounds_of, checked_example, seeded_arrays, varying_sizes
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 
 _FORM = "Save it with numpy.savez(path, **{input name: array, …}), every array with the same batch."

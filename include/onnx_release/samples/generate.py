@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,11 @@ import numpy.typing as npt
 from onnx_release.errors import Refused
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 
-Arrays = dict[str, npt.NDArray[Any]]
-"""Tensors by name."""
-
 _RELOG = "Log the model again with a signature and an input example that agree (see mlflow.models.infer_signature)."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One set of inputs; `name` says where its values come from and is the same at every batch size.
-
-    A `probing` sample asks for more than the training run showed (extreme values, another size of the dimension
-    `varied`): one that PyTorch itself cannot run, or answers with NaN, is left out and said to be.
-    """
-
-    name: str
-    inputs: Arrays
-    batch_size: int
-    probing: bool = False
-    varied: str = ""
 
 
 def batch_axis(spec: TensorSpec) -> int | None:

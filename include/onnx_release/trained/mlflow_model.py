@@ -5,8 +5,6 @@ Only the format is MLflow's business here; no server is asked, and no model is l
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,18 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 import yaml
-from mlflow.models import Model, ModelSignature
+from mlflow.models import Model
 from mlflow.types import Schema
 from mlflow.types import TensorSpec as MlflowTensorSpec
 
 from onnx_release.errors import Refused
-from onnx_release.limits import MODEL_FILE, MODEL_SUFFIXES
+from onnx_release.limits import MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.scan_torchscript import is_script_archive
-
-INPUT_EXAMPLE_FILE = "input_example.json"
 
 _SIGN = (
     "Log the model again with mlflow.pytorch.log_model(..., signature=ModelSignature(inputs=Schema([TensorSpec("
@@ -59,22 +55,6 @@ class TrainedPackage:
     inputs_from: Literal["signature", "input_spec", "example"] = "signature"
     unnamed: tuple[Literal["input", "output"], ...] = ()
     ranges: dict[str, InputSpec] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageSpec:
-    """What to write beside ``model.onnx``.
-
-    `providers` are ONNX Runtime's, in the order that was tested; `tool_versions` by name of distribution;
-    `session_options` as `OnnxRuntimeOptions` takes them, for whoever loads the model by ``mlflow.pyfunc``.
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    example: Arrays
-    tool_versions: dict[str, str]
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    session_options: dict[str, Any] = field(default_factory=dict)
 
 
 def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedPackage:
@@ -188,82 +168,6 @@ def read_example(folder: Path) -> Arrays:
     if example is None:
         raise Refused(f"model folder {folder}", "has no input example", "Rerun the export, which writes one.")
     return example
-
-
-def write_package(folder: Path, spec: PackageSpec) -> None:
-    """Make of the folder that holds ``model.onnx`` a model that ``mlflow.pyfunc`` loads.
-
-    Writes what ``mlflow.onnx.save_model`` would, less what differs from one run to the next (times, random ids), and
-    leaves the ONNX files as they are: the same model gives the same bytes.
-    """
-    requirements = _requirements(spec.tool_versions)
-    (folder / INPUT_EXAMPLE_FILE).write_text(
-        json.dumps({name: array.tolist() for name, array in sorted(spec.example.items())}) + "\n"
-    )
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements))
-    python = platform.python_version()
-    _write_yaml(folder / "conda.yaml", _conda(python, requirements))
-    _write_yaml(
-        folder / "python_env.yaml",
-        {
-            "python": python,
-            "build_dependencies": ["pip", "setuptools", "wheel"],
-            "dependencies": ["-r requirements.txt"],
-        },
-    )
-    _write_yaml(folder / "MLmodel", _mlmodel(spec, python))
-
-
-def _mlmodel(spec: PackageSpec, python: str) -> dict[str, Any]:
-    schemas = [
-        Schema([MlflowTensorSpec(np.dtype(t.dtype), _mlflow_shape(t), t.name) for t in tensors])
-        for tensors in (spec.inputs, spec.outputs)
-    ]
-    return {
-        "flavors": {
-            "onnx": {
-                "code": None,
-                "data": MODEL_FILE,
-                "onnx_session_options": spec.session_options or None,
-                "onnx_version": spec.tool_versions["onnx"],
-                "providers": list(spec.providers),
-            },
-            "python_function": {
-                "data": MODEL_FILE,
-                "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
-                "loader_module": "mlflow.onnx",
-                "python_version": python,
-            },
-        },
-        "mlflow_version": spec.tool_versions["mlflow"],
-        "saved_input_example_info": {
-            "artifact_path": INPUT_EXAMPLE_FILE,
-            "type": "ndarray",
-        },
-        "signature": ModelSignature(inputs=schemas[0], outputs=schemas[1]).to_dict(),
-    }
-
-
-def _mlflow_shape(spec: TensorSpec) -> tuple[int, ...]:
-    return tuple(-1 if isinstance(size, str) else size for size in spec.shape)
-
-
-def _requirements(versions: Mapping[str, str]) -> list[str]:
-    """Pin what serving the model takes; a local part ("+cpu") names a build that no public index has."""
-    wanted = ("mlflow", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu")
-    return [f"{name}=={versions[name].split('+')[0]}" for name in wanted if name in versions]
-
-
-def _conda(python: str, requirements: Sequence[str]) -> dict[str, Any]:
-    return {
-        "name": "mlflow-env",
-        "channels": ["conda-forge"],
-        "dependencies": [f"python={python}", "pip", {"pip": list(requirements)}],
-    }
-
-
-def _write_yaml(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(dict(data), default_flow_style=False, sort_keys=True))
 
 
 def _read_mlmodel(folder: Path) -> Model:

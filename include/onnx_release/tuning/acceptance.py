@@ -10,7 +10,8 @@ from onnx_release.parity.compare_model import Comparison
 from onnx_release.records import OnnxArtifact, ParityReport
 from onnx_release.report.release_report import worst_per_output
 from onnx_release.runners import Runner
-from onnx_release.samples.generate import Arrays, Sample
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 from onnx_release.tuning.task_metrics import Evaluation
 
 

@@ -13,7 +13,9 @@ from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.export import export_model
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.limits import CALIBRATION_SAMPLE_ROWS
-from onnx_release.samples.generate import Arrays, Sample, batch_axis
+from onnx_release.samples.generate import batch_axis
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 from onnx_release.tuning import quantization
 from onnx_release.tuning.candidates import Candidate, Kind
 from onnx_release.tuning.graph_rewrites import GraphFacts, fold_scales

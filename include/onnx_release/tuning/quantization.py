@@ -20,7 +20,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 from onnx_release.tuning.graph_rewrites import rewrite
 
 _PRODUCTS = ["MatMul", "Gemm"]

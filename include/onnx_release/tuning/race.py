@@ -14,7 +14,7 @@ from onnx_release.latency.statistics import Interval, ratio_of_medians
 from onnx_release.limits import HEAT_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency
 from onnx_release.runners import Runner
-from onnx_release.samples.generate import Sample
+from onnx_release.samples.sample import Sample
 
 # How often a contest looks whether it is decided; each look is another chance to be taken in by luck.
 _LOOKS = 4

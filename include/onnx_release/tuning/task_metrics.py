@@ -16,7 +16,8 @@ from onnx_release.limits import CALIBRATION_ROWS_MAX, EVALUATION_BATCH_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.runners import Runner
 from onnx_release.samples.edge_cases import read_arrays
-from onnx_release.samples.generate import Arrays, batch_axis, checked_example
+from onnx_release.samples.generate import batch_axis, checked_example
+from onnx_release.trained.arrays import Arrays
 
 Array = npt.NDArray[Any]
 

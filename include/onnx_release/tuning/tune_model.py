@@ -7,14 +7,15 @@ import tempfile
 from pathlib import Path
 
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.latency.evaluate import require_sane
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.records import OnnxArtifact, TuneReport
-from onnx_release.samples.generate import Sample
-from onnx_release.trained.mlflow_model import PackageSpec, read_example, write_package
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.mlflow_model import read_example
 from onnx_release.tuning.acceptance import AcceptanceTest
 from onnx_release.tuning.build import CandidateBuilder, calibration_samples
 from onnx_release.tuning.candidates import PLAIN, plan

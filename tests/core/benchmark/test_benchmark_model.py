@@ -19,12 +19,12 @@ from mlflow.types import TensorSpec as MlflowTensorSpec
 from onnx import numpy_helper
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256
+from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.benchmark_model import BenchmarkOptions, benchmark_artifact
 from onnx_release.check.smoke_test import smoke_test
 from onnx_release.errors import Refused
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, LatencyBudget, MeasurePlan, ParityLimits
 from onnx_release.records import OnnxArtifact, TensorSpec
-from onnx_release.trained.mlflow_model import PackageSpec, write_package
 from tests.core import records
 
 INPUTS = (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)

@@ -17,7 +17,8 @@ from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, Measure
 from onnx_release.records import BatchLatency
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
-from onnx_release.samples.generate import Arrays, Sample
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 
 SAMPLE = Sample(name="example", inputs={"x": np.ones((4, 2), np.float32)}, batch_size=4)
 QUICK = MeasurePlan(

@@ -10,7 +10,7 @@ from onnx_release.errors import Refused
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_outputs import compare_outputs, evaluate_parity, limits_of, require_limits, scales_of
 from onnx_release.records import OutputParity, TensorSpec
-from onnx_release.samples.generate import Sample
+from onnx_release.samples.sample import Sample
 from tests.core import records
 
 SAMPLE = Sample(name="example", inputs={}, batch_size=2)

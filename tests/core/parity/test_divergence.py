@@ -19,7 +19,7 @@ from onnx_release.export.strategies import ModelContract
 from onnx_release.parity.divergence import search
 from onnx_release.parity.divergence.search import find_divergence
 from onnx_release.records import Divergence, TensorSpec
-from onnx_release.samples.generate import Sample
+from onnx_release.samples.sample import Sample
 from tests.core.models import TwoHeads
 
 

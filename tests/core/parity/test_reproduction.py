@@ -17,7 +17,8 @@ from onnx_release.parity import reproduction
 from onnx_release.parity.compare_outputs import compare_outputs
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
 from onnx_release.records import Divergence
-from onnx_release.samples.generate import Arrays, Sample
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 
 HOSTILE_INPUT, HOSTILE_OUTPUT = "../../x'\"; raise SystemExit(0)\n{sample}", "/etc/`y`\n# {where} <b>"
 FOUND = Divergence(

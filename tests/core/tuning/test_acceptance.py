@@ -17,7 +17,7 @@ from onnx_release.latency.statistics import Interval
 from onnx_release.limits import MODEL_FILE, ParityLimits
 from onnx_release.records import OnnxArtifact, Precision, SideLatency, TensorSpec
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
-from onnx_release.samples.generate import Sample
+from onnx_release.samples.sample import Sample
 from onnx_release.tuning.acceptance import AcceptanceTest
 from onnx_release.tuning.candidates import PLAIN
 from onnx_release.tuning.race import Race, Timing, outrun, winner

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from onnx_release.artifact.digests import describe_folder
+from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.benchmark_model import benchmark_artifact
 from onnx_release.check.smoke_test import smoke_test
 from onnx_release.check.static_checks import CheckOptions, check_artifact
@@ -20,7 +21,6 @@ from onnx_release.records import OnnxArtifact, Precision, TuneCandidate
 from onnx_release.report.release_report import build_report, metrics, summary_markdown
 from onnx_release.run_step import tune_artifact
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
-from onnx_release.trained.mlflow_model import PackageSpec, write_package
 from onnx_release.tuning.candidates import Candidate, LeftOut, plan
 from onnx_release.tuning.graph_rewrites import GraphFacts
 from onnx_release.tuning.memory import available_bytes

@@ -8,7 +8,7 @@ import onnxruntime
 
 from onnx_release.errors import Refused
 from onnx_release.latency.host import usable_cpus
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 
 _SILENT = 4
 _ACTION = "Look at the node that the message names."

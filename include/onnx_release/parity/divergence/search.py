@@ -22,7 +22,8 @@ from onnx_release.parity.divergence.pytorch_values import Module, ProgramReferen
 from onnx_release.parity.divergence.subgraph import ExportedGraph, Node
 from onnx_release.parity.divergence.weight_diff import altered_weights
 from onnx_release.records import Divergence
-from onnx_release.samples.generate import Arrays, Sample
+from onnx_release.samples.sample import Sample
+from onnx_release.trained.arrays import Arrays
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

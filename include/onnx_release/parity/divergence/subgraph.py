@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_release.samples.generate import Arrays
+from onnx_release.trained.arrays import Arrays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,27 @@
+"""One set of model inputs for a comparison or a measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_release.trained.arrays import Arrays
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Inputs of one model call.
+
+    Attributes:
+        name: The source of the values, the same at every batch size: ``example``, ``seed 0``, ``zeros``, …
+        inputs: One array per input, in the input's dtype.
+        batch_size: The size of the batch dimension of every input that has one.
+        probing: True for invented inputs beyond the training run's example, such as extreme values. A probing sample
+            is skipped, with a note, when PyTorch fails on it or returns NaN.
+        varied: The dimension whose size differs from the example's, else an empty string.
+    """
+
+    name: str
+    inputs: Arrays
+    batch_size: int
+    probing: bool = False
+    varied: str = ""
