@@ -6,7 +6,6 @@ program, `FOLDER` takes the artifact and its record.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -59,10 +58,10 @@ def _export(case: Case) -> None:
     with marked.work():
         artifact = export_trained(case.trained, case.onnx, ExportStepOptions(device="cpu", **case.source))
     (case.folder / RECORD).write_text(json.dumps(artifact.to_dict()))
-    attempts = [dataclasses.asdict(attempt) for attempt in artifact.attempts]
+    attempts = [attempt.to_dict() for attempt in artifact.attempts]
     marked.report(
         artifact_bytes=artifact.size_bytes,
-        exporter=artifact.exporter,
+        strategy=artifact.strategy,
         attempts=attempts,
         without_load_and_package_s=artifact.export_wall_s,
     )

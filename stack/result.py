@@ -42,7 +42,7 @@ def _facts(outcome: Outcome) -> Table:
         "sha256": artifact["sha256"],
         "size": f"{artifact['size_bytes'] / 1e6:.2f} MB in {len(artifact['files'])} files",
         "opset": f"{artifact['opset']} (IR {artifact['ir_version']})",
-        "exporter": f"{artifact['exporter']} on {artifact['device']}, {artifact['export_wall_s']:.1f} s",
+        "strategy": f"{artifact['strategy']} on {artifact['device']}, {artifact['export_wall_s']:.1f} s",
         "object": outcome.uploaded["uri"],
         "model": version["name"],
         "version": str(version["version"]),

@@ -60,7 +60,7 @@ def test_a_pickle_is_exported_and_compared_where_no_secret_is(tmp_path: Path, mo
     assert not [name for name in names.split() if name.startswith(("AIRFLOW", "AWS", "MLFLOW"))]
     assert home != os.environ["HOME"]
     assert not Path(home).exists(), "it was the child's, and is gone with it"
-    assert artifact.source == "pickle"
+    assert artifact.trained_format == "pickle"
     options = BenchmarkOptions(batch_sizes=(1, 4), allow_pickle=True)
     assert compare_artifact(trained, tmp_path / "out", artifact, options).passed
 

@@ -54,7 +54,7 @@ def outcome() -> Outcome:
     files = (FileDigest(path="model.onnx", sha256=SHA, size_bytes=3_210_000),)
     artifact = OnnxArtifact(
         sha256=SHA, size_bytes=3_210_000, files=files, opset=20, ir_version=10, inputs=(), outputs=(),
-        exporter="dynamo", source="pt2", device="cpu", providers=("CPUExecutionProvider",),
+        strategy="dynamo", trained_format="pt2", device="cpu", providers=("CPUExecutionProvider",),
         export_batch_size=2, export_wall_s=3.2, tool_versions={},
     )  # fmt: skip
     compared = (parity("positions", 1e-8, 0.9999), parity("positions", 9e-8, 1.0), parity("uncertainties", None, 1.0))

@@ -55,7 +55,7 @@ def release(entry: Entry, folder: Path) -> Outcome:
     except Refused as refused:
         return Outcome(refusal=str(refused), wall_s=time.perf_counter() - began)
     wall_s = time.perf_counter() - began
-    return Outcome(rung=artifact.exporter, refusal=refusal, source=artifact.source, mae=mae, wall_s=wall_s)
+    return Outcome(rung=artifact.strategy, refusal=refusal, source=artifact.trained_format, mae=mae, wall_s=wall_s)
 
 
 def _options(entry: Entry) -> ExportStepOptions:

@@ -102,7 +102,7 @@ def _explained(subject: BenchmarkSetup, parity: ParityReport, case: FailedCase |
 
 def _blame(subject: BenchmarkSetup, case: FailedCase) -> tuple[Divergence | None, str]:
     """Return where the difference begins, or why that cannot be said: it is no part of the verdict."""
-    strategy = subject.artifact.exporter
+    strategy = subject.artifact.strategy
     if not subject.artifact.precision.is_exact:
         return None, f"{subject.artifact.precision} differs from the first node on; these are its limits, not a fault"
     try:

@@ -136,10 +136,10 @@ class OnnxArtifact(Record):
     file's ETag, by path. `stamps` tell, by path, that a file was not written to since its digest was taken, on the
     machine that took it (see `artifact.Digests`). `trained_sha256` is the content of the trained model.
 
-    `source` is how the trained model was stored (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``), `exporter`
-    the strategy that made the file and `attempts` every one that was tried, in order; `findings` are the export
-    doctor's. `device` is where it was exported. `providers` are the execution providers that its package asks for, and
-    that it is therefore tested with.
+    `trained_format` is the trained model's storage format (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``),
+    `strategy` the export strategy that made the file and `attempts` every one that was tried, in order; `findings` are
+    the export doctor's. `device` is where it was exported. `providers` are the execution providers that its package
+    asks for, and that it is therefore tested with.
 
     `variant` names the tuning's candidate that these bytes are, and is empty for the plain export; `session_options`
     are those that its package asks for, under the names of MLflow's ``onnx_session_options``. `tuning` is what the
@@ -157,8 +157,8 @@ class OnnxArtifact(Record):
     ir_version: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    exporter: str
-    source: str
+    strategy: str
+    trained_format: Literal["pt2", "pickle", "torchscript", "state_dict"]
     device: str
     providers: tuple[str, ...]
     export_batch_size: int

@@ -235,7 +235,7 @@ def _training_line(training: TrainedModel) -> str:
 def _artifact_text(artifact: OnnxArtifact) -> str:
     lines = [
         f"Opset {artifact.opset}, IR version {artifact.ir_version}, {artifact.size_bytes / 1e6:.1f} MB, "
-        f"from {artifact.source} by the strategy {artifact.exporter}, {_precision(artifact)}, "
+        f"from {artifact.trained_format} by the strategy {artifact.strategy}, {_precision(artifact)}, "
         f"sha256 `{artifact.sha256}`."
     ]
     failed = [attempt for attempt in artifact.attempts if attempt.outcome != "taken"]

@@ -143,7 +143,7 @@ def _other_opset(artifact: OnnxArtifact, options: TuneOptions, opset: int) -> It
         return
     if options.opset is not None:
         yield LeftOut(name=name, precision=Precision.EXACT, reason=f"the release asks for opset {options.opset}")
-    elif artifact.source == "torchscript" or artifact.exporter == "torchscript":
+    elif artifact.trained_format == "torchscript" or artifact.strategy == "torchscript":
         yield LeftOut(name=name, precision=Precision.EXACT, reason="the TorchScript exporter writes no newer one")
     else:
         yield Candidate(name=name, kind="opset", precision=Precision.EXACT, opset=opset)

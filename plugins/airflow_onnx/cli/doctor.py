@@ -58,7 +58,7 @@ def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
         options = _options(asked)
         trained = _fetched(asked.model, scratch / "trained")
         artifact = export_trained(trained, scratch / "onnx", options)
-        message = f"by {artifact.exporter}, opset {artifact.opset}, {artifact.size_bytes / 1e6:.1f} MB"
+        message = f"by {artifact.strategy}, opset {artifact.opset}, {artifact.size_bytes / 1e6:.1f} MB"
         yield Finding(severity="info", code="exported", message=message)
         yield from artifact.findings
         yield from _tested(trained, scratch / "onnx", artifact, options)

@@ -94,7 +94,7 @@ def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Obje
     tags = {
         "opset": artifact.opset,
         "ir_version": artifact.ir_version,
-        "exporter": artifact.exporter,
+        "strategy": artifact.strategy,
         "precision": artifact.precision,
         "size_bytes": artifact.size_bytes,
         "s3_uri": uploaded.uri,

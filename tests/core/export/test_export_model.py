@@ -64,7 +64,7 @@ def test_both_kinds_of_model_give_the_numbers_of_eval_mode_at_any_batch(
             np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)
     assert artifact.inputs == (TensorSpec(name="image", dtype="float32", shape=("batch", 3, 8, 8)),)
     assert [spec.shape for spec in artifact.outputs] == [("batch", 2)] * 2
-    assert artifact.source == source.removeprefix("trained_")
+    assert artifact.trained_format == source.removeprefix("trained_")
 
 
 def test_the_record_says_what_was_written(released: Exported) -> None:
@@ -74,7 +74,7 @@ def test_the_record_says_what_was_written(released: Exported) -> None:
     assert artifact.files == describe_folder(released.folder)
     assert artifact.sha256 == folder_sha256(artifact.files)
     assert artifact.size_bytes == sum(path.stat().st_size for path in released.folder.iterdir())
-    assert (artifact.uri, artifact.device, artifact.exporter) == ("", "cpu", "dynamo")
+    assert (artifact.uri, artifact.device, artifact.strategy) == ("", "cpu", "dynamo")
     assert {"torch", "onnx", "onnxscript", "onnx_ir", "mlflow"} <= set(artifact.tool_versions)
     assert OnnxArtifact.from_dict(artifact.to_dict()) == artifact
     # A pt2 model was traced when it was logged, with the example of 4 that it was logged with.

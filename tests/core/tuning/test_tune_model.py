@@ -223,7 +223,7 @@ def test_the_plan_fits_model_provider_and_request() -> None:
     assert "exact-threads1" not in on_gpu
     assert "at most" in planned(size_bytes=PROTO_MAX_BYTES + 1)["int8-static"]
     assert planned(asked=20)["exact-opset23"] == "the release asks for opset 20"
-    bare = planned(facts=GraphFacts(products=0, convolution_share=0.0, scales=0, heads=()), exporter="torchscript")
+    bare = planned(facts=GraphFacts(products=0, convolution_share=0.0, scales=0, heads=()), strategy="torchscript")
     without = ("int8-dynamic", "int8-blockwise", "int8-static", "exact-fused", "exact-opset23")
     assert all(bare[name] for name in without)
 

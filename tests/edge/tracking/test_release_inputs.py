@@ -63,7 +63,7 @@ def test_weights_that_the_run_itself_describes_are_released_without_a_person(hoo
     assert release.returned["wait"]["model_uri"] == f"runs:/{run_id}/model/state_dict.pth"
     report = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/onnx_release/{release.model_name}/report.json"))
     assert report["training"]["chosen"] == "the run logged no model; the file model/state_dict.pth"
-    assert report["artifact"]["source"] == "state_dict"
+    assert report["artifact"]["trained_format"] == "state_dict"
     assert [attempt["outcome"] for attempt in report["artifact"]["attempts"]] == ["taken"]
 
 
@@ -110,7 +110,9 @@ def test_a_torchscript_model_is_released_without_leave_for_pickles(hook: MlflowH
         )
     release = new_release(run.info.run_id)
     assert release.to("parity_latency")["parity"]["passed"]
-    assert (release.returned["export"]["source"], release.returned["export"]["exporter"]) == ("torchscript",) * 2
+    assert (release.returned["export"]["trained_format"], release.returned["export"]["strategy"]) == (
+        "torchscript",
+    ) * 2
 
 
 @pytest.mark.parametrize("where", ["s3", "run"])
