@@ -1,4 +1,4 @@
-# One image for Airflow, MLflow and the demo's trainer. Needs BuildKit, which Docker 23 and newer use by themselves.
+# One image for Airflow, MLflow and the demo's trainer. Needs BuildKit, the default since Docker 23.
 #
 #   docker build -t airflow-onnx-release .                                            PyTorch for the CPU
 #   docker build --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu128 . PyTorch for CUDA
@@ -15,10 +15,10 @@ COPY plugins/airflow_onnx plugins/airflow_onnx
 RUN --mount=type=cache,target=/root/.cache/uv uv build --wheel --out-dir /wheels .
 
 FROM ${PYTHON_IMAGE}
-# Where PyTorch alone comes from; empty: from PyPI, whose wheels for Linux bring CUDA along.
+# Package index for PyTorch only. Empty: PyPI, whose Linux wheels include CUDA.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ARG AIRFLOW_UID=50000
-# For uv, while it is built: into this Python, compiled, as the user may not write there later.
+# For uv during the build: install into this Python and compile, because the user cannot write there later.
 ARG UV_SYSTEM_PYTHON=1 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 
 ENV AIRFLOW_HOME=/opt/airflow \
@@ -27,15 +27,15 @@ ENV AIRFLOW_HOME=/opt/airflow \
     MLFLOW_DISABLE_TELEMETRY=true \
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false
 
-# Group 0 owns what is written to, so that any user id of that group may run it (OpenShift gives one by chance).
+# Group 0 owns the writable folders: OpenShift runs containers with a random user id of that group.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends libgomp1 tini \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid "${AIRFLOW_UID}" --gid 0 --no-create-home --home-dir "${AIRFLOW_HOME}" airflow \
  && install --directory --owner airflow --group 0 --mode 775 "${AIRFLOW_HOME}" "${AIRFLOW_HOME}/logs"
 
-# The largest layer first: it changes with PyTorch alone. All packages are wheels, so no compiler is needed; uv is lent by
-# a stage above, and its cache stays with the builder.
+# The largest layer first: it changes only with PyTorch. All packages are wheels, so no compiler is needed. uv comes from a
+# stage above, and its cache stays in the builder.
 COPY requirements.txt requirements-distributed.txt constraints.txt /tmp/
 RUN --mount=type=bind,from=tools,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
     --mount=type=cache,target=/root/.cache/uv \
@@ -53,7 +53,7 @@ COPY deploy/container /opt/airflow/deploy
 COPY include/examples /opt/airflow/include/examples
 COPY dags /opt/airflow/dags
 
-# Not earlier: while it is built, root's home is its own.
+# Set last: during the build, root keeps its own home.
 ENV HOME=/opt/airflow
 WORKDIR /opt/airflow
 USER ${AIRFLOW_UID}:0

@@ -1,7 +1,7 @@
-"""How the tests share the processors: which go to one worker together, and which run alone.
+"""Distribution of the tests over the workers: units that stay together, and tests that run alone.
 
-With pytest-xdist (`make test`) several workers take units of tests from one queue, in the order below. Without it the
-tests run one after the other, in the same order.
+With pytest-xdist (`make test`), workers take units of tests from one queue in the order below. Without it, the tests
+run one after the other in the same order.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-# Each has services of its own, started once for all its tests.
+# Each folder starts its services once for all its tests.
 ONE_WORKER = ("tests/edge", "tests/system")
-# Many single models with nothing to share: the workers take them one by one in the end, and so end together.
+# Single models that share nothing. Workers take them one by one at the end, so that all end at about the same time.
 ONE_BY_ONE = "tests/zoo"
 
 
 def unit_of(nodeid: str) -> str:
-    """Return the name of the tests that go to one worker with this one: its folder, its file, or itself."""
+    """Return the unit of a test: its folder, its file, or itself. A unit goes to one worker."""
     path = nodeid.partition("::")[0]
     for folder in ONE_WORKER:
         if path.startswith(f"{folder}/"):
@@ -33,7 +33,7 @@ def unit_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand the units out in the order of the collection."""
+    """Distribute the units in the order of the collection."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Units(LoadScopeScheduling):
@@ -45,7 +45,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what runs alone, while no worker is in the middle of a long test; then the longest units first."""
+    """Start with the tests that run alone, before any long test runs; then the longest units first."""
     alone = [item for item in items if is_alone(item)]
     units, files = {unit_of(item.nodeid) for item in alone}, {item.path for item in alone}
 
@@ -63,20 +63,20 @@ def is_alone(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Run a test that measures while no other worker runs one: a rival for the processor is no part of its figures."""
+    """Run a test that measures speed while no other worker runs a test."""
     with _turn(alone=is_alone(item)):
         return (yield)
 
 
 @contextmanager
 def _turn(*, alone: bool) -> Iterator[None]:
-    """Hold the room with the others, or alone; the door is shut while somebody waits for the room to be empty."""
+    """Hold the shared or the exclusive lock. Nobody gets the shared one while a test waits for the exclusive one."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         yield
         return
-    # The locks are on files that are there anyway: nothing is left behind, and a worker that dies lets go of them.
-    with (HERE / "__init__.py").open() as door, (HERE / "conftest.py").open() as room:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(door, fcntl.LOCK_UN)
+    # The locks are on existing files: nothing remains, and a dead worker releases them.
+    with (HERE / "__init__.py").open() as queue, (HERE / "conftest.py").open() as lock:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(queue, fcntl.LOCK_UN)
         yield

@@ -1,4 +1,4 @@
-"""Services that end with the tests, whatever ends those: Ctrl-C, the end of pytest-xdist's patience, a signal."""
+"""Services that stop when the tests stop, also after Ctrl-C, a time-out of pytest-xdist or a signal."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from stack.layout import REPO
 
 @contextmanager
 def guarded(home: Path) -> Iterator[None]:
-    """Stop all that the stack's state folder says is running, when the block is left or this process is gone.
+    """Stop the services of a stack's state folder at the end of the block or of this process.
 
-    A process of its own waits for the end of a pipe, which the kernel closes with this process. It is in a session of
-    its own too, as a Ctrl-C must not reach it.
+    A separate process waits for the end of a pipe, which the kernel closes with this process. It runs in a separate
+    session, because Ctrl-C must not reach it.
     """
     guard = subprocess.Popen(
         ["sh", "-c", 'cat && exec "$0" -m stack down', sys.executable],
@@ -33,5 +33,5 @@ def guarded(home: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            said, _ = guard.communicate()
-    assert guard.returncode == 0, said
+            output, _ = guard.communicate()
+    assert guard.returncode == 0, output
