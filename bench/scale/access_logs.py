@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 # 2026/11/26 11:30:06 INFO:     172.21.0.10:55252 - "POST /api/2.0/mlflow/runs/search HTTP/1.1" 200 OK
 _MLFLOW = re.compile(r'(?P<caller>[\d.]+):\d+ - "(?P<verb>[A-Z]+) (?P<path>\S+) HTTP')
@@ -12,6 +13,8 @@ _MLFLOW = re.compile(r'(?P<caller>[\d.]+):\d+ - "(?P<verb>[A-Z]+) (?P<path>\S+) 
 _AIRFLOW = re.compile(r"client_addr=(?P<caller>[\d.]+):\d+ .*method=(?P<verb>[A-Z]+) path=(?P<path>\S+)")
 # … Task execute_workload[5315f6a8-…] succeeded in 6.732741279000038s: None …
 _WORKLOAD = re.compile(r"Task execute_workload\[\S+\] succeeded in ([\d.]+)s")
+# trained model models:/m-…, 113246208 bytes: in the cache.
+_CACHE = re.compile(r", (\d+) bytes: (in the cache|fetched)\.$")
 # Below these of MLflow's API a second word says what is done.
 _TWO_WORDS = {"runs", "experiments", "model-versions", "registered-models", "mlflow-artifacts"}
 _WORD = re.compile(r"[a-z][a-z-]*")
@@ -34,6 +37,16 @@ def workloads(lines: Iterable[str]) -> dict[str, float]:
     """
     seconds = [float(found[1]) for line in lines if (found := _WORKLOAD.search(line))]
     return {"ended": float(len(seconds)), "slot_s": sum(seconds)}
+
+
+def cache_use(lines: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """Count the hits and misses of a worker's cache, and their bytes, in the log of a task."""
+    used: Counter[str] = Counter()
+    for line in lines:
+        if found := _CACHE.search(str(line.get("event", ""))):
+            names = ("hits", "hit_bytes") if found[2] == "in the cache" else ("misses", "miss_bytes")
+            used.update(dict(zip(names, (1, int(found[1])), strict=True)))
+    return used
 
 
 def _counted(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from airflow_onnx.moved import CACHED, COPIED, TRANSFERS, Moved
 from bench.results import Result
 from bench.scale.counters import Counts, of_each, on_line
 from bench.watch.stacks import QUICK
@@ -71,16 +70,12 @@ def added(counts: Counts, prefix: str) -> float:
     return sum(number for name, number in counts.items() if name.startswith(prefix))
 
 
-def moved_over_artifact(moved: dict[str, int]) -> float:
-    """Return all bytes that crossed the network for a release, over its artifact's."""
-    return sum(moved.get(name, 0) for name in TRANSFERS) / moved["artifact_bytes"]
-
-
-def hit_rate(moved: dict[str, int], unit: str = "") -> float:
-    """Return how much of what was asked of the workers' caches was there, by count or (``_bytes``) by size."""
-    hits, misses = (f"cache_hit{unit}", f"cache_miss{unit}") if unit else ("cache_hits", "cache_misses")
-    asked = moved.get(hits, 0) + moved.get(misses, 0)
-    return moved.get(hits, 0) / asked if asked else 0.0
+def hit_rate(used: Sequence[Mapping[str, int]], unit: str = "") -> float:
+    """Return the share of cache hits in all requests to the workers' caches, by number or (``_bytes``) by size."""
+    hits, misses = ("hit_bytes", "miss_bytes") if unit else ("hits", "misses")
+    found = sum(one.get(hits, 0) for one in used)
+    requests = found + sum(one.get(misses, 0) for one in used)
+    return found / requests if requests else 0.0
 
 
 def results(found: dict[str, Any]) -> Iterator[Result]:
@@ -96,33 +91,28 @@ def results(found: dict[str, Any]) -> Iterator[Result]:
         detail = batch | common
         if workers in found["idle"]:
             detail["idle"] = found["idle"][workers]
-        yield _result(f"releases_per_hour_w{workers}", [batch["per_hour"]], "/h", len(batch["moved"]), detail)
+        yield _result(f"releases_per_hour_w{workers}", [batch["per_hour"]], "/h", batch["releases"], detail)
     for workers in WORKERS[1:]:
         detail = {"cpu_share": {w: one["cpu_share"] for w, one in batches.items()}}
         detail |= {"measuring_share": {w: one["measuring_share"] for w, one in batches.items()}, **common}
         ratio = batches[workers]["per_hour"] / batches[1]["per_hour"]
         yield _result(f"workers_ratio_w{workers}", [ratio], "x", batches[workers]["releases"], detail)
     large = above_idle(found["large"], found["idle"])
-    each = [moved_over_artifact(one) for one in large["moved"]]
-    yield _result("moved_over_artifact", each, "x", len(each), large | {"made_of": made_of(large["moved"])} | common)
-    rates = {w: hit_rate(_sum(one["moved"])) for w, one in batches.items()}
-    detail = {"by_workers": rates, "by_bytes": {w: hit_rate(_sum(b["moved"]), "_bytes") for w, b in batches.items()}}
-    detail |= {"large": hit_rate(_sum(large["moved"])), "large_by_bytes": hit_rate(_sum(large["moved"]), "_bytes")}
-    each = [hit_rate(one) for one in batches[LARGE_ON]["moved"]]
+    made_of = bytes_over_artifact(large)
+    moved = made_of["received"] + made_of["sent"]
+    yield _result("moved_over_artifact", [moved], "x", large["releases"], large | {"made_of": made_of} | common)
+    rates = {w: hit_rate(one["cache"]) for w, one in batches.items()}
+    detail = {"by_workers": rates, "by_bytes": {w: hit_rate(b["cache"], "_bytes") for w, b in batches.items()}}
+    detail |= {"large": hit_rate(large["cache"]), "large_by_bytes": hit_rate(large["cache"], "_bytes")}
+    each = [hit_rate([one]) for one in batches[LARGE_ON]["cache"]]
     yield _result("cache_hit_rate", each, "", len(each), detail | common, rates[LARGE_ON])
 
 
-def made_of(moved: Sequence[dict[str, int]]) -> dict[str, float]:
-    """Return the bytes by partner and direction, and the store's own copies, over those of the artifacts."""
-    whole = _sum(moved)
-    return {name: whole[name] / whole["artifact_bytes"] for name in (*TRANSFERS, COPIED, *CACHED[2:]) if whole[name]}
-
-
-def _sum(moved: Sequence[dict[str, int]]) -> Moved:
-    whole = Moved()
-    for one in moved:
-        whole.update(one)
-    return whole
+def bytes_over_artifact(batch: dict[str, Any]) -> dict[str, float]:
+    """Return the bytes that MinIO received and sent for a release, over the bytes of its artifact."""
+    artifact_bytes = batch["artifact_bytes"] / batch["releases"]
+    each = batch["of_each_release"]
+    return {way: each.get(f"minio/{way}_bytes", 0.0) / artifact_bytes for way in ("received", "sent")}
 
 
 def _result(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from airflow_onnx.moved import MOVED_KEY, total
 from bench.models import TINY
-from bench.results import Result, say
+from bench.results import NotMeasured, Result, say
+from bench.scale.access_logs import cache_use
 from bench.scale.counters import Counters, between, rates
 from bench.scale.deployment import Deployment, deployment
 from bench.scale.figures import LARGE_ON, WORKERS, results, summary
@@ -19,8 +19,8 @@ from bench.watch.trainings import train_runs
 from stack.release import DAG_ID
 
 HELD_EVERY_S = 20.0
-# The tasks that move bytes and count them.
-MOVERS = ("export", "check", "parity_latency", "upload", "register", "promote")
+# The tasks that fetch through a worker's cache.
+CACHED_TASKS = ("export", "tune", "check", "parity_latency")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,8 @@ class Scene:
             "workers": self._workers,
             "seconds": seconds,
             "risen": risen,
-            "moved": [self._moved(row["dag_run_id"]) for row in rows],
+            "artifact_bytes": sum(self._artifact_bytes(row["dag_run_id"]) for row in rows),
+            "cache": [self._cache_use(row["dag_run_id"], tasks) for row in rows],
             "held_max": dict(held),
         }
         say(
@@ -132,8 +133,15 @@ class Scene:
         self._deployed.end_in_the_past(runs, self._number)
         return self._deployed.release(runs, self._number, look)
 
-    def _moved(self, dag_run_id: str) -> dict[str, int]:
-        api = self._deployed.runs.api
-        counted = total(api.xcom(DAG_ID, dag_run_id, name, MOVED_KEY) for name in MOVERS)
-        artifact = api.xcom(DAG_ID, dag_run_id, "export")
-        return dict(counted) | {"artifact_bytes": artifact["size_bytes"]}
+    def _artifact_bytes(self, dag_run_id: str) -> int:
+        return int(self._deployed.runs.api.xcom(DAG_ID, dag_run_id, "export")["size_bytes"])
+
+    def _cache_use(self, dag_run_id: str, tasks: Sequence[dict[str, Any]]) -> dict[str, int]:
+        """Return hits and misses of a release, by number and by bytes, from the logs of its tasks."""
+        used: Counter[str] = Counter()
+        for task in tasks:
+            if task["dag_run_id"] == dag_run_id and task["task_id"] in CACHED_TASKS and task["state"] == "success":
+                used.update(cache_use(self._deployed.runs.log(task)))
+        if not used:
+            raise NotMeasured(f"The task logs of {dag_run_id} have no line about the worker's cache.")
+        return dict(used)

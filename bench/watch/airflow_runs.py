@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from stack.airflow_api import AirflowApi
 from stack.context import Context
@@ -45,6 +46,12 @@ class AirflowRuns:
     def watch_tasks(self) -> list[dict[str, Any]]:
         """Return every task instance of `watch_training`."""
         return self._pages(f"/dags/{WATCH_DAG_ID}/dagRuns/{ANY_RUN}/taskInstances", "task_instances")
+
+    def log(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the lines of the log of a task instance's last try."""
+        path = f"/dags/{task['dag_id']}/dagRuns/{quote(task['dag_run_id'], safe='')}/taskInstances/{task['task_id']}"
+        log = self.api.get(f"{path}/logs/{task['try_number']}", full_content="true")
+        return list(log["content"])
 
     def summary(self, watch_dag_run_id: str) -> dict[str, Any]:
         """Return what a DAG run of `watch_training` reported, empty when it reported nothing."""

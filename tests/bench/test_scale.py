@@ -134,18 +134,17 @@ def test_the_rate_is_from_the_first_start_to_the_last_end() -> None:
     assert found["measuring_share"] == 0.2
 
 
-MOVED = {
-    "mlflow_down_bytes": 100, "staging_up_bytes": 100, "staging_down_bytes": 200, "store_down_bytes": 100,
-    "store_copied_bytes": 100, "cache_hits": 1, "cache_misses": 3, "cache_hit_bytes": 100, "cache_miss_bytes": 300,
-    "artifact_bytes": 100,
-}  # fmt: skip
-
-
-def test_what_a_release_moved_leaves_out_the_stores_own_copies() -> None:
-    assert figures_of.moved_over_artifact(MOVED) == 5.0
-    assert figures_of.made_of([MOVED, MOVED])["store_copied_bytes"] == 1.0
-    assert figures_of.hit_rate(MOVED) == figures_of.hit_rate(MOVED, "_bytes") == 0.25
-    assert figures_of.hit_rate({}) == 0.0
+def test_cache_use_is_counted_from_task_logs() -> None:
+    lines = [
+        {"event": "trained model models:/m-1, 100 bytes: fetched."},
+        {"event": "artifact s3://staging/x, 300 bytes: in the cache."},
+        {"event": "::endgroup::"},
+    ]
+    used = access_logs.cache_use(lines)
+    assert used == {"misses": 1, "miss_bytes": 100, "hits": 1, "hit_bytes": 300}
+    assert figures_of.hit_rate([used]) == 0.5
+    assert figures_of.hit_rate([used], "_bytes") == 0.75
+    assert figures_of.hit_rate([]) == 0.0
 
 
 def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:
@@ -174,7 +173,8 @@ def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:
         "per_hour": per_hour,
         "task_s": {"export": 8.0, "parity_latency": 6.0 * scale},
         "measuring_share": 0.3,
-        "moved": [MOVED] * 4,
+        "artifact_bytes": 4 * 100_000_000,
+        "cache": [{"hits": 1, "misses": 3, "hit_bytes": 100, "miss_bytes": 300}] * 4,
         "held_max": {"redis": 5 + 10 * number},
     }
 
@@ -208,7 +208,7 @@ def test_one_deployment_gives_every_figure_of_the_part(figures: list[Result]) ->
     found = {one.name: one for one in figures}
     assert tuple(found) == part.figures
     assert found["workers_ratio_w2"].value == pytest.approx(1.8)
-    assert found["moved_over_artifact"].value == 5.0
+    assert found["moved_over_artifact"].value == pytest.approx(10.0)
     assert found["cache_hit_rate"].value == 0.25
     assert found["releases_per_hour_w2"].n == 4
 
