@@ -7,7 +7,7 @@ the cause decides which one it is. Each refusal carries a code, and each stage h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 
 class ReleaseError(Exception):
@@ -29,6 +29,24 @@ class ReleaseError(Exception):
     def __str__(self) -> str:
         return f"{self.subject} {self.problem}. {self.action}"
 
+    def to_dict(self) -> dict[str, str]:
+        """Return the class and the parts as a JSON-safe dict, for another process."""
+        return {
+            "class": type(self).__name__,
+            "subject": self.subject,
+            "problem": self.problem,
+            "action": self.action,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, str]) -> ReleaseError:
+        """Return the error that `to_dict` described. A class that is not in `STAGES` becomes `Refused`."""
+        parts = data["subject"], data["problem"], data["action"]
+        if data["class"] == Transient.__name__:
+            return Transient(*parts)
+        cls = next((stage for stage in STAGES if stage.__name__ == data["class"]), Refused)
+        return cls(*parts, code=data["code"])
+
 
 class Transient(ReleaseError):
     """A failure outside the model (server, network, disk) that may be gone at the next try."""
@@ -48,14 +66,9 @@ class Refused(ReleaseError):
         super().__init__(subject, problem, action)
         self.code = code
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the parts as a JSON-safe dict, for another process."""
-        return {"subject": self.subject, "problem": self.problem, "action": self.action, "code": self.code}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the error that `to_dict` described."""
-        return cls(data["subject"], data["problem"], data["action"], code=data["code"])
+    def to_dict(self) -> dict[str, str]:
+        """Return the class and the parts, with the code, as a JSON-safe dict."""
+        return super().to_dict() | {"code": self.code}
 
 
 class RecordRefused(Refused):
@@ -94,7 +107,15 @@ class ArtifactRefused(Refused):
 class RunnerRefused(Refused):
     """A model that PyTorch or ONNX Runtime does not run, or a step process that crashed."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "model_failed": "The PyTorch model raises an error on its inputs.",
+        "onnxruntime_rejected": "ONNX Runtime does not load the model.",
+        "onnxruntime_failed": "ONNX Runtime raises an error while it runs the model.",
+        "onnxruntime_crashed": "The process that runs ONNX Runtime crashed.",
+        "session_option": "A session option is unknown or has a value that cannot be used.",
+        "provider_missing": "The installed ONNX Runtime lacks an execution provider.",
+        "step_crashed": "The process of a step crashed or ended without an answer.",
+    }
 
 
 class ExportRefused(Refused):

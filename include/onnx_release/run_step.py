@@ -1,126 +1,216 @@
-"""The export and the judging in a process of their own, for models whose loading or running is the run's own code.
+"""Public calls of the core: `export`, `benchmark`, `compare` and `tune`.
 
-The code has the account of the worker and could read what that account can, so it is a deployment's choice to allow it
-at all. But it finds no connection, no variable and no secret of Airflow's in its memory, its environment or its open
-files, what it leaves in its home is gone with it, and when it crashes, the task says so.
+Each call runs in this process, or in a child process when it may run the training run's own code (a pickle). The child
+has the rights of the worker's account. Its memory, environment and open files contain no connection, variable or secret
+of Airflow. Its home folder is removed when it ends. A child that crashes is a failed step.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import inspect
 import json
 import logging
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from onnx_release.errors import Refused, ReleaseError, Transient
+from onnx_release.errors import ReleaseError, RunnerRefused, Transient
 from onnx_release.limits import MODEL_SUFFIXES
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
 from onnx_release.records.base import Record
-from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
+from onnx_release.runners.child_process import clean_environment, describe_exit, end_with_parent
 
 if TYPE_CHECKING:
     from onnx_release.benchmark.setup import BenchmarkOptions
     from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.tuning.options import TuneOptions
 
+P = ParamSpec("P")
 R = TypeVar("R", bound=Record)
 
 _log = logging.getLogger(__name__)
 _TAIL_CHARACTERS = 600
+_NO_CODE_SUFFIXES = (".pt2", ".safetensors")
+_STEPS: dict[str, Callable[..., Record]] = {}
 
 
-def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> OnnxArtifact:
-    """Export as `export_model.export_trained` does, in a child process when the run's own code is to run."""
-    if runs_code(trained, allow_pickle=options.allow_pickle):
-        return _in_child(
-            OnnxArtifact, "export", trained=str(trained.resolve()), out=str(out.resolve()), options=options.to_dict()
-        )
-    from onnx_release.export import export_model
+def _step(returns: type[R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register a function as a step, which runs in a child process when the training run's code may run.
 
-    return export_model.export_trained(trained, out, options)
+    The function has a parameter `trained` (a path) and a parameter `options` (a record with `allow_pickle`). Its
+    arguments are paths and records, because they travel as JSON.
+    """
 
+    def register(function: Callable[P, R]) -> Callable[P, R]:
+        name = function.__name__
+        _STEPS[name] = function
 
-def benchmark_artifact(
-    trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions
-) -> BenchmarkReport:
-    """Judge as `benchmark_model.benchmark_artifact` does, in a child process when the run's own code is to run."""
-    if runs_code(trained, allow_pickle=options.allow_pickle):
-        return _in_child(BenchmarkReport, "judge", **_case(trained, folder, artifact, options))
-    from onnx_release.benchmark import benchmark_model
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            arguments = inspect.signature(function).bind(*args, **kwargs).arguments
+            if runs_code(arguments["trained"], allow_pickle=arguments["options"].allow_pickle):
+                return returns.from_dict(_run_in_child(name, arguments))
+            return function(*args, **kwargs)
 
-    return benchmark_model.benchmark_artifact(trained, folder, artifact, options)
+        return run
 
-
-def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> ParityReport:
-    """Compare as `benchmark_model.compare_artifact` does, in a child process when the run's own code is to run."""
-    if runs_code(trained, allow_pickle=options.allow_pickle):
-        return _in_child(ParityReport, "compare", **_case(trained, folder, artifact, options))
-    from onnx_release.benchmark import benchmark_model
-
-    return benchmark_model.compare_artifact(trained, folder, artifact, options)
+    return register
 
 
-def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path, options: TuneOptions) -> OnnxArtifact:
-    """Tune as `tuning.tune_artifact` does, in a child process when the run's own code is to run."""
-    if runs_code(trained, allow_pickle=options.judge.allow_pickle):
-        case = _case(trained, folder, artifact, options)
-        return _in_child(OnnxArtifact, "tune", out=str(out.resolve()), **case)
-    from onnx_release.tuning.tune_model import tune_artifact as tune
+@_step(OnnxArtifact)
+def export(trained: Path, out: Path, options: ExportStepOptions) -> OnnxArtifact:
+    """Export a trained model to an artifact folder.
 
-    return tune(trained, folder, artifact, out, options)
+    Args:
+        trained: The trained model: an MLflow model folder, or a file of a model or of weights.
+        out: The artifact folder to write. An existing folder is replaced.
+        options: The options of the export.
+
+    Returns:
+        The record of the artifact in `out`.
+
+    Raises:
+        Refused: The model cannot be read, loaded or exported, or the child process crashed.
+        Transient: The child process was killed.
+    """
+    from onnx_release.export.export_model import export_trained
+
+    return export_trained(trained, out, options)
 
 
-def _case(trained: Path, folder: Path, artifact: OnnxArtifact, options: Record) -> dict[str, Any]:
-    return {
-        "trained": str(trained.resolve()),
-        "folder": str(folder.resolve()),
-        "artifact": artifact.to_dict(),
-        "options": options.to_dict(),
-    }
+@_step(BenchmarkReport)
+def benchmark(trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> BenchmarkReport:
+    """Compare an artifact with its trained model, and measure the latency of both.
+
+    Args:
+        trained: The trained model, as for `export`.
+        folder: The artifact folder.
+        artifact: The record of the artifact.
+        options: The options of comparison and measurement.
+
+    Returns:
+        The report with the verdict. A missed limit is part of the report and raises nothing.
+
+    Raises:
+        Refused: The model or the folder cannot be used, or the child process crashed.
+        Transient: The child process was killed.
+    """
+    from onnx_release.benchmark.benchmark_model import benchmark_artifact
+
+    return benchmark_artifact(trained, folder, artifact, options)
+
+
+@_step(ParityReport)
+def compare(trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> ParityReport:
+    """Compare an artifact with its trained model without measuring latency.
+
+    Args:
+        trained: The trained model, as for `export`.
+        folder: The artifact folder.
+        artifact: The record of the artifact.
+        options: The options of the comparison.
+
+    Returns:
+        The report with the verdict. A missed limit is part of the report and raises nothing.
+
+    Raises:
+        Refused: The model or the folder cannot be used, or the child process crashed.
+        Transient: The child process was killed.
+    """
+    from onnx_release.benchmark.benchmark_model import compare_artifact
+
+    return compare_artifact(trained, folder, artifact, options)
+
+
+@_step(OnnxArtifact)
+def tune(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path, options: TuneOptions) -> OnnxArtifact:
+    """Search a faster artifact for a trained model.
+
+    Args:
+        trained: The trained model, as for `export`.
+        folder: The artifact folder of the plain export.
+        artifact: The record of the plain export.
+        out: The folder for the chosen artifact.
+        options: The options of the search.
+
+    Returns:
+        The record of the chosen artifact in `out`, or `artifact` when no candidate is faster; either has the report of
+        the search in `tuning`.
+
+    Raises:
+        Refused: The model or the folder cannot be used, or the child process crashed.
+        Transient: The child process was killed.
+    """
+    from onnx_release.tuning.tune_model import tune_artifact
+
+    return tune_artifact(trained, folder, artifact, out, options)
 
 
 def runs_code(trained: Path, *, allow_pickle: bool) -> bool:
-    """Say whether loading what the training run left may run its code: a pickle's, where pickles are allowed."""
-    files = trained.rglob("*") if trained.is_dir() else [trained]
-    safe = (".pt2", ".safetensors")
-    return allow_pickle and any(file.suffix in MODEL_SUFFIXES and file.suffix not in safe for file in files)
+    """Return True when loading the trained model may run its own code.
 
-
-def _in_child(cls: type[R], step: str, **request: Any) -> R:
-    """Run a step in a child and return its record; what the child raises is raised here.
-
-    :raises Transient: when the child was killed, which a worker with more memory may not have to do.
-    :raises Refused: when it crashed or ended without an answer.
+    Args:
+        trained: The trained model: a folder, or a file of a model or of weights.
+        allow_pickle: True where the deployment allows pickles. Elsewhere a pickle is refused unopened.
     """
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        asked, answered = Path(scratch, "request.json"), Path(scratch, "answer.json")
-        asked.write_text(json.dumps({"step": step, **request}))
-        home = Path(scratch, "home")
-        home.mkdir()
-        code, said = _run([sys.executable, "-m", __name__, str(asked), str(answered)], home)
-        answer = json.loads(answered.read_text()) if answered.exists() else {}
-    if "record" in answer:
-        return cls.from_dict(answer["record"])
-    if "error" in answer:
-        kind = Transient if answer["error"].pop("transient") else Refused
-        raise kind(**answer["error"])
-    how = how_it_ended(code)
-    if code == -signal.SIGKILL:
-        raise Transient(f"the process of the {step}", how, "Give the worker more memory, or release a smaller model.")
-    raise Refused(
-        f"the process of the {step}",
-        f"{how}: {said[-_TAIL_CHARACTERS:]}",
-        "The model's own code or a library crashed; try it in a shell with the same versions.",
+    files = trained.rglob("*") if trained.is_dir() else [trained]
+    return allow_pickle and any(
+        file.suffix in MODEL_SUFFIXES and file.suffix not in _NO_CODE_SUFFIXES for file in files
     )
 
 
+def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:
+    """Run a step in a child process and return its record as a dict.
+
+    Raises:
+        ReleaseError: The error that the step raised in the child.
+        Transient: The child was killed, for example for its use of memory.
+        RunnerRefused: The child crashed or ended without an answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+        request, answer, home = (Path(scratch, name) for name in ("request.json", "answer.json", "home"))
+        encoded = {name: _encode(value) for name, value in arguments.items()}
+        request.write_text(json.dumps({"step": step, "arguments": encoded}))
+        home.mkdir()
+        exit_code, output = _run([sys.executable, "-m", __name__, str(request), str(answer)], home)
+        result = json.loads(answer.read_text()) if answer.exists() else {}
+    if "record" in result:
+        return result["record"]
+    if "error" in result:
+        raise ReleaseError.from_dict(result["error"])
+    subject, end = f"The process of the step '{step}'", describe_exit(exit_code)
+    if exit_code == -signal.SIGKILL:
+        raise Transient(subject, end, "Give the worker more memory, or release a smaller model.")
+    raise RunnerRefused(
+        subject,
+        f"{end}: {output[-_TAIL_CHARACTERS:]}",
+        "The model's own code or a library crashed. Try it in a shell with the same versions.",
+        code="step_crashed",
+    )
+
+
+def _encode(value: Path | Record) -> Any:
+    if isinstance(value, Path):
+        return str(value.resolve())
+    cls = type(value)
+    return {"module": cls.__module__, "class": cls.__name__, "fields": value.to_dict()}
+
+
+def _decode(value: Any) -> Path | Record:
+    if isinstance(value, str):
+        return Path(value)
+    cls: type[Record] = getattr(importlib.import_module(value["module"]), value["class"])
+    return cls.from_dict(value["fields"])
+
+
 def _run(command: list[str], home: Path) -> tuple[int, str]:
-    """Run to the end, each line of its output a line of this task's log; the child ends when this process does."""
+    """Run a command to its end and log each line of its output; return the exit code and the end of the output."""
     child = subprocess.Popen(
         command,
         cwd=home,
@@ -131,71 +221,31 @@ def _run(command: list[str], home: Path) -> tuple[int, str]:
         text=True,
         errors="replace",
     )
-    said = ""
+    output = ""
     try:
-        assert child.stdout is not None  # noqa: S101 - it was asked for
+        assert child.stdout is not None  # noqa: S101 - stdout is a pipe
         for line in child.stdout:
             _log.info("%s", line.rstrip())
-            said = (said + line)[-4 * _TAIL_CHARACTERS :]
-        return child.wait(), " ".join(said.split())
+            output = (output + line)[-4 * _TAIL_CHARACTERS :]
+        return child.wait(), " ".join(output.split())
     finally:
         child.kill()
         child.wait()
 
 
-def _export(request: dict[str, Any]) -> Record:
-    from onnx_release.export import export_model
-
-    options = export_model.ExportStepOptions.from_dict(request["options"])
-    return export_model.export_trained(Path(request["trained"]), Path(request["out"]), options)
-
-
-def _judge(request: dict[str, Any]) -> Record:
-    from onnx_release.benchmark import benchmark_model
-
-    return benchmark_model.benchmark_artifact(*_read_case(request))
-
-
-def _compare(request: dict[str, Any]) -> Record:
-    from onnx_release.benchmark import benchmark_model
-
-    return benchmark_model.compare_artifact(*_read_case(request))
-
-
-def _tune(request: dict[str, Any]) -> Record:
-    from onnx_release.tuning.options import TuneOptions
-    from onnx_release.tuning.tune_model import tune_artifact as tune
-
-    artifact, options = OnnxArtifact.from_dict(request["artifact"]), TuneOptions.from_dict(request["options"])
-    return tune(Path(request["trained"]), Path(request["folder"]), artifact, Path(request["out"]), options)
-
-
-def _read_case(request: dict[str, Any]) -> tuple[Path, Path, OnnxArtifact, BenchmarkOptions]:
-    from onnx_release.benchmark.setup import BenchmarkOptions
-
-    artifact = OnnxArtifact.from_dict(request["artifact"])
-    options = BenchmarkOptions.from_dict(request["options"])
-    return Path(request["trained"]), Path(request["folder"]), artifact, options
-
-
-_STEPS: dict[str, Callable[[dict[str, Any]], Record]] = {
-    "export": _export, "judge": _judge, "compare": _compare, "tune": _tune,
-}  # fmt: skip
-
-
-def _main(asked: str, answered: str) -> int:
+def _main(request_path: str, answer_path: str) -> int:
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    request = json.loads(Path(asked).read_text())
+    request = json.loads(Path(request_path).read_text())
+    arguments = {name: _decode(value) for name, value in request["arguments"].items()}
     try:
-        answer: dict[str, Any] = {"record": _STEPS[request["step"]](request).to_dict()}
+        answer = {"record": _STEPS[request["step"]](**arguments).to_dict()}
     except ReleaseError as error:
-        told = {"subject": error.subject, "problem": error.problem, "action": error.action}
-        answer = {"error": {**told, "transient": isinstance(error, Transient)}}
-    # The model's code may have written to the folder: the answer is a whole file or none.
-    half = Path(f"{answered}.part")
-    half.write_text(json.dumps(answer))
-    half.replace(answered)
+        answer = {"error": error.to_dict()}
+    # The rename is atomic, so the parent never reads a part of an answer.
+    part = Path(f"{answer_path}.part")
+    part.write_text(json.dumps(answer))
+    part.replace(answer_path)
     return 0
 
 

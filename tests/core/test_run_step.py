@@ -1,4 +1,4 @@
-"""The run's own code in a process of its own: what it cannot see, and what becomes of it when it crashes."""
+"""Steps in a child process: isolation from secrets, transported errors, crashes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import nn
 
 from onnx_release import run_step
 from onnx_release.benchmark.setup import BenchmarkOptions
-from onnx_release.errors import Refused, Transient
+from onnx_release.errors import Refused, ReleaseError, RunnerRefused, TrainedModelRefused, Transient
 from onnx_release.export.export_model import ExportStepOptions
-from onnx_release.run_step import compare_artifact, export_trained, runs_code
 from tests.core.models import TwoHeads, save
+from tests.refusals import refused
 
 PICKLED: dict[str, Any] = {"serialization_format": "pickle"}
 ALLOWED = ExportStepOptions(device="cpu", allow_pickle=True)
 
 
-class Looks(TwoHeads):
-    """Writes down what its process can see, when it is loaded."""
+class RecordsItsProcess(TwoHeads):
+    """Writes the environment and the open files of its process to a file when it is loaded."""
 
     def __init__(self, seen: Path) -> None:
         super().__init__()
@@ -37,8 +37,8 @@ class Looks(TwoHeads):
         self.seen.write_text(f"{os.getpid()}\n{' '.join(sorted(os.environ))}\n{os.environ['HOME']}\n{files}")
 
 
-class Dies(TwoHeads):
-    """Ends its process by a signal, when it is loaded."""
+class SignalsItself(TwoHeads):
+    """Ends its process by a signal when it is loaded."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -48,64 +48,80 @@ class Dies(TwoHeads):
         os.kill(os.getpid(), state["number"])
 
 
-def test_a_pickle_is_exported_and_compared_where_no_secret_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_is_exported_and_compared_in_a_process_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://user:secret@db/airflow")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    trained = save(Looks(tmp_path / "seen"), tmp_path / "trained", **PICKLED)
+    trained = save(RecordsItsProcess(tmp_path / "seen"), tmp_path / "trained", **PICKLED)
     with (tmp_path / "a connection of the parent").open("w") as opened:
-        artifact = export_trained(trained, tmp_path / "out", ALLOWED)
+        artifact = run_step.export(trained, tmp_path / "out", ALLOWED)
         pid, names, home, files = (tmp_path / "seen").read_text().split("\n")
         assert opened.name not in files
     assert int(pid) != os.getpid()
     assert not [name for name in names.split() if name.startswith(("AIRFLOW", "AWS", "MLFLOW"))]
     assert home != os.environ["HOME"]
-    assert not Path(home).exists(), "it was the child's, and is gone with it"
+    assert not Path(home).exists(), "the child's home is removed with the child"
     assert artifact.trained_format == "pickle"
     options = BenchmarkOptions(batch_sizes=(1, 4), allow_pickle=True)
-    assert compare_artifact(trained, tmp_path / "out", artifact, options).passed
+    assert run_step.compare(trained, tmp_path / "out", artifact, options).passed
 
 
-@pytest.mark.parametrize(
-    ("number", "kind", "words"),
-    [
-        (signal.SIGKILL, Transient, r"was ended by SIGKILL \(out of memory\?\)"),
-        (signal.SIGSEGV, Refused, "was ended by SIGSEGV"),
-    ],
-)
-def test_a_child_that_dies_is_a_failure_and_says_by_what(
-    tmp_path: Path, number: int, kind: type[Exception], words: str
-) -> None:
-    trained = save(Dies(number), tmp_path / "trained", **PICKLED)
-    with pytest.raises(kind, match=words):
-        export_trained(trained, tmp_path / "out", ALLOWED)
+def test_a_child_that_crashes_is_a_refusal_that_names_the_signal(tmp_path: Path) -> None:
+    trained = save(SignalsItself(signal.SIGSEGV), tmp_path / "trained", **PICKLED)
+    with refused("step_crashed", "SIGSEGV") as caught:
+        run_step.export(trained, tmp_path / "out", ALLOWED)
+    assert isinstance(caught.value, RunnerRefused)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_refusal_in_the_child_is_the_same_refusal_here(tmp_path: Path) -> None:
+def test_a_child_that_is_killed_is_transient(tmp_path: Path) -> None:
+    trained = save(SignalsItself(signal.SIGKILL), tmp_path / "trained", **PICKLED)
+    with pytest.raises(Transient, match=r"was ended by SIGKILL \(out of memory\?\)"):
+        run_step.export(trained, tmp_path / "out", ALLOWED)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refusal_in_the_child_keeps_its_class_code_and_message(tmp_path: Path) -> None:
     model = TwoHeads()
     with torch.no_grad():
         model.linear.weight[0, 0] = torch.nan
     trained = save(model, tmp_path / "trained", **PICKLED)
-    with pytest.raises(Refused, match=r"weights: hold NaN or infinity: linear\.weight has 1 of 32"):
-        export_trained(trained, tmp_path / "out", ALLOWED)
+    with refused("unclassified", "linear.weight has 1 of 32") as caught:
+        run_step.export(trained, tmp_path / "out", ALLOWED)
+    assert isinstance(caught.value, Refused)
 
 
-def test_only_what_may_run_code_needs_a_process_of_its_own(trained_pt2: Path, trained_pickle: Path) -> None:
-    assert not runs_code(trained_pt2, allow_pickle=True)
-    assert runs_code(trained_pickle, allow_pickle=True)
-    assert not runs_code(trained_pickle, allow_pickle=False), "it will be refused unopened"
+@pytest.mark.parametrize(
+    "error",
+    [
+        TrainedModelRefused("The model", "is a pickle", "Log a state dict.", code="pickle"),
+        Refused("The model", "is wrong", "Correct it.", code="some_code"),
+        Transient("The process", "was ended", "Try again."),
+    ],
+)
+def test_errors_survive_the_way_between_two_processes(error: ReleaseError) -> None:
+    copy = ReleaseError.from_dict(error.to_dict())
+    assert type(copy) is type(error)
+    assert vars(copy) == vars(error)
 
 
-def test_a_file_alone_is_looked_at_too(tmp_path: Path) -> None:
+def test_only_a_pickle_that_the_deployment_allows_runs_in_a_child(trained_pt2: Path, trained_pickle: Path) -> None:
+    assert not run_step.runs_code(trained_pt2, allow_pickle=True)
+    assert run_step.runs_code(trained_pickle, allow_pickle=True)
+    assert not run_step.runs_code(trained_pickle, allow_pickle=False), "it is refused unopened"
+
+
+def test_a_single_file_runs_in_a_child_as_well(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "model.ckpt")
-    assert runs_code(tmp_path / "model.ckpt", allow_pickle=True)
+    assert run_step.runs_code(tmp_path / "model.ckpt", allow_pickle=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel ends a child with its parent")
 def test_the_child_ends_when_the_task_is_killed() -> None:
     code = (
         "import os, signal, time\n"
-        "from onnx_release.processes import end_with_parent\n"
+        "from onnx_release.runners.child_process import end_with_parent\n"
         "if os.fork() == 0:\n"
         "    end_with_parent()\n"
         "    print(os.getpid(), flush=True)\n"
@@ -114,7 +130,7 @@ def test_the_child_ends_when_the_task_is_killed() -> None:
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     env = os.environ | {"PYTHONPATH": str(Path(run_step.__file__).parents[1])}
-    # Reading to the end waits for the child as well, which holds the pipe open as long as it lives.
+    # The output ends only when the child has ended too, because the child holds the same pipe.
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=30, check=False
     )

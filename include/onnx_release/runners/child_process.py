@@ -1,4 +1,4 @@
-"""Child processes that get what they need to compute, and nothing of what the parent may know."""
+"""Environment and lifetime of child processes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-# What a numeric library may look at. No credential of Airflow, MLflow or an object store is among them.
-_KEPT = (
+# Settings of numeric libraries. None of them carries a credential of Airflow, MLflow or an object store.
+_PASSED_ON = (
     "CUDA_VISIBLE_DEVICES",
     "LANG",
     "LC_ALL",
@@ -26,26 +26,36 @@ _PR_SET_PDEATHSIG = 1
 
 
 def clean_environment(scratch: str) -> dict[str, str]:
-    """Return the environment of a child: the parent's import path, and a home and temporary folder of its own.
+    """Return the environment variables of a child process, without any secret of the parent.
 
-    :param scratch: a folder that ends with the child.
+    Args:
+        scratch: The child's home and temporary folder, which the caller removes afterwards.
     """
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    # Absolute, since the child works elsewhere.
-    paths = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
-    # No bytecode: a model's own code lies in a folder that must stay as it is.
-    fixed = {"PYTHONPATH": paths, "HOME": scratch, "TMPDIR": scratch, "HF_HUB_OFFLINE": "1"}
-    return kept | fixed | {"PYTHONDONTWRITEBYTECODE": "1"}
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    # Absolute paths, because the child has another working directory.
+    import_path = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
+    return passed_on | {
+        "PYTHONPATH": import_path,
+        "HOME": scratch,
+        "TMPDIR": scratch,
+        "HF_HUB_OFFLINE": "1",
+        # The model's code lies in a folder whose bytes must not change.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this process when its parent ends, however that does; elsewhere than on Linux, do nothing."""
+    """Request SIGKILL for this process when its parent ends. Only Linux supports it; elsewhere nothing happens."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def how_it_ended(returncode: int) -> str:
-    """Say how a process ended, by `subprocess`'s code: negative for a signal."""
+def describe_exit(returncode: int) -> str:
+    """Return the end of a process as the rest of a sentence.
+
+    Args:
+        returncode: The code from `subprocess`, negative for a signal.
+    """
     if returncode >= 0:
         return f"ended with exit status {returncode}"
     try:

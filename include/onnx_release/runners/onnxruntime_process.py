@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from onnx_release.errors import Refused
-from onnx_release.runners.child_process import clean_environment, end_with_parent, how_it_ended
+from onnx_release.runners.child_process import clean_environment, describe_exit, end_with_parent
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.trained.arrays import Arrays
 
@@ -52,7 +52,7 @@ class OnnxRuntimeProcess:
             said, _ = process.communicate(json.dumps([str(model.resolve()), str(request), str(answer)]))
             if process.returncode:
                 text = " ".join(said.split())[-600:]
-                raise Refused("ONNX Runtime", text or how_it_ended(process.returncode), "Export with another opset.")
+                raise Refused("ONNX Runtime", text or describe_exit(process.returncode), "Export with another opset.")
             return list(_read(answer))
 
     def _start(self) -> subprocess.Popen[str]:

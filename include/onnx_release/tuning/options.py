@@ -30,6 +30,11 @@ class TuneOptions(Record):
     metric_loss_max: float = METRIC_LOSS_MAX
     allowed_domains: tuple[str, ...] = ()
 
+    @property
+    def allow_pickle(self) -> bool:
+        """True where the deployment allows pickles."""
+        return self.judge.allow_pickle
+
 
 def require_tunable(options: TuneOptions) -> None:
     """Raise `Refused` naming every option that no tuning could be made by."""

@@ -52,12 +52,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
     from onnx_release.export.diagnostics import of_refusal
-    from onnx_release.run_step import export_trained
+    from onnx_release.run_step import export
 
     try:
         options = _options(asked)
         trained = _fetched(asked.model, scratch / "trained")
-        artifact = export_trained(trained, scratch / "onnx", options)
+        artifact = export(trained, scratch / "onnx", options)
         message = f"by {artifact.strategy}, opset {artifact.opset}, {artifact.size_bytes / 1e6:.1f} MB"
         yield Finding(severity="info", code="exported", message=message)
         yield from artifact.findings
@@ -87,11 +87,11 @@ def _options(asked: argparse.Namespace) -> ExportStepOptions:
 def _tested(trained: Path, folder: Path, artifact: OnnxArtifact, options: ExportStepOptions) -> Iterator[Finding]:
     from onnx_release.benchmark.setup import BenchmarkOptions
     from onnx_release.check.static_checks import CheckOptions, check_artifact
-    from onnx_release.run_step import compare_artifact
+    from onnx_release.run_step import compare
 
     yield from (f for f in check_artifact(folder, artifact, CheckOptions()).findings if f.severity != "info")
     judged = BenchmarkOptions(allow_pickle=options.allow_pickle, factory=options.factory, input_spec=options.input_spec)
-    parity = compare_artifact(trained, folder, artifact, judged)
+    parity = compare(trained, folder, artifact, judged)
     for failure in parity.failures:
         yield Finding(severity="error", code="parity", message=failure)
     if at := parity.divergence:

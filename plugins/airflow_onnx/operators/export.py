@@ -74,7 +74,7 @@ class OnnxExportOperator(ReleaseStepOperator):
     def release(self, context: Context) -> OnnxArtifact:
         """Download to a folder that ends with the task, export into staging."""
         from onnx_release.export.export_model import ExportStepOptions
-        from onnx_release.run_step import export_trained
+        from onnx_release.run_step import export
 
         validation.model_name(self.model_name)
         source = Source(self.hook, self.training, self.source or {})
@@ -94,7 +94,7 @@ class OnnxExportOperator(ReleaseStepOperator):
             worker_cache.trained_model(self.hook, self.training.model_uri) as trained,
         ):
             out = work.out(staging.ARTIFACT, Path(scratch))
-            artifact = work.keep(staging.ARTIFACT, export_trained(trained.path, out, options), out)
+            artifact = work.keep(staging.ARTIFACT, export(trained.path, out, options), out)
         for attempt in artifact.attempts:
             self.log.info("strategy %s: %s %s", attempt.strategy, attempt.outcome, attempt.reason)
         for finding in artifact.findings:

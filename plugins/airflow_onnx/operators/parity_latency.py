@@ -34,7 +34,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
     def release(self, context: Context) -> BenchmarkReport:
         """Measure, keep the report, raise last."""
         from onnx_release.report.release_report import reasons
-        from onnx_release.run_step import benchmark_artifact
+        from onnx_release.run_step import benchmark
 
         artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         self.gathered["check"] = params.record(CheckReport, self.check, "check")
@@ -44,7 +44,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
                 staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact),
                 worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
-                report = benchmark_artifact(trained.path, folder, artifact, options)
+                report = benchmark(trained.path, folder, artifact, options)
             self.gathered["benchmark"] = report
             self._log_figures(report)
             if not report.passed:

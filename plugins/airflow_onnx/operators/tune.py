@@ -102,7 +102,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
             validation.stage_for(self.stage, precision)
 
     def _tuned(self, artifact: OnnxArtifact) -> OnnxArtifact:
-        from onnx_release.run_step import tune_artifact
+        from onnx_release.run_step import tune
 
         work = staging.at(self.work_uri, self.moved)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
@@ -111,7 +111,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
                 staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact),
                 worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
-                tuned = tune_artifact(trained.path, folder, artifact, out, options)
+                tuned = tune(trained.path, folder, artifact, out, options)
             # Without a variant it is the exported one, where that is staged.
             return work.keep(staging.TUNED, tuned, out) if tuned.variant else tuned
 

@@ -24,7 +24,6 @@ from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact, Precision
-from onnx_release.run_step import export_trained
 from onnx_release.tuning.options import TuneOptions
 from onnx_release.tuning.search import Clock
 
@@ -230,7 +229,7 @@ def test_a_holders_name_breaks_no_log(lock: Path) -> None:
 @pytest.fixture(scope="module")
 def exported(trained_pickle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, OnnxArtifact]:
     folder = tmp_path_factory.mktemp("exported") / "artifact"
-    return folder, export_trained(trained_pickle, folder, ExportStepOptions(device="cpu", allow_pickle=True))
+    return folder, run_step.export(trained_pickle, folder, ExportStepOptions(device="cpu", allow_pickle=True))
 
 
 def _options(lock: Path, timeout_s: float) -> BenchmarkOptions:
@@ -246,7 +245,7 @@ def _options(lock: Path, timeout_s: float) -> BenchmarkOptions:
 def test_a_pickles_own_process_takes_the_lock(
     lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
 ) -> None:
-    report = run_step.benchmark_artifact(trained_pickle, *exported, _options(lock, 30.0))
+    report = run_step.benchmark(trained_pickle, *exported, _options(lock, 30.0))
     assert report.latency is not None
     told = json.loads(lock.read_text())
     assert told["holder"] == "release of run 8"
@@ -256,9 +255,9 @@ def test_a_pickles_own_process_takes_the_lock(
 
 def test_only_timing_waits_for_the_lock(lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]) -> None:
     with _holder(lock, "release of run 7") as process:
-        assert run_step.compare_artifact(trained_pickle, *exported, _options(lock, 0.2)).passed
+        assert run_step.compare(trained_pickle, *exported, _options(lock, 0.2)).passed
         with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
-            run_step.benchmark_artifact(trained_pickle, *exported, _options(lock, 0.2))
+            run_step.benchmark(trained_pickle, *exported, _options(lock, 0.2))
         tuning = TuneOptions(judge=_options(lock, 0.2), precisions=(Precision.EXACT, Precision.INT8))
         with pytest.raises(Transient, match=f"process {process.pid}"):
-            run_step.tune_artifact(trained_pickle, *exported, lock.parent / "tuned", tuning)
+            run_step.tune(trained_pickle, *exported, lock.parent / "tuned", tuning)
