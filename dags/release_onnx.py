@@ -11,7 +11,7 @@ from typing import Any
 
 from airflow.sdk import DAG, TriggerRule
 
-from airflow_onnx.deployment import placement, settings
+from airflow_onnx.deployment import placement
 from airflow_onnx.form_fields import as_json, field, given, pushed, returned
 from airflow_onnx.moved import MOVED_KEY
 from airflow_onnx.operators.check import OnnxCheckOperator
@@ -28,7 +28,6 @@ from onnx_release import limits
 PARITY, BUDGET, PLAN = limits.ParityLimits(), limits.LatencyBudget(), limits.MeasurePlan()
 # The sections of the trigger form, in its order. Airflow's form opens the one of this name, and only that one.
 WHAT, SAME, FAST, FASTER, WHERE = "Run Parameters", "The same numbers", "Fast enough", "Faster still", "Where to"
-QUEUES = [limits.QUEUE_AS_CONFIGURED, *settings.queue_choices()]
 
 
 PARAMS = {
@@ -194,14 +193,6 @@ PARAMS = {
         "none", "string", WHERE, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
         enum=["none", "Staging", "Production"],
     ),
-    "export_queue": field(
-        limits.QUEUE_AS_CONFIGURED, "string", WHERE, "Queue of the export",
-        "`auto`: as the deployment says. The choices are those of `[onnx_release] queue_choices`.", enum=QUEUES,
-    ),
-    "measure_queue": field(
-        limits.QUEUE_AS_CONFIGURED, "string", WHERE, "Queue of the measuring",
-        "Of the tuning and of parity and latency; as above.", enum=QUEUES,
-    ),
     "mlflow_conn_id": field("mlflow_default", "string", WHERE, "MLflow connection", "Of type `mlflow`.", minLength=1),
     "s3_conn_id": field("minio_default", "string", WHERE, "Object store connection", "Of type `aws`.", minLength=1),
 }  # fmt: skip
@@ -248,7 +239,6 @@ with DAG(
         device=given("device"),
         source=source,
         skip_unless={"tune": as_json("tune")},
-        asked_queue=given("export_queue"),
         **placement.arguments("export"),
         **step,
     )
@@ -278,7 +268,6 @@ with DAG(
         "inputs_uri": given("inputs_uri"),
         "s3_conn_id": given("s3_conn_id"),
         # A pool of as many slots as there are hosts to measure on: two measurements at once would time each other.
-        "asked_queue": given("measure_queue"),
         **placement.arguments("measure"),
     }
     tune = OnnxTuneOperator(

@@ -1,8 +1,8 @@
-"""Airflow's own hook for local changes, copied into AIRFLOW_HOME: the policy, and savepoints that work on SQLite.
+"""Savepoints that work on SQLite, in the module that Airflow imports for local changes; copied into AIRFLOW_HOME.
 
 ``airflow backfill create`` reads and then writes inside a savepoint. On SQLite a savepoint begins a transaction that
-only reads; when another process has written in between, the first write fails at once with *database is locked*,
-however long the timeout is. Taking the write lock first makes it wait its turn instead.
+only reads. If another process has written in between, the first write fails immediately with *database is locked*,
+whatever the timeout is. Taking the write lock first makes the transaction wait instead.
 """
 
 import sqlite3
@@ -10,8 +10,6 @@ from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-
-from airflow_onnx.deployment.cluster_policy import task_instance_mutation_hook as task_instance_mutation_hook
 
 
 @event.listens_for(Engine, "savepoint")

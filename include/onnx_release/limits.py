@@ -79,8 +79,6 @@ MEASURE_LOCK_POLL_S = 0.5
 
 # How a queue may be called: a part of a shell's argument, and no comma, which separates those of a worker.
 QUEUE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-# What a release asks for when it leaves its queue to the deployment.
-QUEUE_AS_CONFIGURED = "auto"
 
 # Watching for finished training runs. The bell asks MLflow this often; a look goes back this far, for runs that were
 # reported late or by a clock that is wrong.

@@ -30,7 +30,12 @@ class WatchRefused(Refused):
 class DeploymentRefused(Refused):
     """A setting of the deployment that cannot be used."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "wrong_option": "An option of `[onnx_release]` has a value that cannot be used.",
+        "unknown_kind": "The option `placement` names a kind of task that does not exist.",
+        "wrong_placement": "A field of the option `placement` is unknown or has a wrong value.",
+        "kubernetes_missing": "A KubernetesExecutor is configured, but the Kubernetes client is not installed.",
+    }
 
 
 STAGES: tuple[type[Refused], ...] = (TrackingRefused, StorageRefused, WatchRefused, DeploymentRefused)

@@ -92,9 +92,8 @@ def _placement_options() -> dict[str, Any]:
         "placement": _option(
             "Where tasks run, by kind of task: queues, pools, executors, hints for Kubernetes; JSON.",
             "",
-            '{"measure": {"queue": "measuring"}, "export_cuda": {"queue": "gpu"}}',
+            '{"export": {"queue": "gpu"}, "measure": {"queue": "measuring"}}',
         ),
-        "queue_choices": _option("Queues that a person may send the heavy tasks of a release to.", "", "gpu-a, gpu-b"),
         "measure_lock": _option(
             "File that a task locks while it measures, the same for all workers of a host.",
             None,

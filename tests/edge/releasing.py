@@ -217,7 +217,6 @@ class Release:
             plan=MEASURED,
             source=self.params.get("source"),
             inputs_uri=self.params.get("inputs_uri", ""),
-            asked_queue=self.params.get("measure_queue", "auto"),
             **self._shared(),
         )
 

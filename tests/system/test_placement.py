@@ -1,11 +1,10 @@
-"""The cluster policy in a real scheduler and API server, installed either way: on creation, on a retry, on a clear."""
+"""Placement in a real scheduler and API server: on creation, on a retry, after a clear."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,21 @@ from stack import airflow, processes
 from stack.airflow_api import AirflowApi
 from stack.context import Context
 from stack.credentials import Credentials
-from stack.layout import REPO, Layout
+from stack.layout import Layout
 from stack.ports import Ports
 
 pytestmark = pytest.mark.system
 
 TIMEOUT_S = 120.0
-PLACEMENT = {"export": {"queue": "exporting"}, "export_cuda": {"queue": "gpu"}}
-# A DAG of the release's name, whose export is of the release's class by name, fails once, and says which queue it saw.
+PLACEMENT = {"export": {"queue": "exporting"}}
+# The first try of the export fails. The second returns the queue of its task instance.
 DAG_FILE = """
 from datetime import timedelta
 from airflow.sdk import DAG, BaseOperator
-from airflow_onnx import placement
+from airflow_onnx.deployment import placement
 
 
-class OnnxExportOperator(BaseOperator):
+class FailsOnceOperator(BaseOperator):
     def execute(self, context):
         if context["ti"].try_number == 1:
             raise RuntimeError("once")
@@ -44,28 +43,20 @@ class PlainOperator(BaseOperator):
 
 retries = {"retries": 1, "retry_delay": timedelta(seconds=1)}
 with DAG("release_onnx", schedule=None, default_args={**retries, **placement.arguments("light")}):
-    PlainOperator(task_id="before") >> OnnxExportOperator(task_id="export", **placement.arguments("export"))
+    PlainOperator(task_id="before") >> FailsOnceOperator(task_id="export", **placement.arguments("export"))
 """
-POLICY = "airflow.policy"
 
 
-@pytest.fixture(scope="module", params=["airflow_local_settings", "entry point"])
-def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowApi]:
-    """Airflow alone, with the policy installed in one of the two ways."""
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowApi]:
+    """Airflow alone, with a placement."""
     home = tmp_path_factory.mktemp("placement")
     context = _context(home)
     airflow.prepare(context)
-    if request.param == "entry point":
-        (context.layout.airflow_home / "config" / "airflow_local_settings.py").unlink()
-        (metadata,) = (context.layout.airflow_home / airflow.PROVIDER).glob("*.dist-info/entry_points.txt")
-        project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-        lines = [f"{name} = {module}" for name, module in project["entry-points"][POLICY].items()]
-        metadata.write_text(metadata.read_text() + "\n".join([f"[{POLICY}]", *lines]) + "\n")
     commands = airflow.commands(context)
     own = {
         "AIRFLOW__CORE__DAGS_FOLDER": str(_dags(home)),
         "AIRFLOW__ONNX_RELEASE__PLACEMENT": json.dumps(PLACEMENT),
-        "AIRFLOW__ONNX_RELEASE__QUEUE_CHOICES": "big",
     }
     try:
         for command in commands:
@@ -107,16 +98,9 @@ def _run(api: AirflowApi, run_id: str, conf: dict[str, Any]) -> str:
     return path
 
 
-@pytest.mark.parametrize(
-    ("run_id", "conf", "queue"),
-    [
-        ("cuda", {"device": "cuda"}, "gpu"),
-        ("chosen", {"device": "cuda", "export_queue": "big"}, "big"),
-        ("hostile", {"export_queue": "nobody-listens"}, "exporting"),
-    ],
-)
-def test_a_release_keeps_its_queue(api: AirflowApi, run_id: str, conf: dict[str, Any], queue: str) -> None:
-    path = _run(api, run_id, conf)
+def test_a_task_keeps_the_queue_of_its_kind(api: AirflowApi) -> None:
+    run_id, queue = "placed", "exporting"
+    path = _run(api, run_id, {})
     tries = api.get(f"{path}/taskInstances/export/tries")["task_instances"]
     assert [(one["try_number"], one["queue"]) for one in tries] == [(1, queue), (2, queue)]
     assert api.get(f"{path}/taskInstances/before")["queue"] == "default"

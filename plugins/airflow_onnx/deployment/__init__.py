@@ -1,1 +1,1 @@
-"""Settings of the deployment: options and task placement."""
+"""Settings of the deployment: options, task placement and pods."""

@@ -1,60 +1,59 @@
-"""What the deployment decides, and a person who triggers a release cannot: Airflow's `[onnx_release]` section.
+"""Options of Airflow's section `[onnx_release]`, which only the deployment sets.
 
-Each option can be set as an environment variable, e.g. ``AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE=True``.
+Each option can also be an environment variable, for example ``AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE=True``. `provider.py`
+describes them for Airflow; the fallbacks here apply where this package is not installed as a provider.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import conf
+from airflow.sdk.exceptions import AirflowConfigException
 
+from airflow_onnx.errors import DeploymentRefused
 from onnx_release import limits
-from onnx_release.errors import Refused
 
 SECTION = "onnx_release"
 
 
 def allow_pickle() -> bool:
-    """Tell whether pickled models may be loaded; loading one runs whatever code its author put in."""
+    """Return True if pickled models may be loaded. A pickle can run any code on the worker."""
     return bool(conf.getboolean(SECTION, "allow_pickle", fallback=False))
 
 
 def factory_packages() -> tuple[str, ...]:
-    """Return the packages whose functions may make a model for a training run that left weights alone."""
-    text = str(conf.get(SECTION, "factory_packages", fallback="") or "")
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """Return the packages whose functions may build a model for a training run that logged only weights."""
+    return tuple(_names("factory_packages"))
 
 
 def staging_uri() -> str:
-    """Return the folder (``file://…`` or ``s3://…``) that the tasks of one release hand the artifact through."""
+    """Return the folder (``file://…`` or ``s3://…``) through which the tasks of a release pass the artifact."""
     default = (_airflow_home() / "onnx_release_staging").as_uri()
-    return str(conf.get(SECTION, "staging_uri", fallback=default)).rstrip("/")
+    return _text("staging_uri", default).rstrip("/")
 
 
 def staging_conn_id() -> str:
-    """Return the connection of type `aws` that leads to an ``s3://`` staging folder."""
-    return str(conf.get(SECTION, "staging_conn_id", fallback="minio_default"))
+    """Return the connection of type `aws` for an ``s3://`` staging folder."""
+    return _text("staging_conn_id", "minio_default")
 
 
 def cache_folder() -> Path:
-    """Return the folder on this worker's own disk that keeps what its tasks have fetched."""
-    given = str(conf.get(SECTION, "cache_folder", fallback="") or "")
-    return Path(given).expanduser().absolute() if given else _airflow_home() / "onnx_release_cache"
+    """Return the folder on the worker's own disk that caches downloads."""
+    path = _text("cache_folder")
+    return Path(path).expanduser().absolute() if path else _airflow_home() / "onnx_release_cache"
 
 
 def cache_max_bytes() -> int:
-    """Return how much that folder may hold; 0 keeps nothing. Raises `Refused` for what is no such number."""
-    text = str(conf.get(SECTION, "cache_max_bytes", fallback=limits.CACHE_MAX_BYTES)).strip()
-    if not (text.isascii() and text.isdigit()):
-        raise Refused(f"[{SECTION}] cache_max_bytes", f"is {text!r:.80}", "Give bytes as a whole number, 0 for none.")
-    return int(text)
+    """Return the size limit of the cache folder in bytes; 0 disables the cache.
+
+    :raises DeploymentRefused: for a value that is not a whole number from 0 on.
+    """
+    return int(_number("cache_max_bytes", limits.CACHE_MAX_BYTES, whole=True, zero=True))
 
 
 def _airflow_home() -> Path:
@@ -62,82 +61,98 @@ def _airflow_home() -> Path:
 
 
 def airflow_url() -> str:
-    """Return the address of Airflow's UI without a trailing slash, or an empty string when it is not configured."""
+    """Return the address of Airflow's UI without a trailing slash, or an empty string if it is not configured."""
     return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
 
 
 def watch_experiments() -> list[str]:
-    """Return the names or ids of the experiments whose runs are released as they end; ``*`` stands for all."""
-    text = str(conf.get(SECTION, "watch_experiments", fallback="") or "")
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """Return names or ids of the experiments whose finished runs are released; ``*`` stands for all."""
+    return _names("watch_experiments")
 
 
 def watch_filter() -> str:
-    """Return more conditions for these runs, in MLflow's filter language, or an empty string."""
-    return str(conf.get(SECTION, "watch_filter", fallback="") or "")
+    """Return more conditions for these runs in MLflow's filter language, or an empty string."""
+    return _text("watch_filter")
 
 
 def watch_cron() -> str:
-    """Return when `watch_training` looks without being called: the schedule, and so the interval of a backfill."""
-    return str(conf.get(SECTION, "watch_cron", fallback=limits.WATCH_CRON))
+    """Return the schedule of `watch_training` between asset events. It is also the interval of a backfill."""
+    return _text("watch_cron", limits.WATCH_CRON)
 
 
 def watch_poll_s() -> float:
-    """Return the seconds between two looks of the bell that rings when a training run has ended."""
-    return float(conf.getfloat(SECTION, "watch_poll_s", fallback=limits.WATCH_POLL_S))
+    """Return the seconds between two polls for finished training runs.
+
+    :raises DeploymentRefused: for a value that is not a number above 0.
+    """
+    return _number("watch_poll_s", limits.WATCH_POLL_S)
 
 
 def watch_release_params() -> dict[str, Any]:
-    """Return parameters of `release_onnx` for every release that the watch starts; raises `Refused` for bad JSON."""
+    """Return parameters of `release_onnx` for every release that the watch starts.
+
+    :raises DeploymentRefused: for a value that is not a JSON object.
+    """
     return _json_object("watch_release_params", '{"alias": "x"}')
 
 
 def placement() -> dict[str, Any]:
-    """Return where the tasks of a release run, by kind, for `placement.py` to read; raises `Refused` for bad JSON."""
+    """Return the option `placement`: by kind of task, the fields of `placement.Place`.
+
+    :raises DeploymentRefused: for a value that is not a JSON object.
+    """
     return _json_object("placement", '{"measure": {"queue": "measuring"}}')
 
 
-def queue_choices() -> tuple[str, ...]:
-    """Return the queues that a person may send the heavy tasks of a release to; raises `Refused` for a bad name."""
-    text = str(conf.get(SECTION, "queue_choices", fallback="") or "")
-    found = tuple(part.strip() for part in text.split(",") if part.strip())
-    for name in found:
-        if not re.fullmatch(limits.QUEUE_PATTERN, name) or name == limits.QUEUE_AS_CONFIGURED:
-            raise Refused(
-                f"[{SECTION}] queue_choices",
-                f"names {name!r:.80}",
-                f"Names match {limits.QUEUE_PATTERN}, with commas between; {limits.QUEUE_AS_CONFIGURED!r} is none.",
-            )
-    return found
-
-
 def measure_lock() -> str:
-    """Return the path of the file that is locked while a task measures; raises `Refused` when it is not absolute."""
-    default = str(Path(tempfile.gettempdir()) / "onnx_release_measure.lock")
-    path = str(conf.get(SECTION, "measure_lock", fallback="") or default)
+    """Return the path of the file that a task locks while it measures.
+
+    :raises DeploymentRefused: for a relative path.
+    """
+    path = _text("measure_lock", str(Path(tempfile.gettempdir()) / "onnx_release_measure.lock"))
     if not Path(path).is_absolute():
-        raise Refused(f"[{SECTION}] measure_lock", f"is {path!r:.200}", "Give the absolute path of a file.")
+        raise _refused("measure_lock", path, "Give the absolute path of a file.")
     return path
 
 
 def measure_lock_timeout_s() -> float:
-    """Return for how many seconds a task waits for another's measuring; raises `Refused` unless that is above 0."""
-    text = str(conf.get(SECTION, "measure_lock_timeout_s", fallback="") or limits.MEASURE_LOCK_TIMEOUT_S)
+    """Return the seconds that a task waits for another measurement on its host.
+
+    :raises DeploymentRefused: for a value that is not a number above 0.
+    """
+    return _number("measure_lock_timeout_s", limits.MEASURE_LOCK_TIMEOUT_S)
+
+
+def _text(option: str, default: str = "") -> str:
+    # An empty value in airflow.cfg means "not set".
+    return str(conf.get(SECTION, option, fallback="") or default)
+
+
+def _names(option: str) -> list[str]:
+    return [name for name in conf.getlist(SECTION, option, fallback=[]) if name]
+
+
+def _number(option: str, default: float, *, whole: bool = False, zero: bool = False) -> float:
+    read = conf.getint if whole else conf.getfloat
     try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not 0 < found < math.inf:
-        raise Refused(f"[{SECTION}] measure_lock_timeout_s", f"is {text!r:.80}", "Give seconds above 0, such as 1800.")
-    return found
+        number = float(read(SECTION, option, fallback=default))
+    except AirflowConfigException:
+        number = math.nan
+    if not (0 < number < math.inf or (zero and number == 0)):
+        kind = "whole number" if whole else "number"
+        raise _refused(option, _text(option), f"Give a {kind} {'from 0 on' if zero else 'above 0'}.")
+    return number
 
 
 def _json_object(option: str, example: str) -> dict[str, Any]:
-    text = str(conf.get(SECTION, option, fallback="") or "{}")
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = conf.getjson(SECTION, option, fallback={})
+    except AirflowConfigException:
         found = None
     if not isinstance(found, dict):
-        raise Refused(f"[{SECTION}] {option}", f"is {text!r:.200}", f"Give a JSON object: {example}.")
+        raise _refused(option, _text(option), f"Give a JSON object: {example}.")
     return found
+
+
+def _refused(option: str, value: str, action: str) -> DeploymentRefused:
+    return DeploymentRefused(f"The option [{SECTION}] {option}", f"is {value!r:.200}", action, code="wrong_option")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import params
-from airflow_onnx.deployment import placement
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.moved import MOVED_KEY, Moved
@@ -31,10 +30,9 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
 
     :param trained: the `TrainedModel` that the sensor returned.
     :param model_name: the registered model's name.
-    :param asked_queue: the queue that the release sends this task to; empty or ``auto``: the deployment's.
     """
 
-    template_fields: Sequence[str] = ("trained", "model_name", "mlflow_conn_id", "asked_queue")
+    template_fields: Sequence[str] = ("trained", "model_name", "mlflow_conn_id")
 
     def __init__(
         self,
@@ -42,11 +40,9 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         trained: Any,
         model_name: str,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
-        asked_queue: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.asked_queue = asked_queue
         self.trained = trained
         self.model_name = model_name
         self.mlflow_conn_id = mlflow_conn_id
@@ -68,7 +64,6 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         try:
             with airflow_outcome(lambda error: self._leave_refusal(context, error)):
                 self.training = params.record(TrainedModel, self.trained, "wait_for_training")
-                placement.require_queue(self.asked_queue, getattr(context["ti"], "queue", None))
                 return self.release(context).to_dict()
         finally:
             self.log.info("Moved: %s.", self.moved)

@@ -1,39 +1,34 @@
-"""Where tasks run: what the deployment's setting makes of the real DAG file, of a DAG run's records and of a pod."""
+"""Placement: the deployment's setting in the real DAG file, in the serialized DAG and in a pod."""
 
 from __future__ import annotations
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
-from airflow.sdk import Param
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from airflow_onnx.deployment import cluster_policy, placement
+from airflow_onnx.deployment import placement
 from airflow_onnx.deployment import settings as app_settings
 from airflow_onnx.deployment.kubernetes import MEASURING
-from onnx_release.errors import Refused
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[3]
 PLACED = {
     "light": {"queue": "light"},
     "export": {"queue": "export", "pool": "exports", "pool_slots": 2, "cpu": 4, "memory": "8Gi"},
     "measure": {"queue": "measuring", "cpu": "4", "memory": "6.5Gi", "node_selector": {"pool": "quiet"}},
-    "export_cuda": {"queue": "gpu", "gpu": 1},
-    "measure_cuda": {"queue": "gpu-quiet", "pool": "onnx_measure_gpu", "gpu": 1, "tolerate": {"gpu": "yes"}},
 }
 KUBERNETES = "CeleryExecutor,KubernetesExecutor"
-# Parses the DAG file as the DAG processor does, and prints what the scheduler would read back.
+# Parses the DAG file like the DAG processor and prints the tasks as the scheduler deserializes them.
 PARSE = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
@@ -50,19 +45,14 @@ print(json.dumps({"tasks": tasks, "errors": errors, "kubernetes": kubernetes}))
 """
 
 
-@pytest.fixture
-def placed(monkeypatch: pytest.MonkeyPatch) -> None:
-    _set(monkeypatch, placement=PLACED)
-
-
-def _set(patch: pytest.MonkeyPatch, *, placement: Any = None, choices: str = "", executor: str = "") -> None:
-    for name, value in _environment(placement, choices, executor).items():
+def _set(patch: pytest.MonkeyPatch, *, placement: Any = None, executor: str = "") -> None:
+    for name, value in _environment(placement, executor).items():
         patch.setenv(name, value)
 
 
-def _environment(placement: Any = None, choices: str = "", executor: str = "") -> dict[str, str]:
+def _environment(placement: Any = None, executor: str = "") -> dict[str, str]:
     text = placement if isinstance(placement, str) else json.dumps(placement or {})
-    variables = {"AIRFLOW__ONNX_RELEASE__PLACEMENT": text, "AIRFLOW__ONNX_RELEASE__QUEUE_CHOICES": choices}
+    variables = {"AIRFLOW__ONNX_RELEASE__PLACEMENT": text}
     return variables | ({"AIRFLOW__CORE__EXECUTOR": executor} if executor else {})
 
 
@@ -82,15 +72,15 @@ def _parsed(tmp_path: Path, **settings: Any) -> dict[str, Any]:
     return found
 
 
-def test_without_settings_only_measuring_stands_apart(tmp_path: Path) -> None:
+def test_without_settings_only_measuring_has_its_own_pool(tmp_path: Path) -> None:
     found = _parsed(tmp_path)
     assert found["errors"] == []
-    apart = {name: task for name, task in found["tasks"].items() if task != ["default", "default_pool", 1, False]}
-    assert apart == {name: ["default", "onnx_measure", 1, False] for name in ("tune", "parity_latency")}
+    others = {name: task for name, task in found["tasks"].items() if task != ["default", "default_pool", 1, False]}
+    assert others == {name: ["default", "onnx_measure", 1, False] for name in ("tune", "parity_latency")}
     assert not found["kubernetes"]
 
 
-def test_the_serialized_dag_has_each_task_in_its_place(tmp_path: Path) -> None:
+def test_the_serialized_dag_has_the_placement_of_each_task(tmp_path: Path) -> None:
     found = _parsed(tmp_path, placement=PLACED)
     assert found["errors"] == []
     assert found["tasks"]["export"] == ["export", "exports", 2, False]
@@ -98,7 +88,7 @@ def test_the_serialized_dag_has_each_task_in_its_place(tmp_path: Path) -> None:
     light = set(found["tasks"]) - {"export", "tune", "parity_latency"}
     assert len(light) == 7
     assert all(found["tasks"][name] == ["light", "default_pool", 1, False] for name in light)
-    assert not found["kubernetes"], "hints for Kubernetes cost the parser nothing where nobody runs it"
+    assert not found["kubernetes"], "the Kubernetes client is imported only for a KubernetesExecutor"
 
 
 def test_pods_are_overridden_where_kubernetes_runs_tasks(tmp_path: Path) -> None:
@@ -110,11 +100,10 @@ def test_pods_are_overridden_where_kubernetes_runs_tasks(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"placement": "{"}, "placement: is '{'"),
+        ({"placement": "{"}, "placement is '{'"),
         ({"placement": '["light"]'}, "Give a JSON object"),
-        ({"placement": {"heavy": {}}}, "is no kind of task: 'heavy'"),
-        ({"choices": "gpu,a b"}, "queue_choices: names 'a b'"),
-        ({"choices": "auto"}, "'auto' is none"),
+        ({"placement": {"heavy": {}}}, "'heavy', is not a kind of task"),
+        ({"placement": {"export_cuda": {}}}, "'export_cuda', is not a kind of task"),
     ],
 )
 def test_a_mistake_is_an_import_error_of_the_dag(tmp_path: Path, settings: dict[str, Any], why: str) -> None:
@@ -124,42 +113,42 @@ def test_a_mistake_is_an_import_error_of_the_dag(tmp_path: Path, settings: dict[
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "why"),
+    ("kind", "fields", "field", "value"),
     [
-        ("light", {"queues": "x"}, "queues is 'x', not a field"),
-        ("light", {"queue": 5}, "queue is 5, not of type str"),
-        ("light", [], "is \\[\\], not a dict"),
-        ("export", {"queue": "a,b"}, "queue is 'a,b'.*must match"),
-        ("export", {"queue": "x; rm -rf /"}, "queue is 'x; rm"),
-        ("export", {"queue": "-q"}, "queue is '-q'"),
-        ("export", {"queue": "a\n"}, "queue is"),
-        ("export", {"queue": "q" * 500}, "queue is"),
-        ("export", {"queue": "auto"}, "stands for the deployment's choice"),
-        ("measure", {"pool": ""}, "pool is ''"),
-        ("measure", {"pool_slots": 0}, "pool_slots is 0.*1 or more"),
-        ("measure", {"pool_slots": True}, "pool_slots is True, not of type int"),
-        ("export_cuda", {"gpu": -1}, "gpu is -1"),
-        ("export_cuda", {"gpu": 0.5}, "gpu is 0.5, not of type int"),
-        ("measure", {"cpu": "four"}, "cpu is 'four'"),
-        ("measure", {"cpu": -1}, "cpu is -1"),
-        ("measure", {"cpu": 0}, "cpu is 0"),
-        ("measure", {"cpu": float("nan")}, "cpu is nan"),
-        ("measure", {"memory": "8 GB"}, "memory is '8 GB'"),
-        ("measure", {"memory": "0Gi"}, "memory is '0Gi'"),
-        ("measure", {"node_selector": {"a b": "c"}}, "node_selector has 'a b'"),
-        ("measure", {"tolerate": {"gpu": "no/label"}}, "tolerate has 'gpu': 'no/label'"),
+        ("light", {"queues": "x"}, "queues", "'x'"),
+        ("light", {"queue": 5}, "queue", "5"),
+        ("light", [], "Place", "[]"),
+        ("export", {"queue": "a,b"}, "queue", "'a,b'"),
+        ("export", {"queue": "x; rm -rf /"}, "queue", "'x; rm"),
+        ("export", {"queue": "-q"}, "queue", "'-q'"),
+        ("export", {"queue": "a\n"}, "queue", "'a"),
+        ("export", {"queue": "q" * 500}, "queue", "'qqq"),
+        ("measure", {"pool": ""}, "pool", "''"),
+        ("measure", {"pool_slots": 0}, "pool_slots", "0"),
+        ("measure", {"pool_slots": True}, "pool_slots", "True"),
+        ("export", {"gpu": -1}, "gpu", "-1"),
+        ("export", {"gpu": 0.5}, "gpu", "0.5"),
+        ("measure", {"cpu": "four"}, "cpu", "'four'"),
+        ("measure", {"cpu": "0"}, "cpu", "'0'"),
+        ("measure", {"cpu": -1}, "cpu", "-1"),
+        ("measure", {"cpu": 0}, "cpu", "0"),
+        ("measure", {"cpu": float("nan")}, "cpu", "nan"),
+        ("measure", {"memory": "8 GB"}, "memory", "'8 GB'"),
+        ("measure", {"memory": "0Gi"}, "memory", "'0Gi'"),
+        ("measure", {"node_selector": {"a b": "c"}}, "node_selector", "'a b'"),
+        ("measure", {"tolerate": {"gpu": "no/label"}}, "tolerate", "'no/label'"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value(
-    monkeypatch: pytest.MonkeyPatch, kind: str, given: Any, why: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, fields: Any, field: str, value: str
 ) -> None:
-    _set(monkeypatch, placement={kind: given})
-    with pytest.raises(Refused, match=f"(?s)placement, '{kind}': .*{why}.*docs/placement.md"):
+    _set(monkeypatch, placement={kind: fields})
+    with refused("wrong_placement", f"placement, '{kind}',", field, value, "docs/placement.md"):
         placement.arguments("light")
 
 
 def _pod(kind: str) -> dict[str, Any]:
-    """The pod that the executor would send to Kubernetes, made by Airflow's own generator."""
+    """Return the pod as Airflow's generator sends it to Kubernetes."""
     override = PodGenerator.from_obj(placement.arguments(kind)["executor_config"])
     base = k8s.V1Pod(
         metadata=k8s.V1ObjectMeta(labels={"tier": "airflow"}, namespace="airflow"),
@@ -192,7 +181,7 @@ def _pod(kind: str) -> dict[str, Any]:
     return sent
 
 
-def test_the_pod_of_a_measuring_task_keeps_others_from_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measuring_pod_has_an_anti_affinity_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     _set(monkeypatch, placement=PLACED, executor=KUBERNETES)
     pod = _pod("measure")
     (container,) = pod["spec"]["containers"]
@@ -208,117 +197,52 @@ def test_the_pod_of_a_measuring_task_keeps_others_from_its_node(monkeypatch: pyt
     assert labels.items() >= {**MEASURING, "tier": "airflow", "task_id": "a_task"}.items()
 
 
-def test_a_gpu_is_asked_for_and_its_taint_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:
-    _set(monkeypatch, placement=PLACED, executor="KubernetesExecutor")
-    pod = _pod("measure_cuda")
+def test_a_gpu_is_requested_and_its_taint_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu = {"export": {"gpu": 1}, "measure": {"gpu": 1, "tolerate": {"gpu": "yes"}}}
+    _set(monkeypatch, placement=on_gpu, executor="KubernetesExecutor")
+    pod = _pod("measure")
     assert pod["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
     assert pod["spec"]["tolerations"] == [{"key": "gpu", "operator": "Equal", "value": "yes"}]
     assert "affinity" in pod["spec"]
-    assert "affinity" not in _pod("export_cuda")["spec"]
+    assert "affinity" not in _pod("export")["spec"]
 
 
-def test_measuring_pods_stand_alone_without_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_pods_have_the_anti_affinity_without_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     _set(monkeypatch, executor="KubernetesExecutor")
     assert placement.arguments("light")["executor_config"] == {}
     assert placement.arguments("measure")["executor_config"]["pod_override"].spec.affinity is not None
 
 
-def _record(operator: str = "OnnxExportOperator", dag_id: str = "release_onnx") -> SimpleNamespace:
-    """A task's record as Airflow hands it to the hook: what the DAG file says is in it."""
-    return SimpleNamespace(
-        operator=operator, dag_id=dag_id, task_id="t", run_id="r", queue="export", pool="exports", pool_slots=2,
-        executor=None, executor_config={},
-    )  # fmt: skip
-
-
-def _after(record: SimpleNamespace, conf: Any) -> SimpleNamespace:
-    cluster_policy.task_instance_mutation_hook(record, None if conf == "no run" else SimpleNamespace(conf=conf))
-    return record
-
-
-def test_a_release_on_cuda_goes_to_its_own_place(placed: None) -> None:
-    export = _after(_record(), {"device": "cuda"})
-    assert (export.queue, export.pool, export.pool_slots) == ("gpu", "exports", 2)
-    for operator in ("OnnxTuneOperator", "OnnxParityLatencyOperator"):
-        measure = _after(_record(operator), {"device": "cuda"})
-        assert (measure.queue, measure.pool) == ("gpu-quiet", "onnx_measure_gpu")
-
-
-def test_a_chosen_queue_comes_before_that_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    _set(monkeypatch, placement=PLACED, choices="big, gpu-b")
-    conf = {"device": "cuda", "export_queue": "gpu-b", "measure_queue": "auto"}
-    assert _after(_record(), conf).queue == "gpu-b"
-    assert _after(_record("OnnxTuneOperator"), conf).queue == "gpu-quiet"
-
-
-@pytest.mark.parametrize(
-    ("record", "conf"),
-    [
-        (_record("OnnxUploadToS3Operator"), {"device": "cuda"}),
-        (_record(dag_id="another"), {"device": "cuda"}),
-        (_record(), {"device": "auto"}),
-        (_record(), {"export_queue": "nobody-listens", "measure_queue": "big"}),
-        (_record(), {"export_queue": ["big"], "device": {"cuda": 1}}),
-        (_record(), "no run"),
-        (_record(), None),
-        (_record(), ["export_queue"]),
-    ],
-)
-def test_whatever_else_a_run_says_the_record_stays(monkeypatch: pytest.MonkeyPatch, record: Any, conf: Any) -> None:
-    _set(monkeypatch, placement=PLACED, choices="big")
-    before = dict(vars(record))
-    assert vars(_after(record, conf)) == before
-
-
-def test_the_hook_raises_nothing_for_a_wrong_setting(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    _set(monkeypatch, placement={"export_cuda": {"queue": "a b"}})
-    assert _after(_record(), {"device": "cuda"}).queue == "export"
-    assert "stays where the DAG puts it" in caplog.text
-
-
-def test_a_task_on_another_queue_than_asked_for_is_refused() -> None:
-    for asked in ("", "auto", "gpu"):
-        placement.require_queue(asked, "gpu")
-    with pytest.raises(Refused, match=r"queue 'big': was asked for, and this task was sent to 'gpu'.*policy"):
-        placement.require_queue("big", "gpu")
-
-
-def test_the_form_offers_the_deployments_queues_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    _set(monkeypatch, choices="gpu-a,gpu-b")
-    params: dict[str, Param] = runpy.run_path(str(ROOT / "dags" / "release_onnx.py"))["PARAMS"]
-    for name in ("export_queue", "measure_queue"):
-        assert params[name].schema["enum"] == ["auto", "gpu-a", "gpu-b"]
-        assert params[name].resolve("gpu-a") == "gpu-a"
-        with pytest.raises(Exception, match="'gpu-c' is not one of"):
-            params[name].resolve("gpu-c")
-
-
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan"])
-def test_a_timeout_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_timeout_must_be_a_number_above_zero(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__MEASURE_LOCK_TIMEOUT_S", value)
-    with pytest.raises(Refused, match=f"measure_lock_timeout_s: is '{value}'"):
+    with refused("wrong_option", "measure_lock_timeout_s", f"'{value}'"):
         app_settings.measure_lock_timeout_s()
 
 
-def test_a_lock_without_a_whole_path_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_have_the_types_that_airflow_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "t")
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_MAX_BYTES", "4096")
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__WATCH_POLL_S", "0.5")
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__FACTORY_PACKAGES", "our_models, radio.nets,")
+    assert app_settings.allow_pickle() is True
+    assert (app_settings.cache_max_bytes(), app_settings.watch_poll_s()) == (4096, 0.5)
+    assert app_settings.factory_packages() == ("our_models", "radio.nets")
+
+
+def test_a_relative_lock_path_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__MEASURE_LOCK", "locks/measure")
-    with pytest.raises(Refused, match="measure_lock: is 'locks/measure'"):
+    with refused("wrong_option", "measure_lock", "locks/measure"):
         app_settings.measure_lock()
 
 
-def test_the_values_for_the_chart_place_tasks_where_somebody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chart_values_have_a_worker_set_for_each_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     values = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "values.yaml").read_text())
     settings, celery = values["config"]["onnx_release"], values["workers"]["celery"]
-    _set(monkeypatch, placement=settings["placement"], choices=settings["queue_choices"], executor=values["executor"])
-    asked = {kind: placement.arguments(kind) for kind in placement.KINDS}
-    listened_to = {celery["queue"], *(workers["queue"] for workers in celery["sets"])}
-    on_celery = {one["queue"] for kind, one in asked.items() if one["executor"] is None}
-    assert on_celery <= listened_to
-    assert set(app_settings.queue_choices()) <= listened_to
+    _set(monkeypatch, placement=settings["placement"], executor=values["executor"])
+    placed = {kind: placement.arguments(kind) for kind in placement.KINDS}
+    served = {celery["queue"], *(workers["queue"] for workers in celery["sets"])}
+    assert {one["queue"] for one in placed.values()} == served
+    assert {one["executor"] for one in placed.values()} == {None}
     made = " ".join(values["migrateDatabaseJob"]["args"])
-    assert all(f"pools set {one['pool']} " in made for one in asked.values() if one["pool"] != "default_pool")
-    assert [one["executor"] for kind, one in asked.items() if kind in placement.ON_CUDA.values()] == [
-        "KubernetesExecutor"
-    ] * 2
+    assert all(f"pools set {one['pool']} " in made for one in placed.values() if one["pool"] != "default_pool")

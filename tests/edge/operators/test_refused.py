@@ -46,15 +46,6 @@ def test_a_parity_failure_is_refused_with_its_evidence_and_a_rerun_with_other_li
     assert len(versions_of(hook, release)) == 1
 
 
-def test_a_task_on_another_queue_than_its_release_asked_for_is_refused(
-    hook: MlflowHook, release: Release, judged: Release
-) -> None:
-    release.params["measure_queue"] = "quiet-hosts"
-    with pytest.raises(AirflowFailException, match="queue 'quiet-hosts': was asked for"):
-        release.after(judged, "check").run("parity_latency")
-    assert_refused(hook, release, "queue 'quiet-hosts'", "cluster policy")
-
-
 def test_a_graph_that_was_changed_after_the_export_is_refused(
     hook: MlflowHook, release: Release, judged: Release
 ) -> None:

@@ -262,7 +262,7 @@ def test_a_cache_that_is_turned_off_leaves_nothing_on_the_worker(
     assert not (here / "cache").exists()
 
 
-@pytest.mark.parametrize("text", ["-1", "10 GiB", "", "1e9"])
+@pytest.mark.parametrize("text", ["-1", "10 GiB", "", "1.5"])
 def test_a_limit_that_is_no_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_MAX_BYTES", text)
     with pytest.raises(Refused, match="cache_max_bytes"):
