@@ -88,7 +88,7 @@ class OnnxExportOperator(ReleaseStepOperator):
         self.link_urls[TrainingRunLink.name] = self.hook.server.run_url(
             self.training.experiment_id, self.training.training_run_id
         )
-        work = staging.at(self.work_uri, self.moved)
+        work = staging.at(self.work_uri)
         with (
             tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch,
             worker_cache.trained_model(self.hook, self.training.model_uri) as trained,

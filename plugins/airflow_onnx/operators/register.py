@@ -60,7 +60,7 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         from onnx_release.check.smoke_test import smoke_test
         from onnx_release.report.release_report import read_report
 
-        source = s3.folder_at(self.s3_conn_id, uploaded.uri, moved=self.moved)
+        source = s3.folder_at(self.s3_conn_id, uploaded.uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             s3.fetch(source, uploaded.files, Path(scratch))
             smoke_test(Path(scratch), artifact)

@@ -104,11 +104,11 @@ class OnnxTuneOperator(MeasuringStepOperator):
     def _tuned(self, artifact: OnnxArtifact) -> OnnxArtifact:
         from onnx_release.run_step import tune
 
-        work = staging.at(self.work_uri, self.moved)
+        work = staging.at(self.work_uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             out, options = work.out(staging.TUNED, Path(scratch)), self._options(Path(scratch))
             with (
-                staging.at(artifact.uri, self.moved).local(artifact) as (folder, artifact),
+                staging.at(artifact.uri).local(artifact) as (folder, artifact),
                 worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
                 tuned = tune(trained.path, folder, artifact, out, options)

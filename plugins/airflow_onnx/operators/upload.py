@@ -48,7 +48,7 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         # Pushed before the first object: the clean-up must know of a half-done upload too.
         context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
         metadata = {"training-run-id": self.training.training_run_id, "artifact-sha256": artifact.sha256}
-        with staging.at(artifact.uri, self.moved).sender(artifact, target) as send:
+        with staging.at(artifact.uri).sender(artifact, target) as send:
             for file in artifact.files:
                 self._log_sent(target, file, send(file, metadata))
         report = self._put_report(target, accepted, metadata)
@@ -67,7 +67,7 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
 
     def _target(self, artifact: OnnxArtifact) -> s3.Folder:
         prefix = validation.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
-        return s3.folder_at(self.s3_conn_id, f"s3://{validation.bucket(self.bucket)}/{prefix}", moved=self.moved)
+        return s3.folder_at(self.s3_conn_id, f"s3://{validation.bucket(self.bucket)}/{prefix}")
 
     def _log_sent(self, target: s3.Folder, file: FileDigest, sent: bool) -> None:
         verb = "was put there" if sent else "was there already"

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx.moved import COPIED, Moved
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import S3_PART_BYTES
 from onnx_release.records import FileDigest, StagedFile
@@ -53,14 +52,12 @@ FINAL_ANSWERS = {
 class Folder:
     """A bucket and the key prefix (ending in ``/``) that stands for one folder in it.
 
-    `moved` counts the bytes that go and come, as `partner`'s; `rerun` is the task that puts the objects.
+    `rerun` is the task that puts the objects.
     """
 
     hook: S3Hook = field(repr=False)
     bucket: str
     prefix: str
-    moved: Moved = field(default_factory=Moved, repr=False)
-    partner: str = "store"
     rerun: str = "upload"
 
     @property
@@ -71,10 +68,6 @@ class Folder:
     def key(self, path: str) -> str:
         """Return the object key of a file of the folder."""
         return self.prefix + path
-
-    def count(self, direction: str, size_bytes: int) -> None:
-        """Count bytes that went ``up`` or came ``down``."""
-        self.moved[f"{self.partner}_{direction}_bytes"] += size_bytes
 
 
 def folder_at(s3_conn_id: str, uri: str, **more: Any) -> Folder:
@@ -141,7 +134,6 @@ def put(folder: Folder, local: Path, file: FileDigest, metadata: dict[str, str])
             ExtraArgs=_described(file, metadata),
             Config=folder.hook.transfer_config,
         )
-        folder.count("up", file.size_bytes)
         head = client.head_object(Bucket=folder.bucket, Key=folder.key(file.path))
         etag = head["ETag"].strip('"')
         if (etag, head["ContentLength"]) == (expected.result(), file.size_bytes):
@@ -170,7 +162,6 @@ def copy(source: Folder, target: Folder, file: FileDigest, staged: StagedFile, m
             },
             Config=source.hook.transfer_config,
         )
-        target.moved[COPIED] += file.size_bytes
         head = client.head_object(Bucket=target.bucket, Key=target.key(file.path))
     if not _is_content(head, file, staged):
         _require_reads_back(target, file, head["ETag"].strip('"'))
@@ -267,7 +258,6 @@ def read_digest(folder: Folder, path: str, etag: str = "") -> FileDigest | None:
         for chunk in body.iter_chunks(READ_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
-    folder.count("down", size)
     return FileDigest(path=path, sha256=digest.hexdigest(), size_bytes=size)
 
 
@@ -295,7 +285,6 @@ def fetch(folder: Folder, files: Iterable[FileDigest], target: Path) -> None:
             folder.hook.get_conn().download_file(
                 folder.bucket, folder.key(file.path), str(local), Config=folder.hook.transfer_config
             )
-        folder.count("down", local.stat().st_size)
 
 
 def fetch_one(folder: Folder, path: str, target: Path, size_max_bytes: int) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from urllib.parse import urlsplit
 
-from airflow_onnx.moved import Moved
 from airflow_onnx.storage.staging_base import Staging
 from airflow_onnx.storage.staging_folder import FolderStaging
 from airflow_onnx.storage.staging_s3 import StoreStaging
@@ -23,10 +22,9 @@ def work_uri(root_uri: str, dag_id: str, dag_run_id: str) -> str:
     return f"{root_uri.rstrip('/')}/{digest[:24]}"
 
 
-def at(uri: str, moved: Moved | None = None) -> Staging:
+def at(uri: str) -> Staging:
     """Return the staging behind the URI of a work folder, or of an artifact in it.
 
-    :param moved: counts the bytes that go there and come from there.
     :raises Refused: for a URI of another kind.
     """
     kind = {"file": FolderStaging, "s3": StoreStaging}.get(urlsplit(uri).scheme)
@@ -36,4 +34,4 @@ def at(uri: str, moved: Moved | None = None) -> Staging:
             "is neither a file:// nor an s3:// URI",
             "Set [onnx_release] staging_uri to s3://bucket/prefix, or to a folder that every worker sees.",
         )
-    return kind(uri, Moved() if moved is None else moved)
+    return kind(uri)

@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_onnx.moved import Moved
-
 if TYPE_CHECKING:
     from airflow_onnx.storage.s3 import Folder
     from onnx_release.records import FileDigest, OnnxArtifact
@@ -22,9 +20,8 @@ Send = Callable[["FileDigest", dict[str, str]], bool]
 class Staging(abc.ABC):
     """A work folder, or an artifact in one. Nothing is named by a record before all of it is there and verified."""
 
-    def __init__(self, uri: str, moved: Moved) -> None:
+    def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.moved = moved
 
     @abc.abstractmethod
     def prepare(self, keep_s: float) -> None:

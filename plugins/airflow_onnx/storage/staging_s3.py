@@ -36,7 +36,7 @@ class StoreStaging(Staging):
 
     def _folder(self, uri: str) -> s3.Folder:
         validation.bucket(uri.removeprefix("s3://").partition("/")[0])
-        return s3.folder_at(settings.staging_conn_id(), uri, moved=self.moved, partner="staging", rerun=RERUN)
+        return s3.folder_at(settings.staging_conn_id(), uri, rerun=RERUN)
 
     def prepare(self, keep_s: float) -> None:
         """Look whether the bucket is there, and sweep old siblings; a folder in a store needs no making."""
@@ -76,7 +76,7 @@ class StoreStaging(Staging):
             verify_folder(target, artifact.files, digests)
 
         with worker_cache.cached(
-            Wanted(name=f"artifact {self.uri}", fill=fill, sha256=artifact.sha256, digests=digests), self.moved
+            Wanted(name=f"artifact {self.uri}", fill=fill, sha256=artifact.sha256, digests=digests)
         ) as entry:
             yield entry.folder, artifact.replace(stamps=entry.stamps)
 

@@ -15,7 +15,6 @@ from airflow_onnx.tracking import weight_files
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
-    from airflow_onnx.moved import Moved
     from onnx_release.artifact.cache import Entry, Wanted
 
 log = logging.getLogger(__name__)
@@ -32,14 +31,11 @@ class FetchedModel:
 
 
 @contextmanager
-def cached(wanted: Wanted, moved: Moved) -> Iterator[Entry]:
-    """Yield what is wanted, from this worker's cache where it is there, and count which it was."""
+def cached(wanted: Wanted) -> Iterator[Entry]:
+    """Yield the folder from this worker's cache, or fetch it; the log names which."""
     from onnx_release.artifact.cache import Cache
 
     with Cache(settings.cache_folder(), settings.cache_max_bytes()).entry(wanted) as entry:
-        kind = "hit" if entry.hit else "miss"
-        moved[f"cache_{kind}{'s' if entry.hit else 'es'}"] += 1
-        moved[f"cache_{kind}_bytes"] += entry.size_bytes
         log.info("%s, %d bytes: %s.", wanted.name, entry.size_bytes, "in the cache" if entry.hit else "fetched")
         yield entry
 
@@ -66,7 +62,7 @@ def trained_model(hook: MlflowHook, model_uri: str, sha256: str = "") -> Iterato
         shutil.rmtree(folder / "download", ignore_errors=True)
 
     key = "" if sha256 or settings.allow_pickle() else _key(hook, model_uri)
-    with cached(Wanted(name=f"trained model {model_uri}", fill=fill, sha256=sha256, key=key), hook.moved) as entry:
+    with cached(Wanted(name=f"trained model {model_uri}", fill=fill, sha256=sha256, key=key)) as entry:
         yield FetchedModel(path=entry.folder / where, sha256=entry.sha256)
 
 

@@ -88,6 +88,6 @@ def fetch_inputs(hook: MlflowHook, s3_conn_id: str, uri: str, folder: Path, para
         action = "Give s3://bucket/key.npz or runs:/ID/x.npz."
         raise Refused(f"{parameter} {uri!r:.200}", "is of no known form", action)
     parent, _, name = uri.rpartition("/")
-    where = s3.folder_at(s3_conn_id, parent, moved=hook.moved)
+    where = s3.folder_at(s3_conn_id, parent)
     folder.mkdir(parents=True)
     return str(s3.fetch_one(where, name, folder, INPUTS_MAX_BYTES))

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import s3, staging, worker_cache
 from onnx_release.errors import Refused
+from onnx_release.records import FileDigest
 from tests.edge.operators.test_refused import pickled_run
 from tests.edge.releasing import (
     ORDER,
@@ -69,17 +71,66 @@ def size_of(release: Release, task: str, path: str) -> int:
     return int(size)
 
 
-def spread(release: Release, workers: Workers, last: str) -> Any:
-    """Run all tasks up to `last`, each on another worker."""
-    done = None
+class Transfers(Counter[str]):
+    """Bytes by kind of transfer: ``put``, ``copy``, ``fetch`` and ``read`` in the store, ``download`` from MLflow."""
+
+    def take(self) -> dict[str, int]:
+        """Return the counts and start again from zero."""
+        taken = dict(self)
+        self.clear()
+        return taken
+
+
+@pytest.fixture
+def transfers(monkeypatch: pytest.MonkeyPatch) -> Transfers:
+    counted = Transfers()
+    put, copy, fetch, read, download = s3.put, s3.copy, s3.fetch, s3.read_digest, MlflowHook.download
+
+    def counting_put(folder: s3.Folder, local: Path, file: FileDigest, *more: Any) -> Any:
+        counted["put"] += file.size_bytes
+        return put(folder, local, file, *more)
+
+    def counting_copy(source: s3.Folder, target: s3.Folder, file: FileDigest, *more: Any) -> Any:
+        counted["copy"] += file.size_bytes
+        return copy(source, target, file, *more)
+
+    def counting_fetch(folder: s3.Folder, files: Any, target: Path) -> None:
+        counted["fetch"] += sum(file.size_bytes for file in files)
+        fetch(folder, files, target)
+
+    def counting_read(*arguments: Any) -> FileDigest | None:
+        found = read(*arguments)
+        counted["read"] += found.size_bytes if found else 0
+        return found
+
+    def counting_download(hook: MlflowHook, uri: str, folder: Path) -> Path:
+        local = download(hook, uri, folder)
+        counted["download"] += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return local
+
+    monkeypatch.setattr(s3, "put", counting_put)
+    monkeypatch.setattr(s3, "copy", counting_copy)
+    monkeypatch.setattr(s3, "fetch", counting_fetch)
+    monkeypatch.setattr(s3, "read_digest", counting_read)
+    monkeypatch.setattr(MlflowHook, "download", counting_download)
+    return counted
+
+
+def run_on_separate_workers(release: Release, workers: Workers, last: str) -> Any:
+    """Run all tasks up to `last`, each on another worker, and return the record of the last one."""
     for name in ORDER[: ORDER.index(last) + 1]:
         workers.go(name)
-        done = release.run(name)
-    return done
+        release.run(name)
+    return release.returned[last]
 
 
-def test_a_release_whose_tasks_share_no_disk(hook: MlflowHook, release: Release, workers: Workers) -> None:
-    version = spread(release, workers, "promote")
+def test_a_release_whose_tasks_share_no_disk(release: Release, workers: Workers, transfers: Transfers) -> None:
+    by_task = {}
+    for name in ORDER:
+        workers.go(name)
+        release.run(name)
+        by_task[name] = transfers.take()
+    version = release.returned["promote"]
     artifact = release.returned["export"]
     size = artifact["size_bytes"]
     assert artifact["uri"] == f"{release.returned['prepare']}/artifact/{artifact['sha256']}"
@@ -88,38 +139,28 @@ def test_a_release_whose_tasks_share_no_disk(hook: MlflowHook, release: Release,
     )
     assert (version["version"], version["alias"]) == (1, "candidate")
 
-    moved = release.moved
-    assert moved["export"]["staging_up_bytes"] == size
-    assert moved["check"]["staging_down_bytes"] == moved["parity_latency"]["staging_down_bytes"] == size
-    assert (moved["check"]["cache_misses"], moved["parity_latency"]["cache_misses"]) == (1, 2)
-    assert moved["upload"]["store_copied_bytes"] == size
+    assert by_task["export"]["put"] == size
+    assert by_task["check"] == {"fetch": size}
+    assert by_task["parity_latency"]["fetch"] == size
+    assert by_task["parity_latency"]["download"] == by_task["export"]["download"] > 0
+    assert by_task["upload"]["copy"] == size
     report_size = size_of(release, "upload", "report.json")
-    assert moved["upload"]["store_up_bytes"] == report_size, "the artifact went up once, to staging"
-    assert "staging_down_bytes" not in moved["upload"]
-
-    figures = hook.client.get_run(release.training_run_id).data.metrics
-    assert figures["onnx_release/moved/store_copied_bytes"] == size
-    assert figures["onnx_release/moved_bytes"] == sum(
-        count
-        for counts in moved.values()
-        for name, count in counts.items()
-        if name.endswith(("_up_bytes", "_down_bytes"))
-    ) - moved["promote"].get("mlflow_up_bytes", 0)
-    assert figures["onnx_release/moved_ratio"] == figures["onnx_release/moved_bytes"] / size
+    assert by_task["upload"]["put"] == report_size, "the artifact went up once, to staging"
+    assert "fetch" not in by_task["upload"]
     release.clean()
     assert staged(release) == []
     assert objects_of(release)
 
 
-def test_on_one_worker_nothing_is_fetched_twice(release: Release, workers: Workers) -> None:
+def test_on_one_worker_nothing_is_fetched_twice(release: Release, workers: Workers, transfers: Transfers) -> None:
     workers.go("alone")
-    release.to("parity_latency")
-    moved = release.moved
-    assert moved["export"]["cache_misses"] == 1
-    # The artifact was written to a folder that ended with the export; the check fetches it, the judging finds it.
-    assert moved["check"]["staging_down_bytes"] == release.returned["export"]["size_bytes"]
-    assert moved["parity_latency"]["cache_hits"] == 2
-    assert not {"mlflow_down_bytes", "staging_down_bytes"} & set(moved["parity_latency"])
+    release.to("export")
+    assert transfers.take()["download"] > 0
+    # The export wrote the artifact to a folder that ended with the task, so the check fetches it.
+    release.run("check")
+    assert transfers.take() == {"fetch": release.returned["export"]["size_bytes"]}
+    release.run("parity_latency")
+    assert transfers.take() == {}
 
 
 @pytest.fixture
@@ -155,12 +196,13 @@ def test_a_second_try_on_another_worker_stages_the_same_once(release: Release, w
     assert release.returned["export"]["staged"] == first["staged"]
 
 
-def test_a_second_release_copies_and_reads_nothing_again(staged_release: Release, workers: Workers) -> None:
+def test_a_second_release_copies_and_reads_nothing_again(staged_release: Release, transfers: Transfers) -> None:
     staged_release.run("upload", "register", "promote")
+    transfers.clear()
     staged_release.run("upload")
-    moved = staged_release.moved["upload"]
-    # The report that lies there is read twice: what it is, and what it says.
-    assert moved == {"store_down_bytes": 2 * size_of(staged_release, "upload", "report.json")}
+    # The report in the store is read for its digest and fetched for its content.
+    size = size_of(staged_release, "upload", "report.json")
+    assert transfers == {"read": size, "fetch": size}
 
 
 @pytest.mark.parametrize("size_change", [0, 1])
@@ -210,19 +252,17 @@ def test_a_lost_object_is_named_with_what_to_do(staged_release: Release, workers
         staged_release.run(task)
 
 
-def test_a_store_whose_etags_say_nothing_is_read_back(
-    staged_release: Release, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_whose_etags_say_nothing_is_read_back(staged_release: Release, transfers: Transfers) -> None:
     for file in staged_release.returned["export"]["staged"].values():
         file["by_content"] = False
     size = staged_release.returned["export"]["size_bytes"]
+    transfers.clear()
     staged_release.run("upload")
-    moved = staged_release.moved["upload"]
-    assert (moved["store_copied_bytes"], moved["store_down_bytes"]) == (size, size)
+    assert (transfers["copy"], transfers["read"]) == (size, size)
 
 
 def test_where_staging_is_another_store_the_artifact_is_fetched_and_put(
-    hook: MlflowHook, staged_release: Release, workers: Workers, monkeypatch: pytest.MonkeyPatch
+    staged_release: Release, workers: Workers, transfers: Transfers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"])
     extra = json.loads(connection["extra"])
@@ -230,25 +270,27 @@ def test_where_staging_is_another_store_the_artifact_is_fetched_and_put(
     monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps(connection | {"extra": json.dumps(extra)}))
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_CONN_ID", "elsewhere")
     workers.go("upload")
+    transfers.clear()
     staged_release.run("upload")
-    moved, size = staged_release.moved["upload"], staged_release.returned["export"]["size_bytes"]
-    assert moved["staging_down_bytes"] == size
-    assert moved["store_up_bytes"] > size
-    assert "store_copied_bytes" not in moved
+    size = staged_release.returned["export"]["size_bytes"]
+    assert transfers["fetch"] == size
+    assert transfers["put"] > size
+    assert "copy" not in transfers
     assert staged_release.run("register", "promote")["version"] == 1
 
 
 def test_a_damaged_cache_costs_a_fetch_and_changes_nothing(
-    staged_release: Release, workers: Workers, caplog: pytest.LogCaptureFixture
+    staged_release: Release, workers: Workers, transfers: Transfers, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = workers.go("one")
     staged_release.run("check")
     (model,) = (here / "cache" / "entries").glob("*/model.onnx")
     model.write_bytes(bytes(model.stat().st_size))
+    transfers.clear()
     with caplog.at_level(logging.WARNING):
         assert staged_release.run("check")["passed"]
     assert "is damaged; it is fetched again" in caplog.text
-    assert staged_release.moved["check"]["cache_misses"] == 1
+    assert transfers == {"fetch": staged_release.returned["export"]["size_bytes"]}
 
 
 def test_a_cache_that_is_turned_off_leaves_nothing_on_the_worker(
@@ -269,30 +311,30 @@ def test_a_limit_that_is_no_number_is_refused(text: str, monkeypatch: pytest.Mon
         settings.cache_max_bytes()
 
 
-def test_a_logged_model_is_found_again_by_another_release(hook: MlflowHook, run_id: str, workers: Workers) -> None:
+def test_a_logged_model_is_found_again_by_another_release(
+    hook: MlflowHook, run_id: str, workers: Workers, transfers: Transfers
+) -> None:
     workers.go("one")
     uri = new_release(run_id).to("wait")["model_uri"]
     with worker_cache.trained_model(hook, uri) as first:
         assert (first.path / "MLmodel").is_file()
-    fetched_bytes = hook.moved["mlflow_down_bytes"]
+    assert transfers.take()["download"] > 0
     with worker_cache.trained_model(hook, uri) as second:
         assert second == first
-    assert hook.moved["mlflow_down_bytes"] == fetched_bytes
-    assert (hook.moved["cache_hits"], hook.moved["cache_misses"]) == (1, 1)
+    assert transfers.take() == {}
 
 
 def test_where_pickles_run_what_the_cache_says_of_a_name_is_not_believed(
-    hook: MlflowHook, run_id: str, workers: Workers, monkeypatch: pytest.MonkeyPatch
+    hook: MlflowHook, run_id: str, workers: Workers, transfers: Transfers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
     workers.go("one")
     uri = new_release(run_id).to("wait")["model_uri"]
     for _ in range(2):
         with worker_cache.trained_model(hook, uri) as found:
-            pass
-    assert hook.moved["cache_misses"] == 2
+            assert transfers.take()["download"] > 0
     with worker_cache.trained_model(hook, uri, found.sha256):
-        assert hook.moved["cache_hits"] == 1, "a digest from the release's own records is"
+        assert transfers.take() == {}, "a digest from the release's own records is found"
 
 
 def test_a_file_of_a_run_that_is_written_again_is_never_taken_for_the_old_one(
@@ -323,7 +365,7 @@ def log_weights(folder: Path, seed: int) -> None:
 
 
 def test_a_pickled_model_with_its_own_code_leaves_its_cached_copy_as_it_was(
-    hook: MlflowHook, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hook: MlflowHook, workers: Workers, transfers: Transfers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
     code = tmp_path / "own_code" / "own_net.py"
@@ -335,8 +377,10 @@ def test_a_pickled_model_with_its_own_code_leaves_its_cached_copy_as_it_was(
         release = new_release(pickled_run(own_net.OwnNet(), code_paths=[str(code)]))
         monkeypatch.delitem(sys.modules, "own_net")
     workers.go("one")
-    release.to("parity_latency")
-    assert release.moved["parity_latency"]["cache_hits"] == 2, "Python wrote no bytecode beside the code"
+    release.to("check")
+    transfers.clear()
+    release.run("parity_latency")
+    assert transfers == {}, "Python wrote no bytecode beside the code"
 
 
 def test_old_work_goes_and_what_is_not_ours_stays(workers: Workers, tmp_path: Path) -> None:
@@ -385,7 +429,7 @@ def test_a_tuned_model_is_staged_beside_the_exported_one(hook: MlflowHook, worke
 
     release = new_release(trained_run(run_name="wide", module=Wide()))
     release.params["tune"] = INT8
-    assert spread(release, workers, "promote")["alias"] == "candidate-int8"
+    assert run_on_separate_workers(release, workers, "promote")["alias"] == "candidate-int8"
     tuned = release.returned["tune"]
     assert tuned["uri"] == f"{release.returned['prepare']}/tuned/{tuned['sha256']}"
     assert set(tuned["staged"]) == {file["path"] for file in tuned["files"]}
