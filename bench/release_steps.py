@@ -103,7 +103,7 @@ def _compare(case: Case) -> None:
         report = compare_artifact(case.trained, case.onnx, case.artifact(), options)
     _require(report.passed, list(report.failures))
     runs = {(compared.sample, compared.batch_size) for compared in report.comparisons}
-    worst = max(compared.mae or 0.0 for compared in report.comparisons)
+    worst = max(compared.measures.mae or 0.0 for compared in report.comparisons)
     marked.report(passed=report.passed, mae=worst, samples_compared=len(runs))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from airflow.sdk import DAG, TriggerRule
 
 from airflow_onnx.deployment import placement
-from airflow_onnx.form_fields import as_json, field, given, pushed, returned
+from airflow_onnx.form_fields import as_json, field, fields_of, given, pushed, returned
 from airflow_onnx.moved import MOVED_KEY
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
@@ -25,7 +25,7 @@ from airflow_onnx.operators.work_folder import CleanWorkFolderOperator, PrepareW
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from onnx_release import limits
 
-PARITY, BUDGET, PLAN = limits.ParityLimits(), limits.LatencyBudget(), limits.MeasurePlan()
+BUDGET, PLAN = limits.LatencyBudget(), limits.MeasurePlan()
 # The sections of the trigger form, in its order. Airflow's form opens the one of this name, and only that one.
 WHAT, SAME, FAST, FASTER, WHERE = "Run Parameters", "The same numbers", "Fast enough", "Faster still", "Where to"
 
@@ -89,32 +89,7 @@ PARAMS = {
         "An .npz file with an array per input: s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz. It is timed with, too.",
         pattern=limits.INPUTS_URI_PATTERN,
     ),
-    "mae_max": field(
-        PARITY.mae_max, "number", SAME, "Mean absolute error below",
-        "Per output, PyTorch against ONNX Runtime, times the output's scale where that is above 1. For float32 the "
-        "usual difference is about 1e-7. Half precision has its own limit: see limits of single dtypes.",
-        exclusiveMinimum=0,
-    ),
-    "sqnr_min_db": field(
-        PARITY.sqnr_min_db, "number", SAME, "Least signal to noise ratio (dB)",
-        "The output's scale over the difference. For float32 it is usually above 110. Empty: not limited.", minimum=0,
-    ),
-    "agreement_min": field(
-        PARITY.agreement_min, "number", SAME, "Least agreement of integer outputs",
-        "The share of equal values of an integer or boolean output, such as a class index.", minimum=0, maximum=1,
-    ),
-    "max_abs": field(None, "number", SAME, "Largest absolute error", "Empty: not limited.", minimum=0),
-    "rtol": field(
-        None, "number", SAME, "Relative tolerance",
-        "Each value: error at most absolute tolerance + relative tolerance * PyTorch's value. Both empty: not limited.",
-        minimum=0,
-    ),
-    "atol": field(
-        None, "number", SAME, "Absolute tolerance", "See the relative one. Empty, where that is given: 0.", minimum=0
-    ),
-    "cosine_min": field(
-        None, "number", SAME, "Least cosine similarity", "Empty: not limited.", minimum=-1, maximum=1
-    ),
+    **fields_of(limits.OutputLimits, SAME),
     "per_output": field(
         {}, "object", SAME, "Limits of single outputs", 'For example `{"positions": {"max_abs": 1e-4}}`.'
     ),
@@ -244,20 +219,7 @@ with DAG(
     )
     judging: dict[str, Any] = {
         "batch_sizes": as_json("batch_sizes"),
-        "parity": {
-            name: as_json(name)
-            for name in (
-                "mae_max",
-                "max_abs",
-                "rtol",
-                "atol",
-                "cosine_min",
-                "sqnr_min_db",
-                "agreement_min",
-                "per_output",
-                "per_dtype",
-            )
-        },
+        "parity": {name: as_json(name) for name in limits.ParityLimits.model_fields},
         "precision_limits": as_json("precision_limits"),
         "budget": {
             "batch_size": as_json("serving_batch_size"),

@@ -85,7 +85,7 @@ def _latency(latency: Any) -> Table:
 
 def _extreme(rows: list[Any], measure: str, pick: Any) -> float | None:
     """Return the worst value; None, shown as such, when any sample was not measured."""
-    values = [row[measure] for row in rows]
+    values = [row["measures"][measure] for row in rows]
     return None if None in values else float(pick(values))
 
 

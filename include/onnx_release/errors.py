@@ -127,7 +127,9 @@ class ExportRefused(Refused):
 class ParityRefused(Refused):
     """A parity comparison that cannot be made."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "wrong_limits": "A parity limit is unknown or out of its bounds, or an output has no limit.",
+    }
 
 
 class LatencyRefused(Refused):

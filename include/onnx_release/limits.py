@@ -137,27 +137,69 @@ MAPPED_PAGES_KEPT_BYTES = 32 * 2**20
 REPRODUCTION_MODEL_MAX_BYTES = 256 * 2**20
 
 
-class ParityLimits(Record):
-    """How far ONNX Runtime's outputs may be from PyTorch's, per output. A limit of None is not applied.
+class OutputLimits(Record):
+    """Limits on the difference between the reference's and the candidate's output. A limit of None is not applied.
 
-    `mae_max` is the mean absolute difference (strictly below), times the output's scale where that is above 1: no
-    float32 holds 1e-5 among values of 1000. `max_abs` is the largest absolute difference, `rtol`/`atol` hold together
-    and element by element: ``|a - b| <= atol + rtol * |b|`` with b the PyTorch value, `cosine_min` is the least cosine
-    similarity, and `sqnr_min_db` the least ratio of the output's scale to the difference, in dB, which also finds a
-    large error in an output of tiny values. Integer and boolean outputs are judged by `agreement_min` alone, the least
-    share of equal values.
-
-    `per_output` replaces fields for a named output and `per_dtype` for a dtype (``{"positions": {"max_abs": 1e-4}}``);
-    an output's own entry wins over its dtype's, which wins over `DTYPE_LIMITS`, which wins over the general fields.
+    Every field is a number or None. Its bounds are the keywords of JSON schema in `json_schema_extra`;
+    `parity.limits` checks them, and the trigger form shows them.
     """
 
-    mae_max: float | None = 1e-5
-    max_abs: float | None = None
-    rtol: float | None = None
-    atol: float | None = None
-    cosine_min: float | None = None
-    sqnr_min_db: float | None = 60.0
-    agreement_min: float | None = 1.0
+    mae_max: float | None = Field(
+        default=1e-5,
+        title="Mean absolute error below",
+        description="Per output, times the output's scale where that is above 1. For float32 the usual difference is "
+        "about 1e-7. Half precision has its own limit: see limits of single dtypes.",
+        # No difference is below 0.
+        json_schema_extra={"exclusiveMinimum": 0},
+    )
+    sqnr_min_db: float | None = Field(
+        default=60.0,
+        title="Least signal to noise ratio (dB)",
+        description="The output's scale over the difference; it finds a large error in an output of small values. "
+        "For float32 it is usually above 110.",
+        json_schema_extra={"minimum": 0},
+    )
+    agreement_min: float | None = Field(
+        default=1.0,
+        title="Least agreement of integer outputs",
+        description="The share of equal values of an integer or boolean output, such as a class index. It is the only "
+        "limit on such an output.",
+        json_schema_extra={"minimum": 0, "maximum": 1},
+    )
+    max_abs: float | None = Field(
+        default=None,
+        title="Largest absolute error",
+        description="Empty: not limited.",
+        json_schema_extra={"minimum": 0},
+    )
+    rtol: float | None = Field(
+        default=None,
+        title="Relative tolerance",
+        description="Each value: error at most absolute tolerance + relative tolerance * PyTorch's value. Both empty: "
+        "not limited.",
+        json_schema_extra={"minimum": 0},
+    )
+    atol: float | None = Field(
+        default=None,
+        title="Absolute tolerance",
+        description="See the relative tolerance. Empty, where that one is set: 0.",
+        json_schema_extra={"minimum": 0},
+    )
+    cosine_min: float | None = Field(
+        default=None,
+        title="Least cosine similarity",
+        description="Empty: not limited.",
+        json_schema_extra={"minimum": -1, "maximum": 1},
+    )
+
+
+class ParityLimits(OutputLimits):
+    """Limits of a whole comparison.
+
+    `per_output` replaces limits for a named output and `per_dtype` for a dtype (``{"positions": {"max_abs": 1e-4}}``).
+    An output's own entry wins over its dtype's. That one wins over `DTYPE_LIMITS`, which wins over the general fields.
+    """
+
     per_output: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     per_dtype: dict[str, dict[str, float | None]] = Field(default_factory=dict)
 

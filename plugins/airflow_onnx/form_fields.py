@@ -6,11 +6,25 @@ from typing import Any
 
 from airflow.sdk import Param
 
+from onnx_release.records.base import Record
+
 
 def field(default: Any, kind: str, section: str, title: str, help_text: str, **schema: Any) -> Param:
     """Return a field of the form, of a JSON type; one without a default may stay empty."""
     types = kind if default is not None else ["null", kind]
     return Param(default, type=types, section=section, title=title, description_md=help_text, **schema)
+
+
+def fields_of(record: type[Record], section: str) -> dict[str, Param]:
+    """Return a number field of the form for each field of a record, with its default, title, text and bounds.
+
+    :param record: a record whose fields are numbers or None, with the bounds in `json_schema_extra`.
+    """
+    fields = {}
+    for name, info in record.model_fields.items():
+        bounds = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        fields[name] = field(info.default, "number", section, info.title or name, info.description or "", **bounds)
+    return fields
 
 
 def given(name: str) -> str:

@@ -10,6 +10,7 @@ from onnx_release.records import (
     CheckReport,
     HostInfo,
     LatencyReport,
+    Measures,
     OnnxArtifact,
     OutputParity,
     ParityReport,
@@ -50,13 +51,12 @@ def comparison(**changes: Any) -> OutputParity:
         "batch_size": 1,
         "dtype": "float32",
         "shape": (1, 2),
-        "mae": 1e-8,
-        "max_abs": 2e-8,
-        "max_rel": 1e-6,
-        "cosine": 1.0,
         "passed": True,
     }
-    return OutputParity(**fields | changes)
+    measures = {"mae": 1e-8, "max_abs": 2e-8, "max_rel": 1e-6, "cosine": 1.0} | {
+        name: changes.pop(name) for name in Measures.model_fields if name in changes
+    }
+    return OutputParity(**fields | changes, measures=Measures(**measures))
 
 
 def batch(**changes: Any) -> BatchLatency:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from airflow_onnx.form_fields import fields_of
+from onnx_release.limits import OutputLimits
+
 DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
 
 
@@ -30,3 +33,11 @@ def test_every_default_is_valid(params: dict[str, Any]) -> None:
 def test_no_default_is_empty_text(params: dict[str, Any]) -> None:
     # Airflow's form takes it for missing, and disables the Trigger button: such a field is null instead.
     assert [name for name, param in params.items() if param.value == ""] == []
+
+
+def test_each_parity_limit_is_a_field_with_its_default_and_bounds() -> None:
+    fields = fields_of(OutputLimits, "Parity")
+    assert list(fields) == list(OutputLimits.model_fields)
+    schema = fields["agreement_min"].schema
+    assert (schema["type"], schema["minimum"], schema["maximum"]) == ("number", 0, 1)
+    assert fields["max_abs"].schema["type"] == ["null", "number"]

@@ -14,6 +14,7 @@ from onnx_release.records import (
     FileDigest,
     HostInfo,
     LatencyReport,
+    Measures,
     ModelVersion,
     OnnxArtifact,
     OutputParity,
@@ -31,8 +32,8 @@ URI = f"s3://heimdall-models/heimdall-localization-onnx/{'c' * 32}/{SHA[:16]}/"
 
 def parity(output: str, mae: float | None, cosine: float) -> OutputParity:
     return OutputParity(
-        output=output, sample="s", batch_size=1, dtype="float32", shape=(1, 2), mae=mae, max_abs=2e-7, max_rel=3e-6,
-        cosine=cosine, passed=True,
+        output=output, sample="s", batch_size=1, dtype="float32", shape=(1, 2), passed=True,
+        measures=Measures(mae=mae, max_abs=2e-7, max_rel=3e-6, cosine=cosine),
     )  # fmt: skip
 
 

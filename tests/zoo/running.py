@@ -81,5 +81,5 @@ def _tested(entry: Entry, trained: Path, folder: Path, artifact: OnnxArtifact) -
         input_spec=options.input_spec,
     )
     parity = compare_artifact(trained, folder, artifact, judge)
-    worst = max((found.mae for found in parity.comparisons if found.mae is not None), default=None)
+    worst = max((found.measures.mae for found in parity.comparisons if found.measures.mae is not None), default=None)
     return "; ".join([*problems, *parity.failures]), worst

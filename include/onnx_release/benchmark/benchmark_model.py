@@ -16,8 +16,8 @@ from onnx_release.latency.host import describe_host
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.latency.measure import Sides, measure_all
 from onnx_release.parity.compare_model import Comparison, FailedCase
-from onnx_release.parity.compare_outputs import require_limits
 from onnx_release.parity.divergence.search import find_divergence
+from onnx_release.parity.limits import require_limits
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
 from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
 from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
@@ -91,7 +91,7 @@ def _explained(subject: BenchmarkSetup, parity: ParityReport, case: FailedCase |
                 limits=parity.limits,
                 failures=parity.failures,
                 divergence=divergence,
-                scales={c.output: c.scale for c in parity.comparisons if c.scale is not None},
+                scales={c.output: c.measures.scale for c in parity.comparisons if c.measures.scale is not None},
                 versions=subject.artifact.tool_versions,
                 model=subject.folder,
                 sha256=subject.artifact.sha256,

@@ -18,7 +18,7 @@ from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import ModelContract
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_model import run
-from onnx_release.parity.compare_outputs import compare_outputs, scales_of
+from onnx_release.parity.compare_outputs import compare_outputs, output_scales
 from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
@@ -82,7 +82,7 @@ class ExportVerifier:
             found = self._apart.run(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
         except Refused as refusal:
             return f"{refusal.subject}: {refusal.problem}"
-        scales = scales_of(outputs for _, outputs in cases)
+        scales = output_scales(outputs for _, outputs in cases)
         for (sample, expected), outputs in zip(cases, found, strict=True):
             for compared in compare_outputs(expected, outputs, sample, ParityLimits(), scales):
                 if not compared.passed:

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_release.errors import Refused
 from onnx_release.limits import ParityLimits
-from onnx_release.parity.compare_outputs import compare_outputs, evaluate_parity, scales_of
+from onnx_release.parity.compare_outputs import compare_outputs, evaluate_parity, output_scales
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport
 from onnx_release.runners import Runner
 from onnx_release.samples.edge_cases import varying_dimensions
@@ -65,7 +65,7 @@ class Comparison:
 
     def run_candidate(self, runner: Runner) -> None:
         """Run ONNX Runtime on what PyTorch ran, and compare."""
-        scales = scales_of(outputs for _, outputs in self.expected)
+        scales = output_scales(outputs for _, outputs in self.expected)
         for index, (sample, reference) in enumerate(self.expected):
             try:
                 candidate = run(runner, sample)

@@ -16,6 +16,7 @@ from onnx_release.records.artifact import (
     TuneReport,
 )
 from onnx_release.records.base import Record
+from onnx_release.records.measures import Measures
 from onnx_release.records.release import ModelVersion, ReleaseReport, S3Object, TrainedModel
 from onnx_release.records.reports import (
     BatchLatency,
@@ -40,6 +41,7 @@ __all__ = [
     "Finding",
     "HostInfo",
     "LatencyReport",
+    "Measures",
     "ModelVersion",
     "OnnxArtifact",
     "OutputParity",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from onnx_release.records.base import Record
+from onnx_release.records.measures import Measures
 from onnx_release.records.tensors import TensorSpec
 
 
@@ -85,9 +86,9 @@ class TuneCandidate(Record):
 
     `outcome`: ``reference`` (PyTorch), ``chosen``, ``passed`` (fit, and not chosen), ``slower`` (dropped in a heat),
     ``refused`` (by its gate), ``failed`` (could not be made or run), ``left out`` (never tried); `reason` says why.
-    `speedup` is the plain export's median time over its own, with its bootstrap interval; `cosine` and `sqnr_db` are
-    the worst over all outputs and samples, and `task_metrics` the evaluation sample's, by output. `build_s` is what it
-    took to make and to judge.
+    `speedup` is the plain export's median time over its own, with its bootstrap interval. `measures` are the
+    worst over all outputs and samples. `task_metrics` are those of the evaluation sample, by output. `build_s` is the
+    time of building and comparing.
     """
 
     name: str
@@ -100,8 +101,7 @@ class TuneCandidate(Record):
     p50_ms: float | None = None
     p95_ms: float | None = None
     rounds: int = 0
-    cosine: float | None = None
-    sqnr_db: float | None = None
+    measures: Measures = Field(default_factory=Measures)
     task_metrics: dict[str, float] = Field(default_factory=dict)
     size_bytes: int | None = None
     build_s: float = 0.0

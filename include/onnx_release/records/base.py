@@ -32,7 +32,8 @@ class Record(BaseModel):
             # JSON mode: JSON has lists where the record has tuples, and strings where it has enums.
             return cls.model_validate_json(json.dumps(data))
         except ValidationError as error:
-            first = error.errors()[0]
+            # An unknown field goes first: it also explains the fields that are missing.
+            first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
             field = ".".join(map(str, (cls.__name__, *first["loc"])))
             raise RecordRefused(
                 f"The field {field}",

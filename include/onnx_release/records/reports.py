@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from onnx_release.records.artifact import Finding
 from onnx_release.records.base import Record
+from onnx_release.records.measures import Measures
 from onnx_release.records.tensors import TensorSpec
 
 
@@ -25,26 +28,14 @@ class CheckReport(Record):
 
 
 class OutputParity(Record):
-    """One output compared on one sample. A measure that could not be taken is None, and a limit on it then failed.
-
-    `mae` and `max_abs` are over the finite values, `max_rel` leaves out those whose PyTorch value is 0 (None when all
-    are), and `cosine` is None when one side alone is all zeros. `scale` is the output's largest root mean square over
-    all samples, `sqnr_db` that scale over the root mean square of the difference, in dB (None when nothing differs),
-    and `agreement` the share of equal values of an integer or boolean output.
-    """
+    """Comparison of one output on one sample. A limit on a measure without a value has failed."""
 
     output: str
     sample: str
     batch_size: int
     dtype: str
     shape: tuple[int, ...]
-    mae: float | None = None
-    max_abs: float | None = None
-    max_rel: float | None = None
-    cosine: float | None = None
-    scale: float | None = None
-    sqnr_db: float | None = None
-    agreement: float | None = None
+    measures: Measures = Field(default_factory=Measures)
     passed: bool
     failures: tuple[str, ...] = ()
 
@@ -86,6 +77,13 @@ class ParityReport(Record):
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     divergence: Divergence | None = None
+
+    def worst_per_output(self) -> dict[str, Measures]:
+        """Return each output's worst measures over all its samples."""
+        found: dict[str, list[Measures]] = {}
+        for comparison in self.comparisons:
+            found.setdefault(comparison.output, []).append(comparison.measures)
+        return {output: Measures.worst(every) for output, every in found.items()}
 
 
 class SideLatency(Record):

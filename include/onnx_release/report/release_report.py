@@ -17,6 +17,7 @@ from onnx_release.records import (
     CheckReport,
     Divergence,
     LatencyReport,
+    Measures,
     OnnxArtifact,
     OutputParity,
     ParityReport,
@@ -116,8 +117,8 @@ def metrics(report: ReleaseReport) -> dict[str, float]:
         found["export_wall_s"] = report.artifact.export_wall_s
         found |= _tuning_metrics(report.artifact.tuning)
     if report.benchmark is not None:
-        for output, worst in worst_per_output(report.benchmark.parity).items():
-            found |= {f"parity/{_metric_part(output)}/{name}": value for name, value in worst.items()}
+        for output, worst in report.benchmark.parity.worst_per_output().items():
+            found |= {f"parity/{_metric_part(output)}/{name}": value for name, value in worst.to_dict().items()}
         for batch in report.benchmark.latency.batches if report.benchmark.latency else ():
             found |= {f"latency/batch_{batch.batch_size}/{name}": value for name, value in _batch_metrics(batch)}
     found |= _moved_metrics(report)
@@ -176,29 +177,6 @@ def _metric_part(output: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", output)
 
 
-def worst_per_output(parity: ParityReport) -> dict[str, dict[str, float | None]]:
-    """Return each output's worst measures over all its samples; None when any one of them could not be taken."""
-    worst = {}
-    for output in dict.fromkeys(comparison.output for comparison in parity.comparisons):
-        every = [comparison for comparison in parity.comparisons if comparison.output == output]
-        worst[output] = {
-            "mae": _worst([c.mae for c in every]),
-            "max_abs": _worst([c.max_abs for c in every]),
-            "max_rel": _worst([c.max_rel for c in every]),
-            "cosine": _worst([c.cosine for c in every], least=True),
-            # Without a difference there is no such ratio, so the least of those that there are.
-            "sqnr_db": min((c.sqnr_db for c in every if c.sqnr_db is not None), default=None),
-        }
-    return worst
-
-
-def _worst(values: list[float | None], *, least: bool = False) -> float | None:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or not known:
-        return None
-    return min(known) if least else max(known)
-
-
 def _batch_metrics(batch: BatchLatency) -> Iterator[tuple[str, float | None]]:
     for side, latency in (("torch", batch.torch), ("onnxruntime", batch.onnxruntime)):
         yield f"{side}_p50_ms", latency.p50_ms
@@ -254,7 +232,7 @@ def _precision(artifact: OnnxArtifact) -> str:
 def tuning_lines(tuning: TuneReport) -> list[str]:
     """Return the table of a tuning, line by line, as Markdown: every candidate, its figures, and what became of it."""
     metrics = [f"{name} of {output}" for output, name in tuning.task_metric.items()]
-    columns = ["candidate", "outcome", "speedup [interval]", "p50 / p95 ms", "MB", "cosine", "SQNR dB", *metrics, "why"]
+    columns = ["candidate", "outcome", "speedup [interval]", "p50 / p95 ms", "MB", "cosine", "SQNR", *metrics, "why"]
     return [
         f"Tuning at batch {tuning.batch_size} with {tuning.threads} threads chose **{tuning.chosen}**, in "
         f"{tuning.wall_s:.0f} s of at most {tuning.max_s:g}. Speedups are to the plain export, `float32`, at "
@@ -271,14 +249,15 @@ def _tuning_row(candidate: TuneCandidate, outputs: tuple[str, ...]) -> str:
     ratio = (candidate.speedup, candidate.speedup_low, candidate.speedup_high)
     speedup = "-" if None in ratio else "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)
     times = "-" if candidate.p50_ms is None else f"{candidate.p50_ms:.3g} / {candidate.p95_ms:.3g}"
+    measures = candidate.measures.texts()
     cells = [
         candidate.name,
         candidate.outcome,
         speedup,
         times,
         "-" if candidate.size_bytes is None else f"{candidate.size_bytes / 1e6:.1f}",
-        "-" if candidate.cosine is None else f"{candidate.cosine:.6f}",
-        "-" if candidate.sqnr_db is None else f"{candidate.sqnr_db:.0f}",
+        measures["cosine"],
+        measures["sqnr_db"],
         *(
             "-" if output not in candidate.task_metrics else f"{candidate.task_metrics[output]:.4g}"
             for output in outputs
@@ -296,14 +275,12 @@ def _parity_table(parity: ParityReport) -> str:
         f"Parity with PyTorch, the worst of {_samples(parity.comparisons)} at batch sizes {sizes} "
         f"(not seen at export: {unseen}):",
         "",
-        "| output | MAE | largest absolute | largest relative | cosine | SQNR dB | passed |",
-        "|---|---|---|---|---|---|---|",
+        f"| output | {' | '.join(info.title or name for name, info in Measures.model_fields.items())} | passed |",
+        f"|{'---|' * (len(Measures.model_fields) + 2)}",
     ]
-    for output, worst in worst_per_output(parity).items():
-        cosine = "-" if worst["cosine"] is None else f"{worst['cosine']:.8f}"
-        measures = " | ".join(_short(worst[name]) for name in ("mae", "max_abs", "max_rel"))
-        sqnr = "-" if worst["sqnr_db"] is None else f"{worst['sqnr_db']:.0f}"
-        lines.append(f"| {_cell(output)} | {measures} | {cosine} | {sqnr} | {'no' if output in failed else 'yes'} |")
+    for output, worst in parity.worst_per_output().items():
+        measures = " | ".join(worst.texts().values())
+        lines.append(f"| {_cell(output)} | {measures} | {'no' if output in failed else 'yes'} |")
     if parity.notes:
         lines += ["", *(f"- {note}" for note in parity.notes)]
     if parity.divergence is not None:
@@ -326,10 +303,6 @@ def _samples(comparisons: tuple[OutputParity, ...]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2e}"
 
 
 def _latency_text(latency: LatencyReport | None) -> str:

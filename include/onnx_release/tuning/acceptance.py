@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_model import Comparison
-from onnx_release.records import OnnxArtifact, ParityReport
-from onnx_release.report.release_report import worst_per_output
+from onnx_release.records import Measures, OnnxArtifact
 from onnx_release.runners import Runner
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
@@ -17,11 +16,10 @@ from onnx_release.tuning.task_metrics import Evaluation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptanceResult:
-    """What the gate found: `reasons` not to let the candidate pass, and its worst figures."""
+    """Result of one acceptance test: `reasons` against the candidate, its worst measures and its task metrics."""
 
     reasons: tuple[str, ...]
-    cosine: float | None
-    sqnr_db: float | None
+    measures: Measures
     task_metrics: dict[str, float]
 
 
@@ -58,8 +56,8 @@ class AcceptanceTest:
         if self.evaluation is not None and parity.passed:
             metrics = self.evaluation.measure(candidate)
             reasons += self._losses(metrics)
-        worst = _worst(parity)
-        return replace(worst, reasons=tuple(reasons), task_metrics=metrics)
+        worst = Measures.worst(list(parity.worst_per_output().values()), skip_missing=True)
+        return AcceptanceResult(reasons=tuple(reasons), measures=worst, task_metrics=metrics)
 
     def _losses(self, metrics: dict[str, float]) -> list[str]:
         assert self.evaluation is not None  # noqa: S101 - these are its metrics
@@ -73,12 +71,3 @@ class AcceptanceTest:
                     f"worse by {loss:.2%}, more than {self.metric_loss_max:.2%}"
                 )
         return found
-
-
-def _worst(parity: ParityReport) -> AcceptanceResult:
-    by_output = worst_per_output(parity).values()
-    cosines = [worst["cosine"] for worst in by_output if worst["cosine"] is not None]
-    ratios = [worst["sqnr_db"] for worst in by_output if worst["sqnr_db"] is not None]
-    return AcceptanceResult(
-        reasons=(), cosine=min(cosines, default=None), sqnr_db=min(ratios, default=None), task_metrics={}
-    )

@@ -132,10 +132,8 @@ class Search:
             record = record.replace(outcome="failed", reason=f"{refusal.subject}: {refusal.problem}")
         else:
             outcome = record.replace(outcome="refused", reason="; ".join(passage.reasons))
-            record = replace(
-                outcome if passage.reasons else record,
-                cosine=passage.cosine,
-                sqnr_db=passage.sqnr_db,
+            record = (outcome if passage.reasons else record).replace(
+                measures=passage.measures,
                 task_metrics=passage.task_metrics,
                 size_bytes=size,
             )

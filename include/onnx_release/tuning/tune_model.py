@@ -12,7 +12,7 @@ from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.latency.evaluate import require_sane
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
-from onnx_release.parity.compare_outputs import require_limits
+from onnx_release.parity.limits import require_limits
 from onnx_release.records import OnnxArtifact, TuneReport
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.mlflow_model import read_example

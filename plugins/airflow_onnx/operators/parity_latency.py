@@ -55,8 +55,8 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
 
     def _log_figures(self, report: BenchmarkReport) -> None:
         for c in report.parity.comparisons:
-            mae = "not measured" if c.mae is None else f"{c.mae:.2e}"
             verdict = "passed" if c.passed else "; ".join(c.failures)
+            mae = c.measures.texts()["mae"]
             self.log.info("parity %s, %s, batch %d: MAE %s, %s", c.output, c.sample, c.batch_size, mae, verdict)
         for note in report.parity.notes:
             self.log.info("parity: %s", note)

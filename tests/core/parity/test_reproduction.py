@@ -76,13 +76,13 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_script_shows_the_failure_again(tmp_path: Path) -> None:
     files = write_reproduction(tmp_path / "bundle", _case(tmp_path, off=[[0.0, 0.5], [0.0, 0.0]]))
     assert [path.name for path in files] == [
-        "README.md", "case.json", "inputs.npz", "measure.py", "model.onnx", "model.onnx.data",
+        "README.md", "case.json", "inputs.npz", "measures.py", "model.onnx", "model.onnx.data",
         "onnxruntime_outputs.npz", "pytorch_outputs.npz", "reproduce.py", "versions.json",
     ]  # fmt: skip
     done = _run(tmp_path / "bundle")
     assert done.returncode == 1, done.stderr
     assert "'y': mae 0.125, max_abs 0.5" in done.stdout
-    assert "outside: mae above" in done.stdout
+    assert "outside the limits: MAE 0.125 is not below" in done.stdout
 
 
 def test_a_model_that_was_cured_is_within_the_limits(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_names_are_neither_paths_nor_code(tmp_path: Path) -> None:
     assert "<b>" not in readme.replace(r"\<b", "")
     done = _run(tmp_path / "bundle")
     assert done.returncode == 1
-    assert "outside: mae" in done.stdout
+    assert "outside the limits: MAE" in done.stdout
 
 
 def test_the_readme_says_what_failed_and_where(tmp_path: Path) -> None:

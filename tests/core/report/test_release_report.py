@@ -144,7 +144,7 @@ def test_metrics_of_a_release_that_never_got_far_are_none() -> None:
 def test_the_summary_shows_verdict_parity_and_speed() -> None:
     text = summary_markdown(_report())
     assert text.startswith("**net**: accepted\n")
-    assert "| y | 3.00e-08 | 2.00e-08 | 1.00e-06 | 0.50000000 | - | yes |" in text
+    assert "| y | 3.00e-08 | 2.00e-08 | 1.00e-06 | 0.50000000 | - | - | - | yes |" in text
     assert "| 1 | 2 / 2.5 | 1 / 1.2 | 490 / 980 | 2.00 [1.90, 2.10] at 95% | 40 x 10 |" in text
     assert "verdict: goal" in text
     assert records.SHA in text
@@ -189,7 +189,7 @@ def test_the_summary_says_what_was_tried_found_and_where_a_difference_begins() -
     text = summary_markdown(told)
     assert "- strategy dynamo: failed, no \\| way\n" in text
     assert "- warning no_example: the model has none; mended by `log_model(...)`\n" in text
-    assert "- 'length 9' was left out\n" in text
+    assert "- length 9 was left out\n" in text
     assert "The difference begins at node `node_linear` (Gemm) of module `head`" in text
     assert ReleaseReport.from_dict(told.to_dict()) == told
 

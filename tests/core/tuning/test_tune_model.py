@@ -71,8 +71,8 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
     assert won.outcome == "chosen"
     assert won.speedup_low is not None
     assert won.speedup_low > 1.0
-    assert won.cosine is not None
-    assert 0.999 <= won.cosine < 1.0
+    assert won.measures.cosine is not None
+    assert 0.999 <= won.measures.cosine < 1.0
     assert "convolutions hold 0%" in table["int8-static-conv"].reason
 
     check = check_artifact(tmp_path / "tuned", tuned, CheckOptions())

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnx_release.parity.measures import root_mean_square
+
 Array = npt.NDArray[Any]
 
 # One node that is given PyTorch's own inputs. Measured over the test zoo's models: a faithful float32 node stays below
@@ -66,9 +68,7 @@ def _misfit(reference: Array, candidate: Array) -> str:
 
 def _measured(reference: Array, candidate: Array, dtype: str, problem: str) -> Distance:
     difference = np.abs(reference - candidate)
-    largest = float(np.abs(reference).max())
-    # Scaled first, so that squares neither overflow nor vanish.
-    scale = largest * float(np.sqrt(np.mean((reference / largest) ** 2))) if largest else 0.0
+    scale = root_mean_square(reference)
     relative = float((difference / (scale + np.abs(reference) + _floor(dtype))).max())
     return Distance(
         dtype=dtype,

@@ -1,0 +1,85 @@
+"""Limits of each output, after its own and its dtype's overrides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from onnx_release.errors import ParityRefused
+from onnx_release.limits import DTYPE_LIMITS, OutputLimits, ParityLimits
+from onnx_release.records import TensorSpec
+
+_NAMES = tuple(OutputLimits.model_fields)
+
+
+def resolve_limits(limits: ParityLimits, output: str, dtype: str) -> OutputLimits:
+    """Return the limits of one output, in the order of `ParityLimits`."""
+    values: dict[str, float | None] = {name: getattr(limits, name) for name in _NAMES}
+    for entry in (DTYPE_LIMITS.get(dtype, {}), limits.per_dtype.get(dtype, {}), limits.per_output.get(output, {})):
+        values |= entry
+    return OutputLimits(**values)
+
+
+def require_limits(limits: ParityLimits, outputs: Sequence[TensorSpec]) -> None:
+    """Raise for limits that cannot be applied to these outputs.
+
+    Raises:
+        ParityRefused: with every mistake: an override of an unknown output or dtype, an unknown limit, a limit out of
+            its bounds, an output without any limit.
+    """
+    wrong = list(_mistakes(limits, [spec.name for spec in outputs]))
+    if not wrong:
+        bare = [s.name for s in outputs if not _is_limited(resolve_limits(limits, s.name, s.dtype), s.dtype)]
+        wrong = [f"output '{name}' is left without any limit" for name in bare]
+    if wrong:
+        raise ParityRefused(
+            "The parity limits",
+            f"cannot be applied: {'; '.join(wrong)}",
+            "Correct the parity parameters of the release.",
+            code="wrong_limits",
+        )
+
+
+def _mistakes(limits: ParityLimits, outputs: list[str]) -> Iterator[str]:
+    for name in limits.per_output:
+        if name not in outputs:
+            yield f"per_output has '{name}', and the outputs are {outputs}"
+    for name in limits.per_dtype:
+        if not _is_dtype(name):
+            yield f"per_dtype has '{name}', which is not a dtype"
+    entries: dict[str, Mapping[str, float | None]] = {"": {name: getattr(limits, name) for name in _NAMES}}
+    entries |= {f"per_output['{name}'] ": entry for name, entry in limits.per_output.items()}
+    entries |= {f"per_dtype['{name}'] ": entry for name, entry in limits.per_dtype.items()}
+    for where, entry in entries.items():
+        for name, value in entry.items():
+            if name not in _NAMES:
+                yield f"{where}has '{name}', and the limits are {list(_NAMES)}"
+            elif value is not None and (bounds := _exceeded_bounds(name, value)):
+                yield f"{where}{name} is {value}, not {bounds}"
+
+
+def _is_dtype(name: str) -> bool:
+    try:
+        return np.dtype(name).name == name
+    except TypeError:
+        return False
+
+
+def _exceeded_bounds(name: str, value: float) -> str | None:
+    """Return the bounds of a limit as text when the value is outside them."""
+    keywords = cast("dict[str, Any]", OutputLimits.model_fields[name].json_schema_extra)
+    above, least, most = (keywords.get(key) for key in ("exclusiveMinimum", "minimum", "maximum"))
+    inside = (above is None or value > above) and (least is None or value >= least) and (most is None or value <= most)
+    if inside and math.isfinite(value):
+        return None
+    lower = f"above {above}" if above is not None else f"from {least}"
+    return f"a number {lower}" if most is None else f"a number {lower} to {most}"
+
+
+def _is_limited(limits: OutputLimits, dtype: str) -> bool:
+    if not dtype.startswith("float"):
+        return limits.agreement_min is not None
+    return any(getattr(limits, name) is not None for name in _NAMES if name != "agreement_min")
