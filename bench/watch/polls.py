@@ -7,15 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-import httpx
-
 from airflow_onnx.dag_runs import State
-from airflow_onnx.hooks.mlflow import MlflowServer
-from airflow_onnx.hooks.mlflow_rest import MlflowRest, client_settings
+from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest, MlflowRest
+from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.watch import summary
 from airflow_onnx.watch.decide import Defaults
 from airflow_onnx.watch.look import Look
-from airflow_onnx.watch.poll import Bell
+from airflow_onnx.watch.poll import RunPoller
 from airflow_onnx.watch.queries import Scope
 from bench.watch.stacks import EXPERIMENT
 from onnx_release.limits import WATCH_LOOKBACK_H
@@ -29,19 +27,19 @@ Times = dict[str, list[list[float]]]
 
 @dataclass(slots=True)
 class Watched:
-    """One server as the watch sees it: the bell that has rung for its new runs already, and a client for the bell."""
+    """One server with a poller that has returned its new runs already, and the poller's client."""
 
     server: MlflowServer
-    client: httpx.AsyncClient
-    bell: Bell = field(default_factory=lambda: Bell(SCOPE, WATCH_LOOKBACK_H, None))
+    client: AsyncMlflowRest
+    poller: RunPoller = field(default_factory=lambda: RunPoller(SCOPE, WATCH_LOOKBACK_H, None))
 
     async def poll(self) -> int:
-        """Poll as the triggerer does every other second; returns how many runs are new to the bell."""
-        return len(await self.bell.new_runs(self.client, self.server))
+        """Poll as the triggerer does every other second; returns the number of new runs."""
+        return len(await self.poller.new_runs(self.client))
 
     async def first_poll(self) -> int:
         """Poll as after a restart without a watermark: experiments are asked for, and the whole lookback."""
-        return len(await Bell(SCOPE, WATCH_LOOKBACK_H, None).new_runs(self.client, self.server))
+        return len(await RunPoller(SCOPE, WATCH_LOOKBACK_H, None).new_runs(self.client))
 
     async def look(self) -> int:
         """Look as the schedule does, up to its report; Airflow is not asked, and nothing is started."""
@@ -87,4 +85,4 @@ async def measure(urls: Sequence[str], rounds: int, prepare: Sequence[Callable[[
 
 async def _watched(url: str, clients: AsyncExitStack) -> Watched:
     server = MlflowServer(conn_id="bench", tracking_uri=url, ui_url=url)
-    return Watched(server, await clients.enter_async_context(httpx.AsyncClient(**client_settings(server))))
+    return Watched(server, await clients.enter_async_context(AsyncMlflowRest(server)))

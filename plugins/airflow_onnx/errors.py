@@ -12,7 +12,10 @@ from onnx_release.errors import Refused
 class TrackingRefused(Refused):
     """A training run, tag or registry entry in MLflow that cannot be used."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "mlflow_address": "The Airflow connection to MLflow has no usable server address.",
+        "mlflow_refused": "MLflow refuses a request: a missing object, a missing permission or a wrong filter.",
+    }
 
 
 class StorageRefused(Refused):

@@ -92,7 +92,7 @@ def connections(services: Services, tmp_path_factory: pytest.TempPathFactory) ->
 def hook(connections: None) -> MlflowHook:
     """The hook of `mlflow_default`, with MLflow's fluent API pointed at the same server."""
     made = MlflowHook("mlflow_default")
-    _ = made.client
+    made.activate()
     mlflow.set_experiment("tests")
     return made
 
@@ -121,7 +121,7 @@ def staging(connections: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="package")
 def judged(staging: None) -> Release:
     """A trained run, released as far as the verdict; the tests go on from copies of it, each under its own name."""
-    _ = MlflowHook("mlflow_default").client
+    MlflowHook("mlflow_default").activate()
     mlflow.set_experiment("tests")
     done = Release(trained_run(), "template")
     done.to("parity_latency")

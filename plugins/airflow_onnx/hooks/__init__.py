@@ -1,1 +1,1 @@
-"""Hooks and what they need to speak to MLflow."""
+"""The connection type `mlflow`: hook, REST client, credentials."""

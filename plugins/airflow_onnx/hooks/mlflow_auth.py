@@ -1,20 +1,21 @@
-"""Credentials for MLflow's client, straight from Airflow connections.
+"""Credentials of Airflow connections for MLflow's client.
 
-MLflow reads user, password and token from environment variables, which every child process and crash report would
-inherit. Its public extension point for requests is used instead: the environment only names this provider.
+MLflow reads user, password and token from environment variables. Child processes and crash reports would inherit them.
+This module uses MLflow's plugin interface for requests instead. The environment contains the provider's name only.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import requests
+from requests import PreparedRequest
 from requests.auth import AuthBase
 
 if TYPE_CHECKING:
-    from airflow_onnx.hooks.mlflow import MlflowServer
+    from airflow_onnx.hooks.mlflow_server import MlflowServer
 
 PROVIDER_NAME = "airflow-connection"
 
@@ -22,17 +23,17 @@ _servers: dict[str, MlflowServer] = {}
 
 
 def origin(url: str) -> str:
-    """Return scheme, host and port of an address; credentials belong to exactly these."""
+    """Return scheme, host and port of an address. Credentials are sent to this origin only."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 class ConnectionAuth(AuthBase):
-    """Adds the credentials of the server that a request goes to, and none to any other."""
+    """Request authentication with the credentials of the server that the request goes to."""
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Sign one request."""
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        """Add the Authorization header. A request to another server gets none."""
         server = _servers.get(origin(request.url or ""))
         if server is not None and (header := server.authorization()):
             request.headers["Authorization"] = header
@@ -40,7 +41,7 @@ class ConnectionAuth(AuthBase):
 
 
 class ConnectionAuthProvider:
-    """What MLflow asks for the `AuthBase` of the name in ``MLFLOW_TRACKING_AUTH``."""
+    """MLflow's request auth provider for the name in ``MLFLOW_TRACKING_AUTH``."""
 
     def get_name(self) -> str:
         """Return the provider's name."""
@@ -52,20 +53,28 @@ class ConnectionAuthProvider:
 
 
 def use(server: MlflowServer) -> None:
-    """Make MLflow's client, in this process, speak to `server` with its credentials and TLS settings."""
-    from mlflow.tracking.request_auth.registry import _request_auth_provider_registry as registry
-
-    if not any(provider.get_name() == PROVIDER_NAME for provider in registry):
-        registry.register(ConnectionAuthProvider)
+    """Make MLflow's client in this process use the server's credentials and TLS settings."""
+    _register_provider()
     _servers[origin(server.tracking_uri)] = server
     os.environ["MLFLOW_TRACKING_AUTH"] = PROVIDER_NAME
-    # The task is retried as a whole; the client's own seven retries with backoff would hide an outage for minutes.
+    # Airflow retries the whole task. The client's default of seven retries with backoff would hide an outage.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     for name, setting in (
-        ("MLFLOW_TRACKING_INSECURE_TLS", "true" if server.insecure_tls else ""),
+        ("MLFLOW_TRACKING_INSECURE_TLS", "true" if server.insecure_tls else None),
         ("MLFLOW_TRACKING_SERVER_CERT_PATH", server.ca_file),
     ):
         if setting:
             os.environ[name] = setting
         else:
             os.environ.pop(name, None)
+
+
+def _register_provider() -> None:
+    if entry_points(group="mlflow.request_auth_provider", name=PROVIDER_NAME):
+        return  # The package is installed: MLflow loads the provider itself.
+    # Private to MLflow 3.17: packages on PYTHONPATH alone have no entry points.
+    # Remove when MLflow has a public function to register a request auth provider.
+    from mlflow.tracking.request_auth.registry import _request_auth_provider_registry as registry
+
+    if not any(provider.get_name() == PROVIDER_NAME for provider in registry):
+        registry.register(ConnectionAuthProvider)

@@ -1,30 +1,32 @@
-"""MLflow's REST API, as far as finding training runs needs it, without MLflow's own package.
+"""A REST client for MLflow's server, with a blocking and an asynchronous face.
 
-Importing that package takes two seconds, which every look at the server would pay; and its client blocks, which the
-triggerer must not.
+It does not import MLflow: that import takes two seconds, and MLflow's client would block the triggerer. This module
+has all paths, headers, timeouts, paging and error mapping of these calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import httpx
 
-from airflow_onnx.hooks.mlflow import FINAL_ERROR_CODES, OUTAGE, MlflowServer
-from onnx_release.errors import Refused, Transient
+from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.hooks.mlflow_server import MlflowServer
+from onnx_release.errors import Transient
 
 REQUEST_TIMEOUT_S = 30.0
 PAGE_SIZE = 200
+UNFINISHED = ("RUNNING", "SCHEDULED")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
-    """A run as MLflow's search returns it; all texts are the training's own, and so hostile.
+    """A run of MLflow's REST API. All its texts come from the training script and are not trusted.
 
-    `ended_at_ms` is the clock of the training's machine. `model_ids` are the logged models, the last step's first.
+    `ended_at_ms` is in milliseconds since 1970 by the clock of the training's machine, 0 for a run without an end.
+    `model_ids` are the logged models, the model of the last step first.
     """
 
     run_id: str
@@ -36,9 +38,14 @@ class TrainingRun:
     tags: dict[str, str]
     model_ids: tuple[str, ...]
 
+    @property
+    def unfinished(self) -> bool:
+        """True for a run that may still finish."""
+        return not self.deleted and self.status in UNFINISHED
+
     @classmethod
     def from_json(cls, run: dict[str, Any]) -> TrainingRun:
-        """Read one run of an answer; MLflow leaves out whatever is empty."""
+        """Read one run of a response. MLflow omits empty fields."""
         info = run["info"]
         outputs = (run.get("outputs") or {}).get("model_outputs") or []
         return cls(
@@ -48,7 +55,7 @@ class TrainingRun:
             status=info["status"],
             deleted=info.get("lifecycle_stage") == "deleted",
             ended_at_ms=int(info.get("end_time") or 0),
-            tags={tag["key"]: tag["value"] for tag in (run.get("data") or {}).get("tags") or []},
+            tags=_key_values((run.get("data") or {}).get("tags")),
             model_ids=tuple(
                 model["model_id"] for model in sorted(outputs, key=lambda m: int(m.get("step") or 0), reverse=True)
             ),
@@ -56,8 +63,34 @@ class TrainingRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """An experiment of MLflow's REST API."""
+
+    experiment_id: str
+    name: str
+    tags: dict[str, str]
+
+    @classmethod
+    def from_json(cls, experiment: dict[str, Any]) -> Experiment:
+        """Read one experiment of a response."""
+        return cls(
+            experiment_id=experiment["experiment_id"],
+            name=experiment["name"],
+            tags=_key_values(experiment.get("tags")),
+        )
+
+
+def _key_values(rows: list[dict[str, str]] | None) -> dict[str, str]:
+    return {row["key"]: row.get("value", "") for row in rows or []}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
-    """What to ask of ``runs/search``: a filter in MLflow's own language, in the order of the runs' ends."""
+    """A search for runs, sorted by their end.
+
+    :param experiment_ids: the experiments to search. Without any the result is empty.
+    :param filter: conditions in MLflow's filter language.
+    """
 
     experiment_ids: Sequence[str]
     filter: str
@@ -65,20 +98,45 @@ class RunQuery:
     with_deleted: bool = False
     page_size: int = PAGE_SIZE
 
-    def body(self, page_token: str = "") -> dict[str, Any]:
-        """Return the request's body for one page."""
-        body: dict[str, Any] = {
-            "experiment_ids": list(self.experiment_ids),
-            "filter": self.filter,
-            "max_results": self.page_size,
-            "order_by": [f"attributes.end_time {'DESC' if self.newest_first else 'ASC'}"],
-            "run_view_type": "ALL" if self.with_deleted else "ACTIVE_ONLY",
-        }
-        return body | ({"page_token": page_token} if page_token else {})
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request. The arguments of a GET travel in its address, those of a POST as JSON."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    arguments: dict[str, Any]
+
+    def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
+        if self.method == "GET":
+            return client.build_request("GET", self.path, params=self.arguments)
+        return client.build_request("POST", self.path, json=self.arguments)
+
+    def next_page(self, answer: dict[str, Any]) -> _Call | None:
+        """Return the call for the page after this answer, or None after the last page."""
+        token = answer.get("next_page_token")
+        return replace(self, arguments=self.arguments | {"page_token": token}) if token else None
 
 
-def client_settings(server: MlflowServer) -> dict[str, Any]:
-    """Return what an httpx client, blocking or not, needs to speak to the server."""
+_EXPERIMENTS = _Call("GET", "experiments/search", {"max_results": 1000})
+
+
+def _search_runs(query: RunQuery) -> _Call:
+    arguments = {
+        "experiment_ids": list(query.experiment_ids),
+        "filter": query.filter,
+        "max_results": query.page_size,
+        "order_by": [f"attributes.end_time {'DESC' if query.newest_first else 'ASC'}"],
+        "run_view_type": "ALL" if query.with_deleted else "ACTIVE_ONLY",
+    }
+    return _Call("POST", "runs/search", arguments)
+
+
+def _get_run(run_id: str) -> _Call:
+    return _Call("GET", "runs/get", {"run_id": run_id})
+
+
+def _client_arguments(server: MlflowServer) -> dict[str, Any]:
     header = server.authorization()
     return {
         "base_url": f"{server.tracking_uri}/api/2.0/mlflow/",
@@ -88,14 +146,45 @@ def client_settings(server: MlflowServer) -> dict[str, Any]:
     }
 
 
+def _parse(server: MlflowServer, call: _Call, response: httpx.Response) -> dict[str, Any]:
+    if response.is_error:
+        raise _error(server, call, response)
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        # For example a proxy's login page with status 200.
+        raise server.unreachable(_subject(call), "the response is not a JSON object")
+    return answer
+
+
+def _error(server: MlflowServer, call: _Call, response: httpx.Response) -> TrackingRefused | Transient:
+    try:
+        body = response.json()
+        error_code, text = str(body.get("error_code", "")), str(body.get("message", ""))
+    except (ValueError, AttributeError):
+        error_code, text = "", response.text
+    action = f"Check the connection '{server.conn_id}', its user's permissions, and the filter if one is set."
+    status = str(response.status_code)
+    # A sign-in error is final, also with a body of another server in front of MLflow.
+    return server.error_response(
+        _subject(call), status if status in ("401", "403") else error_code or status, text, action
+    )
+
+
+def _subject(call: _Call) -> str:
+    return f"The call {call.path}"
+
+
 class MlflowRest:
-    """A client of one server, for use in a ``with`` block. Calls raise `Refused` or `Transient`."""
+    """The blocking client of one server, for a ``with`` block. Calls raise `TrackingRefused` or `Transient`."""
 
     def __init__(self, server: MlflowServer) -> None:
         self.server = server
-        self._client = httpx.Client(**client_settings(server))
+        self._client = httpx.Client(**_client_arguments(server))
 
-    def __enter__(self) -> MlflowRest:
+    def __enter__(self) -> Self:
         """Return the client."""
         return self
 
@@ -103,81 +192,103 @@ class MlflowRest:
         """Close its connections."""
         self._client.close()
 
-    def experiments(self) -> list[dict[str, Any]]:
+    def experiments(self) -> list[Experiment]:
         """Return all experiments that are not deleted."""
-        return list(self._pages("GET", "experiments/search", "experiments", {"max_results": 1000}))
+        return [Experiment.from_json(row) for row in self._rows(_EXPERIMENTS, "experiments")]
 
     def runs(self, query: RunQuery) -> Iterator[TrainingRun]:
-        """Yield the runs, page by page; none when there is no experiment to look into."""
+        """Yield the runs. The next page is requested when the one before was read."""
         if query.experiment_ids:
-            for run in self._pages("POST", "runs/search", "runs", query.body()):
-                yield TrainingRun.from_json(run)
+            yield from (TrainingRun.from_json(row) for row in self._rows(_search_runs(query), "runs"))
 
     def run(self, run_id: str) -> TrainingRun:
         """Return one run, deleted or not."""
-        return TrainingRun.from_json(self._call("GET", "runs/get", {"run_id": run_id})["run"])
+        return TrainingRun.from_json(self._send(_get_run(run_id))["run"])
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
-        """Set tags of a run, all of them in one call."""
+        """Set tags of a run in one call."""
         rows = [{"key": key, "value": value} for key, value in tags.items()]
-        self._call("POST", "runs/log-batch", {"run_id": run_id, "tags": rows})
+        self._send(_Call("POST", "runs/log-batch", {"run_id": run_id, "tags": rows}))
 
-    def versions(self, name: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the versions of a registered model that were made from the run; both are checked names."""
-        body = {"filter": f"name='{name}' and run_id='{run_id}'", "max_results": 100}
-        return list(self._pages("GET", "model-versions/search", "model_versions", body))
+    def versions(self, name: str, run_id: str) -> dict[str, dict[str, str]]:
+        """Return the tags of each version of a registered model that was made from the run, by version number.
+
+        :param name: a validated model name.
+        :param run_id: a validated run id.
+        """
+        arguments = {"filter": f"name='{name}' and run_id='{run_id}'", "max_results": 100}
+        rows = self._rows(_Call("GET", "model-versions/search", arguments), "model_versions")
+        return {row["version"]: _key_values(row.get("tags")) for row in rows}
 
     def run_files(self, run_id: str, path: str = "") -> list[dict[str, Any]]:
-        """Return the entries of a folder of the run's artifacts, with paths from their root."""
-        body = {"run_id": run_id} | ({"path": path} if path else {})
-        return list(self._pages("GET", "artifacts/list", "files", body))
+        """Return the entries of a folder of the run's artifacts, with paths relative to the artifacts' root."""
+        arguments = {"run_id": run_id} | ({"path": path} if path else {})
+        return list(self._rows(_Call("GET", "artifacts/list", arguments), "files"))
 
     def model_files(self, model_id: str, path: str = "") -> list[dict[str, Any]]:
-        """Return the entries of a folder of a logged model; a deleted model is `Refused`."""
-        body = {"artifact_directory_path": path} if path else {}
-        return list(self._pages("GET", f"logged-models/{model_id}/artifacts/directories", "files", body))
+        """Return the entries of a folder of a logged model.
 
-    def _pages(self, method: str, path: str, key: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        token: dict[str, Any] = {}
-        while True:
-            answer = self._call(method, path, body | token)
+        :raises TrackingRefused: if the model was deleted.
+        """
+        arguments = {"artifact_directory_path": path} if path else {}
+        return list(self._rows(_Call("GET", f"logged-models/{model_id}/artifacts/directories", arguments), "files"))
+
+    def _rows(self, first: _Call, key: str) -> Iterator[dict[str, Any]]:
+        call: _Call | None = first
+        while call:
+            answer = self._send(call)
             yield from answer.get(key) or []
-            if not answer.get("next_page_token"):
-                return
-            token = {"page_token": answer["next_page_token"]}
+            call = call.next_page(answer)
 
-    def _call(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        by_address = method == "GET"
-        with self._explained(path):
-            answer = self._client.request(
-                method, path, params=body if by_address else None, json=None if by_address else body
-            )
-            answer.raise_for_status()
-            return dict(answer.json())
-
-    @contextmanager
-    def _explained(self, path: str) -> Iterator[None]:
-        where = f"MLflow at {self.server.tracking_uri}"
+    def _send(self, call: _Call) -> dict[str, Any]:
         try:
-            yield
-        except httpx.HTTPStatusError as error:
-            raise error_of(error.response, self.server, path) from error
+            response = self._client.send(call.request(self._client))
         except httpx.TransportError as error:
-            raise Transient(f"call {path}", f"{where} cannot be reached: {str(error)[:400]}", OUTAGE) from error
-        except ValueError as error:
-            # A proxy's login page, for one, comes with status 200.
-            raise Transient(f"call {path}", f"{where} did not answer in JSON", OUTAGE) from error
+            raise self.server.unreachable(_subject(call), error) from error
+        return _parse(self.server, call, response)
 
 
-def error_of(response: httpx.Response, server: MlflowServer, path: str) -> Refused | Transient:
-    """Return what an answer with an error status means."""
-    try:
-        body = response.json()
-        code, text = str(body.get("error_code", "")), str(body.get("message", ""))[:400]
-    except (ValueError, AttributeError):
-        code, text = "", response.text[:200]
-    said = f"({code or response.status_code}): {text}"
-    if code in FINAL_ERROR_CODES or response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        hint = f"Check the connection '{server.conn_id}', its user's rights, and the filter if one is set."
-        return Refused(f"call {path}", f"MLflow at {server.tracking_uri} refuses {said}", hint)
-    return Transient(f"call {path}", f"MLflow at {server.tracking_uri} did not answer as it should {said}", OUTAGE)
+class AsyncMlflowRest:
+    """The asynchronous client of one server, for an ``async with`` block. It raises the same errors."""
+
+    def __init__(self, server: MlflowServer) -> None:
+        self.server = server
+        self._client = httpx.AsyncClient(**_client_arguments(server))
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close its connections."""
+        await self._client.aclose()
+
+    async def experiments(self) -> list[Experiment]:
+        """Return all experiments that are not deleted."""
+        return [Experiment.from_json(row) async for row in self._rows(_EXPERIMENTS, "experiments")]
+
+    async def first_page(self, query: RunQuery) -> list[TrainingRun]:
+        """Return at most ``query.page_size`` runs."""
+        if not query.experiment_ids:
+            return []
+        answer = await self._send(_search_runs(query))
+        return [TrainingRun.from_json(row) for row in answer.get("runs") or []]
+
+    async def run(self, run_id: str) -> TrainingRun:
+        """Return one run, deleted or not."""
+        return TrainingRun.from_json((await self._send(_get_run(run_id)))["run"])
+
+    async def _rows(self, first: _Call, key: str) -> AsyncIterator[dict[str, Any]]:
+        call: _Call | None = first
+        while call:
+            answer = await self._send(call)
+            for row in answer.get(key) or []:
+                yield row
+            call = call.next_page(answer)
+
+    async def _send(self, call: _Call) -> dict[str, Any]:
+        try:
+            response = await self._client.send(call.request(self._client))
+        except httpx.TransportError as error:
+            raise self.server.unreachable(_subject(call), error) from error
+        return _parse(self.server, call, response)

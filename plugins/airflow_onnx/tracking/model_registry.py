@@ -34,7 +34,7 @@ class VersionRequest:
 def versions_of(hook: MlflowHook, name: str, training_run_id: str, sha256: str) -> list[Any]:
     """Return MLflow's versions of one artifact of one training run, oldest first; at most one in a settled registry."""
     wanted = f"name='{name}' and run_id='{training_run_id}'"
-    with hook.explained(f"versions of model '{name}'"):
+    with hook.mlflow_errors(f"versions of model '{name}'"):
         found = [v for v in hook.client.search_model_versions(wanted) if v.tags.get(SHA_TAG) == sha256]
     return sorted(found, key=lambda version: int(version.version))
 
@@ -42,7 +42,7 @@ def versions_of(hook: MlflowHook, name: str, training_run_id: str, sha256: str) 
 def holds(hook: MlflowHook, name: str, version: str, training_run_id: str) -> bool:
     """Tell whether a version is there and was made by a release of this training run."""
     try:
-        with hook.explained(f"version {version} of model '{name}'"):
+        with hook.mlflow_errors(f"version {version} of model '{name}'"):
             found = hook.client.get_model_version(name, version)
     except Refused:
         # Deleted, or never there: names and numbers that were read from tags can be anything.
@@ -83,7 +83,7 @@ def _create(hook: MlflowHook, request: VersionRequest) -> Any:
     _ensure_model(hook, request.name)
     subject = f"model '{request.name}' with source {request.source}"
     action = "A server that refuses the source allows it by MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX."
-    with hook.explained(subject, action):
+    with hook.mlflow_errors(subject, action):
         return hook.client.create_model_version(
             name=request.name,
             source=request.source,
@@ -96,7 +96,7 @@ def _create(hook: MlflowHook, request: VersionRequest) -> Any:
 def _ensure_model(hook: MlflowHook, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
-    with hook.explained(f"registered model '{name}'"):
+    with hook.mlflow_errors(f"registered model '{name}'"):
         try:
             hook.client.create_registered_model(name, description="ONNX models, released by Airflow after their tests.")
         except MlflowException as error:
@@ -108,7 +108,7 @@ def _delete_duplicate(hook: MlflowHook, name: str, version: Any) -> None:
     from mlflow.exceptions import MlflowException
 
     log.warning("Deleting version %s of model '%s': another release made the same one first.", version.version, name)
-    with hook.explained(f"version {version.version} of model '{name}'"):
+    with hook.mlflow_errors(f"version {version.version} of model '{name}'"):
         try:
             hook.client.delete_model_version(name, version.version)
         except MlflowException as error:
@@ -119,7 +119,7 @@ def _delete_duplicate(hook: MlflowHook, name: str, version: Any) -> None:
 
 def set_alias(hook: MlflowHook, version: ModelVersion, alias: str) -> None:
     """Point the alias at the version; MLflow moves it in one step from wherever it was."""
-    with hook.explained(f"alias '{alias}' of model '{version.name}'"):
+    with hook.mlflow_errors(f"alias '{alias}' of model '{version.name}'"):
         hook.client.set_registered_model_alias(version.name, alias, str(version.version))
 
 
@@ -130,7 +130,7 @@ def set_stage(hook: MlflowHook, version: ModelVersion, stage: str) -> None:
     """
     if stage not in ("Staging", "Production", "Archived"):
         raise Refused(f"stage '{stage}'", "is none of Staging, Production, Archived", "Choose one of them, or none.")
-    with hook.explained(f"stage '{stage}' of model '{version.name}'"):
+    with hook.mlflow_errors(f"stage '{stage}' of model '{version.name}'"):
         hook.client.transition_model_version_stage(
             version.name, str(version.version), stage, archive_existing_versions=stage != "Archived"
         )
@@ -138,6 +138,6 @@ def set_stage(hook: MlflowHook, version: ModelVersion, stage: str) -> None:
 
 def names_source(hook: MlflowHook, name: str, training_run_id: str, source: str) -> bool:
     """Tell whether any version names these objects; when it cannot be known, `Transient` is raised."""
-    with hook.explained(f"versions of model '{name}'"):
+    with hook.mlflow_errors(f"versions of model '{name}'"):
         found = hook.client.search_model_versions(f"name='{name}' and run_id='{training_run_id}'")
     return any(version.source.rstrip("/") == source.rstrip("/") for version in found)

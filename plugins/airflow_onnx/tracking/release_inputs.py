@@ -31,7 +31,7 @@ class Source:
     """
 
     def __init__(self, hook: MlflowHook, training: TrainedModel, given: dict[str, Any]) -> None:
-        with hook.explained(f"run {training.training_run_id}"):
+        with hook.mlflow_errors(f"run {training.training_run_id}"):
             run = hook.client.get_run(training.training_run_id)
         self._params = dict(run.data.params)
         self._run_id = training.training_run_id

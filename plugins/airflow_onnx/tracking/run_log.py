@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from airflow_onnx import validation
 from airflow_onnx.deployment import settings
-from airflow_onnx.hooks.mlflow import Evidence
 from airflow_onnx.operators.acceptance import Judged, require_accepted
 from airflow_onnx.tracking import model_registry
 from onnx_release.errors import Refused, Transient
@@ -127,7 +126,7 @@ def _keep(hook: MlflowHook, report: ReleaseReport) -> None:
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         kept = write_report(Path(folder), report).rename(Path(folder, _history_name(report)))
         path = f"{TAG}/{report.model_name}/{HISTORY}"
-        hook.log_evidence(report.training.training_run_id, Evidence(artifact_path=path, files=(kept,)))
+        hook.log_files(report.training.training_run_id, path, [kept])
 
 
 def _put_on_top(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) -> None:
@@ -139,12 +138,10 @@ def _put_on_top(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) 
         variant = _variant(report)
         below = f"/{variant}" if variant else ""
         figures = {name.replace(TAG, f"{TAG}{below}", 1): figure for name, figure in metrics(report).items()}
-        top = Evidence(
-            artifact_path=f"{TAG}/{report.model_name}{below}",
-            files=(written, summary),
-            metrics=figures if with_metrics else {},
-        )
-        hook.log_evidence(report.training.training_run_id, top)
+        run_id = report.training.training_run_id
+        hook.log_files(run_id, f"{TAG}/{report.model_name}{below}", [written, summary])
+        if with_metrics:
+            hook.log_metrics(run_id, figures)
 
 
 def leave_reproduction(hook: MlflowHook, training: TrainedModel, model_name: str, folder: Path) -> None:
@@ -154,17 +151,17 @@ def leave_reproduction(hook: MlflowHook, training: TrainedModel, model_name: str
     """
     if not folder.is_dir():
         return
-    files = tuple(sorted(file for file in folder.iterdir() if file.is_file()))
+    files = sorted(file for file in folder.iterdir() if file.is_file())
     try:
         validation.model_name(model_name)
         path = f"{TAG}/{model_name}/{REPRODUCTION}"
-        hook.log_evidence(training.training_run_id, Evidence(artifact_path=path, files=files))
+        hook.log_files(training.training_run_id, path, files)
     except (Refused, Transient) as failure:
         log.warning("What shows the failure again is not on record in MLflow: %s", failure)
 
 
 def _tags_before(hook: MlflowHook, training_run_id: str) -> dict[str, str]:
-    with hook.explained(f"run {training_run_id}"):
+    with hook.mlflow_errors(f"run {training_run_id}"):
         return dict(hook.client.get_run(training_run_id).data.tags)
 
 

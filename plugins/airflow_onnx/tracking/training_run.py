@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import validation
+from airflow_onnx.hooks import mlflow_rest
 from airflow_onnx.tracking import weight_files
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
@@ -16,7 +17,6 @@ from onnx_release.records import TrainedModel
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
 
-UNFINISHED = {"RUNNING", "SCHEDULED"}
 _RELOG = (
     "Log the model with mlflow.pytorch.log_model in the training run, or its weights as a file "
     "(.pt2, .safetensors, .ckpt, .pth, .pt), or give the URI of another run's model."
@@ -44,7 +44,7 @@ def target(hook: MlflowHook, run_id: str, model_uri: str) -> Target:
         return Target(validation.run_id(run_id))
     if found := re.fullmatch(r"runs:/([^/]+)/(.+)", model_uri):
         return Target(validation.run_id(found[1]), model_uri)
-    with hook.explained(f"model {model_uri}", "Check the URI against MLflow's Models page."):
+    with hook.mlflow_errors(f"model {model_uri}", "Check the URI against MLflow's Models page."):
         found_run, pinned = _registered(hook, model_uri)
     if not found_run:
         raise Refused(
@@ -75,11 +75,11 @@ def find_trained_model(hook: MlflowHook, wanted: Target) -> TrainedModel | None:
     Raises `Refused` when the run failed, was killed or deleted, does not exist, or holds no PyTorch model.
     """
     run_id = wanted.training_run_id
-    with hook.explained(f"training run {run_id}", "Check the run id and the MLflow connection."):
+    with hook.mlflow_errors(f"training run {run_id}", "Check the run id and the MLflow connection."):
         run = hook.client.get_run(run_id)
     if run.info.lifecycle_stage == "deleted":
         raise Refused(f"training run {run_id}", "was deleted", "Restore it in MLflow, or release another run.")
-    if run.info.status in UNFINISHED:
+    if run.info.status in mlflow_rest.UNFINISHED:
         return None
     if run.info.status != "FINISHED":
         raise Refused(
@@ -121,7 +121,7 @@ def _root(hook: MlflowHook, uri: str) -> str:
     """Return an address below which single files can be fetched; MLflow cannot for ``models:/m-…`` itself."""
     if not uri.startswith("models:/m-"):
         return uri
-    with hook.explained(f"model {uri}"):
+    with hook.mlflow_errors(f"model {uri}"):
         return str(hook.client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
 
 
@@ -144,7 +144,7 @@ def _model_of(hook: MlflowHook, run: Any) -> tuple[str, str]:
 
 
 def _artifact_models(hook: MlflowHook, run_id: str) -> list[str]:
-    with hook.explained(f"artifacts of run {run_id}"):
+    with hook.mlflow_errors(f"artifacts of run {run_id}"):
         folders = [item.path for item in hook.client.list_artifacts(run_id) if item.is_dir]
         return [
             f"runs:/{run_id}/{folder}"

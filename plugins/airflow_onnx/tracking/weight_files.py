@@ -32,7 +32,7 @@ def find(hook: MlflowHook, run_id: str) -> tuple[str, str] | None:
     """
 
     def listing(folder: str) -> Iterator[tuple[str, bool]]:
-        with hook.explained(f"artifacts of run {run_id}"):
+        with hook.mlflow_errors(f"artifacts of run {run_id}"):
             yield from ((item.path, item.is_dir) for item in hook.client.list_artifacts(run_id, folder or None))
 
     files = sorted(model_files(listing))

@@ -1,4 +1,4 @@
-"""Rings for `watch_training` when MLflow knows of finished training runs that nobody has decided about."""
+"""Trigger that sends an asset event for finished training runs that were not handled yet."""
 
 from __future__ import annotations
 
@@ -6,38 +6,31 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from airflow_onnx.hooks.mlflow import MlflowServer
-from airflow_onnx.hooks.mlflow_rest import client_settings
-from airflow_onnx.watch.poll import Bell
+from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest
+from airflow_onnx.hooks.mlflow_server import MlflowServer
+from airflow_onnx.watch.poll import RunPoller
 from airflow_onnx.watch.queries import Scope
 from onnx_release.errors import Refused, Transient
 
-# Between two tries while MLflow, its connection or Airflow's API fails.
-TROUBLE_S = 5.0
-IDS_SHOWN = 20
-TROUBLE = (
-    Refused,
-    Transient,
-    AirflowNotFoundException,
-    AirflowRuntimeError,
-    httpx.TransportError,
-    ValueError,
-)
+RETRY_INTERVAL_S = 5.0
+IDS_IN_EVENT_MAX = 20
+# MLflow fails, its connection is missing or wrong, or Airflow's API fails.
+RETRIED = (Refused, Transient, AirflowNotFoundException, AirflowRuntimeError)
 
 
 class MlflowFinishedRunsTrigger(BaseEventTrigger):
-    """Fires an event for each poll that finds new finished runs, and goes on polling.
+    """Trigger that polls MLflow and fires for each poll that finds new finished runs. It never ends.
 
-    The event is only a bell: the DAG run that it starts asks MLflow anew. After a restart of the triggerer it may ring
-    again for the same runs, which finds nothing to do.
+    The event only starts a DAG run of `watch_training`, which searches MLflow itself. After a restart of the triggerer
+    the same runs may fire again. That DAG run then finds nothing to start.
 
-    :param experiments: names or ids, or ``*``.
-    :param lookback_h: the furthest that a poll goes back.
+    :param experiments: names or ids of MLflow's experiments, or ``*``.
+    :param run_filter: more conditions in MLflow's filter language, or an empty string.
+    :param lookback_h: the longest time that a poll searches, in hours.
     :param poll_interval_s: seconds between two polls.
     """
 
@@ -56,7 +49,7 @@ class MlflowFinishedRunsTrigger(BaseEventTrigger):
         self.mlflow_conn_id = mlflow_conn_id
         self.lookback_h = lookback_h
         self.poll_interval_s = poll_interval_s
-        self._trouble = ""
+        self._outage = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return class path and arguments; no secret is among them."""
@@ -72,24 +65,21 @@ class MlflowFinishedRunsTrigger(BaseEventTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll for ever; an outage is waited out, however long, as nobody would start this again."""
+        """Poll for ever. After an error the trigger goes on, since nothing would start it again."""
         scope = Scope(experiments=tuple(self.experiments), run_filter=self.run_filter)
-        bell = Bell(scope, self.lookback_h, self.asset_state_store)
+        poller = RunPoller(scope, self.lookback_h, self.asset_state_store)
         while True:
             try:
                 server = MlflowServer.from_connection(await BaseHook.aget_connection(self.mlflow_conn_id))
-                async with httpx.AsyncClient(**client_settings(server)) as client:
+                async with AsyncMlflowRest(server) as rest:
                     while True:
-                        if new := await bell.new_runs(client, server):
-                            yield TriggerEvent({"count": len(new), "training_run_ids": sorted(new)[:IDS_SHOWN]})
-                        self._trouble = ""
+                        if new := await poller.new_runs(rest):
+                            yield TriggerEvent({"count": len(new), "training_run_ids": sorted(new)[:IDS_IN_EVENT_MAX]})
+                        self._outage = False
                         await asyncio.sleep(self.poll_interval_s)
-            except TROUBLE as error:
-                self._warn(str(error))
-            await asyncio.sleep(TROUBLE_S)
-
-    def _warn(self, trouble: str) -> None:
-        # Once for each outage: a line for each poll would fill the log of a night.
-        if not self._trouble:
-            self.log.warning("Cannot look for finished training runs, and goes on trying: %s", trouble)
-        self._trouble = trouble
+            except RETRIED as error:
+                # One line for each outage: a line for each poll would fill the log.
+                if not self._outage:
+                    self.log.warning("The search for finished training runs failed and is repeated: %s", error)
+                self._outage = True
+            await asyncio.sleep(RETRY_INTERVAL_S)

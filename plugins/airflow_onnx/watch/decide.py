@@ -12,7 +12,7 @@ from typing import Any, Literal
 from airflow_onnx import dag_runs, validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
-from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery, TrainingRun
+from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, RunQuery, TrainingRun
 from airflow_onnx.tracking.model_registry import PRECISION_TAG, SHA_TAG
 from airflow_onnx.tracking.run_log import TAG
 from airflow_onnx.watch.model_kind import kind_of_model
@@ -61,13 +61,13 @@ class Planner:
     """
 
     rest: MlflowRest
-    experiments: dict[str, dict[str, Any]]
+    experiments: dict[str, Experiment]
     defaults: Defaults
     dag_state: Callable[[str], State]
 
     def plan(self, run: TrainingRun) -> Planned:
         """Return what is to be done with the run; a run that cannot be judged is refused, with the reason."""
-        name = self._model_name(run)
+        name, experiment = self._model_name(run), self.experiments.get(run.experiment_id)
         try:
             action, reason = self._decide(run, validation.model_name(name))
         except Refused as error:
@@ -75,7 +75,7 @@ class Planner:
         return Planned(
             training_run_id=run.run_id,
             run_name=run.name,
-            experiment=str(self.experiments.get(run.experiment_id, {}).get("name", run.experiment_id)),
+            experiment=experiment.name if experiment else run.experiment_id,
             ended_at=datetime.fromtimestamp(run.ended_at_ms / 1000, UTC).isoformat(timespec="seconds"),
             action=action,
             reason=reason,
@@ -85,9 +85,9 @@ class Planner:
 
     def _model_name(self, run: TrainingRun) -> str:
         """Return the name that the run, else its experiment, asks for by a tag; else the deployment's own."""
-        tags = self.experiments.get(run.experiment_id, {}).get("tags") or []
-        by_experiment = {tag["key"]: tag["value"] for tag in tags}.get(MODEL_NAME_TAG)
-        return str(run.tags.get(MODEL_NAME_TAG) or by_experiment or self.defaults.model_name)
+        experiment = self.experiments.get(run.experiment_id)
+        by_experiment = experiment.tags.get(MODEL_NAME_TAG) if experiment else None
+        return run.tags.get(MODEL_NAME_TAG) or by_experiment or self.defaults.model_name
 
     def _decide(self, run: TrainingRun, name: str) -> tuple[Action, str]:
         steps = (self._by_its_end, self._by_the_registry, self._by_its_releases, self._by_its_model)
@@ -100,11 +100,10 @@ class Planner:
         return None if run.status == "FINISHED" else ("skip", f"the run ended as {run.status}")
 
     def _by_the_registry(self, run: TrainingRun, name: str) -> tuple[Action, str] | None:
-        for version in self.rest.versions(name, run.run_id):
-            tags = {tag["key"]: tag.get("value", "") for tag in version.get("tags") or []}
+        for version, tags in self.rest.versions(name, run.run_id).items():
             # A version of reduced precision, made by hand, is not the one that is still to come.
             if SHA_TAG in tags and tags.get(PRECISION_TAG, validation.EXACT) in self._precisions():
-                return "skip", f"released as version {version['version']} of '{name}'"
+                return "skip", f"released as version {version} of '{name}'"
         return None
 
     def _precisions(self) -> set[str]:

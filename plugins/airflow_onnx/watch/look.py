@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from airflow_onnx import validation
 from airflow_onnx.dag_runs import State
-from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest
 from airflow_onnx.watch.decide import Defaults, Planned, Planner, release_wall_s
 from airflow_onnx.watch.queries import Scope, Span
 from airflow_onnx.watch.summary import Estimate
@@ -28,9 +27,9 @@ class Look:
     dag_state: Callable[[str], State]
 
     @cached_property
-    def experiments(self) -> dict[str, dict[str, Any]]:
+    def experiments(self) -> dict[str, Experiment]:
         """The watched experiments by id, as MLflow has them now."""
-        return self.scope.experiments_among(self.rest.experiments())
+        return self.scope.watched(self.rest.experiments())
 
     @property
     def experiment_ids(self) -> list[str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from airflow_onnx.hooks.mlflow_rest import RunQuery
+from airflow_onnx.hooks.mlflow_rest import PAGE_SIZE, Experiment, RunQuery
 from airflow_onnx.tracking.run_log import TAG
 from onnx_release.errors import Refused
 
@@ -35,16 +34,16 @@ class Scope:
                 "run filter", f"has {len(self.run_filter)} characters", f"Use at most {FILTER_MAX_CHARACTERS}."
             )
 
-    def experiments_among(self, found: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Return those of MLflow's experiments that are meant, by id. A configured one may not exist yet."""
-        wanted = set(self.experiments)
+    def watched(self, experiments: Sequence[Experiment]) -> dict[str, Experiment]:
+        """Return the watched ones of MLflow's experiments by id. A configured experiment may not exist yet."""
+        names = set(self.experiments)
         return {
-            experiment["experiment_id"]: experiment
-            for experiment in found
-            if ALL in wanted or wanted & {experiment["experiment_id"], experiment["name"]}
+            experiment.experiment_id: experiment
+            for experiment in experiments
+            if ALL in names or names & {experiment.experiment_id, experiment.name}
         }
 
-    def new_runs(self, experiment_ids: Sequence[str], since_ms: int, page_size: int = 200) -> RunQuery:
+    def new_runs(self, experiment_ids: Sequence[str], since_ms: int, page_size: int = PAGE_SIZE) -> RunQuery:
         """Ask for finished runs that ended since then, by their own clock, and that nobody has looked at."""
         conditions = [
             "attributes.status = 'FINISHED'",

@@ -1,4 +1,4 @@
-"""Credentials of a connection: sent to its own server, seen nowhere else."""
+"""Credentials of a connection: sent to that server only, and shown nowhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from airflow.sdk import Connection
 
-from airflow_onnx.hooks.mlflow import MlflowHook, MlflowServer
-from onnx_release.errors import Refused
+from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.hooks.mlflow_server import MlflowServer
+from tests.refusals import refused
 
 
 class Recorder(BaseHTTPRequestHandler):
-    """Answers as an MLflow server without experiments, and keeps the Authorization headers that it gets."""
+    """An MLflow server without experiments that records the Authorization headers."""
 
     seen: list[str | None]
 
@@ -28,7 +29,7 @@ class Recorder(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"{}")
 
-    do_GET = do_POST = answer  # noqa: N815 - the names that http.server looks for
+    do_GET = do_POST = answer  # noqa: N815 - names of http.server
 
     def log_message(self, *args: object) -> None:
         """Keep the test's output clean."""
@@ -52,7 +53,7 @@ def hook_for(connection: Connection) -> MlflowHook:
     return hook
 
 
-def test_user_and_password_reach_their_server_and_nothing_else(server: tuple[str, list[str | None]]) -> None:
+def test_user_and_password_are_sent_to_their_server_only(server: tuple[str, list[str | None]]) -> None:
     url, seen = server
     connection = Connection(conn_id="c", conn_type="mlflow", host=url, login="ann", password="se:cret")
     hook = hook_for(connection)
@@ -62,7 +63,7 @@ def test_user_and_password_reach_their_server_and_nothing_else(server: tuple[str
     assert not [name for name, text in os.environ.items() if "se:cret" in text]
 
 
-def test_a_token_wins_over_a_password(server: tuple[str, list[str | None]]) -> None:
+def test_a_token_is_used_instead_of_a_password(server: tuple[str, list[str | None]]) -> None:
     url, seen = server
     connection = Connection(
         conn_id="c", conn_type="mlflow", host=url, login="a", password="b", extra='{"token": "t0k"}'
@@ -74,7 +75,7 @@ def test_a_token_wins_over_a_password(server: tuple[str, list[str | None]]) -> N
 def test_another_server_gets_no_credentials(server: tuple[str, list[str | None]]) -> None:
     url, seen = server
     hook = hook_for(Connection(conn_id="c", conn_type="mlflow", host="http://127.0.0.1:9", login="a", password="b"))
-    _ = hook.client
+    hook.activate()
     import requests
 
     from airflow_onnx.hooks.mlflow_auth import ConnectionAuth
@@ -99,12 +100,12 @@ def test_addresses(host: str, schema: str | None, port: int | None, expected: st
 
 @pytest.mark.parametrize("host", ["", "ftp://m", "https://u:p@m.example.org", "file:///etc"])
 def test_unusable_addresses_are_refused_without_showing_them(host: str) -> None:
-    with pytest.raises(Refused, match="connection 'c'") as refused:
+    with refused("mlflow_address", "connection 'c'") as caught:
         MlflowServer.from_connection(Connection(conn_id="c", conn_type="mlflow", host=host))
-    assert "u:p" not in str(refused.value)
+    assert "u:p" not in str(caught.value)
 
 
-def test_a_dead_server_is_named_by_the_test_button() -> None:
+def test_the_connection_test_names_an_unreachable_server() -> None:
     good, message = hook_for(Connection(conn_id="c", conn_type="mlflow", host="http://127.0.0.1:9")).test_connection()
     assert not good
     assert "http://127.0.0.1:9" in message

@@ -36,7 +36,7 @@ class Wide(TwoHeads):
 
 @pytest.fixture(scope="module")
 def run_id(staging: None) -> str:
-    _ = MlflowHook("mlflow_default").client
+    MlflowHook("mlflow_default").activate()
     mlflow.set_experiment("tests")
     torch.manual_seed(0)
     made = trained_run(run_name="wide", module=Wide())

@@ -12,7 +12,7 @@ import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx.hooks.mlflow import Evidence, MlflowHook
+from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from airflow_onnx.tracking import model_registry, run_log
 from tests.edge.releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
@@ -120,7 +120,7 @@ def test_a_release_that_only_the_tags_know_does_not_stand(hook: MlflowHook, run_
 def test_more_metrics_than_fit_one_call_are_all_there(hook: MlflowHook) -> None:
     run_id = hook.client.create_run("0").info.run_id
     metrics = {f"onnx_release/number_{number}": float(number) for number in range(1001)}
-    hook.log_evidence(run_id, Evidence(artifact_path=TAG, metrics=metrics))
+    hook.log_metrics(run_id, metrics)
     assert hook.client.get_run(run_id).data.metrics == metrics
 
 
