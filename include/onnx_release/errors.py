@@ -95,7 +95,14 @@ class TrainedModelRefused(Refused):
 class SampleRefused(Refused):
     """Input samples that do not fit the model."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "no_batch_dimension": "No input of the model has a batch dimension that varies.",
+        "batch_sizes": "The parameter `batch_sizes` is empty or has a size out of range.",
+        "input_dtype": "An input is neither a float, an integer nor a boolean tensor.",
+        "example_mismatch": "An example or a user's input differs from the model's inputs.",
+        "batch_too_large": "A user's input has a larger batch than the limit.",
+        "unreadable_npz": "An .npz file cannot be read.",
+    }
 
 
 class ArtifactRefused(Refused):

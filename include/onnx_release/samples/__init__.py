@@ -1,1 +1,1 @@
-"""Input samples for both sides."""
+"""Input samples for the reference and the candidate."""

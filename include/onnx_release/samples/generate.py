@@ -1,4 +1,4 @@
-"""What both sides are fed: the training run's own example, and seeded random samples, at several batch sizes."""
+"""Samples for a comparison: the training run's example and seeded random values, at several batch sizes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnx_release.errors import Refused
+from onnx_release.errors import SampleRefused
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.samples.sample import Sample
@@ -19,7 +19,7 @@ _RELOG = "Log the model again with a signature and an input example that agree (
 
 
 def batch_axis(spec: TensorSpec) -> int | None:
-    """Return the axis called ``batch``, else the first that varies, else None: such a tensor has no batch."""
+    """Return the axis named ``batch``, else the first varying axis, else None: the tensor has no batch."""
     if "batch" in spec.shape:
         return spec.shape.index("batch")
     return next((axis for axis, size in enumerate(spec.shape) if isinstance(size, str)), None)
@@ -31,27 +31,48 @@ def make_samples(
     batch_sizes: Sequence[int],
     ranges: Mapping[str, InputSpec] | None = None,
 ) -> list[Sample]:
-    """Return the example as it is, at every batch size the example (tiled or cut) and a seeded sample, and other seeds.
+    """Return the samples of a comparison. The same arguments give the same values.
 
-    Seeded values lie evenly within the input's range where `ranges` has one. Else floats have the example's mean and
-    standard deviation, and integers stay within its range (an embedding has no row beyond it); without an example they
-    are standard normal, and 0 or 1. A dimension that varies and is not the batch has the example's size, else
-    `VARYING_DIMENSION_SIZE`. Other seeds than the first are for the smallest batch size alone. The same arguments give
-    the same values.
+    The first sample is the unchanged example. At every batch size follow the example, repeated or cut, and a seeded
+    sample. Samples of further seeds follow at the smallest batch size.
 
-    :raises Refused: when the example does not fit the specification, a dtype is no number, or no input has a batch.
+    Seeded values are uniform within an input's range. Without a range, floats have the mean and the standard deviation
+    of the example, and integers lie within its smallest and largest value, because an embedding has no row beyond
+    them. Without an example, floats are standard normal and integers are 0 or 1. A varying dimension other than the
+    batch has the size of the example, else `VARYING_DIMENSION_SIZE`.
+
+    Args:
+        inputs: The inputs of the model.
+        example: One array per input, or None.
+        batch_sizes: The batch sizes, each from 1 to `BATCH_SIZE_MAX`.
+        ranges: The ranges of values by input name.
+
+    Raises:
+        SampleRefused: The example does not fit the inputs, no input has a batch, a dtype is not numeric, or a batch
+            size is out of range.
     """
-    _require_batch_sizes(inputs, batch_sizes)
+    if all(batch_axis(spec) is None for spec in inputs):
+        shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs) or "the model has no inputs"
+        raise SampleRefused(
+            "The model's inputs", f"have no batch dimension that varies: {shapes}", _RELOG, code="no_batch_dimension"
+        )
+    if not batch_sizes or not all(1 <= size <= BATCH_SIZE_MAX for size in batch_sizes):
+        raise SampleRefused(
+            "The parameter `batch_sizes`",
+            f"is {list(batch_sizes)}; it must have one or more sizes from 1 to {BATCH_SIZE_MAX}",
+            "Correct it.",
+            code="batch_sizes",
+        )
     for spec in inputs:
         _numpy_dtype(spec)
     samples = []
     if example is not None:
-        own = checked_example(inputs, example)
-        samples.append(own)
-        samples += [_resized(own, inputs, size) for size in batch_sizes if size != own.batch_size]
+        unchanged = checked_example(inputs, example)
+        samples.append(unchanged)
+        samples += [_resized(unchanged, inputs, size) for size in batch_sizes if size != unchanged.batch_size]
     sizes = varying_sizes(inputs, example)
     for seed in SAMPLE_SEEDS:
-        # Other values are worth another run, a large batch of them is not.
+        # Further seeds can show another difference; a large batch of them costs time and shows the same.
         for size in batch_sizes if seed == SAMPLE_SEEDS[0] else (min(batch_sizes),):
             arrays = seeded_arrays(inputs, sizes | dict.fromkeys(batch_names(inputs), size), seed, example, ranges)
             samples.append(Sample(name=f"seed {seed}", inputs=arrays, batch_size=size))
@@ -65,13 +86,21 @@ def seeded_arrays(
     example: Mapping[str, npt.NDArray[Any]] | None = None,
     ranges: Mapping[str, InputSpec] | None = None,
 ) -> Arrays:
-    """Return one array per input, as `make_samples` describes them; `sizes` has every varying dimension's."""
-    likes = example or {}
+    """Return one random array per input, with the distribution that `make_samples` documents.
+
+    Args:
+        inputs: The inputs of the model.
+        sizes: The size of every varying dimension, by its name.
+        seed: The seed of the random values.
+        example: One array per input, or None.
+        ranges: The ranges of values by input name.
+    """
+    example = example or {}
     return {
         spec.name: _seeded(
             spec,
             [sizes[size] if isinstance(size, str) else size for size in spec.shape],
-            bounds_of(spec, None, ranges) or likes.get(spec.name),
+            bounds_of(spec, None, ranges) or example.get(spec.name),
             np.random.default_rng([seed, i]),
         )
         for i, spec in enumerate(inputs)
@@ -83,94 +112,65 @@ def bounds_of(
     example: Mapping[str, npt.NDArray[Any]] | None,
     ranges: Mapping[str, InputSpec] | None,
 ) -> tuple[float, float] | None:
-    """Return the least and the largest value that an input may have, as far as the range or the example says."""
-    said = ranges[spec.name].bounds() if ranges and spec.name in ranges else None
-    if said is not None or not example or spec.name not in example:
-        return said
+    """Return the smallest and the largest value of an input, from its range or else from the example."""
+    bounds = ranges[spec.name].bounds() if ranges and spec.name in ranges else None
+    if bounds is not None or not example or spec.name not in example:
+        return bounds
     return float(example[spec.name].min()), float(example[spec.name].max())
-
-
-def _require_batch_sizes(inputs: Sequence[TensorSpec], batch_sizes: Sequence[int]) -> None:
-    if all(batch_axis(spec) is None for spec in inputs):
-        shapes = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs) or "none at all"
-        raise Refused("The model's inputs", f"have no batch dimension that varies: {shapes}", _RELOG)
-    wrong = [size for size in batch_sizes if not 1 <= size <= BATCH_SIZE_MAX]
-    if wrong or not batch_sizes:
-        raise Refused(
-            "The batch sizes",
-            f"are {list(batch_sizes)}, not one or more of 1 to {BATCH_SIZE_MAX}",
-            "Correct the parameter `batch_sizes`.",
-        )
-
-
-def _numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
-    try:
-        dtype = np.dtype(spec.dtype)
-    except TypeError:
-        dtype = np.dtype(object)
-    if dtype.kind not in "fiub":
-        raise Refused(
-            f"input '{spec.name}'",
-            f"is of dtype {spec.dtype}, for which no samples can be made: only floats, integers and booleans",
-            "Give the model a numeric input, and cast inside it.",
-        )
-    return dtype
 
 
 def checked_example(
     inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArray[Any]], subject: str = "The run's input example"
 ) -> Sample:
-    """Return the arrays as a sample; raises `Refused`, about `subject`, when they do not fit the inputs."""
+    """Return arrays as the sample ``example`` after comparing them with the inputs.
+
+    Args:
+        inputs: The inputs of the model.
+        example: One array per input, by name.
+        subject: The source of the arrays, for the message.
+
+    Raises:
+        SampleRefused: An array is missing, unknown or empty, has another dtype, shape or batch size, or contains NaN or
+            infinity. The message lists every problem.
+    """
     problems = []
     if missing := sorted({spec.name for spec in inputs} - set(example)):
-        problems.append(f"lacks {', '.join(missing)}")
+        problems.append(f"lacks the input {', '.join(missing)}")
     if extra := sorted(set(example) - {spec.name for spec in inputs}):
-        problems.append(f"has {', '.join(extra)}, of which the signature knows nothing")
-    problems += [why for spec in inputs if spec.name in example for why in _misfits(spec, example[spec.name])]
+        problems.append(f"has {', '.join(extra)}, which the model does not take")
+    for spec in inputs:
+        if spec.name in example:
+            problems += [f"has an input '{spec.name}' that {why}" for why in _array_problems(spec, example[spec.name])]
     sizes = {
         example[spec.name].shape[axis] for spec in inputs if not problems and (axis := batch_axis(spec)) is not None
     }
     if len(sizes) > 1:
         problems.append(f"has inputs of different batch sizes: {sorted(sizes)}")
     if problems:
-        raise Refused(subject, "; ".join(problems), _RELOG)
+        raise SampleRefused(subject, "; ".join(problems), _RELOG, code="example_mismatch")
     return Sample(name="example", inputs=dict(example), batch_size=sizes.pop())
 
 
-def _misfits(spec: TensorSpec, array: npt.NDArray[Any]) -> list[str]:
-    found = []
-    if array.dtype != _numpy_dtype(spec):
-        found.append(f"has '{spec.name}' as {array.dtype}, not {spec.dtype}")
-    fits = array.ndim == len(spec.shape) and all(
-        isinstance(wanted, str) or size == wanted for size, wanted in zip(array.shape, spec.shape, strict=True)
-    )
-    if not fits:
-        found.append(f"has '{spec.name}' of shape {list(array.shape)}, not {list(spec.shape)}")
+def _array_problems(spec: TensorSpec, array: npt.NDArray[Any]) -> list[str]:
+    _numpy_dtype(spec)
+    # A foreign byte order is visible in the text of the dtype, not in its name.
+    dtype = array.dtype.name if array.dtype.isnative else str(array.dtype)
+    found = spec.mismatches(TensorSpec(name=spec.name, dtype=dtype, shape=array.shape), sizes={})
     if array.size == 0:
-        found.append(f"has no values in '{spec.name}'")
+        found.append("is empty")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        found.append(f"holds NaN or infinity in '{spec.name}'")
+        found.append("contains NaN or infinity")
     return found
 
 
-def _resized(own: Sample, inputs: Sequence[TensorSpec], size: int) -> Sample:
-    arrays = {}
-    for spec in inputs:
-        axis = batch_axis(spec)
-        array = own.inputs[spec.name]
-        # Rows repeat in order, so a cut example is its own beginning.
-        arrays[spec.name] = array if axis is None else array.take(np.arange(size) % own.batch_size, axis=axis)
-    return Sample(name=own.name, inputs=arrays, batch_size=size)
-
-
 def batch_names(inputs: Sequence[TensorSpec]) -> list[str]:
-    """Return the name that each input's batch dimension goes by."""
+    """Return the name of the batch dimension of each input that has one."""
     axes = [(spec, batch_axis(spec)) for spec in inputs]
     return [str(spec.shape[axis]) for spec, axis in axes if axis is not None]
 
 
 def varying_sizes(inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArray[Any]] | None) -> dict[str, int]:
-    """Return one size for each varying dimension, by its name: two inputs that share a name share the size."""
+    """Return one size per varying dimension, by its name. Inputs that share a name share the size."""
     sizes: dict[str, int] = {}
     for spec in inputs:
         for axis, size in enumerate(spec.shape):
@@ -179,24 +179,49 @@ def varying_sizes(inputs: Sequence[TensorSpec], example: Mapping[str, npt.NDArra
     return sizes
 
 
+def _resized(sample: Sample, inputs: Sequence[TensorSpec], size: int) -> Sample:
+    arrays = {}
+    for spec in inputs:
+        axis = batch_axis(spec)
+        array = sample.inputs[spec.name]
+        # Rows repeat in order, so a shorter batch is the beginning of the example.
+        arrays[spec.name] = array if axis is None else array.take(np.arange(size) % sample.batch_size, axis=axis)
+    return Sample(name=sample.name, inputs=arrays, batch_size=size)
+
+
+def _numpy_dtype(spec: TensorSpec) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype(spec.dtype)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "fiub":
+        raise SampleRefused(
+            f"The input '{spec.name}'",
+            f"has dtype {spec.dtype}; samples exist only for floats, integers and booleans",
+            "Give the model a numeric input, and cast it inside the model.",
+            code="input_dtype",
+        )
+    return dtype
+
+
 def _seeded(
     spec: TensorSpec,
     shape: list[int],
-    like: npt.NDArray[Any] | tuple[float, float] | None,
+    source: npt.NDArray[Any] | tuple[float, float] | None,
     generator: np.random.Generator,
 ) -> npt.NDArray[Any]:
-    """Draw values within bounds, or like an example's."""
+    """Draw random values within bounds, or with the distribution of an example."""
     dtype = _numpy_dtype(spec)
     if dtype.kind == "b":
         return generator.integers(0, 2, shape).astype(dtype)
     if dtype.kind in "iu":
-        low, high = (like.min(), like.max()) if isinstance(like, np.ndarray) else like or (0, 1)
+        low, high = (source.min(), source.max()) if isinstance(source, np.ndarray) else source or (0, 1)
         return generator.integers(int(low), int(high), shape, dtype=dtype, endpoint=True)
-    if isinstance(like, tuple):
-        return np.asarray(generator.uniform(*like, shape), dtype=dtype)
+    if isinstance(source, tuple):
+        return np.asarray(generator.uniform(*source, shape), dtype=dtype)
     values = generator.standard_normal(shape)
-    if isinstance(like, np.ndarray):
-        # A constant example has no spread to copy, and a constant sample would compare next to nothing.
-        values = values * (float(like.std(dtype=np.float64)) or 1.0) + float(like.mean(dtype=np.float64))
+    if isinstance(source, np.ndarray):
+        # A constant example has a deviation of 0, and a constant sample would show few differences.
+        values = values * (float(source.std(dtype=np.float64)) or 1.0) + float(source.mean(dtype=np.float64))
     limit = np.finfo(dtype).max
     return np.asarray(values.clip(-limit, limit), dtype=dtype)

@@ -1,4 +1,4 @@
-"""Inputs beyond the training run's own: a user's file, extreme values, other sizes of what may vary."""
+"""Samples beyond the training run's example: a user's file, extreme values, other sizes."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnx_release.errors import Refused
 from onnx_release.records import TensorSpec
 from onnx_release.samples.edge_cases import probing_samples, read_npz
 from onnx_release.trained.input_spec import InputSpec
+from tests.refusals import refused
 
 IDS = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))
 MASK = TensorSpec(name="mask", dtype="bool", shape=("batch", "length"))
 X = TensorSpec(name="x", dtype="float32", shape=("batch", 3))
 
 
-def test_extremes_stay_within_what_the_example_shows_and_alternate() -> None:
+def test_extremes_alternate_within_the_values_of_the_example() -> None:
     example = {"ids": np.array([[4, 9, 5]]), "mask": np.array([[True, True, True]])}
     samples = {sample.name: sample for sample in probing_samples([IDS, MASK], example, {})}
     assert set(np.unique(samples["extremes"].inputs["ids"])) == {4, 9}
     assert samples["extremes"].inputs["mask"].any()
-    assert samples["zeros"].inputs["mask"].any(), "a mask of nothing is no input"
+    assert samples["zeros"].inputs["mask"].any(), "a mask of zeros has no defined result"
     assert set(np.unique(samples["zeros"].inputs["ids"])) == {4}, "an embedding may have no row 0"
     assert all(sample.probing and sample.batch_size == 3 for sample in samples.values())
 
 
-def test_a_varying_dimension_is_tried_shorter_odd_and_longer_in_every_input_that_has_it() -> None:
+def test_a_varying_dimension_takes_other_sizes_in_every_input_that_has_it() -> None:
     example = {"ids": np.zeros((1, 8), np.int64), "mask": np.ones((1, 8), bool)}
     varied = [sample for sample in probing_samples([IDS, MASK], example, {}) if sample.varied]
     assert [sample.inputs["ids"].shape for sample in varied] == [(3, 4), (3, 9), (3, 16)]
@@ -36,7 +36,7 @@ def test_a_varying_dimension_is_tried_shorter_odd_and_longer_in_every_input_that
     assert {sample.varied for sample in varied} == {"length"}
 
 
-def test_sizes_and_ranges_that_were_given_are_kept_to() -> None:
+def test_sizes_and_ranges_of_the_input_spec_are_used() -> None:
     spec = InputSpec(name="ids", dtype="int64", shape=("batch", "length"), vocabulary_size=7, sizes={"length": (5, 6)})
     samples = list(probing_samples([IDS], None, {"ids": spec}))
     assert [sample.inputs["ids"].shape[1] for sample in samples if sample.varied] == [5, 6]
@@ -44,31 +44,32 @@ def test_sizes_and_ranges_that_were_given_are_kept_to() -> None:
     assert (values.min(), values.max()) == (0, 6)
 
 
-def test_a_users_inputs_are_read_as_one_sample(tmp_path: Path) -> None:
+def test_a_user_file_is_read_as_one_sample(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", x=np.ones((5, 3), np.float32))
     sample = read_npz(tmp_path / "in.npz", [X], "s3://b/in.npz")
-    assert (sample.name, sample.batch_size, sample.inputs["x"].shape) == ("given", 5, (5, 3))
+    assert (sample.name, sample.batch_size, sample.inputs["x"].shape) == ("user", 5, (5, 3))
 
 
 @pytest.mark.parametrize(
-    ("arrays", "words"),
+    ("arrays", "code", "part"),
     [
-        ({"y": np.ones((2, 3), np.float32)}, "lacks x; has y"),
-        ({"x": np.ones((2, 4), np.float32)}, "of shape [2, 4], not ['batch', 3]"),
-        ({"x": np.ones((2, 3))}, "as float64, not float32"),
-        ({"x": np.ones((5000, 3), np.float32)}, "have a batch of 5000, at most 4096"),
-        ({"x": np.array([{"a": 1}], dtype=object)}, "cannot be read"),
+        ({"y": np.ones((2, 3), np.float32)}, "example_mismatch", "lacks the input x; has y"),
+        ({"x": np.ones((2, 4), np.float32)}, "example_mismatch", "shape [2, 4], not ['batch', 3]"),
+        ({"x": np.ones((2, 3))}, "example_mismatch", "float64, not float32"),
+        ({"x": np.ones((5000, 3), np.float32)}, "batch_too_large", "batch size of 5000; the limit is 4096"),
+        ({"x": np.array([{"a": 1}], dtype=object)}, "unreadable_npz", ""),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
+def test_a_user_file_that_does_not_fit_is_refused(
+    tmp_path: Path, arrays: dict[str, np.ndarray], code: str, part: str
+) -> None:
     np.savez(tmp_path / "in.npz", **arrays)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match=r"inputs 's3://b/in\.npz'") as refusal:
+    with refused(code, "'s3://b/in.npz'", part):
         read_npz(tmp_path / "in.npz", [X], "s3://b/in.npz")
-    assert words in str(refusal.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", pickle.dumps([1])])
-def test_what_is_no_npz_file_is_refused_and_never_unpickled(tmp_path: Path, content: bytes) -> None:
+def test_another_kind_of_file_is_refused_and_never_unpickled(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "in.npz").write_bytes(content)
-    with pytest.raises(Refused, match=r"cannot be read as an \.npz"):
+    with refused("unreadable_npz"):
         read_npz(tmp_path / "in.npz", [X], "in.npz")

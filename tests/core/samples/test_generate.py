@@ -1,12 +1,14 @@
+"""Samples from the training run's example and from seeds."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from onnx_release.errors import Refused
 from onnx_release.limits import VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.samples.generate import batch_axis, make_samples
+from tests.refusals import refused
 
 X = TensorSpec(name="x", dtype="float32", shape=("batch", 3))
 IDS = TensorSpec(name="ids", dtype="int64", shape=("batch", "length"))
@@ -14,7 +16,7 @@ MASK = TensorSpec(name="mask", dtype="bool", shape=("batch", "length"))
 SCALE = TensorSpec(name="scale", dtype="float32", shape=(1,))
 
 
-def test_example_comes_as_it_is_tiled_and_cut() -> None:
+def test_the_example_is_used_unchanged_repeated_and_cut() -> None:
     example = np.arange(6, dtype=np.float32).reshape(2, 3)
     samples = [s for s in make_samples([X], {"x": example}, (1, 2, 5)) if s.name == "example"]
     assert [s.batch_size for s in samples] == [2, 1, 5]
@@ -23,7 +25,7 @@ def test_example_comes_as_it_is_tiled_and_cut() -> None:
     np.testing.assert_array_equal(samples[2].inputs["x"], example[[0, 1, 0, 1, 0]])
 
 
-def test_every_sample_has_its_batch_size_and_a_name_of_its_own() -> None:
+def test_every_sample_has_its_batch_size_and_a_unique_name() -> None:
     example = {"ids": np.array([[4, 9, 5]]), "mask": np.array([[True, False, True]])}
     samples = make_samples([IDS, MASK], example, (1, 4))
     assert len({(s.name, s.batch_size) for s in samples}) == len(samples) == 5
@@ -48,7 +50,7 @@ def test_seeded_integers_stay_within_the_example_and_booleans_vary() -> None:
     assert set(np.unique(sample.inputs["mask"])) == {False, True}
 
 
-def test_without_an_example_there_are_seeded_samples_alone() -> None:
+def test_without_an_example_all_samples_are_seeded() -> None:
     samples = make_samples([X, IDS], None, (2,))
     assert [s.name for s in samples] == ["seed 11", "seed 23"]
     assert samples[0].inputs["ids"].shape == (2, VARYING_DIMENSION_SIZE)
@@ -86,25 +88,30 @@ def test_batch_axis_prefers_the_dimension_of_that_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("specs", "example", "sizes", "words"),
+    ("specs", "example", "sizes", "code", "part"),
     [
-        ([X], {"x": np.ones((2, 4), np.float32)}, (1,), "[2, 4], not ['batch', 3]"),
-        ([X], {"x": np.ones(3, np.float32)}, (1,), "[3], not ['batch', 3]"),
-        ([X], {"x": np.ones((2, 3))}, (1,), "float64, not float32"),
-        ([X], {"y": np.ones((2, 3), np.float32)}, (1,), "lacks x; has y"),
-        ([X], {"x": np.full((2, 3), np.nan, np.float32)}, (1,), "NaN or infinity in 'x'"),
-        ([X], {"x": np.ones((0, 3), np.float32)}, (1,), "no values in 'x'"),
-        ([X, IDS], {"x": np.ones((2, 3), np.float32), "ids": np.ones((3, 2), np.int64)}, (1,), "[2, 3]"),
-        ([SCALE], None, (1,), "no batch dimension that varies: scale [1]"),
-        ([], None, (1,), "none at all"),
-        ([X], None, (), "are []"),
-        ([X], None, (1, 0), "are [1, 0]"),
-        ([TensorSpec(name="t", dtype="str", shape=("batch",))], None, (1,), "dtype str"),
-        ([TensorSpec(name="t", dtype="bfloat16", shape=("batch",))], None, (1,), "dtype bfloat16"),
-        ([TensorSpec(name="t", dtype="complex64", shape=("batch",))], None, (1,), "dtype complex64"),
+        ([X], {"x": np.ones((2, 4), np.float32)}, (1,), "example_mismatch", "[2, 4], not ['batch', 3]"),
+        ([X], {"x": np.ones(3, np.float32)}, (1,), "example_mismatch", "[3], not ['batch', 3]"),
+        ([X], {"x": np.ones((2, 3))}, (1,), "example_mismatch", "float64, not float32"),
+        ([X], {"y": np.ones((2, 3), np.float32)}, (1,), "example_mismatch", "lacks the input x; has y"),
+        ([X], {"x": np.full((2, 3), np.nan, np.float32)}, (1,), "example_mismatch", "'x' that contains NaN"),
+        ([X], {"x": np.ones((0, 3), np.float32)}, (1,), "example_mismatch", "'x' that is empty"),
+        (
+            [X, IDS],
+            {"x": np.ones((2, 3), np.float32), "ids": np.ones((3, 2), np.int64)},
+            (1,),
+            "example_mismatch",
+            "[2, 3]",
+        ),
+        ([SCALE], None, (1,), "no_batch_dimension", "scale [1]"),
+        ([], None, (1,), "no_batch_dimension", "no inputs"),
+        ([X], None, (), "batch_sizes", "is []"),
+        ([X], None, (1, 0), "batch_sizes", "is [1, 0]"),
+        ([TensorSpec(name="t", dtype="str", shape=("batch",))], None, (1,), "input_dtype", "dtype str"),
+        ([TensorSpec(name="t", dtype="bfloat16", shape=("batch",))], None, (1,), "input_dtype", "dtype bfloat16"),
+        ([TensorSpec(name="t", dtype="complex64", shape=("batch",))], None, (1,), "input_dtype", "dtype complex64"),
     ],
 )
-def test_what_makes_no_sample_is_refused_by_name(specs, example, sizes, words) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(Refused) as refusal:
+def test_unusable_inputs_and_examples_are_refused_by_name(specs, example, sizes, code, part) -> None:  # type: ignore[no-untyped-def]
+    with refused(code, part):
         make_samples(specs, example, sizes)
-    assert words in str(refusal.value)

@@ -129,7 +129,7 @@ def test_a_users_inputs_are_compared_and_timed_with(hook: MlflowHook, tmp_path: 
         uri = f"runs:/{release.training_run_id}/inputs/real.npz"
     release.params = {"inputs_uri": uri}
     compared = release.to("parity_latency")["parity"]["comparisons"]
-    assert {(c["sample"], c["batch_size"]) for c in compared} >= {("given", 5), ("example", 4)}
+    assert {(c["sample"], c["batch_size"]) for c in compared} >= {("user", 5), ("example", 4)}
 
 
 @pytest.mark.parametrize(
