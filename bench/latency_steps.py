@@ -42,7 +42,7 @@ def _ort(path: Path) -> OnnxRuntimeRunner:
 @contextmanager
 def _fp32(size: str, onnx: Path, _: Sample) -> Iterator[Sides]:
     with _torch(make(size)) as eager, _ort(onnx) as session:
-        yield Sides(torch=eager, onnxruntime=session)
+        yield Sides(reference=eager, candidate=session)
 
 
 @contextmanager
@@ -51,19 +51,19 @@ def _compile(size: str, onnx: Path, sample: Sample) -> Iterator[Sides]:
     model.forward = torch.compile(model.forward, dynamic=False)  # type: ignore[method-assign] # it stays a module
     with _torch(model) as compiled, _ort(onnx) as session:
         compiled.run(sample.inputs)
-        yield Sides(torch=compiled, onnxruntime=session)
+        yield Sides(reference=compiled, candidate=session)
 
 
 @contextmanager
 def _own_onnxruntime(size: str, onnx: Path, _: Sample) -> Iterator[Sides]:
     with _ort(onnx) as session:
-        yield Sides(torch=session, onnxruntime=session)
+        yield Sides(reference=session, candidate=session)
 
 
 @contextmanager
 def _own_torch(size: str, onnx: Path, _: Sample) -> Iterator[Sides]:
     with _torch(make(size)) as eager:
-        yield Sides(torch=eager, onnxruntime=eager)
+        yield Sides(reference=eager, candidate=eager)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def _pt2(size: str, onnx: Path, sample: Sample) -> Iterator[Sides]:
     example = tuple(contract().tensors("cpu"))
     program = torch.export.export(module, example, dynamic_shapes=({0: torch.export.Dim("batch")},))
     with _torch(module) as eager, _torch(program) as exported:
-        yield Sides(torch=eager, onnxruntime=exported)
+        yield Sides(reference=eager, candidate=exported)
 
 
 _PAIRS: dict[str, Callable[..., object]] = {

@@ -105,7 +105,7 @@ def latency(
     arguments = (pair, setting.models.size(name), str(batch), str(onnx), str(limit or ""), longest_s)
     found = run_step(Step("bench.latency_steps", arguments, env or {}))
     timed = found["latency"]
-    sides = " and ".join(f"{timed[side]['p50_ms']:.2f} ms" for side in ("torch", "onnxruntime"))
+    sides = " and ".join(f"{timed[side]['p50_ms']:.2f} ms" for side in ("reference", "candidate"))
     disturbed = f", {timed['rounds_disturbed']} more disturbed" if timed["rounds_disturbed"] else ""
     say(f"{pair} {name} batch {batch}: {sides}, {timed['rounds']} rounds{disturbed}")
     return found

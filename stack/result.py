@@ -70,13 +70,12 @@ def _parity(parity: Any) -> Table:
 
 def _latency(latency: Any) -> Table:
     threads, device = latency["threads"], latency["device"]
-    title = (
-        f"Latency in ms, {threads} threads on {device}: {latency['host']['cpu_model']} (verdict: {latency['verdict']})"
-    )
+    verdict = f"{latency['verdict']}, goal reached" if latency["goal_reached"] else latency["verdict"]
+    title = f"Latency in ms, {threads} threads on {device}: {latency['host']['cpu_model']} (verdict: {verdict})"
     columns = ("batch", "PyTorch p50", "p95", "ONNX Runtime p50", "p95", "speedup", "interval", "rounds")
     table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for batch in latency["batches"]:
-        sides = [batch[side][measure] for side in ("torch", "onnxruntime") for measure in ("p50_ms", "p95_ms")]
+        sides = [batch[side][measure] for side in ("reference", "candidate") for measure in ("p50_ms", "p95_ms")]
         interval = f"{batch['speedup_low']:.2f} to {batch['speedup_high']:.2f} ({batch['confidence']:.0%})"
         times = [f"{value:.2f}" for value in sides]
         table.add_row(str(batch["batch_size"]), *times, f"{batch['speedup']:.2f}x", interval, str(batch["rounds"]))

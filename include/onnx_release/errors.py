@@ -142,7 +142,11 @@ class ParityRefused(Refused):
 class LatencyRefused(Refused):
     """A latency measurement that cannot be made."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "invalid_latency_options": "A number of the latency budget or of the measurement plan is out of range.",
+        "no_output_values": "A side returns outputs without values, so there is nothing to time.",
+        "unusable_lock": "The file of the measuring lock cannot be locked, or is not safe to lock.",
+    }
 
 
 class TuningRefused(Refused):

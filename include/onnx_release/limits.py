@@ -209,7 +209,7 @@ class LatencyBudget(Record):
 
     `speedup_min` is required and `speedup_goal` wished for (PyTorch's median time over ONNX Runtime's). `p95_max_ms`
     bounds ONNX Runtime's 95th percentile. `on_miss` says what a missed requirement does: ``refuse`` the model, or
-    ``warn`` and go on. An interval that straddles `speedup_min` after `measure_max_s` is inconclusive, and is treated
+    ``warn`` and go on. An interval that straddles `speedup_min` after `measure_max_s` is not settled, and is treated
     as a miss under either policy, in its own words.
     """
 
@@ -225,8 +225,8 @@ class MeasurePlan(Record):
 
     Measuring stops when the interval of the speedup is no wider than `interval_width_max` times the speedup and clear
     of the budget's limit, but not before `measure_min_s` and `rounds_min`; and at `measure_max_s` in any case, or at
-    `reported_max_s` for a batch size that the budget says nothing about. Fewer rounds than 10 by then are inconclusive.
-    `threads` of None means every CPU that the process may use.
+    `reported_max_s` for a batch size that the budget says nothing about. With fewer than 10 rounds the verdict is not
+    settled. `threads` of None means every CPU that the process may use.
     """
 
     threads: int | None = None

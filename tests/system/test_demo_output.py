@@ -40,12 +40,12 @@ def parity(output: str, mae: float | None, cosine: float) -> OutputParity:
 def latency() -> LatencyReport:
     side = SideLatency(p50_ms=12.345, p95_ms=23.456, cpu_p50_ms=24.0, throughput_per_s=80.0)
     batch = BatchLatency(
-        batch_size=8, torch=side, onnxruntime=side.replace(p50_ms=6.789), speedup=1.82, speedup_low=1.75,
+        batch_size=8, reference=side, candidate=side.replace(p50_ms=6.789), speedup=1.82, speedup_low=1.75,
         speedup_high=1.91, confidence=0.95, rounds=30, calls_per_round=4, measured_s=4.0, conclusive=True,
     )  # fmt: skip
     host = HostInfo(cpu_model="A Processor", logical_cpus=2, usable_cpus=2, load_1m=0.1, platform="Linux")
     return LatencyReport(
-        sha256=SHA, passed=True, verdict="goal", batches=(batch,), budget={}, threads=2, device="cpu",
+        sha256=SHA, passed=True, verdict="passed", goal_reached=True, batches=(batch,), threads=2, device="cpu",
         providers_requested=("CPUExecutionProvider",), providers_active=("CPUExecutionProvider",), host=host,
     )  # fmt: skip
 
@@ -84,7 +84,7 @@ def printed(outcome: Outcome, width: int = 140) -> str:
 def test_the_table_says_all_that_a_release_is_known_by(outcome: Outcome) -> None:
     text = printed(outcome)
     wanted = ["c" * 32, SHA, "3.21 MB", "20 (IR 10)", "dynamo on cpu", URI, "heimdall-localization-onnx", "candidate"]
-    wanted += ["12.35", "6.79", "23.46", "1.82x", "1.75 to 1.91 (95%)", "A Processor", "goal"]
+    wanted += ["12.35", "6.79", "23.46", "1.82x", "1.75 to 1.91 (95%)", "A Processor", "passed, goal reached"]
     assert [word for word in wanted if word not in text] == []
 
 

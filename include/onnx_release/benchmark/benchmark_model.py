@@ -11,7 +11,7 @@ from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
 from onnx_release.errors import Refused
 from onnx_release.export.export_model import contract_of
 from onnx_release.export.fallback import retrace
-from onnx_release.latency.evaluate import Conditions, evaluate_latency, require_sane
+from onnx_release.latency.evaluate import evaluate_latency, require_valid_latency_options
 from onnx_release.latency.host import describe_host
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.latency.measure import Sides, measure_all
@@ -38,7 +38,7 @@ def benchmark_artifact(
     :param folder: the artifact's folder.
     :raises Refused: when there is nothing to judge: other bytes, a model that cannot be loaded, senseless options.
     """
-    require_sane(options.budget, options.plan)
+    require_valid_latency_options(options.budget, options.plan)
     limits = options.limits_for(artifact.precision)
     require_limits(limits, artifact.outputs)
     subject = BenchmarkSetup.load(trained, folder, artifact, options)
@@ -124,15 +124,17 @@ def _latency(subject: BenchmarkSetup, candidate: OnnxRuntimeRunner, samples: Seq
     timed = {
         sample.batch_size: sample for sample in reversed(samples) if sample.batch_size in sizes and not sample.probing
     }
-    conditions = Conditions(
+    host = describe_host()  # before anything is measured: its load average is that of the others
+    limits = {options.budget.batch_size: options.budget.speedup_min}
+    with subject.reference() as reference, HostLock(options.lock).held():
+        batches = measure_all(Sides(reference=reference, candidate=candidate), timed, options.plan, limits)
+    measured = LatencyReport(
         sha256=subject.artifact.sha256,
+        batches=batches,
         threads=subject.threads,
         device=subject.device,
         providers_requested=candidate.providers_requested,
         providers_active=candidate.providers_active,
-        host=describe_host(),
+        host=host,
     )
-    limits = {options.budget.batch_size: options.budget.speedup_min}
-    with subject.reference() as reference, HostLock(options.lock).held():
-        batches = measure_all(Sides(torch=reference, onnxruntime=candidate), timed, options.plan, limits)
-    return evaluate_latency(batches, options.budget, conditions)
+    return evaluate_latency(measured, options.budget)

@@ -1,4 +1,4 @@
-"""Both sides timed by turns on one machine, until the ratio of their medians can be trusted or the time is up."""
+"""Interleaved latency measurement of PyTorch and ONNX Runtime on one machine."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_release.errors import Refused
+from onnx_release.errors import LatencyRefused
 from onnx_release.latency.host import CpuWait
-from onnx_release.latency.statistics import Interval, RatioOfMedians, Times, ratio_of_medians
+from onnx_release.latency.statistics import Interval, Times, ratio_of_medians
 from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MEASURE_BLOCK_S, PROCESS_SPREAD, MeasurePlan
 from onnx_release.records import BatchLatency, SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
-# Looks at the interval before the time is up: each is another chance to stop on a lucky one, so each asks for more.
-_LOOKS_MAX = 5
+# Each early check of the interval can stop on a lucky one, so all checks together share the error.
+_CHECKS_MAX = 5
+# Places of the two sides in the blocks of a round.
+_REFERENCE, _CANDIDATE = 0, 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
-    """The two runners, both open, with equal threads."""
+    """Two open runners with the same number of threads: PyTorch and ONNX Runtime."""
 
-    torch: Runner
-    onnxruntime: Runner
+    reference: Runner
+    candidate: Runner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One side's calls of one round: wall time of each, and the process's CPU time over all threads, per call."""
+    """Timed calls of one runner in one round.
+
+    `wall_s` has the wall time of each call. `cpu_s` is the process's CPU time per call, over all threads.
+    """
 
     wall_s: tuple[float, ...]
     cpu_s: float
@@ -39,39 +44,64 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """A block of each side, and the part of the round that this process's threads waited for a CPU (None: unknown)."""
+    """One block of each runner, in the order of the runners.
 
-    torch: Block
-    onnxruntime: Block
-    cpu_wait_share: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """A block of each of several runners, in the runners' own order; `cpu_wait_share` as in `Round`."""
+    `cpu_wait_share` is the part of the round that this process's threads waited for a CPU; None if it is not counted.
+    """
 
     blocks: tuple[Block, ...]
     cpu_wait_share: float | None
 
+    @property
+    def is_quiet(self) -> bool:
+        """True if the times are the models' own. A round counts as quiet where the kernel does not count waiting."""
+        return self.cpu_wait_share is None or self.cpu_wait_share <= CPU_WAIT_SHARE_MAX
+
+
+def measure_all(
+    sides: Sides, samples: Mapping[int, Sample], plan: MeasurePlan, limits: Mapping[int, float]
+) -> tuple[BatchLatency, ...]:
+    """Measure every batch size, the smallest first.
+
+    Args:
+        sides: the two runners.
+        samples: one sample per batch size.
+        plan: duration and precision of the measurement.
+        limits: the required speedup, for the batch sizes that have one. The others get `plan.reported_max_s`.
+    """
+    reported = plan.replace(measure_max_s=min(plan.measure_max_s, plan.reported_max_s))
+    return tuple(
+        measure(sides, samples[size], plan if size in limits else reported, limits.get(size))
+        for size in sorted(samples)
+    )
+
 
 def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: float | None = None) -> BatchLatency:
-    """Time both sides on one sample, in interleaved rounds.
+    """Time both sides on one sample in interleaved rounds.
 
-    The sides change order with each round (ABBA), so that a drift of the machine falls on both. Each block begins with
-    a call that is not timed: it pays for the caches and the threads that the other side left behind. Rounds in which
-    others had the CPU are left out, of both sides, once `plan.rounds_min` undisturbed ones are there.
+    The order of the sides changes with each round (ABBA), so a drift of the machine affects both. Disturbed rounds are
+    dropped for both sides, once `plan.rounds_min` quiet rounds exist.
 
-    :param speedup_limit: the speedup to be decided about; None when this batch size is only reported.
+    Args:
+        sides: the two runners.
+        sample: the input of every call.
+        plan: duration and precision of the measurement.
+        speedup_limit: the required speedup; None if this batch size is only reported.
+
+    Raises:
+        LatencyRefused: `no_output_values`, if a side returns nothing.
     """
-    calls = calls_per_block(_warmed_up(sides, sample, plan))
+    runners = (sides.reference, sides.candidate)
+    warmup = [run_round(runners, sample, 1, first=_REFERENCE) for _ in range(max(1, plan.warmup_rounds))]
+    calls = calls_per_block(min(min(block.wall_s) for one in warmup for block in one.blocks))
     rounds: list[Round] = []
     begin = time.perf_counter()
-    for look_s in _look_times(plan):
-        while len(rounds) < 2 or _goes_on(time.perf_counter() - begin, len(rounds), look_s, plan):
-            rounds.append(_run_round(sides, sample, calls, swapped=len(rounds) % 2 == 1))
-        quiet = [one for one in rounds if is_quiet(one)]
+    for check_s in _check_times(plan):
+        while len(rounds) < 2 or _continues(time.perf_counter() - begin, len(rounds), check_s, plan):
+            rounds.append(run_round(runners, sample, calls, first=len(rounds) % 2))
+        quiet = [one for one in rounds if one.is_quiet]
         if len(quiet) >= plan.rounds_min:
-            strict = _interval(quiet, plan, 1.0 - (1.0 - plan.confidence) / _LOOKS_MAX)
+            strict = _interval(quiet, plan, 1.0 - (1.0 - plan.confidence) / _CHECKS_MAX)
             if _is_conclusive(strict, plan, speedup_limit):
                 break
     measured_s = time.perf_counter() - begin
@@ -80,8 +110,8 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: floa
     waits = [one.cpu_wait_share for one in kept if one.cpu_wait_share is not None]
     return BatchLatency(
         batch_size=sample.batch_size,
-        torch=summarise([one.torch for one in kept], sample.batch_size),
-        onnxruntime=summarise([one.onnxruntime for one in kept], sample.batch_size),
+        reference=summarize(_blocks(kept, _REFERENCE), sample.batch_size),
+        candidate=summarize(_blocks(kept, _CANDIDATE), sample.batch_size),
         speedup=interval.value,
         speedup_low=interval.low,
         speedup_high=interval.high,
@@ -95,72 +125,64 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: floa
     )
 
 
-def is_quiet(one: Round | Turn) -> bool:
-    """Say whether its times are the models' own; where the kernel does not tell, they have to pass for that."""
-    return one.cpu_wait_share is None or one.cpu_wait_share <= CPU_WAIT_SHARE_MAX
-
-
-def ratio_of(rounds: Sequence[Round], plan: MeasurePlan) -> RatioOfMedians:
-    """Return PyTorch's median over ONNX Runtime's, over all timed calls of these rounds."""
-    torch = _wall([one.torch for one in rounds])
-    return ratio_of_medians(torch, _wall([one.onnxruntime for one in rounds]), plan.bootstrap_samples)
-
-
-def _interval(rounds: Sequence[Round], plan: MeasurePlan, confidence: float) -> Interval:
-    """Return what these rounds leave open, and what another process would have measured instead."""
-    return ratio_of(rounds, plan).interval(confidence).widened(PROCESS_SPREAD)
-
-
-def _is_conclusive(interval: Interval, plan: MeasurePlan, limit: float | None) -> bool:
-    return interval.relative_width <= plan.interval_width_max and not (limit is not None and interval.straddles(limit))
-
-
-def _look_times(plan: MeasurePlan) -> Iterator[float]:
-    """Yield when to look at the interval, in seconds from the start: doubling, so that there are few looks."""
-    look_s = plan.measure_min_s
-    for _ in range(_LOOKS_MAX - 1):
-        if look_s >= plan.measure_max_s:
+def _check_times(plan: MeasurePlan) -> Iterator[float]:
+    """Yield the times of the interval's checks, in seconds from the start. They double, so there are few."""
+    check_s = plan.measure_min_s
+    for _ in range(_CHECKS_MAX - 1):
+        if check_s >= plan.measure_max_s:
             break
-        yield look_s
-        look_s = max(2.0 * look_s, plan.measure_max_s / 2**_LOOKS_MAX)
+        yield check_s
+        check_s = max(2.0 * check_s, plan.measure_max_s / 2**_CHECKS_MAX)
     yield plan.measure_max_s
 
 
-def _goes_on(elapsed_s: float, rounds: int, look_s: float, plan: MeasurePlan) -> bool:
+def _continues(elapsed_s: float, rounds: int, check_s: float, plan: MeasurePlan) -> bool:
     if elapsed_s >= plan.measure_max_s:
         return False
-    return elapsed_s < look_s or rounds < plan.rounds_min
+    return elapsed_s < check_s or rounds < plan.rounds_min
 
 
-def _warmed_up(sides: Sides, sample: Sample, plan: MeasurePlan) -> float:
-    """Run the warm-up rounds; return the seconds of the fastest call of them, or of one call when there are none."""
-    warmup = [_run_round(sides, sample, 1, swapped=False) for _ in range(max(1, plan.warmup_rounds))]
-    return min(min(block.wall_s) for one in warmup for block in (one.torch, one.onnxruntime))
+def _interval(rounds: Sequence[Round], plan: MeasurePlan, confidence: float) -> Interval:
+    """Return the speedup's interval, widened by the spread between processes."""
+    reference, candidate = (wall_times(_blocks(rounds, side)) for side in (_REFERENCE, _CANDIDATE))
+    ratio = ratio_of_medians(reference, candidate, plan.bootstrap_samples)
+    return ratio.interval(confidence).widened(PROCESS_SPREAD)
+
+
+def _is_conclusive(interval: Interval, plan: MeasurePlan, limit: float | None) -> bool:
+    return interval.relative_width <= plan.interval_width_max and not (limit is not None and interval.contains(limit))
+
+
+def _blocks(rounds: Sequence[Round], side: int) -> list[Block]:
+    return [one.blocks[side] for one in rounds]
 
 
 def calls_per_block(fastest_s: float) -> int:
-    """Return how many calls make a block of the fastest runner last long enough, given the seconds of one."""
-    wanted = int(np.ceil(MEASURE_BLOCK_S / max(fastest_s, 1e-9)))
-    return max(1, min(CALLS_PER_ROUND_MAX, wanted))
+    """Return the number of calls in a block, from the seconds of the fastest runner's call."""
+    calls = int(np.ceil(MEASURE_BLOCK_S / max(fastest_s, 1e-9)))
+    return max(1, min(CALLS_PER_ROUND_MAX, calls))
 
 
-def run_turn(runners: Sequence[Runner], sample: Sample, calls: int, first: int) -> Turn:
-    """Time a block of each runner, one after the other, beginning with the one at `first`."""
+def run_round(runners: Sequence[Runner], sample: Sample, calls: int, first: int) -> Round:
+    """Time one block of each runner, one after the other.
+
+    Args:
+        runners: the runners in the order of the returned blocks.
+        sample: the input of every call.
+        calls: timed calls per block.
+        first: the position of the runner that starts; the others follow in order.
+    """
     wait = CpuWait()
     places = [(first + step) % len(runners) for step in range(len(runners))]
-    found = {place: _time_block(runners[place], sample, calls) for place in places}
-    return Turn(blocks=tuple(found[place] for place in range(len(runners))), cpu_wait_share=wait.share())
-
-
-def _run_round(sides: Sides, sample: Sample, calls: int, *, swapped: bool) -> Round:
-    turn = run_turn((sides.torch, sides.onnxruntime), sample, calls, first=int(swapped))
-    return Round(torch=turn.blocks[0], onnxruntime=turn.blocks[1], cpu_wait_share=turn.cpu_wait_share)
+    blocks = {place: _time_block(runners[place], sample, calls) for place in places}
+    return Round(blocks=tuple(blocks[place] for place in range(len(runners))), cpu_wait_share=wait.share())
 
 
 def _time_block(runner: Runner, sample: Sample, calls: int) -> Block:
-    # A model that writes into its input must not change what the other side, or the next block, is given.
+    # A model may write into its input. The copy protects the other side and the next block.
     inputs = {name: array.copy() for name, array in sample.inputs.items()}
-    _consume(runner, runner.run(inputs))
+    # This call is not timed: it refills the caches and threads after the other side.
+    _require_values(runner, runner.run(inputs))
     walls = []
     cpu_begin = time.process_time()
     for _ in range(calls):
@@ -168,37 +190,32 @@ def _time_block(runner: Runner, sample: Sample, calls: int) -> Block:
         outputs = runner.run(inputs)
         walls.append(time.perf_counter() - begin)
     cpu_s = (time.process_time() - cpu_begin) / calls
-    _consume(runner, outputs)
+    _require_values(runner, outputs)
     return Block(wall_s=tuple(walls), cpu_s=cpu_s)
 
 
-def _consume(runner: Runner, outputs: Arrays) -> None:
-    """Touch the values: a side that gives nothing, or promises what it has not computed, was not timed."""
+def _require_values(runner: Runner, outputs: Arrays) -> None:
+    """Read every value, so a lazy output is computed, and refuse outputs without values."""
     if not outputs or not all(array.tobytes() for array in outputs.values()):
-        raise Refused(f"{runner.name}'s outputs", "hold no values, so no latency was measured", "Look at the model.")
+        raise LatencyRefused(
+            f"The output of {runner.name}",
+            "has no values, so its latency cannot be measured",
+            "Check the model's outputs on the sample.",
+            code="no_output_values",
+        )
 
 
-def _wall(blocks: Sequence[Block]) -> Times:
+def wall_times(blocks: Sequence[Block]) -> Times:
+    """Return the wall times in s, of shape (rounds, calls per round)."""
     return np.array([block.wall_s for block in blocks], dtype=np.float64)
 
 
-def summarise(blocks: Sequence[Block], batch_size: int) -> SideLatency:
-    """Return one side's figures: percentiles over all timed calls, throughput from their mean, CPU time per round."""
-    wall = _wall(blocks)
+def summarize(blocks: Sequence[Block], batch_size: int) -> SideLatency:
+    """Return one side's percentiles and throughput over all timed calls, and its median CPU time per round."""
+    wall = wall_times(blocks)
     return SideLatency(
         p50_ms=float(np.median(wall)) * 1e3,
         p95_ms=float(np.quantile(wall, 0.95)) * 1e3,
         cpu_p50_ms=float(np.median([block.cpu_s for block in blocks])) * 1e3,
         throughput_per_s=batch_size / float(wall.mean()),
-    )
-
-
-def measure_all(
-    sides: Sides, samples: Mapping[int, Sample], plan: MeasurePlan, limits: Mapping[int, float]
-) -> tuple[BatchLatency, ...]:
-    """Measure one sample per batch size, smallest first; `limits` holds the speedups to be decided about, by size."""
-    reported = plan.replace(measure_max_s=min(plan.measure_max_s, plan.reported_max_s))
-    return tuple(
-        measure(sides, samples[size], plan if size in limits else reported, limits.get(size))
-        for size in sorted(samples)
     )

@@ -1,4 +1,4 @@
-"""The statistics of interleaved timings: medians, percentiles, and how far a ratio of medians can be trusted."""
+"""Statistics of interleaved timings: the ratio of two medians and its interval."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy.typing as npt
 Times = npt.NDArray[np.float64]
 """Times of shape (rounds, calls per round), all positive."""
 
-# Resamples weighed at once: bounds the memory to this many rows of one weight per timed call.
+# Resamples per array operation: limits the memory to this many rows, with one weight per timed call.
 _CHUNK = 64
 _SEED = 20261122
-# The rounds in as many consecutive parts, of three rounds or more; fewer parts than the second say nothing.
+# Consecutive parts of the rounds, each of three rounds or more. Fewer parts than the minimum give no interval.
 _REPEATS = 10
 _REPEATS_MIN = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """An estimate and its bootstrap interval at `confidence`."""
+    """An estimate and its interval at `confidence`."""
 
     value: float
     low: float
@@ -32,33 +32,41 @@ class Interval:
 
     @property
     def relative_width(self) -> float:
-        """The interval's width as a part of the estimate."""
+        """The width as a fraction of the estimate."""
         return (self.high - self.low) / self.value
 
     def widened(self, spread: float) -> Interval:
-        """Return the interval with another source of error, of this standard deviation on the logarithm, in it too."""
+        """Return the interval with an independent error added.
+
+        Args:
+            spread: standard deviation of that error, on the logarithm of the value.
+        """
         extra = spread * NormalDist().inv_cdf((1.0 + self.confidence) / 2.0)
         low, high = (math.hypot(math.log(self.value / edge), extra) for edge in (self.low, self.high))
         return replace(self, low=self.value / math.exp(low), high=self.value * math.exp(high))
 
-    def straddles(self, limit: float) -> bool:
-        """Say whether the interval leaves open on which side of `limit` the truth lies."""
+    def contains(self, limit: float) -> bool:
+        """Return True if the true value can be on either side of `limit`."""
         return self.low < limit <= self.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioOfMedians:
-    """The ratio of two sides' medians, the same of resampled rounds, sorted, and of consecutive parts of the rounds."""
+    """Ratio of two sides' medians.
+
+    `resampled` has the sorted ratios of the bootstrap's resamples. `repeats` has the ratios of consecutive parts of the
+    rounds, in order of time.
+    """
 
     value: float
     resampled: npt.NDArray[np.float64]
     repeats: npt.NDArray[np.float64]
 
     def interval(self, confidence: float) -> Interval:
-        """Return what both the bootstrap and the repeats leave open, widened to hold the estimate itself if need be.
+        """Return the wider of the bootstrap's and the repeats' intervals; it always includes the estimate.
 
-        The bootstrap takes rounds for independent of each other. On a machine that drifts they are not, which shows
-        when the ratios of consecutive parts differ by more than they then should: their own interval is the wider one.
+        The bootstrap assumes independent rounds. On a machine that drifts they are not, and the ratios of consecutive
+        parts differ by more than the bootstrap's interval.
         """
         tail = (1.0 - confidence) / 2.0
         low, high = (float(edge) for edge in np.quantile(self.resampled, (tail, 1.0 - tail)))
@@ -68,26 +76,28 @@ class RatioOfMedians:
         return Interval(value=self.value, low=min(low, self.value), high=max(high, self.value), confidence=confidence)
 
     def _half_width(self, tail: float) -> float:
-        """Return half the width of Student's interval of the repeats' mean, on the logarithm."""
+        """Return half the width of Student's interval for the mean of the repeats' logarithms."""
+        from scipy.special import stdtrit  # here: reading a host or a plan needs no scipy
+
         count = len(self.repeats)
-        error = float(np.std(np.log(self.repeats), ddof=1)) / math.sqrt(count)
-        return error * _student(1.0 - tail, count - 1)
-
-
-def _student(probability: float, freedom: int) -> float:
-    """Return the quantile of Student's t by its expansion (Abramowitz and Stegun 26.7.5): 1 % off at 4 degrees."""
-    z = NormalDist().inv_cdf(probability)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
+        standard_error = float(np.std(np.log(self.repeats), ddof=1)) / math.sqrt(count)
+        return standard_error * float(stdtrit(count - 1, 1.0 - tail))
 
 
 def ratio_of_medians(numerator: Times, denominator: Times, resamples: int, seed: int = _SEED) -> RatioOfMedians:
     """Return median(numerator) / median(denominator) over all calls, with a paired bootstrap over rounds.
 
-    A round is the unit that is drawn again, for both sides at once: calls of one block share the state of the machine,
-    and so do the two blocks of a round. To draw single calls would claim a precision that the data do not have.
+    The bootstrap draws whole rounds, for both sides together. Calls of one block share the state of the machine, and
+    so do the two blocks of a round: drawing single calls would give an interval that is too narrow.
+
+    Args:
+        numerator: times of one side.
+        denominator: times of the other side, of the same shape.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resamples.
+
+    Raises:
+        ValueError: if the shapes differ, are not (rounds, calls), or have no elements.
     """
     if numerator.shape != denominator.shape or numerator.ndim != 2 or numerator.size == 0:
         raise ValueError(f"both sides need the same (rounds, calls) shape, not {numerator.shape}, {denominator.shape}")
@@ -105,13 +115,18 @@ def ratio_of_medians(numerator: Times, denominator: Times, resamples: int, seed:
 
 
 def _weighted_medians(times: Times, weights: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return, per row of weights (resamples, rounds), the median of all calls with each round repeated as it says."""
+    """Return the median of all calls for each row of weights.
+
+    Args:
+        times: shape (rounds, calls).
+        weights: shape (resamples, rounds); the number of times that each round is repeated.
+    """
     order = np.argsort(times, axis=None)
     values = times.ravel()[order]
     round_of = order // times.shape[1]
-    seen = np.cumsum(weights[:, round_of], axis=1, dtype=np.int64)
-    # Half of an even count falls between two values, whose mean is the median (as numpy.median has it).
-    lower = (2 * seen >= seen[:, -1:]).argmax(axis=1)
-    upper = (2 * seen > seen[:, -1:]).argmax(axis=1)
+    cumulative = np.cumsum(weights[:, round_of], axis=1, dtype=np.int64)
+    # With an even count the median is the mean of the two middle values, as in numpy.median.
+    lower = (2 * cumulative >= cumulative[:, -1:]).argmax(axis=1)
+    upper = (2 * cumulative > cumulative[:, -1:]).argmax(axis=1)
     medians: npt.NDArray[np.float64] = (values[lower] + values[upper]) / 2.0
     return medians

@@ -106,8 +106,8 @@ class BatchLatency(Record):
     """
 
     batch_size: int
-    torch: SideLatency
-    onnxruntime: SideLatency
+    reference: SideLatency
+    candidate: SideLatency
     speedup: float
     speedup_low: float
     speedup_high: float
@@ -131,18 +131,20 @@ class HostInfo(Record):
 
 
 class LatencyReport(Record):
-    """Speed against the budget.
+    """Latency of one artifact at every batch size, and the verdict at the serving batch size.
 
-    `verdict`: ``goal`` (the goal is met), ``met`` (only what is required), ``missed``, or ``inconclusive`` when the
-    interval still straddles the limit after the longest measuring. `passed` is False for the last two unless the
-    budget's policy is to warn; then `warnings` says so.
+    `verdict` is ``passed``, ``refused`` (a limit is missed), ``warning`` (a limit is missed and the budget only warns),
+    or ``not settled`` (the interval of the speedup still contains the limit after the longest measurement). A verdict
+    of ``not settled`` refuses the model unless the budget only warns. `goal_reached`: the interval is above
+    `LatencyBudget.speedup_goal` too. The default is a refusal: `latency.evaluate` sets the verdict.
     """
 
     sha256: str
-    passed: bool
-    verdict: Literal["goal", "met", "missed", "inconclusive"]
+    passed: bool = False
+    verdict: Literal["passed", "warning", "refused", "not settled"] = "refused"
+    goal_reached: bool = False
     batches: tuple[BatchLatency, ...]
-    budget: dict[str, Any]
+    budget: dict[str, Any] = Field(default_factory=dict)
     threads: int
     device: str
     providers_requested: tuple[str, ...]

@@ -178,7 +178,7 @@ def _metric_part(output: str) -> str:
 
 
 def _batch_metrics(batch: BatchLatency) -> Iterator[tuple[str, float | None]]:
-    for side, latency in (("torch", batch.torch), ("onnxruntime", batch.onnxruntime)):
+    for side, latency in (("reference", batch.reference), ("candidate", batch.candidate)):
         yield f"{side}_p50_ms", latency.p50_ms
         yield f"{side}_p95_ms", latency.p95_ms
         yield f"{side}_cpu_p50_ms", latency.cpu_p50_ms
@@ -311,7 +311,8 @@ def _latency_text(latency: LatencyReport | None) -> str:
     lines = [
         f"Latency on {latency.device}, {latency.threads} threads a side, {latency.host.cpu_model} "
         f"({latency.host.usable_cpus} of {latency.host.logical_cpus} CPUs, load {latency.host.load_1m:.2f} at the "
-        f"start), {', '.join(latency.providers_active)}; verdict: {latency.verdict}.",
+        f"start), {', '.join(latency.providers_active)}; verdict: {latency.verdict}"
+        f"{', goal reached' if latency.goal_reached else ''}.",
         "",
         "| batch | PyTorch p50 / p95 ms | ONNX Runtime p50 / p95 ms | samples/s | speedup [interval] | rounds |",
         "|---|---|---|---|---|---|",
@@ -323,10 +324,11 @@ def _latency_text(latency: LatencyReport | None) -> str:
 
 
 def _latency_row(batch: BatchLatency) -> str:
-    torch, ort = batch.torch, batch.onnxruntime
+    reference, candidate = batch.reference, batch.candidate
     speedup = f"{batch.speedup:.2f} [{batch.speedup_low:.2f}, {batch.speedup_high:.2f}] at {batch.confidence:.0%}"
     return (
-        f"| {batch.batch_size} | {torch.p50_ms:.3g} / {torch.p95_ms:.3g} | {ort.p50_ms:.3g} / {ort.p95_ms:.3g} "
-        f"| {torch.throughput_per_s:.4g} / {ort.throughput_per_s:.4g} "
+        f"| {batch.batch_size} | {reference.p50_ms:.3g} / {reference.p95_ms:.3g} "
+        f"| {candidate.p50_ms:.3g} / {candidate.p95_ms:.3g} "
+        f"| {reference.throughput_per_s:.4g} / {candidate.throughput_per_s:.4g} "
         f"| {speedup}{'' if batch.conclusive else ' (uncertain)'} | {batch.rounds} x {batch.calls_per_round} |"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx_release.latency.host_lock import HostLock
-from onnx_release.latency.measure import Block, Turn, calls_per_block, is_quiet, run_turn, summarise
+from onnx_release.latency.measure import Block, Round, calls_per_block, run_round, summarize
 from onnx_release.latency.statistics import Interval, ratio_of_medians
 from onnx_release.limits import HEAT_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency
@@ -74,13 +74,13 @@ class Race:
         self, runners: Mapping[str, Runner], seconds: float, rounds_min: int, *, final: bool
     ) -> dict[str, Timing]:
         names, sides = list(runners), list(runners.values())
-        warmup = run_turn(sides, self.sample, 1, first=0)
+        warmup = run_round(sides, self.sample, 1, first=0)
         calls = calls_per_block(min(min(block.wall_s) for block in warmup.blocks))
-        begin, turns = time.perf_counter(), list[Turn]()
+        begin, turns = time.perf_counter(), list[Round]()
         for look in range(1, _LOOKS + 1):
             look_s = seconds * look / _LOOKS
             while time.perf_counter() - begin < look_s or len(turns) < 2:
-                turns.append(run_turn(sides, self.sample, calls, first=len(turns) % len(sides)))
+                turns.append(run_round(sides, self.sample, calls, first=len(turns) % len(sides)))
             timings = self._timings(names, turns)
             enough = next(iter(timings.values())).rounds >= rounds_min
             if enough and all(self._is_decided(name, timing, final=final) for name, timing in timings.items()):
@@ -95,8 +95,8 @@ class Race:
         known = timing.decisive.relative_width <= _HEAT_WIDTH
         return known or timing.decisive.high < 1.0 or timing.decisive.low > 1.0
 
-    def _timings(self, names: Sequence[str], turns: Sequence[Turn]) -> dict[str, Timing]:
-        quiet = [one for one in turns if is_quiet(one)]
+    def _timings(self, names: Sequence[str], turns: Sequence[Round]) -> dict[str, Timing]:
+        quiet = [one for one in turns if one.is_quiet]
         kept = quiet if len(quiet) >= HEAT_ROUNDS_MIN else turns
         blocks = {name: [one.blocks[place] for one in kept] for place, name in enumerate(names)}
         # Weighing all calls of many rounds again and again takes time of its own, which is the contest's too.
@@ -106,12 +106,12 @@ class Race:
     def _timing(self, baseline: Sequence[Block], own: Sequence[Block], samples: int) -> Timing:
         if own is baseline:
             itself = Interval(value=1.0, low=1.0, high=1.0, confidence=self.plan.confidence)
-            side = summarise(own, self.sample.batch_size)
+            side = summarize(own, self.sample.batch_size)
             return Timing(side=side, speedup=itself, decisive=itself, rounds=len(own))
         times = [np.array([block.wall_s for block in blocks], dtype=np.float64) for blocks in (baseline, own)]
         ratio = ratio_of_medians(times[0], times[1], samples)
         return Timing(
-            side=summarise(own, self.sample.batch_size),
+            side=summarize(own, self.sample.batch_size),
             speedup=ratio.interval(self.plan.confidence),
             decisive=ratio.interval(1.0 - (1.0 - self.plan.confidence) / _LOOKS),
             rounds=len(own),

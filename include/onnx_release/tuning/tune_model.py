@@ -9,7 +9,7 @@ from pathlib import Path
 from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.setup import BenchmarkSetup
-from onnx_release.latency.evaluate import require_sane
+from onnx_release.latency.evaluate import require_valid_latency_options
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity.limits import require_limits
@@ -48,7 +48,7 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
 
 def _require_sound(artifact: OnnxArtifact, options: TuneOptions) -> None:
     require_tunable(options)
-    require_sane(options.judge.budget, options.judge.plan)
+    require_valid_latency_options(options.judge.budget, options.judge.plan)
     for precision in {PLAIN, *options.precisions}:
         require_limits(options.judge.limits_for(precision), artifact.outputs)
 

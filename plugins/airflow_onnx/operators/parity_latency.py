@@ -67,8 +67,8 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             self.log.info(
                 "batch %d: PyTorch p50 %.3f ms, ONNX Runtime p50 %.3f ms, speedup %.2f [%.2f, %.2f]",
                 b.batch_size,
-                b.torch.p50_ms,
-                b.onnxruntime.p50_ms,
+                b.reference.p50_ms,
+                b.candidate.p50_ms,
                 b.speedup,
                 b.speedup_low,
                 b.speedup_high,

@@ -176,7 +176,7 @@ def test_a_batch_size_that_the_exporter_has_not_seen_is_added(prepared: Case) ->
 
 def test_a_missed_budget_refuses_and_keeps_the_figures(prepared: Case) -> None:
     report = prepared.judge(budget=LatencyBudget(speedup_min=1e6, speedup_goal=1e6))
-    assert (report.passed, report.parity.passed, report.latency.verdict) == (False, True, "missed")
+    assert (report.passed, report.parity.passed, report.latency.verdict) == (False, True, "refused")
     assert report.latency.batches
     assert prepared.judge(budget=LatencyBudget(speedup_min=1e6, speedup_goal=1e6, on_miss="warn")).passed
 

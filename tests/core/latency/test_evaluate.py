@@ -9,24 +9,28 @@ from typing import Any
 
 import pytest
 
-from onnx_release.errors import Refused
-from onnx_release.latency.evaluate import Conditions, evaluate_latency, require_sane
+from onnx_release.latency.evaluate import evaluate_latency, require_valid_latency_options
 from onnx_release.latency.host import CpuWait, _cgroup_quota, describe_host, usable_cpus
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import BatchLatency, LatencyReport
 from tests.core import records
+from tests.refusals import refused
 
 
-def _judge(*batches: BatchLatency, active: tuple[str, ...] = ("CPUExecutionProvider",), **budget: Any) -> LatencyReport:
-    conditions = Conditions(
+def _evaluate(
+    *batches: BatchLatency, active: tuple[str, ...] = ("CPUExecutionProvider",), **budget: Any
+) -> LatencyReport:
+    measured = LatencyReport(
         sha256=records.SHA,
+        batches=batches,
         threads=2,
         device="cpu",
         providers_requested=("CPUExecutionProvider",),
         providers_active=active,
         host=records.HOST,
     )
-    return evaluate_latency(batches, LatencyBudget(**budget), conditions)
+    assert (measured.passed, measured.verdict) == (False, "refused"), "without a verdict the model is refused"
+    return evaluate_latency(measured, LatencyBudget(**budget))
 
 
 def _batch(low: float, speedup: float, high: float, **changes: Any) -> BatchLatency:
@@ -34,101 +38,105 @@ def _batch(low: float, speedup: float, high: float, **changes: Any) -> BatchLate
 
 
 @pytest.mark.parametrize(
-    ("low", "speedup", "high", "verdict", "passed"),
+    ("low", "speedup", "high", "verdict", "goal_reached"),
     [
-        (1.6, 1.7, 1.8, "goal", True),
-        (1.5, 1.7, 1.8, "goal", True),
-        (1.4, 1.6, 1.8, "met", True),
-        (1.0, 1.1, 1.2, "met", True),
-        (0.9, 1.1, 1.2, "inconclusive", False),
-        (0.9, 0.95, 1.0, "inconclusive", False),
-        (0.8, 0.9, 0.99, "missed", False),
+        (1.6, 1.7, 1.8, "passed", True),
+        (1.5, 1.7, 1.8, "passed", True),
+        (1.4, 1.6, 1.8, "passed", False),
+        (1.0, 1.1, 1.2, "passed", False),
+        (0.9, 1.1, 1.2, "not settled", False),
+        (0.9, 0.95, 1.0, "not settled", False),
+        (0.8, 0.9, 0.99, "refused", False),
     ],
 )
-def test_the_interval_decides_and_not_the_estimate(
-    low: float, speedup: float, high: float, verdict: str, passed: bool
+def test_the_verdict_depends_on_the_interval_and_not_on_the_estimate(
+    low: float, speedup: float, high: float, verdict: str, goal_reached: bool
 ) -> None:
-    report = _judge(_batch(low, speedup, high, conclusive=verdict != "inconclusive"))
-    assert (report.verdict, report.passed) == (verdict, passed)
-    assert bool(report.failures) is not passed
+    report = _evaluate(_batch(low, speedup, high, conclusive=verdict != "not settled"))
+    assert (report.verdict, report.goal_reached) == (verdict, goal_reached)
+    assert report.passed is (verdict == "passed")
+    assert bool(report.failures) is not report.passed
     assert report.warnings == ()
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.9, 1.2), (0.8, 0.9)])
-def test_a_policy_of_warning_passes_and_says_so(low: float, high: float) -> None:
-    strict = _judge(_batch(low, low, high, conclusive=False))
-    lenient = _judge(_batch(low, low, high, conclusive=False), on_miss="warn")
+@pytest.mark.parametrize(
+    ("low", "high", "verdicts"), [(0.9, 1.2, ("not settled", "not settled")), (0.8, 0.9, ("refused", "warning"))]
+)
+def test_a_budget_that_only_warns_passes_with_warnings(low: float, high: float, verdicts: tuple[str, str]) -> None:
+    strict = _evaluate(_batch(low, low, high, conclusive=False))
+    lenient = _evaluate(_batch(low, low, high, conclusive=False), on_miss="warn")
     assert not strict.passed
     assert lenient.passed
-    assert lenient.verdict == strict.verdict
+    assert (strict.verdict, lenient.verdict) == verdicts
+    assert not lenient.goal_reached
     assert lenient.warnings == strict.failures != ()
 
 
-def test_a_wide_interval_that_is_clear_of_the_limit_passes_with_a_remark() -> None:
-    report = _judge(_batch(1.1, 2.0, 3.0, conclusive=False))
+def test_a_wide_interval_above_the_limit_passes_with_a_warning() -> None:
+    report = _evaluate(_batch(1.1, 2.0, 3.0, conclusive=False))
     assert report.passed
-    assert report.verdict == "met"
+    assert report.verdict == "passed"
     assert any("batch 1: the speedup 2.00 [1.10, 3.00] is uncertain" in warning for warning in report.warnings)
 
 
-def test_too_few_rounds_are_inconclusive_and_name_the_cure() -> None:
-    report = _judge(_batch(1.1, 1.2, 1.3, conclusive=False, rounds=9))
-    assert report.verdict == "inconclusive"
+def test_too_few_rounds_are_not_settled_and_name_the_parameter() -> None:
+    report = _evaluate(_batch(1.1, 1.2, 1.3, conclusive=False, rounds=9))
+    assert report.verdict == "not settled"
     assert "fewer than 10 rounds" in report.failures[0]
     assert "raise measure_max_s" in report.failures[0]
 
 
-def test_a_slow_model_may_need_fewer_rounds_when_their_interval_is_clear_of_the_limit() -> None:
-    report = _judge(_batch(1.1, 1.2, 1.3, conclusive=False, rounds=12))
+def test_a_slow_model_passes_with_few_rounds_when_the_interval_is_above_the_limit() -> None:
+    report = _evaluate(_batch(1.1, 1.2, 1.3, conclusive=False, rounds=12))
     assert report.passed
     assert any("is uncertain after 12 rounds" in warning for warning in report.warnings)
 
 
-def test_a_wide_interval_below_the_limit_is_a_miss() -> None:
-    assert _judge(_batch(0.2, 0.5, 0.9, conclusive=False)).verdict == "missed"
+def test_a_wide_interval_below_the_limit_is_refused() -> None:
+    assert _evaluate(_batch(0.2, 0.5, 0.9, conclusive=False)).verdict == "refused"
 
 
-def test_a_p95_above_its_limit_is_a_miss_whatever_the_speedup() -> None:
-    report = _judge(_batch(0.9, 1.1, 1.2, conclusive=False), p95_max_ms=1.0)
-    assert report.verdict == "missed"
+def test_a_p95_above_its_limit_is_refused_at_any_speedup() -> None:
+    report = _evaluate(_batch(0.9, 1.1, 1.2, conclusive=False), p95_max_ms=1.0)
+    assert report.verdict == "refused"
     assert "p95 at batch 1 is 1.2 ms, above 1 ms" in report.failures[0]
-    assert _judge(records.batch(), p95_max_ms=1.2).passed
+    assert _evaluate(records.batch(), p95_max_ms=1.2).passed
 
 
 def test_other_batch_sizes_never_change_the_verdict() -> None:
     slow = _batch(0.4, 0.5, 0.6, batch_size=32)
-    report = _judge(records.batch(), slow)
-    assert (report.verdict, report.passed, report.warnings) == ("goal", True, ())
+    report = _evaluate(records.batch(), slow)
+    assert (report.verdict, report.goal_reached, report.warnings) == ("passed", True, ())
 
 
-def test_an_uncertain_figure_at_another_batch_size_is_a_warning() -> None:
-    report = _judge(records.batch(), _batch(0.4, 1.5, 2.6, batch_size=32, conclusive=False))
+def test_an_uncertain_speedup_at_another_batch_size_is_a_warning() -> None:
+    report = _evaluate(records.batch(), _batch(0.4, 1.5, 2.6, batch_size=32, conclusive=False))
     assert report.passed
     assert "batch 32: the speedup 1.50 [0.40, 2.60] is uncertain" in report.warnings[0]
 
 
-def test_a_busy_host_is_a_warning_beside_the_figure_it_flatters() -> None:
-    report = _judge(records.batch(cpu_wait_share=0.4))
+def test_a_busy_host_is_a_warning() -> None:
+    report = _evaluate(records.batch(cpu_wait_share=0.4))
     assert "waited 40% of its time" in report.warnings[0]
-    assert _judge(records.batch(cpu_wait_share=None)).warnings == ()
+    assert _evaluate(records.batch(cpu_wait_share=None)).warnings == ()
 
 
 @pytest.mark.parametrize("on_miss", ["refuse", "warn"])
-def test_what_was_not_measured_fails_under_either_policy(on_miss: str) -> None:
-    report = _judge(records.batch(batch_size=8), on_miss=on_miss)
-    assert (report.verdict, report.passed) == ("missed", False)
+def test_a_missing_measurement_is_refused_under_either_policy(on_miss: str) -> None:
+    report = _evaluate(records.batch(batch_size=8), on_miss=on_miss)
+    assert (report.verdict, report.passed) == ("refused", False)
     assert "serving batch size 1 was not measured" in report.failures[0]
 
 
 @pytest.mark.parametrize("on_miss", ["refuse", "warn"])
-def test_another_provider_than_asked_for_fails_under_either_policy(on_miss: str) -> None:
-    report = _judge(records.batch(), active=("AzureExecutionProvider",), on_miss=on_miss)
+def test_another_provider_than_requested_is_refused_under_either_policy(on_miss: str) -> None:
+    report = _evaluate(records.batch(), active=("AzureExecutionProvider",), on_miss=on_miss)
     assert not report.passed
     assert "ran on AzureExecutionProvider, not on CPUExecutionProvider" in report.failures[0]
 
 
 @pytest.mark.parametrize(
-    ("budget", "plan", "words"),
+    ("budget", "plan", "invalid"),
     [
         ({"batch_size": 0}, {}, "batch_size is 0"),
         ({"speedup_min": float("nan")}, {}, "speedup_min is nan"),
@@ -145,16 +153,13 @@ def test_another_provider_than_asked_for_fails_under_either_policy(on_miss: str)
         ({}, {"interval_width_max": 0.0}, "interval_width_max is 0.0"),
     ],
 )
-def test_numbers_that_nothing_can_be_measured_by_are_refused(
-    budget: dict[str, Any], plan: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(Refused) as refusal:
-        require_sane(LatencyBudget(**budget), MeasurePlan(**plan))
-    assert words in str(refusal.value)
+def test_invalid_numbers_are_refused(budget: dict[str, Any], plan: dict[str, Any], invalid: str) -> None:
+    with refused("invalid_latency_options", invalid):
+        require_valid_latency_options(LatencyBudget(**budget), MeasurePlan(**plan))
 
 
-def test_the_defaults_are_sane() -> None:
-    require_sane(LatencyBudget(), MeasurePlan())
+def test_the_defaults_are_valid() -> None:
+    require_valid_latency_options(LatencyBudget(), MeasurePlan())
 
 
 def test_the_host_is_described() -> None:
@@ -175,7 +180,7 @@ def test_the_host_is_described() -> None:
         ({"cpu.max": "nonsense"}, None),
     ],
 )
-def test_a_containers_quota_counts(tmp_path: Path, files: dict[str, str], cpus: float | None) -> None:
+def test_a_containers_quota_limits_the_usable_cpus(tmp_path: Path, files: dict[str, str], cpus: float | None) -> None:
     for name, text in files.items():
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
@@ -192,7 +197,7 @@ def test_the_wait_for_a_cpu_is_a_share() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count waiting")
 def test_threads_that_share_one_cpu_wait_for_it() -> None:
-    # hashlib lets go of the interpreter's lock, so that both threads are ready to run, on one CPU.
+    # hashlib releases the interpreter's lock, so both threads are ready to run on one CPU.
     affinity = os.sched_getaffinity(0)
     block = bytes(1 << 22)
 
@@ -207,7 +212,7 @@ def test_threads_that_share_one_cpu_wait_for_it() -> None:
     wait = CpuWait()
     for thread in threads:
         thread.start()
-    # Looked at before the threads end, who take their counts along; they wait for the barrier, not for a CPU.
+    # A thread's count ends with the thread. So read the counts while both threads wait at the barrier.
     while done.n_waiting < 2:
         time.sleep(0.01)
     share = wait.share()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from onnx_release.latency.statistics import Interval, Times, _student, _weighted_medians, ratio_of_medians
+from onnx_release.latency.statistics import Interval, RatioOfMedians, Times, _weighted_medians, ratio_of_medians
 from onnx_release.limits import PROCESS_SPREAD
 
 
@@ -27,17 +27,17 @@ def test_weighted_medians_are_the_medians_of_the_repeated_rounds(shape: tuple[in
     np.testing.assert_allclose(_weighted_medians(times, weights), expected)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_true_ratio_about_as_often_as_its_confidence() -> None:
     hits = 0
     for seed in range(200):
         ratio = ratio_of_medians(_times(seed, 40, 3, 3.0), _times(seed + 1000, 40, 3, 2.0), 300)
         interval = ratio.interval(0.9)
         hits += interval.low <= 1.5 <= interval.high
-    assert 165 <= hits <= 196  # 180 expected; seeded, so this never changes by chance
+    assert 165 <= hits <= 196  # 180 expected; the seeds are fixed
 
 
-def test_noise_that_both_sides_share_cancels() -> None:
-    # The machine is slower in some rounds; the two sides' blocks of a round feel it together.
+def test_noise_in_both_sides_cancels() -> None:
+    # The machine is slower in some rounds, for both sides.
     drift = np.exp(np.random.default_rng(5).normal(0.0, 0.5, (60, 1)))
     a, b = _times(6, 60, 2, 3.0, 0.01) * drift, _times(7, 60, 2, 2.0, 0.01) * drift
     paired = ratio_of_medians(a, b, 500).interval(0.95)
@@ -46,7 +46,7 @@ def test_noise_that_both_sides_share_cancels() -> None:
     assert paired.low <= 1.5 <= paired.high
 
 
-def test_calls_of_one_round_are_not_counted_as_independent() -> None:
+def test_calls_of_one_round_do_not_count_as_independent() -> None:
     per_round = _times(9, 20, 1, 3.0, 0.3)
     repeated = np.repeat(per_round, 50, axis=1)
     other = np.full((20, 1), 2.0)
@@ -55,8 +55,8 @@ def test_calls_of_one_round_are_not_counted_as_independent() -> None:
     assert many.relative_width == pytest.approx(one.relative_width, rel=0.15)
 
 
-def test_repeats_that_disagree_widen_the_interval() -> None:
-    # One side is slower for a while, and the other is not: rounds that follow each other are alike.
+def test_repeats_that_differ_widen_the_interval() -> None:
+    # One side is slower in the first rounds, so consecutive rounds are not independent.
     a, b = _times(11, 60, 2, 3.0, 0.01), _times(12, 60, 2, 2.0, 0.01)
     steady = ratio_of_medians(a, b, 500).interval(0.95)
     a[:15] *= 1.2
@@ -67,7 +67,7 @@ def test_repeats_that_disagree_widen_the_interval() -> None:
     assert drifting.interval(0.95).relative_width > 0.05
 
 
-def test_a_drift_does_not_fool_the_interval() -> None:
+def test_the_interval_covers_the_true_ratio_on_a_machine_that_drifts() -> None:
     hits = 0
     for seed in range(100):
         generator = np.random.default_rng(seed)
@@ -82,10 +82,13 @@ def test_a_drift_does_not_fool_the_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probability", "freedom", "expected"), [(0.975, 4, 2.776), (0.975, 9, 2.262), (0.995, 9, 3.250)]
+    ("confidence", "repeats", "quantile"), [(0.95, 5, 2.7764), (0.95, 10, 2.2622), (0.99, 10, 3.2498)]
 )
-def test_student(probability: float, freedom: int, expected: float) -> None:
-    assert _student(probability, freedom) == pytest.approx(expected, rel=0.01)
+def test_repeats_have_the_interval_of_students_t(confidence: float, repeats: int, quantile: float) -> None:
+    ratios = np.exp(np.linspace(-0.1, 0.1, repeats))
+    ratio = RatioOfMedians(value=1.0, resampled=np.ones(10), repeats=ratios)
+    standard_error = np.std(np.log(ratios), ddof=1) / math.sqrt(repeats)
+    assert math.log(ratio.interval(confidence).high) == pytest.approx(quantile * standard_error, rel=1e-4)
 
 
 def test_the_same_times_give_the_same_interval() -> None:
@@ -93,24 +96,24 @@ def test_the_same_times_give_the_same_interval() -> None:
     assert ratio_of_medians(a, b, 300).interval(0.95) == ratio_of_medians(a, b, 300).interval(0.95)
 
 
-def test_more_confidence_asks_for_a_wider_interval() -> None:
+def test_more_confidence_gives_a_wider_interval() -> None:
     ratio = ratio_of_medians(_times(1, 30, 2, 3.0), _times(2, 30, 2, 2.0), 1000)
     narrow, wide = ratio.interval(0.8), ratio.interval(0.99)
     assert wide.low < narrow.low <= ratio.value <= narrow.high < wide.high
 
 
-def test_another_source_of_error_joins_the_interval_by_its_square() -> None:
+def test_an_independent_error_adds_to_the_interval_in_quadrature() -> None:
     interval = Interval(value=2.0, low=2.0 / 1.03, high=2.0 * 1.04, confidence=0.95)
     assert interval.widened(0.0).low == pytest.approx(interval.low)
     assert interval.widened(0.0).high == pytest.approx(interval.high)
     wider = interval.widened(0.03)
-    # 1.96 * 0.03 = 0.0588, beside log 1.03 = 0.0296 below and log 1.04 = 0.0392 above.
+    # 1.96 * 0.03 = 0.0588, added to log 1.03 = 0.0296 below and log 1.04 = 0.0392 above.
     assert wider.low == pytest.approx(2.0 / math.exp(0.06583), rel=1e-4)
     assert wider.high == pytest.approx(2.0 * math.exp(0.07067), rel=1e-4)
     assert (wider.value, wider.confidence) == (2.0, 0.95)
 
 
-def test_processes_that_differ_are_covered_as_often_as_it_says() -> None:
+def test_the_widened_interval_covers_differences_between_processes() -> None:
     generator, hits = np.random.default_rng(5), 0
     for seed in range(200):
         own = 1.5 * np.exp(generator.normal(scale=PROCESS_SPREAD))
@@ -121,11 +124,11 @@ def test_processes_that_differ_are_covered_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize(("limit", "open_"), [(0.9, False), (1.0, False), (1.1, True), (1.2, True), (1.3, False)])
-def test_an_interval_straddles_what_it_leaves_open(limit: float, open_: bool) -> None:
-    assert Interval(value=1.1, low=1.0, high=1.2, confidence=0.95).straddles(limit) is open_
+def test_an_interval_contains_a_limit_above_its_low_end(limit: float, open_: bool) -> None:
+    assert Interval(value=1.1, low=1.0, high=1.2, confidence=0.95).contains(limit) is open_
 
 
 @pytest.mark.parametrize(("one", "other"), [((3, 2), (3, 1)), ((0, 2), (0, 2)), ((4,), (4,))])
-def test_sides_of_different_shape_have_no_ratio(one: tuple[int, ...], other: tuple[int, ...]) -> None:
+def test_arrays_of_different_or_wrong_shape_are_an_error(one: tuple[int, ...], other: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="same"):
         ratio_of_medians(np.ones(one), np.ones(other), 100)

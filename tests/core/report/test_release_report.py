@@ -117,8 +117,8 @@ def test_metrics_are_the_worst_parity_and_every_latency() -> None:
     assert found["onnx_release/parity/y/mae"] == 3e-8
     assert found["onnx_release/parity/y/cosine"] == 0.5
     assert found["onnx_release/latency/batch_1/speedup"] == 2.0
-    assert found["onnx_release/latency/batch_1/torch_p95_ms"] == 2.5
-    assert found["onnx_release/latency/batch_1/onnxruntime_p50_ms"] == 1.0
+    assert found["onnx_release/latency/batch_1/reference_p95_ms"] == 2.5
+    assert found["onnx_release/latency/batch_1/candidate_p50_ms"] == 1.0
     assert found["onnx_release/size_bytes"] == 1000.0
 
 
@@ -146,14 +146,17 @@ def test_the_summary_shows_verdict_parity_and_speed() -> None:
     assert text.startswith("**net**: accepted\n")
     assert "| y | 3.00e-08 | 2.00e-08 | 1.00e-06 | 0.50000000 | - | - | - | yes |" in text
     assert "| 1 | 2 / 2.5 | 1 / 1.2 | 490 / 980 | 2.00 [1.90, 2.10] at 95% | 40 x 10 |" in text
-    assert "verdict: goal" in text
+    assert "verdict: passed, goal reached" in text
     assert records.SHA in text
 
 
 def test_the_summary_of_a_refusal_says_why_and_marks_what_is_uncertain() -> None:
     comparisons = (records.comparison(passed=False), records.comparison(output="a|b"))
     latency = records.latency(
-        verdict="inconclusive", batches=(records.batch(conclusive=False),), warnings=("host was busy",)
+        verdict="not settled",
+        goal_reached=False,
+        batches=(records.batch(conclusive=False),),
+        warnings=("host was busy",),
     )
     benchmark = records.benchmark(
         passed=False, parity=records.parity(comparisons=comparisons, failures=("y is off",)), latency=latency
