@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow.sdk import DAG, TriggerRule
 
+from airflow_onnx import defaults
 from airflow_onnx.deployment import placement
 from airflow_onnx.form_fields import as_json, field, fields_of, given, pushed, returned
 from airflow_onnx.moved import MOVED_KEY
@@ -33,17 +34,17 @@ WHAT, SAME, FAST, FASTER, WHERE = "Run Parameters", "The same numbers", "Fast en
 PARAMS = {
     "training_run_id": field(
         None, "string", WHAT, "Training run id", "The run's id in MLflow. Give this **or** a model URI.",
-        pattern=limits.RUN_ID_PATTERN,
+        pattern=defaults.RUN_ID_PATTERN,
     ),
     "model_uri": field(
         None, "string", WHAT, "Model URI",
         "One model instead: runs:/RUN_ID/PATH, models:/m-ID, models:/NAME/VERSION or models:/NAME@ALIAS.",
-        pattern=limits.MODEL_URI_PATTERN,
+        pattern=defaults.MODEL_URI_PATTERN,
     ),
     "model_name": field(
-        limits.MODEL_NAME, "string", WHAT, "Registered model",
+        defaults.MODEL_NAME, "string", WHAT, "Registered model",
         "The name in MLflow's registry; made if it is not there. Letters, digits, dots, dashes and underscores.",
-        pattern=limits.MODEL_NAME_PATTERN,
+        pattern=defaults.MODEL_NAME_PATTERN,
     ),
     "opset": field(
         None, "integer", WHAT, "Opset", "The ONNX opset to write. Empty: the exporter's default.",
@@ -87,7 +88,7 @@ PARAMS = {
     "inputs_uri": field(
         None, "string", SAME, "Inputs to compare with",
         "An .npz file with an array per input: s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz. It is timed with, too.",
-        pattern=limits.INPUTS_URI_PATTERN,
+        pattern=defaults.INPUTS_URI_PATTERN,
     ),
     **fields_of(limits.OutputLimits, SAME),
     "per_output": field(
@@ -148,7 +149,7 @@ PARAMS = {
         None, "string", FASTER, "Evaluation sample",
         "An .npz file with an array per input and `target.OUTPUT` for outputs: s3://BUCKET/KEY.npz or "
         "runs:/RUN_ID/PATH.npz. Empty: as the run's tag says.",
-        pattern=limits.INPUTS_URI_PATTERN,
+        pattern=defaults.INPUTS_URI_PATTERN,
     ),
     "metric_loss_max": field(
         limits.METRIC_LOSS_MAX, "number", FASTER, "Metric may lose",
@@ -156,13 +157,13 @@ PARAMS = {
         minimum=0,
     ),
     "bucket": field(
-        limits.BUCKET, "string", WHERE, "Bucket", "Must exist. Small letters, digits, dots and dashes.",
-        pattern=limits.BUCKET_PATTERN,
+        defaults.BUCKET, "string", WHERE, "Bucket", "Must exist. Small letters, digits, dots and dashes.",
+        pattern=defaults.BUCKET_PATTERN,
     ),
     "alias": field(
-        limits.ALIAS, "string", WHERE, "Alias",
+        defaults.ALIAS, "string", WHERE, "Alias",
         "Moved to the new version at the end. Small letters, digits, dashes and underscores; a letter first.",
-        pattern=limits.ALIAS_PATTERN,
+        pattern=defaults.ALIAS_PATTERN,
     ),
     "stage": field(
         "none", "string", WHERE, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
@@ -182,7 +183,7 @@ with DAG(
     params=PARAMS,
     tags=["onnx", "mlflow", "release"],
     # A release that waits costs nothing; what runs at once is bounded by the executor's slots and the measuring pool.
-    max_active_runs=limits.RELEASES_ACTIVE_MAX,
+    max_active_runs=defaults.RELEASES_ACTIVE_MAX,
     default_args={
         # The later task goes first: a release is finished before the next is begun, and few artifacts are staged.
         "weight_rule": "upstream",

@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronDataIntervalTimetable
 
+from airflow_onnx import defaults
 from airflow_onnx.deployment import settings
 from airflow_onnx.form_fields import as_json, field, given
 from airflow_onnx.operators.start_releases import WatchTrainingOperator
 from airflow_onnx.triggers.mlflow_finished_runs import MlflowFinishedRunsTrigger
-from onnx_release import limits
 
 EXPERIMENTS, CONN_ID = settings.watch_experiments(), "mlflow_default"
 # The sections of the trigger form, in its order. Airflow's form opens the one of this name, and only that one.
@@ -42,7 +42,7 @@ PARAMS = {
         "More conditions in MLflow's filter language, for example `metrics.val_mae < 0.2` or `tags.team = 'radio'`.",
     ),
     "lookback_h": field(
-        limits.WATCH_LOOKBACK_H, "number", WHICH, "Lookback (hours)",
+        defaults.WATCH_LOOKBACK_H, "number", WHICH, "Lookback (hours)",
         "How far back new runs are looked for: late ones, and those of a wrong clock.",
         exclusiveMinimum=0, maximum=24 * 366,
     ),
@@ -50,14 +50,14 @@ PARAMS = {
         "oldest", "string", HOW, "Order", "Of the runs of a range.", enum=["oldest", "newest"]
     ),
     "at_once": field(
-        limits.RELEASES_AT_ONCE, "integer", HOW, "Releases at once",
+        defaults.RELEASES_AT_ONCE, "integer", HOW, "Releases at once",
         "Of the runs of a range; each interval of a backfill has this many. None is started while the release of a new "
-        "run goes on.", minimum=1, maximum=limits.RELEASES_AT_ONCE_MAX,
+        "run goes on.", minimum=1, maximum=defaults.RELEASES_AT_ONCE_MAX,
     ),
     "model_name": field(
-        limits.MODEL_NAME, "string", HOW, "Registered model",
+        defaults.MODEL_NAME, "string", HOW, "Registered model",
         "For runs that name none: a run's tag `onnx_release.model_name` comes first, then its experiment's.",
-        pattern=limits.MODEL_NAME_PATTERN,
+        pattern=defaults.MODEL_NAME_PATTERN,
     ),
     "release_params": field(
         settings.watch_release_params(), "object", HOW, "Parameters of the releases",
@@ -77,7 +77,7 @@ FINISHED_RUNS = Asset(
                 experiments=EXPERIMENTS,
                 run_filter=settings.watch_filter(),
                 mlflow_conn_id=CONN_ID,
-                lookback_h=limits.WATCH_LOOKBACK_H,
+                lookback_h=defaults.WATCH_LOOKBACK_H,
                 poll_interval_s=settings.watch_poll_s(),
             ),
         )

@@ -11,7 +11,7 @@ from stack.context import Context
 from stack.minio import REGION, S3_CONFIG
 from stack.private import write_private
 
-# The name that `onnx_release.limits` gives it. A task whose pool is missing waits for ever, without an error.
+# The name that `airflow_onnx.defaults` gives it. A task whose pool is missing waits for ever, without an error.
 MEASURE_POOL = "onnx_measure"
 
 

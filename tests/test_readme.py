@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from airflow_onnx import defaults
 from airflow_onnx.provider import get_provider_info
-from onnx_release import limits
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -45,7 +45,7 @@ def test_the_parameters_page_lists_every_parameter(dag_id: str) -> None:
 
 def test_the_parameters_page_names_the_defaults() -> None:
     page = (ROOT / "docs" / "parameters.md").read_text()
-    for default in (limits.MODEL_NAME, limits.BUCKET, limits.ALIAS):
+    for default in (defaults.MODEL_NAME, defaults.BUCKET, defaults.ALIAS):
         assert f"`{default}`" in page
 
 

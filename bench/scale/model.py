@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_onnx.defaults import RELEASES_ACTIVE_MAX
 from bench.scale.figures import added
-from onnx_release.limits import RELEASES_ACTIVE_MAX
 
 RUNS, WORKERS = 1_000_000, 10_000
 WEEK_S, YEAR_S = 7 * 86_400.0, 365 * 86_400.0

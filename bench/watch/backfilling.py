@@ -16,6 +16,7 @@ from typing import Any
 
 import mlflow
 
+from airflow_onnx.defaults import MODEL_NAME
 from bench.results import Result, say
 from bench.setting import Setting
 from bench.watch import airflow_runs
@@ -23,7 +24,6 @@ from bench.watch.airflow_runs import AirflowRuns
 from bench.watch.stacks import QUICK, embedded_stack
 from bench.watch.trainings import train_runs
 from onnx_release.latency.host import describe_host
-from onnx_release.limits import MODEL_NAME
 from stack import airflow, children, lifecycle, processes
 from stack.console import make_error_console
 from stack.context import Context

@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 from croniter import croniter  # type: ignore[import-untyped]
 
+from airflow_onnx.defaults import WATCH_CRON, WATCH_POLL_S
 from bench.results import Result, say
 from bench.setting import Setting
 from bench.watch import airflow_runs
@@ -20,7 +21,6 @@ from bench.watch.airflow_runs import AirflowRuns
 from bench.watch.stacks import QUICK, embedded_stack
 from bench.watch.trainings import train_runs
 from onnx_release.latency.host import describe_host
-from onnx_release.limits import WATCH_CRON, WATCH_POLL_S
 from stack.context import Context
 
 GOAL_S = 10.0

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from airflow_onnx.dag_runs import State
+from airflow_onnx.defaults import WATCH_LOOKBACK_H
 from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest, MlflowRest
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.watch import summary
@@ -16,7 +17,6 @@ from airflow_onnx.watch.look import Look
 from airflow_onnx.watch.poll import RunPoller
 from airflow_onnx.watch.queries import Scope
 from bench.watch.stacks import EXPERIMENT
-from onnx_release.limits import WATCH_LOOKBACK_H
 
 SCOPE = Scope(experiments=(EXPERIMENT,))
 WARM_UP_ROUNDS = 3

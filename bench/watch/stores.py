@@ -18,8 +18,8 @@ import sqlalchemy
 from mlflow.store.model_registry.dbmodels import models as registry
 from mlflow.store.tracking.dbmodels import models as tracking
 
+from airflow_onnx.defaults import MODEL_NAME
 from bench.watch.stacks import EXPERIMENT
-from onnx_release.limits import MODEL_NAME
 from stack.context import Context
 from stack.mlflow_server import DATABASE
 

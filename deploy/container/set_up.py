@@ -16,7 +16,7 @@ from string import Template
 from typing import Any
 
 CONNECTIONS = Path(__file__).with_name("connections.json")
-# As `onnx_release.limits` has it. A task whose pool is missing waits for ever, without an error.
+# As `airflow_onnx.defaults` has it. A task whose pool is missing waits for ever, without an error.
 MEASURE_POOL = "onnx_measure"
 
 

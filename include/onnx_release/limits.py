@@ -44,19 +44,8 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 # Operators that ONNX Runtime has besides ONNX's own.
 RUNTIME_DOMAIN = "com.microsoft"
 
-# Names that become a part of an object key, a registry URI and a shell argument; portable in all of them.
-MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-ALIAS_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
-RUN_ID_PATTERN = r"^[0-9a-zA-Z_-]{1,64}$"
-BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
-MODEL_URI_PATTERN = r"^(runs:/[0-9a-zA-Z_-]{1,64}/.+|models:/.+)$"
 FACTORY_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
-INPUTS_URI_PATTERN = r"^(s3://[a-z0-9.-]+/|runs:/|models:/).+\.npz$"
-SHA_PREFIX_LENGTH = 16
 
-MODEL_NAME = "heimdall-localization-onnx"
-BUCKET = "heimdall-models"
-ALIAS = "candidate"
 
 # A block of timed calls lasts at least this long, so that a switch of sides weighs little; at most this many calls.
 MEASURE_BLOCK_S = 0.02
@@ -72,31 +61,9 @@ PROCESS_SPREAD = 0.03
 # longer; of larger parts one that fails would cost more, and of 100 MB there would be none for several threads.
 S3_PART_BYTES = 32 * 2**20
 
-MEASURE_POOL = "onnx_measure"
 # How long a measurement waits for another on its host, and how often it asks, in s.
 MEASURE_LOCK_TIMEOUT_S = 1800.0
 MEASURE_LOCK_POLL_S = 0.5
-
-# How a queue may be called: a part of a shell's argument, and no comma, which separates those of a worker.
-QUEUE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-
-# Watching for finished training runs. The bell asks MLflow this often; a look goes back this far, for runs that were
-# reported late or by a clock that is wrong.
-WATCH_POLL_S = 2.0
-WATCH_CRON = "*/10 * * * *"
-WATCH_LOOKBACK_H = 24.0
-# How many releases may be under way in one Airflow, new and old ones together.
-RELEASES_ACTIVE_MAX = 64
-# How many releases of old runs one DAG run of `watch_training` keeps going at once.
-RELEASES_AT_ONCE = 2
-RELEASES_AT_ONCE_MAX = 64
-# What a plan reckons with for one release where none was made yet.
-RELEASE_ASSUMED_S = 60.0
-
-# How long the work folder of an unfinished release is kept, so that a cleared task finds what the one before it made.
-WORK_KEEP_S = 7 * 24 * 3600.0
-# How much a worker keeps of what it has fetched, models and artifacts together.
-CACHE_MAX_BYTES = 10 * 2**30
 
 
 # What half precision can hold: a step of float16 is 1e-3 of its value, of bfloat16 8e-3, and a network adds them up.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from onnx_release import limits
+from airflow_onnx import defaults
 from onnx_release.errors import Refused
 
 EXACT = "exact"
@@ -19,23 +19,23 @@ def _checked(kind: str, text: str, pattern: str, rule: str) -> str:
 def model_name(text: str) -> str:
     """Return a registered model's name unchanged, or raise `Refused`."""
     rule = "1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit: it becomes an object key"
-    return _checked("model name", text, limits.MODEL_NAME_PATTERN, rule)
+    return _checked("model name", text, defaults.MODEL_NAME_PATTERN, rule)
 
 
 def bucket(text: str) -> str:
     """Return a bucket's name unchanged, or raise `Refused`."""
-    return _checked("bucket", text, limits.BUCKET_PATTERN, "3 to 63 lower-case letters, digits, '.' or '-'")
+    return _checked("bucket", text, defaults.BUCKET_PATTERN, "3 to 63 lower-case letters, digits, '.' or '-'")
 
 
 def run_id(text: str) -> str:
     """Return a training run's id unchanged, or raise `Refused`."""
-    return _checked("training run id", text, limits.RUN_ID_PATTERN, "the id that the run's MLflow page shows")
+    return _checked("training run id", text, defaults.RUN_ID_PATTERN, "the id that the run's MLflow page shows")
 
 
 def alias(text: str) -> str:
     """Return a model version's alias unchanged, or raise `Refused`."""
     rule = "a lower-case letter, then up to 63 lower-case letters, digits, '_' or '-'"
-    checked = _checked("alias", text, limits.ALIAS_PATTERN, rule)
+    checked = _checked("alias", text, defaults.ALIAS_PATTERN, rule)
     # MLflow keeps these for itself: `latest` is computed, and `v1` would read as version 1.
     if checked == "latest" or re.fullmatch(r"v\d+", checked):
         raise Refused(f"alias {checked!r}", "is reserved by MLflow", "Choose another, for example 'candidate'.")
@@ -64,4 +64,4 @@ def stage_for(text: str, precision: str) -> str:
 
 def object_prefix(model: str, training_run_id: str, sha256: str) -> str:
     """Return ``<model name>/<training run id>/<sha256 prefix>/``, the key prefix of one artifact."""
-    return f"{model_name(model)}/{run_id(training_run_id)}/{sha256[: limits.SHA_PREFIX_LENGTH]}/"
+    return f"{model_name(model)}/{run_id(training_run_id)}/{sha256[: defaults.SHA_PREFIX_LENGTH]}/"

@@ -20,7 +20,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
 
-from onnx_release import limits
+from airflow_onnx import defaults
 from stack import lifecycle, processes
 from stack.airflow_api import AirflowApi
 from stack.context import Context
@@ -237,7 +237,7 @@ def test_settings_of_the_user_do_not_reach_the_services(monkeypatch: pytest.Monk
 
 
 def test_the_pool_has_the_name_that_the_dag_uses() -> None:
-    assert MEASURE_POOL == limits.MEASURE_POOL
+    assert MEASURE_POOL == defaults.MEASURE_POOL
 
 
 # With services
@@ -339,7 +339,7 @@ def test_ports_of_a_running_stack_cannot_be_changed(running_stack: RunningStack)
 
 def test_down_leaves_no_process_and_up_again_keeps_the_state(running_stack: RunningStack) -> None:
     home = running_stack.context.layout.home
-    running_stack.s3.put_object(Bucket=limits.BUCKET, Key="kept", Body=b"kept")
+    running_stack.s3.put_object(Bucket=defaults.BUCKET, Key="kept", Body=b"kept")
     for _ in range(2):
         assert running_stack.command("down").returncode == 0
         assert processes_of(home) == []
@@ -347,10 +347,10 @@ def test_down_leaves_no_process_and_up_again_keeps_the_state(running_stack: Runn
     try:
         again = running_stack.command("up")
         assert again.returncode == 0, again.stderr
-        assert running_stack.s3.get_object(Bucket=limits.BUCKET, Key="kept")["Body"].read() == b"kept"
+        assert running_stack.s3.get_object(Bucket=defaults.BUCKET, Key="kept")["Body"].read() == b"kept"
         assert AirflowApi(running_stack.context).get("/pools")["total_entries"] == 2
     finally:
-        running_stack.s3.delete_object(Bucket=limits.BUCKET, Key="kept")
+        running_stack.s3.delete_object(Bucket=defaults.BUCKET, Key="kept")
 
 
 @pytest.mark.parametrize(("faults", "status", "asked"), [(2, 200, 3), (9, 500, 4)])

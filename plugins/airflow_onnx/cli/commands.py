@@ -12,8 +12,8 @@ from airflow.cli.cli_config import (
     lazy_load_command,
 )
 
+from airflow_onnx import defaults
 from airflow_onnx.hooks.mlflow import MlflowHook
-from onnx_release import limits
 
 ARG_SINCE = Arg(
     ("--from-date",),
@@ -27,10 +27,10 @@ ARG_EXPERIMENT = Arg(
     action="append",
 )
 ARG_FILTER = Arg(("--filter",), help="More conditions, in MLflow's filter language")
-ARG_MODEL = Arg(("--model-name",), help="Registered model of runs that name none", default=limits.MODEL_NAME)
+ARG_MODEL = Arg(("--model-name",), help="Registered model of runs that name none", default=defaults.MODEL_NAME)
 ARG_NEWEST = Arg(("--newest-first",), help="List the newest runs first", action="store_true")
 ARG_AT_ONCE = Arg(
-    ("--at-once",), help="Releases side by side, for the estimate", type=int, default=limits.RELEASES_AT_ONCE
+    ("--at-once",), help="Releases side by side, for the estimate", type=int, default=defaults.RELEASES_AT_ONCE
 )
 ARG_CONNECTION = Arg(
     ("--mlflow-conn-id",), help="Airflow connection of type mlflow", default=MlflowHook.default_conn_name

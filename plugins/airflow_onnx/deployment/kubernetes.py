@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from airflow_onnx import defaults
 from airflow_onnx.errors import DeploymentRefused
-from onnx_release import limits
 from onnx_release.records.base import Record
 
 # Kubernetes' Python client checks none of these; the API server refuses a wrong value only when the task starts, and
@@ -33,7 +33,7 @@ class Place(Record):
     node labels, and `tolerate` node taints by key.
     """
 
-    queue: Annotated[str, StringConstraints(pattern=limits.QUEUE_PATTERN)] | None = None
+    queue: Annotated[str, StringConstraints(pattern=defaults.QUEUE_PATTERN)] | None = None
     pool: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-][A-Za-z0-9_. -]{0,255}$")] | None = None
     pool_slots: Annotated[int, Field(ge=1)] | None = None
     executor: str | None = None

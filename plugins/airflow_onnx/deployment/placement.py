@@ -10,10 +10,10 @@ from typing import Any
 
 from airflow.sdk import conf
 
+from airflow_onnx import defaults
 from airflow_onnx.deployment import kubernetes, settings
 from airflow_onnx.deployment.kubernetes import Place
 from airflow_onnx.errors import DeploymentRefused
-from onnx_release import limits
 from onnx_release.errors import RecordRefused
 
 LIGHT, EXPORT, MEASURE = "light", "export", "measure"
@@ -28,7 +28,7 @@ def arguments(kind: str) -> dict[str, Any]:
     place = places().get(kind, Place())
     return {
         "queue": place.queue or conf.get("operators", "default_queue"),
-        "pool": place.pool or (limits.MEASURE_POOL if kind == MEASURE else "default_pool"),
+        "pool": place.pool or (defaults.MEASURE_POOL if kind == MEASURE else "default_pool"),
         "pool_slots": place.pool_slots or 1,
         "executor": place.executor,
         # Importing the Kubernetes client takes longer than parsing the DAG, so only a KubernetesExecutor pays for it.

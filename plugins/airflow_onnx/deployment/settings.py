@@ -15,6 +15,7 @@ from typing import Any
 from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowConfigException
 
+from airflow_onnx import defaults
 from airflow_onnx.errors import DeploymentRefused
 from onnx_release import limits
 
@@ -53,7 +54,7 @@ def cache_max_bytes() -> int:
 
     :raises DeploymentRefused: for a value that is not a whole number from 0 on.
     """
-    return int(_number("cache_max_bytes", limits.CACHE_MAX_BYTES, whole=True, zero=True))
+    return int(_number("cache_max_bytes", defaults.CACHE_MAX_BYTES, whole=True, zero=True))
 
 
 def _airflow_home() -> Path:
@@ -77,7 +78,7 @@ def watch_filter() -> str:
 
 def watch_cron() -> str:
     """Return the schedule of `watch_training` between asset events. It is also the interval of a backfill."""
-    return _text("watch_cron", limits.WATCH_CRON)
+    return _text("watch_cron", defaults.WATCH_CRON)
 
 
 def watch_poll_s() -> float:
@@ -85,7 +86,7 @@ def watch_poll_s() -> float:
 
     :raises DeploymentRefused: for a value that is not a number above 0.
     """
-    return _number("watch_poll_s", limits.WATCH_POLL_S)
+    return _number("watch_poll_s", defaults.WATCH_POLL_S)
 
 
 def watch_release_params() -> dict[str, Any]:

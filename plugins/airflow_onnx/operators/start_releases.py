@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import dag_runs, params
+from airflow_onnx import dag_runs, defaults, params
 from airflow_onnx.dag_runs import State
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
@@ -20,7 +20,6 @@ from airflow_onnx.watch.decide import Defaults, Planned
 from airflow_onnx.watch.look import Look, hours_ago_ms
 from airflow_onnx.watch.queries import Scope, Span, moment
 from airflow_onnx.watch.start import NEW, OLD, Starter, new_releases_go_on
-from onnx_release import limits
 from onnx_release.errors import Refused
 from onnx_release.records.base import Record
 
@@ -36,13 +35,13 @@ class Pace(Record):
     """In which order and how many at once, see `WatchTrainingOperator`."""
 
     order: Literal["oldest", "newest"] = "oldest"
-    at_once: int = limits.RELEASES_AT_ONCE
-    lookback_h: float = limits.WATCH_LOOKBACK_H
+    at_once: int = defaults.RELEASES_AT_ONCE
+    lookback_h: float = defaults.WATCH_LOOKBACK_H
 
     def __post_init__(self) -> None:
         """Refuse a number of releases that is none."""
-        if not 1 <= self.at_once <= limits.RELEASES_AT_ONCE_MAX:
-            raise Refused("at_once", f"is {self.at_once}", f"Give a number from 1 to {limits.RELEASES_AT_ONCE_MAX}.")
+        if not 1 <= self.at_once <= defaults.RELEASES_AT_ONCE_MAX:
+            raise Refused("at_once", f"is {self.at_once}", f"Give a number from 1 to {defaults.RELEASES_AT_ONCE_MAX}.")
 
 
 class Backlog(Record):
@@ -101,13 +100,13 @@ class WatchTrainingOperator(BaseOperator):
         *,
         experiments: Any,
         run_filter: str = "",
-        model_name: str = limits.MODEL_NAME,
+        model_name: str = defaults.MODEL_NAME,
         release_params: Any = None,
-        lookback_h: Any = limits.WATCH_LOOKBACK_H,
+        lookback_h: Any = defaults.WATCH_LOOKBACK_H,
         since: str = "",
         until: str = "",
         order: str = "oldest",
-        at_once: Any = limits.RELEASES_AT_ONCE,
+        at_once: Any = defaults.RELEASES_AT_ONCE,
         plan_only: Any = False,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         **kwargs: Any,

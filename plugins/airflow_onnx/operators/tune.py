@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import params, validation
+from airflow_onnx import defaults, params, validation
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import fetch_inputs
@@ -64,7 +64,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
         metric_loss_max: Any = limits.METRIC_LOSS_MAX,
         allowed_domains: Any = (),
         opset: Any = None,
-        alias: str = limits.ALIAS,
+        alias: str = defaults.ALIAS,
         stage: str = "",
         **kwargs: Any,
     ) -> None:

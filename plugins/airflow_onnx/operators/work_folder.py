@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import params
+from airflow_onnx import defaults, params
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import s3, staging
 from airflow_onnx.tracking import model_registry
-from onnx_release import limits
 from onnx_release.records import ModelVersion, TrainedModel
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ class PrepareWorkFolderOperator(BaseOperator):
     :param keep_s: how long such a folder is kept, in seconds.
     """
 
-    def __init__(self, *, keep_s: float = limits.WORK_KEEP_S, **kwargs: Any) -> None:
+    def __init__(self, *, keep_s: float = defaults.WORK_KEEP_S, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.keep_s = keep_s
 

@@ -9,14 +9,13 @@ from itertools import islice
 from statistics import median
 from typing import Any, Literal
 
-from airflow_onnx import dag_runs, validation
+from airflow_onnx import dag_runs, defaults, validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, RunQuery, TrainingRun
 from airflow_onnx.tracking.model_registry import PRECISION_TAG, SHA_TAG
 from airflow_onnx.tracking.run_log import TAG
 from airflow_onnx.watch.model_kind import kind_of_model
-from onnx_release import limits
 from onnx_release.errors import Refused
 from onnx_release.records.base import Record
 
@@ -48,7 +47,7 @@ class Planned(Record):
 class Defaults:
     """The registered model's name, and parameters of `release_onnx`, for runs that say nothing of their own."""
 
-    model_name: str = limits.MODEL_NAME
+    model_name: str = defaults.MODEL_NAME
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -164,7 +163,7 @@ def release_wall_s(rest: MlflowRest, experiment_ids: list[str]) -> tuple[float, 
     )
     seconds = [number for run in islice(rest.runs(query), ESTIMATED_FROM) for number in _wall_s(run)]
     if not seconds:
-        return limits.RELEASE_ASSUMED_S, "assumed: no release is on record in these experiments"
+        return defaults.RELEASE_ASSUMED_S, "assumed: no release is on record in these experiments"
     return median(seconds), f"the median of {len(seconds)} releases in these experiments"
 
 
