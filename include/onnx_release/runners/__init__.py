@@ -1,4 +1,4 @@
-"""The two sides of a comparison behind one protocol: arrays by name in, arrays by name out."""
+"""Runners of a model: named arrays in, named arrays out."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from onnx_release.trained.arrays import Arrays
 
 
 class Runner(Protocol):
-    """Something that runs a model; a context manager, which holds what it needs between ``with`` and its end."""
+    """A context manager that runs a model while it is open."""
 
     @property
     def name(self) -> str:
-        """What to call this side in a message."""
+        """Return the name of the library for messages."""
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return every output by name, computed and in the host's memory; raises `Refused` when the model cannot."""
+        """Run the model and wait for its result.
 
-    def close(self) -> None:
-        """Free the model and put back every process-wide setting; a second call does nothing."""
+        Args:
+            inputs: One array per input, in the dtypes of the model.
+
+        Returns:
+            Every output by name, in the memory of the host.
+
+        Raises:
+            Refused: The model fails on these inputs.
+        """
 
     def __enter__(self) -> Self: ...
 

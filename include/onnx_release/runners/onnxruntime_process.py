@@ -1,7 +1,7 @@
-"""ONNX Runtime's side in a process of its own, which imports no more than that takes.
+"""Runner of an ONNX file in a separate process, whose import of ONNX Runtime overlaps with the caller's work.
 
-``python -m onnx_release.runners.onnxruntime_process`` reads ``[MODEL, INPUTS, OUTPUTS]`` as JSON from
-standard input and runs every case in the folder INPUTS.
+``python -m onnx_release.runners.onnxruntime_process`` reads ``[MODEL, INPUTS, OUTPUTS]`` as JSON from standard input
+and runs every case in the folder INPUTS.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from typing import Self
 
 import numpy as np
 
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, ReleaseError, RunnerRefused
 from onnx_release.runners.child_process import clean_environment, describe_exit, end_with_parent
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.trained.arrays import Arrays
 
+_REFUSAL = "refusal.json"
+
 
 class OnnxRuntimeProcess:
-    """A process of its own for one model, which imports ONNX Runtime while the model is not yet there.
+    """A separate process that runs one model in ONNX Runtime.
 
-    It starts as the context is entered, on a core that its parent has no use for meanwhile. `run` gives it the model,
-    or starts another when it is used up; the end of the context ends one that still waits.
+    The process starts at ``with`` and imports ONNX Runtime on an idle core while the model is still being exported.
+    Each further call of `run` starts another process. The end of ``with`` ends a process that still waits.
     """
 
     def __init__(self) -> None:
@@ -44,16 +46,34 @@ class OnnxRuntimeProcess:
         self._scratch.cleanup()
 
     def run(self, model: Path, cases: Sequence[Arrays]) -> list[Arrays]:
-        """Return each case's outputs by name; raises `Refused` when the model does not run, or the process crashes."""
+        """Run a model on several inputs.
+
+        Args:
+            model: The ONNX file.
+            cases: The inputs of each call, by name.
+
+        Returns:
+            The outputs of each call, by name.
+
+        Raises:
+            RunnerRefused: ONNX Runtime rejects the model or fails on a case, or the process crashes.
+        """
         process, self._waiting = self._waiting or self._start(), None
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
-            request, answer = Path(folder, "inputs"), Path(folder, "outputs")
-            _write(request, cases)
-            said, _ = process.communicate(json.dumps([str(model.resolve()), str(request), str(answer)]))
+            inputs, outputs = Path(folder, "inputs"), Path(folder, "outputs")
+            _write(inputs, cases)
+            outputs.mkdir()
+            output, _ = process.communicate(json.dumps([str(model.resolve()), str(inputs), str(outputs)]))
+            if (outputs / _REFUSAL).exists():
+                raise ReleaseError.from_dict(json.loads((outputs / _REFUSAL).read_text()))
             if process.returncode:
-                text = " ".join(said.split())[-600:]
-                raise Refused("ONNX Runtime", text or describe_exit(process.returncode), "Export with another opset.")
-            return list(_read(answer))
+                raise RunnerRefused(
+                    "The process of ONNX Runtime",
+                    f"{describe_exit(process.returncode)}: {' '.join(output.split())[-600:]}",
+                    "Export with another opset.",
+                    code="onnxruntime_crashed",
+                )
+            return list(_read(outputs))
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -69,8 +89,8 @@ class OnnxRuntimeProcess:
 
 
 def _write(folder: Path, cases: Sequence[Arrays]) -> None:
-    """Keep arrays under numbers: a tensor's name is no name for a file."""
-    folder.mkdir()
+    """Write one file per case. Arrays have numbers in it, because a tensor name can be an invalid file name."""
+    folder.mkdir(exist_ok=True)
     (folder / "names.json").write_text(json.dumps([list(case) for case in cases]))
     for index, case in enumerate(cases):
         np.savez(folder / f"{index}.npz", *case.values())
@@ -84,13 +104,13 @@ def _read(folder: Path) -> Iterator[Arrays]:
 
 def _main() -> int:
     end_with_parent()
-    # All that it imports is here by now; what it is to run may take a while to come.
-    model, request, answer = json.load(sys.stdin)
+    # Every import is done by now. The request arrives when the model is exported.
+    model, inputs, outputs = json.load(sys.stdin)
     try:
         with OnnxRuntimeRunner(Path(model), OnnxRuntimeOptions()) as runner:
-            _write(Path(answer), [runner.run(case) for case in _read(Path(request))])
+            _write(Path(outputs), [runner.run(case) for case in _read(Path(inputs))])
     except Refused as refusal:
-        sys.stdout.write(f"{refusal.subject} {refusal.problem}\n")
+        Path(outputs, _REFUSAL).write_text(json.dumps(refusal.to_dict()))
         return 1
     return 0
 

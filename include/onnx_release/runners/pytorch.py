@@ -1,4 +1,4 @@
-"""PyTorch's side of a comparison: the model that the training run left, as it is."""
+"""Runner of the trained model in PyTorch: the reference."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from typing import Any, Self
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_release.errors import Refused
-from onnx_release.trained.arrays import Arrays
+from onnx_release.errors import RunnerRefused, shorten
+from onnx_release.trained.arrays import Arrays, describe_arrays
 from onnx_release.trained.call_model import name_outputs, runnable
 
 TorchModel = torch.nn.Module | torch.export.ExportedProgram
 
 
 def cuda_available() -> bool:
-    """Say whether PyTorch sees a CUDA device."""
+    """Return True when PyTorch can use a CUDA device."""
     return torch.cuda.is_available()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PyTorchOptions:
-    """How to run the model.
+    """Options of a PyTorch runner.
 
-    `input_names` and `output_names` as `calling.arguments_for` and `calling.name_outputs` take them. `threads`
-    of None leaves PyTorch's setting. `mha_fastpath` of None leaves PyTorch's own choice: the fast path of attention
-    gives other numbers for masked places, and is what a user of eager PyTorch would be timed with.
+    Attributes:
+        input_names: The inputs in their order, as for `call_model.arguments_for`.
+        output_names: The outputs in their order, as for `call_model.name_outputs`; None for every output.
+        device: The device that the model runs on, ``cpu`` or ``cuda``.
+        threads: The thread count of PyTorch; None keeps the current one.
+        mha_fastpath: Switches the fast path of multi-head attention on or off; None keeps the current setting. The
+            fast path returns other values at masked positions, and it is the default of eager PyTorch.
     """
 
     input_names: tuple[str, ...]
@@ -39,48 +43,65 @@ class PyTorchOptions:
 
 
 class PyTorchRunner:
-    """Runs a module or an exported program in eval mode and inference mode.
+    """Runner of a module or an exported program, in evaluation mode and inference mode.
 
-    Inputs on the CPU are shared with the caller, not copied: a model that writes into its input writes into the array.
-    The process-wide thread count and fast path are set while the runner is open and put back by `close`.
+    Inputs on the CPU share memory with the caller's arrays: a model that writes into its input changes the array.
+    The thread count and the fast path are settings of the whole process. They are changed only while the runner is
+    open, and restored afterwards.
     """
 
     name = "PyTorch"
 
     def __init__(self, model: TorchModel, options: PyTorchOptions) -> None:
+        self._model = model
         self._options = options
-        self._call: Callable[..., Any] | None = _callable(model, options)
-        self._settings = _process_settings(options)
+        self._call: Callable[..., Any] | None = None
+        self._former_settings = ExitStack()
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return the outputs by name; raises `Refused` when the model fails on these inputs or gives other outputs."""
+        """Run the model; see `Runner.run`.
+
+        Raises:
+            RunnerRefused: The model raises an error.
+            TrainedModelRefused: The model returns other outputs than the options name.
+        """
         if self._call is None:
-            raise RuntimeError("the runner is closed")
+            raise RuntimeError("the runner is not open")
         tensors = [torch.from_numpy(inputs[name]).to(self._options.device) for name in self._options.input_names]
         try:
             with torch.inference_mode():
                 result = self._call(*tensors)
         except Exception as error:  # a model's forward can raise anything
-            raise _refused(inputs, error) from error
+            raise RunnerRefused(
+                f"The PyTorch model on inputs {describe_arrays(inputs)}",
+                f"raised {type(error).__name__}: {shorten(error, 600)}",
+                "The model must run at every batch size of the release. Log it with a dynamic batch, or change the "
+                "parameter `batch_sizes`.",
+                code="model_failed",
+            ) from error
         named = name_outputs(result, self._options.output_names)
         return {name: tensor.cpu().numpy() for name, tensor in named.items()}
 
-    def close(self) -> None:
-        """Let go of the model, and put the process-wide settings back."""
-        self._call = None
-        self._settings.close()
-
     def __enter__(self) -> Self:
+        self._call = _callable(self._model, self._options)
+        if self._options.threads is not None:
+            self._former_settings.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(self._options.threads)
+        if self._options.mha_fastpath is not None:
+            enabled = torch.backends.mha.get_fastpath_enabled()
+            self._former_settings.callback(torch.backends.mha.set_fastpath_enabled, enabled)
+            torch.backends.mha.set_fastpath_enabled(self._options.mha_fastpath)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        self._call = None
+        self._former_settings.close()
 
 
 def _callable(model: TorchModel, options: PyTorchOptions) -> Callable[..., Any]:
     if not isinstance(model, torch.export.ExportedProgram):
         return runnable(model.eval().to(options.device), options.input_names)
-    # An exported program has its mode baked in, and its module's eval() raises.
+    # The mode of an exported program is fixed, and its module's eval() raises.
     module, structure = model.module(), model.call_spec.in_spec
     module = module if options.device == "cpu" else module.to(options.device)
 
@@ -89,24 +110,3 @@ def _callable(model: TorchModel, options: PyTorchOptions) -> Callable[..., Any]:
         return module(*arguments, **keywords)
 
     return call
-
-
-def _refused(inputs: Arrays, error: Exception) -> Refused:
-    shapes = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in inputs.items())
-    return Refused(
-        f"The PyTorch model on inputs {shapes}",
-        f"raised {type(error).__name__}: {' '.join(str(error).split())[:600]}",
-        "It must run at every batch size asked for: log it again with a dynamic batch, or ask for other sizes.",
-    )
-
-
-def _process_settings(options: PyTorchOptions) -> ExitStack:
-    """Make the process-wide settings, and return the stack that puts the former ones back."""
-    former = ExitStack()
-    if options.threads is not None:
-        former.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(options.threads)
-    if options.mha_fastpath is not None:
-        former.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(options.mha_fastpath)
-    return former

@@ -130,7 +130,7 @@ def test_a_target_says_what_it_is_measured_by(
         ({"x": rows(5), "target.y": np.full((5, 3), np.nan)}, "NaN"),
         ({"x": rows(5), "target.y": np.zeros((5, 9), int)}, "without its classes"),
         ({"x": rows(5), "target.y": np.array(["a"] * 5)}, "neither floats nor integers"),
-        ({"target.y": np.zeros((5, 3))}, "lacks x"),
+        ({"target.y": np.zeros((5, 3))}, "lacks the input x"),
     ],
 )
 def test_a_sample_that_does_not_fit_is_refused(tmp_path: Path, arrays: Any, words: str) -> None:
