@@ -131,6 +131,14 @@ class ExportRefused(Refused):
     codes: ClassVar[Mapping[str, str]] = {}
 
 
+class CheckRefused(Refused):
+    """An artifact that fails its smoke test."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "smoke_test": "The artifact's outputs on its own example differ from the record.",
+    }
+
+
 class ParityRefused(Refused):
     """A parity comparison that cannot be made."""
 
@@ -169,6 +177,7 @@ STAGES: tuple[type[Refused], ...] = (
     ArtifactRefused,
     RunnerRefused,
     ExportRefused,
+    CheckRefused,
     ParityRefused,
     LatencyRefused,
     TuningRefused,
