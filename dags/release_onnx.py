@@ -13,8 +13,7 @@ from airflow.sdk import DAG, TriggerRule
 
 from airflow_onnx import defaults
 from airflow_onnx.deployment import placement
-from airflow_onnx.form_fields import as_json, field, fields_of, given, pushed, returned
-from airflow_onnx.moved import MOVED_KEY
+from airflow_onnx.form_fields import as_json, field, fields_of, given, returned
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
 from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
@@ -284,10 +283,6 @@ with DAG(
         version=returned("register"),
         alias=given("alias"),
         stage=given("stage"),
-        moved_by={
-            task: pushed(task, MOVED_KEY)
-            for task in ("export", "tune", "check", "parity_latency", "upload", "register")
-        },
         **judged,
         **step,
         **store,

@@ -37,11 +37,6 @@ def as_json(name: str) -> str:
     return "{{ params.%s | tojson }}" % name  # noqa: UP031 - braces are Jinja's
 
 
-def pushed(task_id: str, key: str) -> str:
-    """Return the template of what a task left in XCom under a key of its own, which the operator reads as JSON."""
-    return "{{ ti.xcom_pull(task_ids='%s', key='%s') | tojson }}" % (task_id, key)  # noqa: UP031 - braces are Jinja's
-
-
 def returned(task_id: str, otherwise: str = "") -> str:
     """Return the template of the record that a task returned; as text it draws no second arrow into the graph.
 

@@ -8,7 +8,6 @@ import shutil
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,6 @@ from mlflow.types import Schema, TensorSpec
 from torch import nn
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.moved import MOVED_KEY
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
 from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
@@ -97,21 +95,13 @@ class Release:
     pushed: dict[str, Any] = field(default_factory=dict)
     skipped: set[str] = field(default_factory=set)
 
-    moved: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def _push(self, task: str, key: str, value: Any) -> None:
-        if key == MOVED_KEY:
-            self.moved[task] = value
-        else:
-            self.pushed[key] = value
+    def _push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
 
     @property
     def context(self) -> Any:
-        """What an operator reads of Airflow's context."""
-        return self._context("")
-
-    def _context(self, task: str) -> Any:
-        ti = SimpleNamespace(xcom_push=partial(self._push, task))
+        """The part of Airflow's context that operators read."""
+        ti = SimpleNamespace(xcom_push=self._push)
         dag_run = SimpleNamespace(
             dag_id="release_onnx", run_id=self.dag_run_id, start_date=datetime.now(UTC), conf=dict(self.conf)
         )
@@ -124,7 +114,7 @@ class Release:
                 continue
             self.tasks[name] = getattr(self, f"_{name}")()
             try:
-                self.returned[name] = self.tasks[name].execute(self._context(name))
+                self.returned[name] = self.tasks[name].execute(self.context)
             except DownstreamTasksSkipped as skip:
                 # As Airflow does: the task has succeeded, and what it returned is what it pushed.
                 self.returned[name] = self.pushed.pop("return_value")
@@ -246,7 +236,6 @@ class Release:
             version=self.returned["register"],
             alias="candidate",
             stage=self.params.get("stage", "none"),
-            moved_by={task: json.dumps(counts) for task, counts in self.moved.items() if task != "promote"},
             **self._judged(),
             **self._shared(),
         )

@@ -117,12 +117,6 @@ def test_a_training_run_becomes_a_version_that_a_stranger_can_serve(
     assert set(worst) == {"positions", "uncertainties"}
     assert max(worst.values()) < 1e-5
     run = client.get_run(trained)
-    # On one machine the judging finds the model that the export has fetched; the skipped task counts for nothing.
-    assert {task: released.xcom(task, "moved").get("cache_hits") for task in ("export", "parity_latency")} == {
-        "export": None,
-        "parity_latency": 1,
-    }
-    assert run.data.metrics["onnx_release/moved/store_up_bytes"] == released.xcom("upload")["size_bytes"]
     tags = run.data.tags
     assert tags["onnx_release.status"] == "released"
     assert tags["onnx_release.dag_run_url"].startswith(stack.context.airflow_url)

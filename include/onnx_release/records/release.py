@@ -30,8 +30,7 @@ class TrainedModel(Record):
 class ReleaseReport(Record):
     """The evidence of one release, as `report.json` holds it beside the model and in the training run.
 
-    `status` is the verdict on the artifact; what became of it afterwards (version, alias) is MLflow's to tell. `moved`
-    counts the bytes that the release moved, by partner and direction, and its caches' hits; known at the end alone.
+    `status` is the verdict on the artifact; what became of it afterwards (version, alias) is MLflow's to tell.
     """
 
     schema_version: int = 1
@@ -43,7 +42,6 @@ class ReleaseReport(Record):
     check: CheckReport | None = None
     benchmark: BenchmarkReport | None = None
     dag_run_url: str = ""
-    moved: dict[str, int] = Field(default_factory=dict)
 
 
 class S3Object(Record):

@@ -121,48 +121,11 @@ def metrics(report: ReleaseReport) -> dict[str, float]:
             found |= {f"parity/{_metric_part(output)}/{name}": value for name, value in worst.to_dict().items()}
         for batch in report.benchmark.latency.batches if report.benchmark.latency else ():
             found |= {f"latency/batch_{batch.batch_size}/{name}": value for name, value in _batch_metrics(batch)}
-    found |= _moved_metrics(report)
     return {
         f"{METRIC_ROOT}/{name}": float(value)
         for name, value in found.items()
         if value is not None and math.isfinite(value)
     }
-
-
-def _moved_metrics(report: ReleaseReport) -> dict[str, float | None]:
-    if not report.moved:
-        return {}
-    return {f"moved/{name}": count for name, count in report.moved.items()} | {
-        "moved_bytes": moved_bytes(report.moved),
-        "moved_ratio": _moved_ratio(report),
-    }
-
-
-def moved_bytes(moved: dict[str, int]) -> int:
-    """Return how many bytes crossed the network: what stores copied by themselves, and caches spared, did not."""
-    return sum(count for name, count in moved.items() if name.endswith(("_up_bytes", "_down_bytes")))
-
-
-def _moved_ratio(report: ReleaseReport) -> float | None:
-    """Return the bytes moved over the artifact's size."""
-    size = report.artifact.size_bytes if report.artifact is not None else 0
-    return moved_bytes(report.moved) / size if size else None
-
-
-def _moved_line(report: ReleaseReport) -> str:
-    moved, ratio = report.moved, _moved_ratio(report)
-    if not moved or ratio is None:
-        return ""
-    parts = [
-        f"{name.removesuffix('_bytes')} {count / 1e6:.1f}"
-        for name, count in sorted(moved.items())
-        if count and name.endswith("_bytes")
-    ]
-    hits, asked = moved.get("cache_hits", 0), moved.get("cache_hits", 0) + moved.get("cache_misses", 0)
-    return (
-        f"Moved {moved_bytes(moved) / 1e6:.1f} MB over the network, {ratio:.2f} times the artifact; {hits} of {asked} "
-        f"fetches were spared by caches. In MB: {', '.join(parts)}."
-    )
 
 
 def _tuning_metrics(tuning: TuneReport | None) -> dict[str, float | None]:
@@ -200,7 +163,6 @@ def summary_markdown(report: ReleaseReport) -> str:
     if report.benchmark is not None:
         blocks.append(_parity_table(report.benchmark.parity))
         blocks.append(_latency_text(report.benchmark.latency))
-    blocks.append(_moved_line(report))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

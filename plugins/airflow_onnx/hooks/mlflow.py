@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from airflow.sdk import BaseHook
 
 from airflow_onnx.hooks.mlflow_server import MlflowServer
-from airflow_onnx.moved import Moved
 from onnx_release.errors import Refused, Transient
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 class MlflowHook(BaseHook):
     """MLflow's client for the server of an Airflow connection.
-
-    `moved` counts the bytes of the artifacts that it uploads and downloads.
 
     :param mlflow_conn_id: a connection of type `mlflow`. Its fields are described in docs/connections.md.
     """
@@ -36,7 +33,6 @@ class MlflowHook(BaseHook):
     def __init__(self, mlflow_conn_id: str = default_conn_name) -> None:
         super().__init__()
         self.mlflow_conn_id = mlflow_conn_id
-        self.moved = Moved()
 
     @cached_property
     def server(self) -> MlflowServer:
@@ -111,7 +107,6 @@ class MlflowHook(BaseHook):
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        self.moved["mlflow_down_bytes"] += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Path(local)
 
     def model_files(self, model_uri: str) -> Iterator[tuple[str, int]]:
@@ -130,7 +125,6 @@ class MlflowHook(BaseHook):
         with self.mlflow_errors(f"The run {run_id}"):
             for file in files:
                 self.client.log_artifact(run_id, str(file), artifact_path)
-                self.moved["mlflow_up_bytes"] += file.stat().st_size
 
     def log_metrics(self, run_id: str, metrics: dict[str, float]) -> None:
         """Log metrics of step 0 at the current time. MLflow's client splits large batches."""

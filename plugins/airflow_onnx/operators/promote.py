@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params, validation
 from airflow_onnx.links import ModelVersionLink
-from airflow_onnx.moved import total
 from airflow_onnx.operators.release_step import AcceptedStepOperator
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry, run_log
@@ -25,7 +24,6 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
     :param uploaded: the `S3Object` that the upload returned.
     :param version: the `ModelVersion` that the registration returned.
     :param alias: the alias to move, for example ``candidate``; a model of reduced precision gets ``candidate-int8``.
-    :param moved_by: by task, what it counted that it moved (see `moved.py`), each a dict or its JSON.
     :param stage: ``Staging`` or ``Production`` for consumers that load by stage; ``none`` or empty for no stage, and
         for nothing else where the precision is reduced.
     """
@@ -36,7 +34,6 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         "version",
         "alias",
         "stage",
-        "moved_by",
     )
     operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
     ui_color = "#fee2e2"
@@ -48,11 +45,9 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         version: Any,
         alias: str,
         stage: str = "",
-        moved_by: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.moved_by = moved_by
         self.uploaded = uploaded
         self.version = version
         self.alias = alias
@@ -62,9 +57,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         """Look at the objects once more, move the alias, leave the evidence."""
         version = params.record(ModelVersion, self.version, "register")
         uploaded = params.record(S3Object, self.uploaded, "upload")
-        in_all = total([*(self.moved_by or {}).values(), self.moved])
-        report = self.accepted_report(context).replace(moved=dict(in_all))
-        self.log.info("The release moved: %s.", in_all)
+        report = self.accepted_report(context)
         precision = self.gathered["artifact"].precision
         alias, stage = validation.alias_for(self.alias, precision), validation.stage_for(self.stage, precision)
         self._require_objects(uploaded)

@@ -12,7 +12,6 @@ from airflow.sdk import BaseOperator
 from airflow_onnx import params
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.moved import MOVED_KEY, Moved
 from airflow_onnx.operators.acceptance import Judged
 from airflow_onnx.tracking import run_log
 from onnx_release.errors import Refused
@@ -52,22 +51,13 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         """The MLflow hook of this step."""
         return MlflowHook(self.mlflow_conn_id)
 
-    @property
-    def moved(self) -> Moved:
-        """Counts what this step moves, wherever that goes."""
-        return self.hook.moved
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the step; the records it gathers on its way are the evidence if it is refused."""
         self.gathered: dict[str, Any] = {}
         self.link_urls: dict[str, str] = {}
-        try:
-            with airflow_outcome(lambda error: self._leave_refusal(context, error)):
-                self.training = params.record(TrainedModel, self.trained, "wait_for_training")
-                return self.release(context).to_dict()
-        finally:
-            self.log.info("Moved: %s.", self.moved)
-            context["ti"].xcom_push(key=MOVED_KEY, value=dict(self.moved))
+        with airflow_outcome(lambda error: self._leave_refusal(context, error)):
+            self.training = params.record(TrainedModel, self.trained, "wait_for_training")
+            return self.release(context).to_dict()
 
     @abc.abstractmethod
     def release(self, context: Context) -> Record:

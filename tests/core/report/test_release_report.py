@@ -195,27 +195,3 @@ def test_the_summary_says_what_was_tried_found_and_where_a_difference_begins() -
     assert "- length 9 was left out\n" in text
     assert "The difference begins at node `node_linear` (Gemm) of module `head`" in text
     assert ReleaseReport.from_dict(told.to_dict()) == told
-
-
-def test_what_a_release_moved_is_in_its_metrics_and_its_summary() -> None:
-    artifact = records.artifact().replace(size_bytes=1_000_000)
-    moved = {
-        "mlflow_down_bytes": 2_000_000,
-        "staging_up_bytes": 1_000_000,
-        "store_copied_bytes": 1_000_000,
-        "cache_hits": 2,
-        "cache_misses": 1,
-        "cache_hit_bytes": 5_000_000,
-    }
-    report = _report(artifact=artifact).replace(moved=moved)
-    found = metrics(report)
-    assert (found["onnx_release/moved_bytes"], found["onnx_release/moved_ratio"]) == (3_000_000, 3.0)
-    assert found["onnx_release/moved/cache_hits"] == 2
-    text = summary_markdown(report)
-    assert "Moved 3.0 MB over the network, 3.00 times the artifact; 2 of 3 fetches were spared by caches." in text
-    assert "store_copied 1.0" in text
-
-
-def test_a_report_from_before_the_end_says_nothing_of_what_moved() -> None:
-    assert not [name for name in metrics(_report()) if "moved" in name]
-    assert "Moved" not in summary_markdown(_report())
