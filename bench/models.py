@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from examples.localization import LocalizationNet
-    from onnx_release.export.strategies import ModelContract
+    from onnx_release.export.contract import ModelContract
 
 LARGE, TINY, HUGE = "large", "tiny", "huge"
 FACTORY = "examples.localization:LocalizationNet"
@@ -97,7 +97,7 @@ def make(size: str) -> LocalizationNet:
 
 def contract() -> ModelContract:
     """Return what the reference model takes and gives, with an example as a training run would leave it."""
-    from onnx_release.export.strategies import ModelContract
+    from onnx_release.export.contract import ModelContract
     from onnx_release.limits import EXPORT_BATCH_SIZE
     from onnx_release.records import TensorSpec
     from onnx_release.samples.generate import make_samples

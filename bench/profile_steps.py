@@ -30,8 +30,8 @@ SPANS = {
         "onnx_release.export.export_model:load_trained": "map the weights, look for NaN and infinity",
         "onnx_release.export.verify:ExportVerifier.__init__": "run PyTorch at two batch sizes",
         "torch.export:export": "trace the model (torch.export)",
-        "onnx_release.export.strategies:_dynamo": "translate and optimise the graph (torch.onnx, onnxscript)",
-        "onnx_release.export.fallback:_save": "write graph and weights, folded ones put in order",
+        "onnx_release.export.strategies:_convert_with_dynamo": "translate and optimise the graph (torch.onnx)",
+        "onnx_release.export.graph_cleanup:save_model": "write graph and weights, folded ones put in order",
         "onnx_release.export.verify:ExportVerifier.__call__": "run it in ONNX Runtime (own process) while hashing",
     },
     "check": {

@@ -24,7 +24,7 @@ def _main(size: str, trained: str, folder: str, out: str, max_s: str) -> None:
 
     case = Case(size, Path(trained), Path(folder))
     options = TuneOptions(
-        benchmark=BenchmarkOptions(**case.source),
+        judge=BenchmarkOptions(**case.source),
         precisions=(Precision.INT8,),
         max_s=float(max_s),
         evaluation=str(case.trained.with_name(EVALUATION)),

@@ -30,9 +30,9 @@ def measure(setting: Setting) -> Iterator[Result]:
     arguments = (models.size(LARGE), *map(str, (trained, exported, out, longest_s)))
     tuned = run_step(Step("bench.tune_steps", arguments))
     if not tuned["variant"]:
-        tried = "; ".join(_told(one) for one in tuned["table"]["variants"] if one["precision"] == "int8")
+        tried = "; ".join(_told(one) for one in tuned["table"]["candidates"] if one["precision"] == "int8")
         raise NotMeasured(f"no int8 form passed and was faster than the plain export: {tried}")
-    won = next(one for one in tuned["table"]["variants"] if one["name"] == tuned["variant"])
+    won = next(one for one in tuned["table"]["candidates"] if one["name"] == tuned["variant"])
     say(f"{tuned['variant']}: {tuned['size_bytes'] / 1e6:.0f} MB, least cosine {won['cosine']:.6f}")
     detail = {
         "variant": tuned["variant"],

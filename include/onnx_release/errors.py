@@ -128,14 +128,20 @@ class RunnerRefused(Refused):
 class ExportRefused(Refused):
     """A model that cannot be exported with its names, dtypes and varying dimensions."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
-
-
-class CheckRefused(Refused):
-    """An artifact that fails its smoke test."""
-
     codes: ClassVar[Mapping[str, str]] = {
-        "smoke_test": "The artifact's outputs on its own example differ from the record.",
+        "unsupported_opset": "The opset is outside the range that the exporter writes.",
+        "other_opset": "The exporter wrote another opset than the one of the options.",
+        "no_device": "The device of the export is not available on the worker.",
+        "train_mode": "The model was traced in training mode: dropout or batch norm is active.",
+        "input_count": "The exported program and the signature have different numbers of inputs.",
+        "frozen_batch": "The batch has one fixed size in the exported program or in the ONNX graph.",
+        "frozen_dimension": "A dimension that varies in the signature has one fixed size in the model.",
+        "contract_mismatch": "A name, dtype or size in the ONNX graph differs from the signature.",
+        "output_count": "The ONNX graph and the model have different numbers of outputs.",
+        "repeated_output": "The model returns one tensor under two names.",
+        "data_dependent": "A branch, loop or value of the model depends on the values of its input.",
+        "not_exportable": "No export strategy can convert the model.",
+        "random_outputs": "The model returns different outputs for the same input.",
     }
 
 
@@ -177,7 +183,6 @@ STAGES: tuple[type[Refused], ...] = (
     ArtifactRefused,
     RunnerRefused,
     ExportRefused,
-    CheckRefused,
     ParityRefused,
     LatencyRefused,
     TuningRefused,

@@ -79,19 +79,19 @@ PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
     "float16": {"mae_max": None, "sqnr_min_db": 40.0, "cosine_min": 0.9999, "agreement_min": 0.999},
 }
 
-# Tuning: its longest duration, and the part of it for building variants before they are timed.
+# Tuning: how long it may take in all, and which part of that may be spent before the contest begins.
 TUNE_MAX_S = 300.0
 TUNE_BUILD_SHARE = 0.6
-# Largest relative loss of a variant's metric on the evaluation sample, compared with PyTorch's.
+# How much worse than PyTorch's a candidate's metric on the evaluation sample may be, as a part of PyTorch's.
 METRIC_LOSS_MAX = 0.01
-# Opsets with new fused operators: Gelu is one node from 20 on, attention from 23 on.
+# Where an export may gain by another opset: Gelu is one node from 20 on, attention from 23 on.
 TUNE_OPSETS = (20, 23)
-# Rounds of a comparison with the plain export before a variant may be eliminated, and its longest duration in s.
-ELIMINATION_ROUNDS_MIN = 10
-ELIMINATION_MAX_S = 30.0
-# Least share of the layers' weights in convolutions, for a static quantization of convolutions.
+# Rounds of a heat before a candidate may be dropped as slower, and a heat's longest measuring in s.
+HEAT_ROUNDS_MIN = 10
+HEAT_MAX_S = 30.0
+# Static quantisation of convolutions is tried where they hold at least this share of the weights of all layers.
 CONVOLUTION_SHARE_MIN = 0.2
-# Calibration rows of a static quantization: of the evaluation sample, and of each other sample.
+# Rows that the ranges of a static quantisation are taken from: of the evaluation sample, and of each other sample.
 CALIBRATION_ROWS_MAX = 64
 CALIBRATION_SAMPLE_ROWS = 8
 # An evaluation sample is run in batches of this size.

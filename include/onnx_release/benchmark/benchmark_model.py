@@ -9,8 +9,8 @@ from pathlib import Path
 
 from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
 from onnx_release.errors import Refused
-from onnx_release.export.export_model import contract_of
-from onnx_release.export.fallback import retrace
+from onnx_release.export.contract import contract_for
+from onnx_release.export.strategies import retrace
 from onnx_release.latency.evaluate import evaluate_latency, require_valid_latency_options
 from onnx_release.latency.host import describe_host
 from onnx_release.latency.host_lock import HostLock
@@ -106,7 +106,7 @@ def _blame(subject: BenchmarkSetup, case: FailedCase) -> tuple[Divergence | None
     if not subject.artifact.precision.is_exact:
         return None, f"{subject.artifact.precision} differs from the first node on; these are its limits, not a fault"
     try:
-        contract = replace(contract_of(subject.package), output_names=tuple(case.reference))
+        contract = replace(contract_for(subject.package), output_names=tuple(case.reference))
         program = retrace(subject.model, contract, strategy).program
         if program is None:
             return None, f"where the difference begins cannot be told: the exporter {strategy} keeps no names"

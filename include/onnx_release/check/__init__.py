@@ -1,1 +1,1 @@
-"""Checks of an artifact: static checks and a smoke test."""
+"""Checks of one ONNX file."""

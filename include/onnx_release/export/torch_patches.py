@@ -1,8 +1,13 @@
-"""Decompositions only where the ONNX exporter needs one: half of an export's time goes into a second trace without.
+"""Private functions of torch that the export replaces or calls, each with the condition for its removal.
 
-torch's exporter traces every program again to decompose its operators (torch 2.13), also those that have nothing to
-decompose: all of them are what the exporter translates anyway, and none writes into its inputs. Such a program is
-handed on as it is; any other takes the exporter's own way.
+``pyproject.toml`` limits torch to the versions that these were tested with, and
+``tests/core/export/test_torch_patches.py`` checks that they exist with the expected signatures.
+
+Other files use two more private names. They do not import this file, because it loads the ONNX exporter:
+
+- ``torch._C.PyTorchFileReader`` in ``trained/scan_pt2.py``: the scan has to read an archive with the reader that
+  `torch.export.load` uses. Remove when torch has a public reader of pt2 archives.
+- ``torch.utils._pytree`` in ``trained``, ``runners`` and ``parity``. Remove when torch publishes its pytree functions.
 """
 
 from __future__ import annotations
@@ -14,15 +19,33 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.onnx._internal.exporter import _decomp, _fx_passes
+from torch.utils import _pytree
+
+# Remove when torch publishes its pytree functions.
+pytree = _pytree
+
+# Remove when torch has a public class for one overload of an operator, with its schema.
+OpOverload = torch._ops.OpOverload
+
+# Remove when `torch.jit` exports the class in its type information.
+TracerWarning = torch.jit._trace.TracerWarning
+
+DATA_DEPENDENT_ERRORS = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
+"""Errors of a trace whose next step depends on the values of a tensor.
+
+Remove when `torch.export` raises one public error for this case.
+"""
 
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 _BATCH_NORM_IN_EVAL = torch.ops.aten._native_batch_norm_legit_no_training.default
-# The exporter itself takes these out, after it has decomposed.
-_ASSERTIONS = frozenset(
+# The exporter removes these after its decompositions (`_fx_passes.remove_assertion_nodes`).
+ASSERTIONS = frozenset(
     {
         torch.ops.aten.sym_constrain_range_for_size.default,
         torch.ops.aten._assert_async.default,
@@ -31,56 +54,98 @@ _ASSERTIONS = frozenset(
         torch.ops.aten._assert_tensor_metadata.default,
     }
 )
-
-
-class Shortcut:
-    """Whether the last export under `where_needed` went without decompositions."""
-
-    taken = False
+_RECURRENT = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)
 
 
 @contextmanager
-def where_needed() -> Iterator[Shortcut]:
-    """Let the exporter leave out its decompositions for programs that need none, as long as the context lives."""
-    shortcut, passes = Shortcut(), _fx_passes
-    full: Callable[..., ExportedProgram] = passes.decompose_with_registry
+def recurrent_dispatch_cleared() -> Iterator[None]:
+    """Clear torch's dispatch cache of LSTM and GRU before and after an export.
+
+    The exporter replaces their kernels during an export, by a loop that keeps the sequence length variable. torch
+    2.13 still uses the kernel that it cached in an earlier trace of the process, which freezes the length.
+
+    Remove when `torch.export` clears the cache itself where it registers the while-loop decompositions.
+    """
+    for overload in _RECURRENT:
+        overload._dispatch_cache.clear()
+    try:
+        yield
+    finally:
+        for overload in _RECURRENT:
+            overload._dispatch_cache.clear()
+
+
+@contextmanager
+def graph_printing_disabled() -> Iterator[None]:
+    """Keep the TorchScript exporter from printing the graph of a failed export to the standard output.
+
+    Remove when the strategy ``torchscript`` is removed, or torch prints nothing by default.
+    """
+    was_enabled = torch._C._jit_is_onnx_log_enabled()
+    torch._C._jit_set_onnx_log_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_onnx_log_enabled(was_enabled)
+
+
+class DecompositionSkip:
+    """Result of `decompositions_where_needed`: `used` is True if the last export ran without decompositions."""
+
+    used = False
+
+
+@contextmanager
+def decompositions_where_needed() -> Iterator[DecompositionSkip]:
+    """Make the ONNX exporter skip its decompositions for programs that need none.
+
+    torch 2.13 traces every program a second time to decompose its operators, which takes half of the export. That is
+    needless if the exporter translates every operator directly and no operator writes into its input.
+
+    Remove when the exporter skips the second trace of such programs itself.
+    """
+    skip = DecompositionSkip()
+    original: Callable[..., ExportedProgram] = _fx_passes.decompose_with_registry
 
     def decompose(program: ExportedProgram, registry: Any) -> ExportedProgram:
-        shortcut.taken = _can_do_without(program, frozenset(_decomp.get_onnx_implemented_overloads(registry)))
-        return _with_batch_norms_translated(program) if shortcut.taken else full(program, registry)
+        skip.used = _needs_no_decomposition(program, frozenset(_decomp.get_onnx_implemented_overloads(registry)))
+        return _with_batch_norms_translated(program) if skip.used else original(program, registry)
 
-    setattr(passes, full.__name__, decompose)
+    setattr(_fx_passes, original.__name__, decompose)
     try:
-        yield shortcut
+        yield skip
     finally:
-        setattr(passes, full.__name__, full)
+        setattr(_fx_passes, original.__name__, original)
 
 
-def _can_do_without(program: ExportedProgram, translated: frozenset[Any]) -> bool:
-    """Say whether every operator is one that the exporter translates; a batch norm in eval mode is easily made one."""
+def _needs_no_decomposition(program: ExportedProgram, translated: frozenset[Any]) -> bool:
+    """Return True if the exporter translates every operator directly, a batch norm in eval mode included."""
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
         return False
     if any(isinstance(module, GraphModule) for module in program.graph_module.children()):
         return False
-    known = translated | _ASSERTIONS
-    nodes = (node for node in program.graph.nodes if node.op == "call_function" and not _is_batch_norm(node))
-    return all(node.target in known and not _writes(node.target) for node in nodes)
+    known = translated | ASSERTIONS
+    targets = [
+        node.target for node in program.graph.nodes if node.op == "call_function" and not _is_eval_batch_norm(node)
+    ]
+    return all(
+        target in known and not (isinstance(target, OpOverload) and target._schema.is_mutable) for target in targets
+    )
 
 
-def _writes(target: Any) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
-
-
-def _is_batch_norm(node: Node) -> bool:
+def _is_eval_batch_norm(node: Node) -> bool:
     # (input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
     return node.target is _BATCH_NORM and len(node.args) == 9 and not node.args[5] and None not in node.args[1:5]
 
 
 def _with_batch_norms_translated(program: ExportedProgram) -> ExportedProgram:
-    """Return a program with a graph of its own, as the exporter goes on to change it, and the same weights."""
+    """Return a program with a copied graph, which the exporter may change, and the same weights.
+
+    A batch norm becomes the operator that torch's own decomposition gives.
+    """
     graph = copy.deepcopy(program.graph)
     for node in list(graph.nodes):
-        if node.op == "call_function" and _is_batch_norm(node):
+        if node.op == "call_function" and _is_eval_batch_norm(node):
             _translate_batch_norm(graph, node)
     return ExportedProgram(
         root=program.graph_module,
@@ -96,7 +161,6 @@ def _with_batch_norms_translated(program: ExportedProgram) -> ExportedProgram:
 
 
 def _translate_batch_norm(graph: Graph, node: Node) -> None:
-    """Put the operator in its place that torch's own decomposition would."""
     values, (_, momentum, eps, _) = node.args[:5], node.args[5:]
     with graph.inserting_before(node):
         norm = graph.call_function(_BATCH_NORM_IN_EVAL, (*values, momentum, eps))

@@ -1,21 +1,22 @@
-"""Whether a graph that was just written runs in ONNX Runtime and agrees with PyTorch, at sizes it was not traced with.
+"""Verification of a written ONNX model: it runs in ONNX Runtime and agrees with PyTorch, also at untraced sizes.
 
-ONNX Runtime runs in a process of its own: a graph that makes it crash ends that process and not the export, and the
-export holds no second copy of the weights.
+ONNX Runtime runs in a separate process. A graph that crashes it does not end the export, and the export process needs
+no second copy of the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from onnx_release import limits
 from onnx_release.check.static_checks import malformed
-from onnx_release.errors import Refused
+from onnx_release.errors import ExportRefused, Refused
+from onnx_release.export.contract import ModelContract
 from onnx_release.export.fallback import ExportResult
-from onnx_release.export.strategies import ModelContract
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_model import run
 from onnx_release.parity.compare_outputs import compare_outputs, output_scales
@@ -31,99 +32,116 @@ from onnx_release.trained.mapped_weights import dropping_pages
 
 
 class ExportVerifier:
-    """Holds a written model against PyTorch, on a few samples and against each dtype's default limits.
+    """Comparison of a written model with PyTorch, on a few samples and with the default limits of each dtype.
 
-    PyTorch runs at once on the samples that any release would ask for: a model that fails there needs no exporter. Its
-    context starts the process of ONNX Runtime, which gets ready while the exporter is at work.
+    The constructor runs PyTorch on the samples that every release uses: the example at one row, and seeded values at
+    an unseen batch size. A model that fails there needs no export. The context manager starts the ONNX Runtime
+    process, which loads its libraries while the exporter runs.
 
-    :raises Refused: when PyTorch does not run the example at one row, or seeded values at an unseen batch size.
+    Args:
+        model: The loaded model.
+        options: Options of the PyTorch runner.
+        contract: The inputs, outputs and sample of the model.
+
+    Raises:
+        Refused: If PyTorch does not run one of these samples.
     """
 
     def __init__(self, model: LoadedModel, options: PyTorchOptions, contract: ModelContract) -> None:
         self._model = model
-        # Without the fast path of attention, whose masked places hold other numbers.
+        # The fast path of attention writes other numbers into masked positions.
         self._options = replace(options, mha_fastpath=False)
         self._contract = contract
-        with dropping_pages(model), PyTorchRunner(model, self._options) as reference:
-            self._fixed = [(sample, run(reference, sample)) for sample in _fixed_samples(contract)]
-        self._apart = OnnxRuntimeProcess()
-        self._traced = [*self._fixed, *self._varied(contract.inputs, "cpu")] if not contract.outputs else []
+        sizes = (1, limits.UNSEEN_BATCH_SIZE)
+        samples = make_samples(contract.inputs, contract.example, sizes, contract.ranges)
+        required = (
+            next(sample for sample in samples if sample.batch_size == 1),
+            next(sample for sample in reversed(samples) if sample.batch_size == limits.UNSEEN_BATCH_SIZE),
+        )
+        with self._reference("cpu") as reference:
+            self._cases = [(sample, run(reference, sample)) for sample in required]
+        self._observed: list[tuple[Sample, Arrays]] = []
+        if not contract.outputs:
+            self._observed = [*self._cases, *self._other_sizes(contract.inputs, "cpu")]
+        self._onnxruntime = OnnxRuntimeProcess()
 
     def __enter__(self) -> Self:
-        self._apart.__enter__()
+        self._onnxruntime.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._apart.__exit__(*exception)
+        self._onnxruntime.__exit__(*exception)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """What PyTorch's outputs are called, in order."""
-        return tuple(self._fixed[0][1])
+        """The names of PyTorch's outputs, in order."""
+        return tuple(self._cases[0][1])
 
     def output_axes(self) -> dict[str, dict[int, str]]:
-        """Return the dimensions of PyTorch's outputs that were seen to vary with the inputs' sizes, by name."""
+        """Return the output dimensions that varied with the sizes of the inputs: output -> axis -> dimension name.
+
+        It is empty for each output if the training run describes its outputs.
+        """
         batch = batch_names(self._contract.inputs)[0]
         axes: dict[str, dict[int, str]] = {name: {} for name in self.output_names}
-        first = self._fixed[-1][1] if self._traced else {}
-        for sample, outputs in self._traced:
+        first = self._cases[-1][1]
+        for sample, outputs in self._observed:
             for name, array in outputs.items():
                 for axis, (size, other) in enumerate(zip(array.shape, first[name].shape, strict=False)):
                     if size != other:
                         axes[name].setdefault(axis, sample.varied or batch)
         return axes
 
-    def __call__(self, folder: Path, result: ExportResult) -> str:
-        """Return why the model in `folder` is no sound one, or does not do what PyTorch does, or an empty string."""
+    def __call__(self, folder: Path, result: ExportResult) -> str | None:
+        """Return why the model in `folder` is malformed or differs from PyTorch, or None if it passes.
+
+        Raises:
+            ExportRefused: If PyTorch returns other outputs at each call (``random_outputs``).
+        """
         if problem := malformed(folder):
             return problem
-        cases = [*self._fixed, *self._varied(result.inputs, result.device)]
+        cases = [*self._cases, *self._other_sizes(result.inputs, result.device)]
         try:
-            found = self._apart.run(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
+            candidates = self._onnxruntime.run(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
         except Refused as refusal:
-            return f"{refusal.subject}: {refusal.problem}"
+            return f"{refusal.subject} {refusal.problem}"
         scales = output_scales(outputs for _, outputs in cases)
-        for (sample, expected), outputs in zip(cases, found, strict=True):
+        for (sample, expected), outputs in zip(cases, candidates, strict=True):
             for compared in compare_outputs(expected, outputs, sample, ParityLimits(), scales):
                 if not compared.passed:
-                    self._require_one_answer(sample, expected, result.device)
-                    where = f"output '{compared.output}' ({sample.name}, batch {sample.batch_size})"
-                    return f"{where}: {'; '.join(compared.failures)}"
-        return ""
+                    self._require_deterministic(sample, expected, result.device)
+                    subject = f"output '{compared.output}' ({sample.name}, batch {sample.batch_size})"
+                    return f"{subject}: {'; '.join(compared.failures)}"
+        return None
 
-    def _varied(self, inputs: Sequence[TensorSpec], device: str) -> Iterator[tuple[Sample, Arrays]]:
-        """Yield other sizes of what else varies, as far as PyTorch runs at them."""
-        contract = self._contract
-        samples = [s for s in probing_samples(inputs, contract.example, contract.ranges) if s.varied]
-        with (
-            dropping_pages(self._model),
-            PyTorchRunner(self._model, replace(self._options, device=device)) as reference,
-        ):
+    @contextmanager
+    def _reference(self, device: str) -> Iterator[PyTorchRunner]:
+        options = replace(self._options, device=device)
+        with dropping_pages(self._model), PyTorchRunner(self._model, options) as reference:
+            yield reference
+
+    def _other_sizes(self, inputs: Sequence[TensorSpec], device: str) -> Iterator[tuple[Sample, Arrays]]:
+        """Yield samples with other sizes of the varying dimensions, the batch excepted. Sizes that fail are skipped."""
+        samples = probing_samples(inputs, self._contract.example, self._contract.ranges)
+        with self._reference(device) as reference:
             for sample in samples:
-                try:
-                    yield sample, run(reference, sample)
-                except Refused:
-                    continue
+                if sample.varied:
+                    try:
+                        outputs = run(reference, sample)
+                    except Refused:
+                        continue
+                    yield sample, outputs
 
-    def _require_one_answer(self, sample: Sample, outputs: Arrays, device: str) -> None:
-        """Raise `Refused` for a model that answers at random: no strategy mends that, and nothing can be compared."""
-        with (
-            dropping_pages(self._model),
-            PyTorchRunner(self._model, replace(self._options, device=device)) as reference,
-        ):
-            again = run(reference, sample)
-        unlike = [c for c in compare_outputs(outputs, again, sample, ParityLimits()) if not c.passed]
-        if unlike:
-            raise Refused(
+    def _require_deterministic(self, sample: Sample, outputs: Arrays, device: str) -> None:
+        """Refuse a model whose outputs are random. No strategy changes that, and nothing can be compared."""
+        with self._reference(device) as reference:
+            second = run(reference, sample)
+        different = [each for each in compare_outputs(outputs, second, sample, ParityLimits()) if not each.passed]
+        if different:
+            raise ExportRefused(
                 "The PyTorch model",
-                f"gives another answer at every call: output '{unlike[0].output}' twice on one input, "
-                f"{'; '.join(unlike[0].failures)}",
-                "Take the random numbers out of its eval mode, or make them an input.",
+                f"returns different outputs for the same input: output '{different[0].output}', "
+                f"{'; '.join(different[0].failures)}",
+                "Remove the random numbers from eval mode, or make them an input.",
+                code="random_outputs",
             )
-
-
-def _fixed_samples(contract: ModelContract) -> Iterator[Sample]:
-    sizes = (1, limits.UNSEEN_BATCH_SIZE)
-    made = make_samples(contract.inputs, contract.example, sizes, contract.ranges)
-    yield next(sample for sample in made if sample.batch_size == 1)
-    yield next(sample for sample in reversed(made) if sample.batch_size == limits.UNSEEN_BATCH_SIZE)

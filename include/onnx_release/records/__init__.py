@@ -12,8 +12,8 @@ from onnx_release.records.artifact import (
     OnnxArtifact,
     Precision,
     StagedFile,
+    TuneCandidate,
     TuneReport,
-    TuneVariant,
 )
 from onnx_release.records.base import Record
 from onnx_release.records.measures import Measures
@@ -54,6 +54,6 @@ __all__ = [
     "StagedFile",
     "TensorSpec",
     "TrainedModel",
+    "TuneCandidate",
     "TuneReport",
-    "TuneVariant",
 ]

@@ -81,19 +81,19 @@ class Precision(StrEnum):
         return self is Precision.EXACT
 
 
-class TuneVariant(Record):
-    """One variant of the model in a tuning, with its result.
+class TuneCandidate(Record):
+    """One contestant of the tuning, and what became of it.
 
-    `outcome`: ``reference`` (PyTorch), ``chosen``, ``passed`` (accepted and not chosen), ``slower`` (eliminated),
-    ``refused`` (by the acceptance test), ``failed`` (cannot be built or run) or ``skipped`` (not built); `reason`
-    explains it. `speedup` is the plain export's median time over the variant's, with its bootstrap interval.
-    `measures` are the worst over all outputs and samples. `task_metrics` are those of the evaluation sample, by output.
-    `build_s` is the time of building and comparing.
+    `outcome`: ``reference`` (PyTorch), ``chosen``, ``passed`` (fit, and not chosen), ``slower`` (dropped in a heat),
+    ``refused`` (by its gate), ``failed`` (could not be made or run), ``left out`` (never tried); `reason` says why.
+    `speedup` is the plain export's median time over its own, with its bootstrap interval. `measures` are the
+    worst over all outputs and samples. `task_metrics` are those of the evaluation sample, by output. `build_s` is the
+    time of building and comparing.
     """
 
     name: str
     precision: Precision
-    outcome: Literal["reference", "chosen", "passed", "slower", "refused", "failed", "skipped"]
+    outcome: Literal["reference", "chosen", "passed", "slower", "refused", "failed", "left out"]
     reason: str = ""
     speedup: float | None = None
     speedup_low: float | None = None
@@ -109,15 +109,15 @@ class TuneVariant(Record):
 
 
 class TuneReport(Record):
-    """Every variant of one tuning, measured at the serving `batch_size`.
+    """Every candidate of one tuning, measured at the serving `batch_size`; `sha256` is the plain export's.
 
-    `sha256` is the plain export's. `precision_limits` are the limits of the reduced precisions. `task_metric` names the
-    metric of the evaluation sample, by output. `notes` are the limitations of the search.
+    `precision_limits` are those that reduced precisions were held to, `task_metric` says what the evaluation sample's
+    metric is, by output, and `notes` what limited the search.
     """
 
     sha256: str
     chosen: str
-    variants: tuple[TuneVariant, ...]
+    candidates: tuple[TuneCandidate, ...]
     batch_size: int
     threads: int
     confidence: float
@@ -141,9 +141,9 @@ class OnnxArtifact(Record):
     the export doctor's. `device` is where it was exported. `providers` are the execution providers that its package
     asks for, and that it is therefore tested with.
 
-    `variant` is the name of the tuning's variant, and is empty for the plain export; `session_options`
+    `variant` names the tuning's candidate that these bytes are, and is empty for the plain export; `session_options`
     are those that its package asks for, under the names of MLflow's ``onnx_session_options``. `tuning` is what the
-    tuning found, where there was one, for every chosen variant.
+    tuning found, where there was one, whichever candidate it chose.
     """
 
     uri: str = ""

@@ -23,8 +23,8 @@ from onnx_release.records import (
     ParityReport,
     ReleaseReport,
     TrainedModel,
+    TuneCandidate,
     TuneReport,
-    TuneVariant,
 )
 
 SCHEMA_VERSION = 1
@@ -131,7 +131,7 @@ def metrics(report: ReleaseReport) -> dict[str, float]:
 def _tuning_metrics(tuning: TuneReport | None) -> dict[str, float | None]:
     if tuning is None:
         return {}
-    speedups = {f"tune/{_metric_part(c.name)}/speedup": c.speedup for c in tuning.variants}
+    speedups = {f"tune/{_metric_part(c.name)}/speedup": c.speedup for c in tuning.candidates}
     return {"tune/wall_s": tuning.wall_s} | speedups
 
 
@@ -194,7 +194,7 @@ def _precision(artifact: OnnxArtifact) -> str:
 def tuning_lines(tuning: TuneReport) -> list[str]:
     """Return the table of a tuning, line by line, as Markdown: every candidate, its figures, and what became of it."""
     metrics = [f"{name} of {output}" for output, name in tuning.task_metric.items()]
-    columns = ["variant", "outcome", "speedup [interval]", "p50 / p95 ms", "MB", "cosine", "SQNR", *metrics, "why"]
+    columns = ["candidate", "outcome", "speedup [interval]", "p50 / p95 ms", "MB", "cosine", "SQNR", *metrics, "why"]
     return [
         f"Tuning at batch {tuning.batch_size} with {tuning.threads} threads chose **{tuning.chosen}**, in "
         f"{tuning.wall_s:.0f} s of at most {tuning.max_s:g}. Speedups are to the plain export, `float32`, at "
@@ -202,26 +202,29 @@ def tuning_lines(tuning: TuneReport) -> list[str]:
         "",
         f"| {' | '.join(map(_cell, columns))} |",
         f"|{'---|' * len(columns)}",
-        *(_tuning_row(variant, tuple(tuning.task_metric)) for variant in tuning.variants),
+        *(_tuning_row(candidate, tuple(tuning.task_metric)) for candidate in tuning.candidates),
         *(["", *(f"- {note}" for note in tuning.notes)] if tuning.notes else []),
     ]
 
 
-def _tuning_row(variant: TuneVariant, outputs: tuple[str, ...]) -> str:
-    ratio = (variant.speedup, variant.speedup_low, variant.speedup_high)
+def _tuning_row(candidate: TuneCandidate, outputs: tuple[str, ...]) -> str:
+    ratio = (candidate.speedup, candidate.speedup_low, candidate.speedup_high)
     speedup = "-" if None in ratio else "{:.2f} [{:.2f}, {:.2f}]".format(*ratio)
-    times = "-" if variant.p50_ms is None else f"{variant.p50_ms:.3g} / {variant.p95_ms:.3g}"
-    measures = variant.measures.texts()
+    times = "-" if candidate.p50_ms is None else f"{candidate.p50_ms:.3g} / {candidate.p95_ms:.3g}"
+    measures = candidate.measures.texts()
     cells = [
-        variant.name,
-        variant.outcome,
+        candidate.name,
+        candidate.outcome,
         speedup,
         times,
-        "-" if variant.size_bytes is None else f"{variant.size_bytes / 1e6:.1f}",
+        "-" if candidate.size_bytes is None else f"{candidate.size_bytes / 1e6:.1f}",
         measures["cosine"],
         measures["sqnr_db"],
-        *("-" if output not in variant.task_metrics else f"{variant.task_metrics[output]:.4g}" for output in outputs),
-        variant.reason,
+        *(
+            "-" if output not in candidate.task_metrics else f"{candidate.task_metrics[output]:.4g}"
+            for output in outputs
+        ),
+        candidate.reason,
     ]
     return f"| {' | '.join(map(_cell, cells))} |"
 

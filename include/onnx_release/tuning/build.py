@@ -17,8 +17,8 @@ from onnx_release.samples.generate import batch_axis
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 from onnx_release.tuning import quantization
+from onnx_release.tuning.candidates import Candidate, Kind
 from onnx_release.tuning.graph_rewrites import GraphFacts, fold_scales
-from onnx_release.tuning.variants import Kind, Variant
 
 # What the tools take for a model, in bytes a second, on one slow core: enough to know what cannot end in time.
 _QUANTISE_BYTES_PER_S = 15e6
@@ -26,7 +26,7 @@ _BYTES_PER_S: dict[Kind, float] = {"fused": 100e6, "int8-blockwise": 100e6}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VariantBuilder:
+class CandidateBuilder:
     """What candidates are made from; `scratch` is an empty folder that ends with the tuning."""
 
     subject: BenchmarkSetup
@@ -35,7 +35,7 @@ class VariantBuilder:
     calibration: Sequence[Arrays]
     scratch: Path
 
-    def expected_s(self, candidate: Variant) -> float:
+    def expected_s(self, candidate: Candidate) -> float:
         """Return about how long the making takes, in seconds."""
         artifact = self.subject.artifact
         if candidate.kind == "session" or candidate.shares:
@@ -44,7 +44,7 @@ class VariantBuilder:
             return artifact.export_wall_s
         return artifact.size_bytes / _BYTES_PER_S.get(candidate.kind, _QUANTISE_BYTES_PER_S)
 
-    def make(self, candidate: Variant) -> Path:
+    def make(self, candidate: Candidate) -> Path:
         """Return the folder that holds the candidate's ``model.onnx``; raises `Refused` when it cannot be made."""
         target = self.scratch / (candidate.shares or candidate.name)
         if candidate.kind == "session":
@@ -72,7 +72,7 @@ class VariantBuilder:
             quantization.quantise_static(self._base(), target, options, self.calibration)
         return target
 
-    def _exported(self, candidate: Variant, target: Path) -> Path:
+    def _exported(self, candidate: Candidate, target: Path) -> Path:
         judge = self.subject.options
         export_model.export_trained(
             self.trained,

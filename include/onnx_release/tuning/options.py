@@ -22,7 +22,7 @@ class TuneOptions(Record):
     part of PyTorch's metric. `allowed_domains` are those of operators besides ONNX's own, as for `check.CheckOptions`.
     """
 
-    benchmark: BenchmarkOptions = Field(default_factory=BenchmarkOptions)
+    judge: BenchmarkOptions = Field(default_factory=BenchmarkOptions)
     precisions: tuple[Precision, ...] = (Precision.EXACT,)
     max_s: float = TUNE_MAX_S
     opset: int | None = None
@@ -33,7 +33,7 @@ class TuneOptions(Record):
     @property
     def allow_pickle(self) -> bool:
         """True where the deployment allows pickles."""
-        return self.benchmark.allow_pickle
+        return self.judge.allow_pickle
 
 
 def require_tunable(options: TuneOptions) -> None:
@@ -45,4 +45,4 @@ def require_tunable(options: TuneOptions) -> None:
     }
     if wrong := [text for text, holds in rules.items() if not holds]:
         raise Refused("The tuning's parameters", "; ".join(wrong), "Correct them in the release's parameters.")
-    require_precisions(options.benchmark.precision_limits)
+    require_precisions(options.judge.precision_limits)

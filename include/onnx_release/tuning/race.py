@@ -11,7 +11,7 @@ import numpy as np
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.latency.measure import Block, Round, calls_per_block, run_round, summarize
 from onnx_release.latency.statistics import Interval, ratio_of_medians
-from onnx_release.limits import ELIMINATION_ROUNDS_MIN, MeasurePlan
+from onnx_release.limits import HEAT_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples.sample import Sample
@@ -35,7 +35,7 @@ class Timing:
     @property
     def trusted(self) -> bool:
         """Whether there were rounds enough for an interval to mean anything."""
-        return self.rounds >= ELIMINATION_ROUNDS_MIN
+        return self.rounds >= HEAT_ROUNDS_MIN
 
     @property
     def slower(self) -> bool:
@@ -63,7 +63,7 @@ class Race:
     def heat(self, runners: Mapping[str, Runner], seconds: float) -> dict[str, Timing]:
         """Time a few contestants until it is clear whether each is slower or faster than the baseline."""
         with self.lock.held():
-            return self._time(runners, seconds, ELIMINATION_ROUNDS_MIN, final=False)
+            return self._time(runners, seconds, HEAT_ROUNDS_MIN, final=False)
 
     def final(self, runners: Mapping[str, Runner], seconds: float) -> dict[str, Timing]:
         """Time the contestants until every interval is narrow, or the time is up."""
@@ -97,7 +97,7 @@ class Race:
 
     def _timings(self, names: Sequence[str], turns: Sequence[Round]) -> dict[str, Timing]:
         quiet = [one for one in turns if one.is_quiet]
-        kept = quiet if len(quiet) >= ELIMINATION_ROUNDS_MIN else turns
+        kept = quiet if len(quiet) >= HEAT_ROUNDS_MIN else turns
         blocks = {name: [one.blocks[place] for one in kept] for place, name in enumerate(names)}
         # Weighing all calls of many rounds again and again takes time of its own, which is the contest's too.
         samples = min(self.plan.bootstrap_samples, _RESAMPLES)

@@ -12,16 +12,16 @@ from typing import Literal
 
 from onnx_release.errors import Refused
 from onnx_release.latency.host_lock import HostLock
-from onnx_release.limits import ELIMINATION_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
-from onnx_release.records import Precision, TuneVariant
+from onnx_release.limits import HEAT_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
+from onnx_release.records import Precision, TuneCandidate
 from onnx_release.runners import Runner
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.tuning.acceptance import AcceptanceTest
-from onnx_release.tuning.build import VariantBuilder
+from onnx_release.tuning.build import CandidateBuilder
+from onnx_release.tuning.candidates import PLAIN, PLAIN_EXPORT, Candidate, LeftOut, with_threads
 from onnx_release.tuning.memory import available_bytes, session_bytes
 from onnx_release.tuning.options import TuneOptions
 from onnx_release.tuning.race import Race, Timing, outrun, winner, words
-from onnx_release.tuning.variants import PLAIN, PLAIN_EXPORT, LeftOut, Variant, with_threads
 
 PYTORCH = "PyTorch"
 # A final of less than this says nothing, and is held all the same, so that the report has figures.
@@ -57,7 +57,7 @@ class Clock:
 class Entry:
     """A candidate that passed its gate, with its folder."""
 
-    candidate: Variant
+    candidate: Candidate
     folder: Path
     size_bytes: int
 
@@ -66,18 +66,18 @@ class Entry:
 class Search:
     """What is known so far: `records` of every contestant by name, in the order of the table, and who may still win."""
 
-    workshop: VariantBuilder
+    workshop: CandidateBuilder
     gate: AcceptanceTest
     contest: Race
     options: TuneOptions
     clock: Clock
-    records: dict[str, TuneVariant] = field(default_factory=dict)
+    records: dict[str, TuneCandidate] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def run(self, planned: Iterable[Variant | LeftOut]) -> Entry | None:
+    def run(self, planned: Iterable[Candidate | LeftOut]) -> Entry | None:
         """Return the winner, or None where the plain export stays."""
-        self.records[PYTORCH] = TuneVariant(
+        self.records[PYTORCH] = TuneCandidate(
             name=PYTORCH, precision=Precision.EXACT, outcome="reference", task_metrics=self.gate.task_metrics
         )
         if self.gate.blocked:
@@ -94,7 +94,7 @@ class Search:
         self._note(chosen, outcome="chosen")
         return found
 
-    def _consider(self, item: Variant | LeftOut) -> None:
+    def _consider(self, item: Candidate | LeftOut) -> None:
         if isinstance(item, LeftOut):
             self._leave_out(item.name, item)
         elif not self.clock.has_time_to_make(expected_s := self.workshop.expected_s(item)):
@@ -110,14 +110,14 @@ class Search:
             if refused and item.precision == "int8" and not item.careful:
                 self._consider(replace(item, name=f"{item.name}-careful", careful=True))
 
-    def _leave_out(self, name: str, item: Variant | LeftOut, reason: str = "") -> None:
+    def _leave_out(self, name: str, item: Candidate | LeftOut, reason: str = "") -> None:
         why = item.reason if isinstance(item, LeftOut) else reason
-        self.records[name] = TuneVariant(name=name, precision=item.precision, outcome="skipped", reason=why)
+        self.records[name] = TuneCandidate(name=name, precision=item.precision, outcome="left out", reason=why)
 
-    def _try(self, candidate: Variant) -> None:
+    def _try(self, candidate: Candidate) -> None:
         """Make a candidate and let it through its gate, or write down why not."""
         began = time.perf_counter()
-        record = TuneVariant(
+        record = TuneCandidate(
             name=candidate.name,
             precision=candidate.precision,
             outcome="passed",
@@ -127,7 +127,7 @@ class Search:
             folder = self.workshop.make(candidate)
             size = sum(file.stat().st_size for file in folder.glob(f"{MODEL_FILE}*"))
             with self._opened(candidate, folder) as runner:
-                passage = self.gate.judge(runner, self.options.benchmark.limits_for(candidate.precision))
+                passage = self.gate.judge(runner, self.options.judge.limits_for(candidate.precision))
         except Refused as refusal:
             record = record.replace(outcome="failed", reason=f"{refusal.subject}: {refusal.problem}")
         else:
@@ -143,7 +143,7 @@ class Search:
         elif candidate.kind != "session" and not candidate.shares:
             shutil.rmtree(self.workshop.scratch / candidate.name, ignore_errors=True)
 
-    def _opened(self, candidate: Variant, folder: Path) -> OnnxRuntimeRunner:
+    def _opened(self, candidate: Candidate, folder: Path) -> OnnxRuntimeRunner:
         subject = self.workshop.subject
         options = OnnxRuntimeOptions(
             threads=subject.threads,
@@ -197,9 +197,9 @@ class Search:
         timings: dict[str, Timing] = {}
         for done, (name, entry) in enumerate(entries.items()):
             if not self._fits([entry]):
-                self._drop(name, "no memory for it beside the plain export", outcome="skipped")
+                self._drop(name, "no memory for it beside the plain export", outcome="left out")
             elif not self._has_time():
-                self._drop(name, f"no time for its heat within tune_max_s {self.clock.max_s:g}", outcome="skipped")
+                self._drop(name, f"no time for its heat within tune_max_s {self.clock.max_s:g}", outcome="left out")
             else:
                 with self._opened(entry.candidate, entry.folder) as rival:
                     found = self._heat(baseline, name, rival, left=len(entries) - done)
@@ -227,13 +227,13 @@ class Search:
 
     def _heat(self, baseline: Runner, name: str, rival: Runner, *, left: int) -> dict[str, Timing]:
         """Time one against the plain export, in its share of the half of the time that heats may take."""
-        seconds = min(ELIMINATION_MAX_S, self.clock.left_s / 2 / (left + 1))
+        seconds = min(HEAT_MAX_S, self.clock.left_s / 2 / (left + 1))
         found = self.contest.heat({PLAIN: baseline, name: rival}, seconds)
         for contestant, timing in found.items():
             self._time(contestant, timing)
         return found
 
-    def _drop(self, name: str, reason: str, outcome: Literal["slower", "skipped"] = "slower") -> None:
+    def _drop(self, name: str, reason: str, outcome: Literal["slower", "left out"] = "slower") -> None:
         self._note(name, outcome=outcome, reason=reason)
         self.entries.pop(name, None)
 
@@ -244,7 +244,7 @@ class Search:
             if self._fits([*finalists, self.entries[name]]):
                 finalists.append(self.entries[name])
             else:
-                self._drop(name, "no memory for it beside faster ones in the final", outcome="skipped")
+                self._drop(name, "no memory for it beside faster ones in the final", outcome="left out")
         seconds = max(_FINAL_LEAST_S, min(self.clock.left_s, self.contest.plan.measure_max_s))
         with ExitStack() as alive:
             runners: dict[str, Runner] = {PLAIN: baseline}

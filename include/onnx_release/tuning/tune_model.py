@@ -17,13 +17,13 @@ from onnx_release.records import OnnxArtifact, TuneReport
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.mlflow_model import read_example
 from onnx_release.tuning.acceptance import AcceptanceTest
-from onnx_release.tuning.build import VariantBuilder, calibration_samples
+from onnx_release.tuning.build import CandidateBuilder, calibration_samples
+from onnx_release.tuning.candidates import PLAIN, plan
 from onnx_release.tuning.graph_rewrites import look_at, versions
 from onnx_release.tuning.options import TuneOptions, require_tunable
 from onnx_release.tuning.race import Race
 from onnx_release.tuning.search import Clock, Entry, Search
 from onnx_release.tuning.task_metrics import Evaluation, read_evaluation
-from onnx_release.tuning.variants import PLAIN, plan
 
 
 def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path, options: TuneOptions) -> OnnxArtifact:
@@ -35,9 +35,9 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
     :param folder: the exported artifact's folder, which is only read.
     :raises Refused: when there is nothing to tune: other bytes, a model that cannot be loaded, senseless options.
     """
-    clock = Clock(options.max_s, HostLock(options.benchmark.lock))
+    clock = Clock(options.max_s, HostLock(options.judge.lock))
     _require_sound(artifact, options)
-    subject = BenchmarkSetup.load(trained, folder, artifact, options.benchmark)
+    subject = BenchmarkSetup.load(trained, folder, artifact, options.judge)
     samples = subject.samples()
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         search = _begun(subject, samples, trained, Path(scratch), options, clock)
@@ -48,9 +48,9 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
 
 def _require_sound(artifact: OnnxArtifact, options: TuneOptions) -> None:
     require_tunable(options)
-    require_valid_latency_options(options.benchmark.budget, options.benchmark.plan)
+    require_valid_latency_options(options.judge.budget, options.judge.plan)
     for precision in {PLAIN, *options.precisions}:
-        require_limits(options.benchmark.limits_for(precision), artifact.outputs)
+        require_limits(options.judge.limits_for(precision), artifact.outputs)
 
 
 def _begun(
@@ -65,28 +65,28 @@ def _begun(
     gate = AcceptanceTest(artifact=subject.artifact, evaluation=evaluation, metric_loss_max=options.metric_loss_max)
     with subject.reference(mha_fastpath=False) as reference:
         gate.run_reference(reference, samples)
-    workshop = VariantBuilder(
+    workshop = CandidateBuilder(
         subject=subject,
         trained=trained,
         facts=look_at(subject.folder),
         calibration=calibration,
         scratch=scratch,
     )
-    size = options.benchmark.budget.batch_size
+    size = options.judge.budget.batch_size
     # As the judge will: the example where there is one, the most like what will be served.
     sample = next(one for one in samples if one.batch_size == size and not one.probing)
-    contest = Race(baseline=PLAIN, sample=sample, plan=options.benchmark.plan, lock=clock.lock)
+    contest = Race(baseline=PLAIN, sample=sample, plan=options.judge.plan, lock=clock.lock)
     return Search(workshop=workshop, gate=gate, contest=contest, options=options, clock=clock)
 
 
 def _report(search: Search, artifact: OnnxArtifact, won: Entry | None) -> TuneReport:
-    judge = search.options.benchmark
+    judge = search.options.judge
     evaluation = search.gate.evaluation
     reduced = [precision for precision in search.options.precisions if not precision.is_exact]
     return TuneReport(
         sha256=artifact.sha256,
         chosen=won.candidate.name if won else PLAIN,
-        variants=tuple(search.records.values()),
+        candidates=tuple(search.records.values()),
         batch_size=judge.budget.batch_size,
         threads=search.workshop.subject.threads,
         confidence=judge.plan.confidence,

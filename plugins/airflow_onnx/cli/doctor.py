@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
-    from onnx_release.export.diagnostics import of_refusal
+    from onnx_release.export.diagnostics import refusal_finding
     from onnx_release.run_step import export
 
     try:
@@ -63,7 +63,7 @@ def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
         yield from artifact.findings
         yield from _tested(trained, scratch / "onnx", artifact, options)
     except Refused as refusal:
-        yield of_refusal(refusal)
+        yield refusal_finding(refusal)
 
 
 def _options(asked: argparse.Namespace) -> ExportStepOptions:

@@ -128,7 +128,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
                 "metric_loss_max": self.metric_loss_max,
                 "allowed_domains": self.allowed_domains,
             },
-            benchmark=self.benchmark_options(scratch, source).to_dict(),
+            judge=self.benchmark_options(scratch, source).to_dict(),
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             evaluation=fetch_inputs(self.hook, self.s3_conn_id, where, scratch / "evaluation", "evaluation_uri"),
         )
@@ -138,7 +138,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
         asked = tuple(params.value(self.precisions))
         if tuned.precision in asked or tuned.tuning is None:
             return
-        why = [f"{c.name}: {c.outcome}, {c.reason}" for c in tuned.tuning.variants if c.precision in asked]
+        why = [f"{c.name}: {c.outcome}, {c.reason}" for c in tuned.tuning.candidates if c.precision in asked]
         raise Refused(
             f"tuning to {', '.join(asked)}",
             f"found nothing that passed and was faster than the plain export ({'; '.join(why)})",

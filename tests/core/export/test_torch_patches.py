@@ -1,25 +1,32 @@
-"""Leaving out the exporter's decompositions changes no operator of the graph, and is done only where none is needed."""
+"""Patches of torch: skipped decompositions, and the private functions that the export needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+import tomllib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 from torch import Tensor, nn
+from torch.onnx._internal.exporter import _decomp, _fx_passes
+from torch.utils import _pytree
 
 from examples.localization import LocalizationNet
 from onnx_release.export import torch_patches
 from onnx_release.export.strategies import quiet_exporter
-from onnx_release.export.torch_patches import Shortcut, where_needed
+from onnx_release.export.torch_patches import DecompositionSkip, decompositions_where_needed
 
+ROOT = Path(__file__).parents[3]
 BATCH = ({0: torch.export.Dim("batch")},)
 
 
 class Normed(nn.Module):
-    """Convolution, batch norm, dropout: what is translated as it is, and what is only nearly so."""
+    """Convolution, dropout, and a batch norm, which needs a translation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,60 +77,107 @@ def operators(program: Any) -> list[tuple[str, int]]:
 )
 def test_the_graph_has_the_same_operators(model: nn.Module, example: Tensor) -> None:
     model = model.eval()
-    with where_needed() as shortcut:
-        short = exported(model, example)
-    assert shortcut.taken
-    assert operators(short) == operators(exported(model, example))
+    with decompositions_where_needed() as skip:
+        without = exported(model, example)
+    assert skip.used
+    assert operators(without) == operators(exported(model, example))
     with torch.no_grad():
         expected = model(example)
-    torch.testing.assert_close(short(example), expected if isinstance(expected, tuple) else (expected,))
+    torch.testing.assert_close(without(example), expected if isinstance(expected, tuple) else (expected,))
 
 
 @pytest.mark.parametrize("model", [Writes(), Counts(), Branches(), Normed()], ids=lambda m: type(m).__name__)
-def test_what_needs_decomposing_takes_the_exporters_own_way(model: nn.Module) -> None:
+def test_programs_that_need_decompositions_get_them(model: nn.Module) -> None:
     model = model.train() if isinstance(model, Normed) else model.eval()
     example = torch.randn(2, 3, 8, 8)
-    with where_needed() as shortcut:
+    with decompositions_where_needed() as skip:
         program = exported(model, example)
-    assert not shortcut.taken
+    assert not skip.used
     assert operators(program)
 
 
-def test_a_program_stays_as_it_was() -> None:
+def test_the_program_of_the_caller_is_unchanged() -> None:
     model, example = Normed().eval(), torch.randn(2, 3, 8, 8)
     program = torch.export.export(model, (example,), dynamic_shapes=BATCH)
     before = str(program.graph)
-    with where_needed() as shortcut:
+    with decompositions_where_needed() as skip:
         exported(program, example)
-    assert shortcut.taken
+    assert skip.used
     assert str(program.graph) == before
     torch.testing.assert_close(program.module()(example), model(example))
 
 
-def test_the_exporter_is_left_as_it_was() -> None:
-    own = torch_patches._fx_passes.decompose_with_registry
-    with pytest.raises(ZeroDivisionError), where_needed():
+def test_the_exporter_is_restored_after_an_error() -> None:
+    own = _fx_passes.decompose_with_registry
+    with pytest.raises(ZeroDivisionError), decompositions_where_needed():
         raise ZeroDivisionError
-    assert torch_patches._fx_passes.decompose_with_registry is own
+    assert _fx_passes.decompose_with_registry is own
 
 
-def test_a_failure_on_the_short_way_is_tried_on_the_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_fails_without_decompositions_is_tried_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.models import contract
     from onnx_release.export.strategies import strategies_for
 
     tried = []
 
     @contextmanager
-    def misled() -> Iterator[Shortcut]:
-        shortcut = Shortcut()
-        shortcut.taken = True
-        tried.append("short")
+    def skip_wrongly() -> Iterator[DecompositionSkip]:
+        skip = DecompositionSkip()
+        skip.used = True
+        tried.append("skipped")
         with monkeypatch.context() as patch:
-            patch.setattr(torch_patches._fx_passes, "decompose_with_registry", lambda *_: 1 / 0)
-            yield shortcut
+            patch.setattr(_fx_passes, "decompose_with_registry", lambda *_: 1 / 0)
+            yield skip
 
-    monkeypatch.setattr(torch_patches, "where_needed", misled)
+    monkeypatch.setattr(torch_patches, "decompositions_where_needed", skip_wrongly)
     model = LocalizationNet("nano").eval()
     conversion = strategies_for(model)["dynamo"](model, contract(), None, "cpu")
-    assert tried == ["short"]
+    assert tried == ["skipped"]
     assert len(list(conversion.graph.graph)) > 20
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (_fx_passes.decompose_with_registry, "exported_program registry"),
+        (_decomp.get_onnx_implemented_overloads, "registry"),
+        (
+            torch.export.ExportedProgram.__init__,
+            "self root graph graph_signature state_dict range_constraints module_call_graph example_inputs constants "
+            "verifiers",
+        ),
+        (_pytree.tree_leaves, "tree is_leaf"),
+        (_pytree.tree_unflatten, "leaves treespec"),
+        (_pytree.tree_flatten_with_path, "tree is_leaf"),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+def test_private_functions_of_torch_have_the_expected_parameters(function: Callable[..., Any], parameters: str) -> None:
+    assert list(inspect.signature(function).parameters) == parameters.split()
+
+
+def test_other_private_names_of_torch_exist() -> None:
+    for overload in (torch.ops.aten.lstm.input, torch.ops.aten.gru.input):
+        assert isinstance(overload, torch_patches.OpOverload)
+        assert isinstance(overload._dispatch_cache, dict)
+        assert overload._schema.arguments[0].name == "input"
+        assert not overload._schema.is_mutable
+    assert torch._C._jit_is_onnx_log_enabled() in (True, False)
+    torch._C._jit_set_onnx_log_enabled(torch._C._jit_is_onnx_log_enabled())
+    assert issubclass(torch_patches.TracerWarning, Warning)
+    assert all(issubclass(error, Exception) for error in torch_patches.DATA_DEPENDENT_ERRORS)
+    # Used by the scan of pt2 archives.
+    assert {"get_all_records", "get_record"} <= set(dir(torch._C.PyTorchFileReader))
+
+
+def test_the_assertions_are_those_that_the_exporter_removes() -> None:
+    source = inspect.getsource(_fx_passes.remove_assertion_nodes)
+    assert source.count("torch.ops.aten.") == len(torch_patches.ASSERTIONS)
+    assert all(f"torch.ops.{assertion}" in source for assertion in torch_patches.ASSERTIONS)
+
+
+def test_the_required_torch_is_the_tested_range() -> None:
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (required,) = (Requirement(line) for line in requirements if Requirement(line).name == "torch")
+    assert required.specifier.contains(torch.__version__.partition("+")[0])
+    assert any(clause.operator == "<" for clause in required.specifier), "the range has an upper limit"

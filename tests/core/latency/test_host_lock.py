@@ -258,6 +258,6 @@ def test_only_timing_waits_for_the_lock(lock: Path, trained_pickle: Path, export
         assert run_step.compare(trained_pickle, *exported, _options(lock, 0.2)).passed
         with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
             run_step.benchmark(trained_pickle, *exported, _options(lock, 0.2))
-        tuning = TuneOptions(benchmark=_options(lock, 0.2), precisions=(Precision.EXACT, Precision.INT8))
+        tuning = TuneOptions(judge=_options(lock, 0.2), precisions=(Precision.EXACT, Precision.INT8))
         with pytest.raises(Transient, match=f"process {process.pid}"):
             run_step.tune(trained_pickle, *exported, lock.parent / "tuned", tuning)

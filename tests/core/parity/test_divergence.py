@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from examples.localization import BackboneSize, LocalizationNet
 from onnx_release.artifact.digests import describe_folder
-from onnx_release.export.fallback import ExportOptions, export_onnx, retrace
-from onnx_release.export.strategies import ModelContract
+from onnx_release.export.contract import ModelContract
+from onnx_release.export.fallback import ExportOptions, export_onnx
+from onnx_release.export.strategies import retrace
 from onnx_release.parity.divergence import search
 from onnx_release.parity.divergence.search import find_divergence
 from onnx_release.records import Divergence, TensorSpec

@@ -19,10 +19,10 @@ from onnx_release.records import OnnxArtifact, Precision, SideLatency, TensorSpe
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.sample import Sample
 from onnx_release.tuning.acceptance import AcceptanceTest
+from onnx_release.tuning.candidates import PLAIN
 from onnx_release.tuning.race import Race, Timing, outrun, winner
 from onnx_release.tuning.task_metrics import Evaluation, Metric, read_evaluation
-from onnx_release.tuning.variants import PLAIN
-from tests.core.tuning.tuned_models import BENCHMARK, QUICK, Scaled, export, rows
+from tests.core.tuning.tuned_models import JUDGE, QUICK, Scaled, export, rows
 
 INPUTS = (TensorSpec(name="x", dtype="float32", shape=("batch", 4, 64)),)
 OUTPUTS = (TensorSpec(name="y", dtype="float32", shape=("batch", 3)),)
@@ -31,7 +31,7 @@ OUTPUTS = (TensorSpec(name="y", dtype="float32", shape=("batch", 3)),)
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> BenchmarkSetup:
     trained, folder, artifact = export(tmp_path_factory.mktemp("gate"))
-    return BenchmarkSetup.load(trained, folder, artifact, BENCHMARK)
+    return BenchmarkSetup.load(trained, folder, artifact, JUDGE)
 
 
 def gate_of(subject: BenchmarkSetup, evaluation: Evaluation | None = None, **changes: Any) -> AcceptanceTest:
@@ -57,7 +57,7 @@ def test_each_precision_is_held_to_its_own_limits(
     gate = gate_of(subject)
     with spoiled(subject, tmp_path, factor) as runner:
         passed = [
-            not gate.judge(runner, BENCHMARK.limits_for(precision)).reasons
+            not gate.judge(runner, JUDGE.limits_for(precision)).reasons
             for precision in (Precision.EXACT, Precision.INT8)
         ]
     assert passed == [exact, int8]
@@ -84,12 +84,12 @@ def test_a_candidate_that_is_worse_at_its_task_is_refused(subject: BenchmarkSetu
     gate = gate_of(subject, evaluation_of(subject, tmp_path), metric_loss_max=0.01)
     assert gate.task_metrics["y"] == pytest.approx(0.1, rel=1e-3)
     with spoiled(subject, tmp_path, 1.02) as runner:
-        passage = gate.judge(runner, BENCHMARK.limits_for("int8"))
+        passage = gate.judge(runner, JUDGE.limits_for("int8"))
     assert len(passage.reasons) == 1
     assert "MAE of 'y' on the evaluation sample" in passage.reasons[0]
     assert "more than 1.00%" in passage.reasons[0]
     with subject.candidate() as runner:
-        assert gate.judge(runner, BENCHMARK.limits_for(Precision.EXACT)).reasons == ()
+        assert gate.judge(runner, JUDGE.limits_for(Precision.EXACT)).reasons == ()
 
 
 def test_rows_that_calibrate_do_not_measure(subject: BenchmarkSetup, tmp_path: Path) -> None:

@@ -17,17 +17,17 @@ from onnx_release.check.smoke_test import smoke_test
 from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE, PROTO_MAX_BYTES, RUNTIME_DOMAIN
-from onnx_release.records import OnnxArtifact, Precision, TuneVariant
+from onnx_release.records import OnnxArtifact, Precision, TuneCandidate
 from onnx_release.report.release_report import build_report, metrics, summary_markdown
 from onnx_release.run_step import tune_artifact
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.tuning.candidates import Candidate, LeftOut, plan
 from onnx_release.tuning.graph_rewrites import GraphFacts
 from onnx_release.tuning.memory import available_bytes
 from onnx_release.tuning.options import TuneOptions
-from onnx_release.tuning.variants import LeftOut, Variant, plan
 from tests.core import records
 from tests.core.models import save, signature
-from tests.core.tuning.tuned_models import BENCHMARK, Scaled, export, rows
+from tests.core.tuning.tuned_models import JUDGE, Scaled, export, rows
 
 # Large enough to be read from memory at each call: a quarter of the bytes is then faster on any host.
 WIDE = 32768
@@ -45,16 +45,16 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return export(tmp_path_factory.mktemp("wide"), Scaled(hidden=WIDE))
 
 
-def candidates(artifact: OnnxArtifact) -> dict[str, TuneVariant]:
+def candidates(artifact: OnnxArtifact) -> dict[str, TuneCandidate]:
     assert artifact.tuning is not None
-    return {candidate.name: candidate for candidate in artifact.tuning.variants}
+    return {candidate.name: candidate for candidate in artifact.tuning.candidates}
 
 
 @pytest.mark.alone
 def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(wide: Case, tmp_path: Path) -> None:
     trained, folder, artifact = wide
     before = describe_folder(folder)
-    options = TuneOptions(benchmark=BENCHMARK, precisions=(Precision.INT8,), max_s=20.0)
+    options = TuneOptions(judge=JUDGE, precisions=(Precision.INT8,), max_s=20.0)
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     assert describe_folder(folder) == before, "the exported folder is only read"
     assert (tuned.precision, tuned.sha256 != artifact.sha256) == ("int8", True)
@@ -65,7 +65,7 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
 
     table = candidates(tuned)
     assert list(table)[:5] == ["PyTorch", "exact", "int8-dynamic", "int8-blockwise", "int8-static"]
-    assert table["int8-blockwise"].outcome == "skipped"
+    assert table["int8-blockwise"].outcome == "left out"
     assert "allow that by allowed_domains" in table["int8-blockwise"].reason
     won = table[tuned.variant]
     assert won.outcome == "chosen"
@@ -78,16 +78,16 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
     check = check_artifact(tmp_path / "tuned", tuned, CheckOptions())
     assert check.passed, check.findings
     smoke_test(tmp_path / "tuned", tuned)
-    judged = benchmark_artifact(trained, tmp_path / "tuned", tuned, BENCHMARK)
+    judged = benchmark_artifact(trained, tmp_path / "tuned", tuned, JUDGE)
     assert judged.parity.passed, judged.parity.failures
     assert judged.parity.limits["cosine_min"] == 0.999
-    as_exact = benchmark_artifact(trained, tmp_path / "tuned", tuned.replace(precision=Precision.EXACT), BENCHMARK)
+    as_exact = benchmark_artifact(trained, tmp_path / "tuned", tuned.replace(precision=Precision.EXACT), JUDGE)
     assert not as_exact.parity.passed, "the limits of an exact model do not let it pass"
 
     report = build_report("m", records.TRAINING, tuned, check, judged)
     text = summary_markdown(report)
     assert f"chose **{tuned.variant}**" in text
-    assert "| int8-static-conv | skipped |" in text
+    assert "| int8-static-conv | left out |" in text
     assert "**int8**, variant int8-" in text
     assert metrics(report)[f"onnx_release/tune/{tuned.variant}/speedup"] == won.speedup
     assert OnnxArtifact.from_dict(tuned.to_dict()) == tuned
@@ -96,8 +96,8 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
 @pytest.mark.alone
 def test_the_blockwise_form_goes_the_whole_way_where_only_it_is_close_enough(wide: Case, tmp_path: Path) -> None:
     trained, folder, artifact = wide
-    judge = BENCHMARK.replace(precision_limits={"int8": {"sqnr_min_db": 54.0}})
-    options = TuneOptions(benchmark=judge, precisions=(Precision.INT8,), max_s=20.0, allowed_domains=(RUNTIME_DOMAIN,))
+    judge = JUDGE.replace(precision_limits={"int8": {"sqnr_min_db": 54.0}})
+    options = TuneOptions(judge=judge, precisions=(Precision.INT8,), max_s=20.0, allowed_domains=(RUNTIME_DOMAIN,))
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     passed = {one.name for one in candidates(tuned).values() if one.precision == "int8" and one.outcome != "refused"}
     assert passed - {"int8-blockwise", "int8-blockwise-threads1"} == {"int8-static-conv"}, "which is left out"
@@ -112,8 +112,8 @@ def test_the_blockwise_form_goes_the_whole_way_where_only_it_is_close_enough(wid
 
 def test_limits_that_nothing_meets_leave_the_exported_model(small: Case, tmp_path: Path) -> None:
     trained, folder, artifact = small
-    judge = BENCHMARK.replace(precision_limits={"int8": {"sqnr_min_db": 100.0}})
-    options = TuneOptions(benchmark=judge, precisions=(Precision.INT8,), max_s=30.0, allowed_domains=(RUNTIME_DOMAIN,))
+    judge = JUDGE.replace(precision_limits={"int8": {"sqnr_min_db": 100.0}})
+    options = TuneOptions(judge=judge, precisions=(Precision.INT8,), max_s=30.0, allowed_domains=(RUNTIME_DOMAIN,))
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     assert tuned.replace(tuning=None) == artifact
     assert not (tmp_path / "tuned").exists()
@@ -127,17 +127,17 @@ def test_limits_that_nothing_meets_leave_the_exported_model(small: Case, tmp_pat
 
 def test_what_there_is_no_time_for_is_left_out_by_name(small: Case, tmp_path: Path) -> None:
     trained, folder, artifact = small
-    options = TuneOptions(benchmark=BENCHMARK, precisions=(Precision.INT8, Precision.EXACT), max_s=1e-6)
+    options = TuneOptions(judge=JUDGE, precisions=(Precision.INT8, Precision.EXACT), max_s=1e-6)
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     assert tuned.replace(tuning=None) == artifact
-    left = {name: one.reason for name, one in candidates(tuned).items() if one.outcome == "skipped"}
+    left = {name: one.reason for name, one in candidates(tuned).items() if one.outcome == "left out"}
     assert {"int8-dynamic", "int8-static", "exact-fused", "exact-opset23"} <= set(left)
     assert "raise tune_max_s" in left["exact-opset23"]
 
 
 def test_exact_candidates_are_tried_by_the_releases_own_limits(small: Case, tmp_path: Path) -> None:
     trained, folder, artifact = small
-    options = TuneOptions(benchmark=BENCHMARK, max_s=15.0)
+    options = TuneOptions(judge=JUDGE, max_s=15.0)
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     table = candidates(tuned)
     assert {"exact-fused", "exact-opset23"} <= set(table)
@@ -156,8 +156,8 @@ def test_a_pickle_is_tuned_in_a_process_of_its_own(small: Case, tmp_path: Path) 
     _, folder, artifact = small
     trained = tmp_path / "pickle"
     save_as_pickle(trained)
-    judge = BENCHMARK.replace(allow_pickle=True)
-    options = TuneOptions(benchmark=judge, precisions=(Precision.FLOAT16,), max_s=20.0)
+    judge = JUDGE.replace(allow_pickle=True)
+    options = TuneOptions(judge=judge, precisions=(Precision.FLOAT16,), max_s=20.0)
     tuned = tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
     assert tuned.sha256 == artifact.sha256
     assert "computes float16 in float32" in candidates(tuned)["float16"].reason
@@ -172,7 +172,7 @@ def test_other_bytes_are_refused(small: Case, tmp_path: Path) -> None:
     trained, folder, artifact = small
     other = artifact.replace(sha256="0" * 64)
     with pytest.raises(Refused, match="amount to"):
-        tune_artifact(trained, folder, other, tmp_path / "tuned", TuneOptions(benchmark=BENCHMARK))
+        tune_artifact(trained, folder, other, tmp_path / "tuned", TuneOptions(judge=JUDGE))
 
 
 @pytest.mark.parametrize(
@@ -181,14 +181,14 @@ def test_other_bytes_are_refused(small: Case, tmp_path: Path) -> None:
         ({"precisions": ()}, "tune_precisions is empty"),
         ({"max_s": float("nan")}, "tune_max_s is nan"),
         ({"metric_loss_max": -1.0}, "metric_loss_max is -1.0"),
-        ({"benchmark": BENCHMARK.replace(precision_limits={"int4": {}})}, "'int4'"),
-        ({"precisions": (Precision.INT8,), "benchmark": BENCHMARK.replace(precision_limits={"int8": {"x": 1.0}})}, "x"),
+        ({"judge": JUDGE.replace(precision_limits={"int4": {}})}, "'int4'"),
+        ({"precisions": (Precision.INT8,), "judge": JUDGE.replace(precision_limits={"int8": {"x": 1.0}})}, "x"),
         ({"evaluation": "/nowhere.npz"}, "cannot be read"),
     ],
 )
 def test_senseless_options_are_refused(small: Case, tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     trained, folder, artifact = small
-    options = TuneOptions(benchmark=BENCHMARK).replace(**changes)
+    options = TuneOptions(judge=JUDGE).replace(**changes)
     with pytest.raises(Refused, match=words):
         tune_artifact(trained, folder, artifact, tmp_path / "tuned", options)
 
@@ -200,7 +200,7 @@ ALL: tuple[Precision, ...] = (Precision.EXACT, Precision.FLOAT16, Precision.INT8
 def planned(threads: int = 8, facts: GraphFacts = FACTS, asked: int | None = None, **changes: Any) -> dict[str, str]:
     """Return each planned name with the reason why it is left out, or an empty string."""
     options = TuneOptions(precisions=ALL, opset=asked, allowed_domains=(RUNTIME_DOMAIN,))
-    items: list[Variant | LeftOut] = list(plan(records.artifact(**changes), facts, options, threads))
+    items: list[Candidate | LeftOut] = list(plan(records.artifact(**changes), facts, options, threads))
     return {item.name: item.reason if isinstance(item, LeftOut) else "" for item in items}
 
 

@@ -189,8 +189,8 @@ def test_two_processes_make_the_same_bytes(folder: Path, tmp_path: Path) -> None
 import sys
 import numpy as np
 from pathlib import Path
-from onnx_release.tuning.graph_rewrites import fold_scales
-from onnx_release.tuning.quantization import Int8Options, quantise_blockwise, quantise_dynamic, quantise_static
+from onnx_release.tune.graphs import fold_scales
+from onnx_release.tune.quantise import Int8Options, quantise_blockwise, quantise_dynamic, quantise_static
 source, out = Path({str(folder)!r}), Path(sys.argv[1])
 fold_scales(source, out / "fused")
 quantise_dynamic(out / "fused", out / "dynamic", Int8Options())

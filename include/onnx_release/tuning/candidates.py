@@ -18,7 +18,7 @@ _SIMPLEST_FIRST: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
+class Candidate:
     """One way to run the model.
 
     `careful` is the second try of a quantisation; `convolutions` are quantised too. `shares` names the candidate whose
@@ -41,7 +41,7 @@ class Variant:
         return exactness, 2 * _SIMPLEST_FIRST.index(self.kind) + 20 * self.careful + bool(self.shares)
 
 
-PLAIN_EXPORT = Variant(name=PLAIN, kind="session", precision=Precision.EXACT)
+PLAIN_EXPORT = Candidate(name=PLAIN, kind="session", precision=Precision.EXACT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,9 @@ class LeftOut:
     reason: str
 
 
-def plan(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions, threads: int) -> Iterator[Variant | LeftOut]:
+def plan(
+    artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions, threads: int
+) -> Iterator[Candidate | LeftOut]:
     """Yield what to try, the most promising first, and what makes no sense for this model, provider or request.
 
     Of ONNX Runtime's session options only the number of threads is tried. Measured on the reference model, a session
@@ -69,7 +71,7 @@ def plan(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions, thread
         yield from _exact(artifact, facts, options, threads)
 
 
-def with_threads(candidate: Variant, threads: int) -> Iterator[Variant]:
+def with_threads(candidate: Candidate, threads: int) -> Iterator[Candidate]:
     """Yield the candidate with fewer threads than `threads`: one, and half of them, which is one for each core."""
     for count in sorted({1, threads // 2} - {0, threads}, reverse=True):
         yield replace(
@@ -80,7 +82,7 @@ def with_threads(candidate: Variant, threads: int) -> Iterator[Variant]:
         )
 
 
-def _int8(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions) -> Iterator[Variant | LeftOut]:
+def _int8(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions) -> Iterator[Candidate | LeftOut]:
     unfit = _not_quantisable(artifact)
     products = unfit or ("" if facts.products else "no matrix product has fixed float32 weights")
     own = f"its operator is of ONNX Runtime's own domain '{RUNTIME_DOMAIN}'; allow that by allowed_domains"
@@ -89,11 +91,11 @@ def _int8(artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions) -> It
     few = f"convolutions hold {share:.0%} of the weights, less than {CONVOLUTION_SHARE_MIN:.0%}"
     convolutions = unfit or ("" if share >= CONVOLUTION_SHARE_MIN else few)
     for candidate, reason in (
-        (Variant(name="int8-dynamic", kind="int8-dynamic", precision=Precision.INT8), products),
-        (Variant(name="int8-blockwise", kind="int8-blockwise", precision=Precision.INT8), products or foreign),
-        (Variant(name="int8-static", kind="int8-static", precision=Precision.INT8), products),
+        (Candidate(name="int8-dynamic", kind="int8-dynamic", precision=Precision.INT8), products),
+        (Candidate(name="int8-blockwise", kind="int8-blockwise", precision=Precision.INT8), products or foreign),
+        (Candidate(name="int8-static", kind="int8-static", precision=Precision.INT8), products),
         (
-            Variant(name="int8-static-conv", kind="int8-static", precision=Precision.INT8, convolutions=True),
+            Candidate(name="int8-static-conv", kind="int8-static", precision=Precision.INT8, convolutions=True),
             convolutions,
         ),
     ):
@@ -112,30 +114,30 @@ def _too_large(artifact: OnnxArtifact) -> str:
     return f"the model has {artifact.size_bytes} bytes, and ONNX Runtime's tools take at most {PROTO_MAX_BYTES}"
 
 
-def _float16(artifact: OnnxArtifact) -> Variant | LeftOut:
+def _float16(artifact: OnnxArtifact) -> Candidate | LeftOut:
     reason = _too_large(artifact)
     if artifact.providers[0] == "CPUExecutionProvider":
         reason = "ONNX Runtime on the CPU computes float16 in float32, with casts around every operator"
     if reason:
         return LeftOut(name="float16", precision=Precision.FLOAT16, reason=reason)
-    return Variant(name="float16", kind="float16", precision=Precision.FLOAT16)
+    return Candidate(name="float16", kind="float16", precision=Precision.FLOAT16)
 
 
 def _exact(
     artifact: OnnxArtifact, facts: GraphFacts, options: TuneOptions, threads: int
-) -> Iterator[Variant | LeftOut]:
+) -> Iterator[Candidate | LeftOut]:
     if artifact.providers[0] == "CPUExecutionProvider":
         yield from with_threads(PLAIN_EXPORT, threads)
     fused = f"{PLAIN}-fused"
     if facts.scales:
-        yield Variant(name=fused, kind="fused", precision=Precision.EXACT)
+        yield Candidate(name=fused, kind="fused", precision=Precision.EXACT)
     else:
         yield LeftOut(name=fused, precision=Precision.EXACT, reason="no fixed scale follows a linear layer")
     for opset in TUNE_OPSETS:
         yield from _other_opset(artifact, options, opset)
 
 
-def _other_opset(artifact: OnnxArtifact, options: TuneOptions, opset: int) -> Iterator[Variant | LeftOut]:
+def _other_opset(artifact: OnnxArtifact, options: TuneOptions, opset: int) -> Iterator[Candidate | LeftOut]:
     name = f"{PLAIN}-opset{opset}"
     if opset <= artifact.opset or opset > OPSET_MAX:
         return
@@ -144,4 +146,4 @@ def _other_opset(artifact: OnnxArtifact, options: TuneOptions, opset: int) -> It
     elif artifact.trained_format == "torchscript" or artifact.strategy == "torchscript":
         yield LeftOut(name=name, precision=Precision.EXACT, reason="the TorchScript exporter writes no newer one")
     else:
-        yield Variant(name=name, kind="opset", precision=Precision.EXACT, opset=opset)
+        yield Candidate(name=name, kind="opset", precision=Precision.EXACT, opset=opset)

@@ -1,0 +1,169 @@
+"""Contract of the exported graph: the names, dtypes and shapes that its inputs and outputs must have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from onnx_release.errors import ExportRefused
+from onnx_release.export.torch_patches import pytree
+from onnx_release.limits import EXPORT_BATCH_SIZE, VARYING_DIMENSION_SIZE
+from onnx_release.records import TensorSpec
+from onnx_release.samples.generate import batch_axis, batch_names, make_samples, seeded_arrays, varying_sizes
+from onnx_release.trained.arrays import Arrays
+from onnx_release.trained.input_spec import InputSpec
+from onnx_release.trained.load import LoadedModel
+from onnx_release.trained.mlflow_model import TrainedPackage
+
+_RELOG = (
+    "Call `model.eval()` and log the model again, with an input example of at least 2 samples and a signature "
+    "that has -1 for the batch and for every other dimension that varies."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelContract:
+    """Inputs and outputs of a model, and the sample that it is traced with.
+
+    Attributes:
+        inputs: The inputs, in the order of the signature.
+        outputs: The outputs; empty if the training run does not describe them.
+        example: One array per input, with at least `limits.EXPORT_BATCH_SIZE` rows.
+        output_names: The names that the model gives its outputs, for a training run without `outputs`.
+        output_axes: The varying dimensions that were observed, for a training run without `outputs`:
+            output name -> axis -> dimension name.
+        ranges: Bounds for generated values, by input name.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    example: Arrays
+    output_names: tuple[str, ...] = ()
+    output_axes: dict[str, dict[int, str]] = field(default_factory=dict)
+    ranges: dict[str, InputSpec] = field(default_factory=dict)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs, in order."""
+        return tuple(spec.name for spec in self.inputs)
+
+    @property
+    def named_outputs(self) -> tuple[str, ...]:
+        """The names of the outputs, in order: those of the training run, else those of the model."""
+        return tuple(spec.name for spec in self.outputs) or self.output_names
+
+    @property
+    def varying_axes(self) -> dict[str, dict[int, str]]:
+        """The varying dimensions of the outputs: output name -> axis -> dimension name."""
+        return {spec.name: varying_axes(spec) for spec in self.outputs} or self.output_axes
+
+    def tensors(self, device: str) -> list[torch.Tensor]:
+        """Return a copy of the sample on a device, in the order of the inputs."""
+        return [torch.from_numpy(self.example[name].copy()).to(device) for name in self.input_names]
+
+
+def contract_for(package: TrainedPackage) -> ModelContract:
+    """Return the contract of a trained model.
+
+    The sample is the training run's example with exactly the rows that the exporter needs, or a seeded one.
+    """
+    sizes, batches = varying_sizes(package.inputs, package.example), batch_names(package.inputs)
+    # torch treats a size of 1 as a constant.
+    too_small = {name: VARYING_DIMENSION_SIZE for name, size in sizes.items() if size < 2 and name not in batches}
+    if too_small:
+        sizes |= too_small | dict.fromkeys(batches, EXPORT_BATCH_SIZE)
+        example = seeded_arrays(package.inputs, sizes, 0, package.example, package.ranges)
+    else:
+        samples = make_samples(package.inputs, package.example, (EXPORT_BATCH_SIZE,), package.ranges)
+        example = next(sample.inputs for sample in samples if sample.batch_size == EXPORT_BATCH_SIZE)
+    return ModelContract(inputs=package.inputs, outputs=package.outputs, example=example, ranges=package.ranges)
+
+
+def varying_axes(spec: TensorSpec) -> dict[int, str]:
+    """Return the varying dimensions of a tensor: axis -> dimension name."""
+    return {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+
+
+def require_varying(program: torch.export.ExportedProgram, inputs: Sequence[TensorSpec]) -> None:
+    """Compare the input shapes of an exported program with the signature.
+
+    Raises:
+        ExportRefused: If a dimension that varies in the signature has a fixed size in the program
+            (``frozen_batch``, ``frozen_dimension``), or the number of inputs differs (``input_count``).
+    """
+    user_inputs = set(program.graph_signature.user_inputs)
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in user_inputs]
+    if len(nodes) != len(inputs):
+        raise ExportRefused(
+            "The exported program",
+            f"has {len(nodes)} inputs, but the signature has {len(inputs)}",
+            "Log the model again with a signature that names every input of `forward`.",
+            code="input_count",
+        )
+    problems: list[tuple[str, str]] = []
+    for spec, node in zip(inputs, nodes, strict=True):
+        shape = tuple(size if isinstance(size, int) else str(size) for size in node.meta["val"].shape)
+        problems += _frozen(f"input '{spec.name}'", shape, spec)
+    _refuse("The exported program", problems)
+
+
+def require_contract(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], contract: ModelContract) -> None:
+    """Compare the inputs and outputs of an ONNX graph with the contract: names, dtypes and shapes.
+
+    Raises:
+        ExportRefused: If something differs: a varying dimension has a fixed size (``frozen_batch``,
+            ``frozen_dimension``), or a name, dtype or size is another (``contract_mismatch``).
+    """
+    problems: list[tuple[str, str]] = []
+    for side, found, expected in (("input", inputs, contract.inputs), ("output", outputs, contract.outputs)):
+        found_names, expected_names = [spec.name for spec in found], [spec.name for spec in expected]
+        if expected and found_names != expected_names:
+            problems.append(("contract_mismatch", f"{side}s {found_names} instead of {expected_names}"))
+        elif expected:
+            for graph_spec, spec in zip(found, expected, strict=True):
+                problems += _mismatches(f"{side} '{spec.name}'", graph_spec, spec)
+    _refuse("The exported graph", problems)
+
+
+def _mismatches(label: str, found: TensorSpec, expected: TensorSpec) -> Iterator[tuple[str, str]]:
+    """Yield a code and a text for each difference between a tensor of the graph and its specification."""
+    if found.dtype != expected.dtype:
+        yield "contract_mismatch", f"{label} of dtype {found.dtype} instead of {expected.dtype}"
+    if len(found.shape) != len(expected.shape):
+        yield "contract_mismatch", f"{label} of shape {list(found.shape)} instead of {list(expected.shape)}"
+        return
+    yield from _frozen(label, found.shape, expected)
+    for axis, (size, required) in enumerate(zip(found.shape, expected.shape, strict=True)):
+        if isinstance(required, int) and size != required:
+            yield "contract_mismatch", f"{label} with size {size} instead of {required} in dimension {axis}"
+
+
+def _frozen(label: str, shape: Sequence[int | str], expected: TensorSpec) -> Iterator[tuple[str, str]]:
+    """Yield a code and a text for each varying dimension that has a fixed size in `shape`."""
+    for axis, name in varying_axes(expected).items():
+        if axis < len(shape) and isinstance(shape[axis], int):
+            code = "frozen_batch" if axis == batch_axis(expected) else "frozen_dimension"
+            yield code, f"{label} with '{name}' (dimension {axis}) frozen at {shape[axis]}"
+
+
+def _refuse(subject: str, problems: Sequence[tuple[str, str]]) -> None:
+    """Raise for a list of codes and texts, with the code of the most specific one."""
+    if problems:
+        found = {code for code, _ in problems}
+        code = next(code for code in ("frozen_batch", "frozen_dimension", "contract_mismatch") if code in found)
+        raise ExportRefused(
+            subject, f"differs from the signature: it has {'; '.join(text for _, text in problems)}", _RELOG, code=code
+        )
+
+
+def traced_batch_size(model: LoadedModel, contract: ModelContract) -> int:
+    """Return the batch size of the trace. An exported program was traced when it was logged."""
+    shapes = [contract.example[spec.name].shape for spec in contract.inputs]
+    if isinstance(model, torch.export.ExportedProgram) and model.example_inputs is not None:
+        shapes = [leaf.shape for leaf in pytree.tree_leaves(model.example_inputs) if isinstance(leaf, torch.Tensor)]
+    for spec, shape in zip(contract.inputs, shapes, strict=False):
+        if (axis := batch_axis(spec)) is not None:
+            return int(shape[axis])
+    return 1
