@@ -172,7 +172,11 @@ class TuningRefused(Refused):
 class ReportRefused(Refused):
     """A release report that is missing, or that does not accept the artifact."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "not_accepted": "A report of the artifact is missing, failed or belongs to other bytes.",
+        "other_schema_version": "A report was written by a program with another schema version.",
+        "unreadable_report": "A report file is missing or is not JSON.",
+    }
 
 
 STAGES: tuple[type[Refused], ...] = (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from onnx_release.records.artifact import FileDigest, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.records.reports import BenchmarkReport, CheckReport
+
+# Another layout of `report.json` gets another version; `report.release_report` reads only this one.
+SCHEMA_VERSION: Final = 1
 
 
 class TrainedModel(Record):
@@ -33,11 +36,11 @@ class ReleaseReport(Record):
     `status` is the verdict on the artifact; what became of it afterwards (version, alias) is MLflow's to tell.
     """
 
-    schema_version: int = 1
+    schema_version: Literal[1] = SCHEMA_VERSION
     status: Literal["accepted", "refused"]
     reasons: tuple[str, ...] = ()
     model_name: str
-    training: TrainedModel
+    trained_model: TrainedModel
     artifact: OnnxArtifact | None = None
     check: CheckReport | None = None
     benchmark: BenchmarkReport | None = None

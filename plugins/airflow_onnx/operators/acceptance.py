@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_onnx import params
-from onnx_release.errors import Refused
+from onnx_release.errors import ReportRefused
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
 from onnx_release.records.base import Record
 
@@ -34,20 +34,16 @@ class Judged:
 
 
 def require_accepted(artifact: OnnxArtifact, check: CheckReport, benchmark: BenchmarkReport) -> None:
-    """Raise `Refused`, naming all that is wrong, unless every report passed and speaks of this artifact."""
-    wrong = []
-    for name, report in (("check", check), ("parity", benchmark.parity), ("latency", benchmark.latency)):
-        if report is None:
-            wrong.append(f"{name} was not measured")
-        elif report.sha256 != artifact.sha256:
-            wrong.append(f"{name} speaks of {report.sha256[:16]}…, another artifact")
-        elif not report.passed:
-            wrong.append(f"{name} did not pass")
-    if benchmark.sha256 != artifact.sha256 or not benchmark.passed:
-        wrong.append("the benchmark as a whole did not pass for this artifact")
-    if wrong:
-        raise Refused(
-            f"artifact {artifact.sha256}",
-            "; ".join(wrong),
-            "Clear the task 'check' with its downstream tasks and rerun.",
+    """Raise for an artifact that may not ship.
+
+    :raises ReportRefused: with every reason that `report.acceptance` returns.
+    """
+    from onnx_release.report.acceptance import acceptance
+
+    if reasons := acceptance(artifact, check, benchmark):
+        raise ReportRefused(
+            f"The artifact {artifact.sha256}",
+            f"is not accepted: {'; '.join(reasons)}",
+            "Clear the task 'check' with its downstream tasks.",
+            code="not_accepted",
         )

@@ -33,7 +33,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
 
     def release(self, context: Context) -> BenchmarkReport:
         """Measure, keep the report, raise last."""
-        from onnx_release.report.release_report import reasons
+        from onnx_release.report.acceptance import report_failures
         from onnx_release.run_step import benchmark
 
         artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
@@ -49,7 +49,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             self._log_figures(report)
             if not report.passed:
                 run_log.leave_reproduction(self.hook, self.training, self.model_name, Path(options.reproduction))
-                why = "; ".join(reasons(None, report))
+                why = "; ".join(report_failures(None, report))
                 raise Refused(f"artifact {artifact.sha256}", why, "The report on the training run shows every figure.")
         return report
 

@@ -75,7 +75,7 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
     def _request(
         self, report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object
     ) -> model_registry.VersionRequest:
-        from onnx_release.report.release_report import summary_markdown
+        from onnx_release.report.markdown import summary_markdown
 
         return model_registry.VersionRequest(
             name=validation.model_name(self.model_name),
@@ -89,7 +89,7 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
 
 def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object) -> dict[str, str]:
     """Return what a version's tags say of its bytes and how they were judged, with fixed keys below ``onnx.``."""
-    from onnx_release.report.release_report import metrics
+    from onnx_release.report.metrics import release_metrics
 
     tags = {
         "opset": artifact.opset,
@@ -98,8 +98,8 @@ def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Obje
         "precision": artifact.precision,
         "size_bytes": artifact.size_bytes,
         "s3_uri": uploaded.uri,
-        "training_run_id": report.training.training_run_id,
-        "training_model_uri": report.training.model_uri,
+        "training_run_id": report.trained_model.training_run_id,
+        "training_model_uri": report.trained_model.model_uri,
         "dag_run_url": report.dag_run_url,
     }
     if artifact.variant:
@@ -109,7 +109,8 @@ def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Obje
     tags |= {f"tool.{tool}": version for tool, version in artifact.tool_versions.items()}
     tags |= {f"sha256.{file.path}": file.sha256 for file in uploaded.files}
     tags |= {
-        name.replace("onnx_release/", "").replace("/", "."): f"{number:.6g}" for name, number in metrics(report).items()
+        name.replace("onnx_release/", "").replace("/", "."): f"{number:.6g}"
+        for name, number in release_metrics(report).items()
     }
     for side, specs in (("input", artifact.inputs), ("output", artifact.outputs)):
         tags |= {f"{side}.{spec.name}": f"{spec.dtype} {list(spec.shape)}" for spec in specs}

@@ -91,7 +91,7 @@ def leave(hook: MlflowHook, context: Context, report: ReleaseReport, **tags: str
     A release of reduced precision has a folder, metrics and tags of its own, all under its precision's name. The tags
     without it speak of the exact release where there is one.
     """
-    run_id = report.training.training_run_id
+    run_id = report.trained_model.training_run_id
     before = _tags_before(hook, run_id)
     sha256 = report.artifact.sha256 if report.artifact else ""
     variant = _variant(report)
@@ -126,19 +126,21 @@ def _keep(hook: MlflowHook, report: ReleaseReport) -> None:
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         kept = write_report(Path(folder), report).rename(Path(folder, _history_name(report)))
         path = f"{TAG}/{report.model_name}/{HISTORY}"
-        hook.log_files(report.training.training_run_id, path, [kept])
+        hook.log_files(report.trained_model.training_run_id, path, [kept])
 
 
 def _put_on_top(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) -> None:
-    from onnx_release.report.release_report import metrics, summary_markdown, write_report
+    from onnx_release.report.markdown import summary_markdown
+    from onnx_release.report.metrics import release_metrics
+    from onnx_release.report.release_report import write_report
 
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         written, summary = write_report(Path(folder), report), Path(folder, "summary.md")
         summary.write_text(summary_markdown(report), encoding="utf-8")
         variant = _variant(report)
         below = f"/{variant}" if variant else ""
-        figures = {name.replace(TAG, f"{TAG}{below}", 1): figure for name, figure in metrics(report).items()}
-        run_id = report.training.training_run_id
+        figures = {name.replace(TAG, f"{TAG}{below}", 1): figure for name, figure in release_metrics(report).items()}
+        run_id = report.trained_model.training_run_id
         hook.log_files(run_id, f"{TAG}/{report.model_name}{below}", [written, summary])
         if with_metrics:
             hook.log_metrics(run_id, figures)
@@ -228,16 +230,16 @@ def leave_refusal(
 
     :param parts: the records gathered so far, by the names that `ReleaseReport` gives them.
     """
-    from onnx_release.report.release_report import reasons
+    from onnx_release.report.acceptance import report_failures
 
-    found = reasons(parts.get("check"), parts.get("benchmark")) or (str(error),)
+    found = report_failures(parts.get("check"), parts.get("benchmark")) or (str(error),)
     try:
         validation.model_name(model_name)
         report = ReleaseReport(
             status="refused",
             reasons=found,
             model_name=model_name,
-            training=training,
+            trained_model=training,
             dag_run_url=dag_run_url(context),
             **parts,
         )

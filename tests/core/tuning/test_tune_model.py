@@ -18,7 +18,9 @@ from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE, PROTO_MAX_BYTES, RUNTIME_DOMAIN
 from onnx_release.records import OnnxArtifact, Precision, TuneCandidate
-from onnx_release.report.release_report import build_report, metrics, summary_markdown
+from onnx_release.report.markdown import summary_markdown
+from onnx_release.report.metrics import release_metrics
+from onnx_release.report.release_report import build_report
 from onnx_release.run_step import tune_artifact
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.tuning.candidates import Candidate, LeftOut, plan
@@ -89,7 +91,7 @@ def test_int8_wins_where_it_is_asked_for_and_everything_after_takes_it_as_it_is(
     assert f"chose **{tuned.variant}**" in text
     assert "| int8-static-conv | left out |" in text
     assert "**int8**, variant int8-" in text
-    assert metrics(report)[f"onnx_release/tune/{tuned.variant}/speedup"] == won.speedup
+    assert release_metrics(report)[f"onnx_release/tune/{tuned.variant}/speedup"] == won.speedup
     assert OnnxArtifact.from_dict(tuned.to_dict()) == tuned
 
 

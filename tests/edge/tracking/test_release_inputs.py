@@ -62,7 +62,7 @@ def test_weights_that_the_run_itself_describes_are_released_without_a_person(hoo
     release.clean()
     assert release.returned["wait"]["model_uri"] == f"runs:/{run_id}/model/state_dict.pth"
     report = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/onnx_release/{release.model_name}/report.json"))
-    assert report["training"]["chosen"] == "the run logged no model; the file model/state_dict.pth"
+    assert report["trained_model"]["chosen"] == "the run logged no model; the file model/state_dict.pth"
     assert report["artifact"]["trained_format"] == "state_dict"
     assert [attempt["outcome"] for attempt in report["artifact"]["attempts"]] == ["taken"]
 

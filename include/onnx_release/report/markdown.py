@@ -1,0 +1,171 @@
+"""Release report as Markdown: the verdict, the artifact, parity per output and latency per batch size."""
+
+from __future__ import annotations
+
+import re
+
+import jinja2
+
+from onnx_release.records import Measures, ReleaseReport, TuneReport
+
+_SUMMARY = """\
+**{{ report.model_name }}**: {{ report.status }}
+
+{% for reason in report.reasons %}
+- {{ reason | line }}
+{% endfor %}
+
+{% set trained = report.trained_model %}
+Training run `{{ trained.training_run_id }}`{{ trained.run_name | inside(" (%s)") }}, \
+model `{{ trained.model_uri }}`{{ trained.chosen | inside(" (%s)") }}.
+
+{% set artifact = report.artifact %}
+{% if artifact %}
+Opset {{ artifact.opset }}, IR version {{ artifact.ir_version }}, {{ artifact.size_bytes | size }}, \
+exported from {{ artifact.trained_format }} by the strategy {{ artifact.strategy }}, \
+{{ "exact" if artifact.precision.is_exact else "**%s**" % artifact.precision }}\
+{{ artifact.variant | inside(", variant %s") }}, sha256 `{{ artifact.sha256 }}`.
+
+{% for attempt in artifact.attempts if attempt.outcome != "taken" %}
+- strategy {{ attempt.strategy }}: {{ attempt.outcome }}, {{ attempt.reason | line }}
+{% endfor %}
+{% for finding in artifact.findings %}
+- {{ finding.severity }} {{ finding.code }}: {{ finding.message | line }}\
+{{ finding.fix | inside("; correct it with `%s`") }}
+{% endfor %}
+
+{{ artifact.tuning | tuning if artifact.tuning else "" }}
+{% endif %}
+
+{% if report.benchmark %}
+{% set parity = report.benchmark.parity %}
+Parity with PyTorch, the worst of {{ parity.comparisons | samples }} samples at batch sizes \
+{{ parity.batch_sizes | join(", ") or "none" }} \
+(other than the one of the export: {{ parity.unseen_batch_sizes | join(", ") or "none" }}):
+
+| output | {{ titles | join(" | ") }} | passed |
+|{{ "---|" * (titles | length + 2) }}
+{% for output, worst in parity.worst_per_output().items() %}
+| {{ output | line }} | {{ worst.texts().values() | join(" | ") }} | {{ "no" if output in failed else "yes" }} |
+{% endfor %}
+
+{% for note in parity.notes %}
+- {{ note | line }}
+{% endfor %}
+
+{% set at = parity.divergence %}
+{% if at %}
+The difference begins at \
+{{ "node `%s` (%s)" % (at.node, at.op_type) if at.node else "no node" }}\
+{{ " of module `%s` (%s)" % (at.module, at.module_type) if at.node and at.module else "" }}\
+{{ at.mae | inside(", MAE %.2e") }}\
+{{ at.scale | inside(" at a scale of %.2e") }}, \
+on the sample '{{ at.sample }}' at batch size {{ at.batch_size }}.{{ at.note | line | inside(" Note: %s.") }}
+{% endif %}
+
+{% set latency = report.benchmark.latency %}
+{% if not latency %}
+Latency was not measured, because parity failed.
+{% else %}
+Latency on {{ latency.device }}, {{ latency.threads }} threads per side, {{ latency.host.cpu_model }} \
+({{ latency.host.usable_cpus }} of {{ latency.host.logical_cpus }} CPUs, \
+load {{ "%.2f" % latency.host.load_1m }} at the start), {{ latency.providers_active | join(", ") }}; \
+verdict: {{ latency.verdict }}{{ ", goal reached" if latency.goal_reached else "" }}.
+
+| batch | PyTorch p50 / p95 | ONNX Runtime p50 / p95 | samples per s | speedup [interval] | rounds |
+|---|---|---|---|---|---|
+{% for batch in latency.batches %}
+{% set reference, candidate = batch.reference, batch.candidate %}
+| {{ batch.batch_size }} | {{ reference.p50_ms | digits }} / {{ reference.p95_ms | digits }} ms \
+| {{ candidate.p50_ms | digits }} / {{ candidate.p95_ms | digits }} ms \
+| {{ reference.throughput_per_s | digits }} / {{ candidate.throughput_per_s | digits }} \
+| {{ batch | speedup }} at {{ "%.0f%%" % (100 * batch.confidence) }}{{ "" if batch.conclusive else " (not settled)" }} \
+| {{ batch.rounds }} x {{ batch.calls_per_round }} |
+{% endfor %}
+
+{% for warning in latency.warnings %}
+- warning: {{ warning | line }}
+{% endfor %}
+{% endif %}
+{% endif %}
+"""
+
+_TUNING = """\
+Tuning at batch size {{ tuning.batch_size }} with {{ tuning.threads }} threads chose **{{ tuning.chosen }}**, \
+in {{ tuning.wall_s | digits }} s of at most {{ tuning.max_s | digits }} s. Speedups are relative to the plain export, \
+at {{ "%.0f%%" % (100 * tuning.confidence) }} confidence.
+
+| candidate | outcome | speedup [interval] | p50 / p95 | size | cosine | SQNR \
+{% for output, name in tuning.task_metric.items() %}
+| {{ ("%s of %s" % (name, output)) | line }} \
+{% endfor %}
+| reason |
+|{{ "---|" * (8 + tuning.task_metric | length) }}
+{% for candidate in tuning.candidates %}
+{% set measures = candidate.measures.texts() %}
+| {{ candidate.name | line }} | {{ candidate.outcome }} | {{ candidate | speedup }} \
+| {{ "%s / %s ms" % (candidate.p50_ms | digits, candidate.p95_ms | digits) if candidate.p50_ms is not none else "-" }} \
+| {{ candidate.size_bytes | size }} | {{ measures.cosine }} | {{ measures.sqnr_db }} \
+{% for output in tuning.task_metric %}
+| {{ candidate.task_metrics.get(output) | digits }} \
+{% endfor %}
+| {{ candidate.reason | line }} |
+{% endfor %}
+
+{% for note in tuning.notes %}
+- {{ note | line }}
+{% endfor %}
+"""
+
+
+def summary_markdown(report: ReleaseReport) -> str:
+    """Return the whole report for a person."""
+    comparisons = report.benchmark.parity.comparisons if report.benchmark else ()
+    return _render(
+        _SUMMARY,
+        report=report,
+        titles=[info.title or name for name, info in Measures.model_fields.items()],
+        failed={comparison.output for comparison in comparisons if not comparison.passed},
+    )
+
+
+def tuning_markdown(tuning: TuneReport) -> str:
+    """Return the table of a tuning: every candidate with its measurements, its outcome and the reason."""
+    return _render(_TUNING, tuning=tuning)
+
+
+def three_digits(value: float | None) -> str:
+    """Return a number with three significant digits and without an exponent from 0.0001 on; None is a dash."""
+    if value is None:
+        return "-"
+    return f"{float(f'{value:.3g}'):.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
+
+
+def size_text(size_bytes: int | None) -> str:
+    """Return a size with three digits and a unit, for example ``113 MB``; None is a dash."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes is not None and size_bytes >= factor:
+            return f"{three_digits(size_bytes / factor)} {unit}"
+    return f"{three_digits(size_bytes)} bytes" if size_bytes is not None else "-"
+
+
+def _render(template: str, **values: object) -> str:
+    # Markdown is not HTML: `line` escapes foreign text.
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701
+    environment.filters |= {
+        "digits": three_digits,
+        "inside": lambda value, text: "" if value in (None, "") else text % value,
+        "line": lambda text: " ".join((text or "").splitlines()).replace("|", "\\|"),
+        "samples": lambda comparisons: len({(c.sample, c.batch_size) for c in comparisons}),
+        "size": size_text,
+        "speedup": _speedup,
+        "tuning": tuning_markdown,
+    }
+    # Empty lists leave empty lines behind.
+    return re.sub(r"\n{3,}", "\n\n", environment.from_string(template).render(**values)).strip() + "\n"
+
+
+def _speedup(record: object) -> str:
+    """Return the speedup of a batch or of a tuning candidate with its interval."""
+    values = [getattr(record, name) for name in ("speedup", "speedup_low", "speedup_high")]
+    return "-" if None in values else "{:.2f}x [{:.2f}, {:.2f}]".format(*values)
