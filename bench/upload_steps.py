@@ -66,7 +66,7 @@ def put_as_task(folder: Path) -> dict[str, Any]:
     operator = OnnxUploadToS3Operator(
         task_id="upload",
         bucket=os.environ["S3_BUCKET"],
-        artifact=artifact.to_dict() | {"uri": (folder / ARTIFACT).as_uri()},
+        artifact=artifact.to_dict() | {"staging_uri": (folder / ARTIFACT).as_uri()},
         check=CheckReport(sha256=artifact.sha256, passed=True, findings=()).to_dict(),
         benchmark=_passed(artifact).to_dict(),
         **_SHARED,

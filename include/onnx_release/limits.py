@@ -57,10 +57,6 @@ CPU_WAIT_SHARE_MAX = 0.05
 # every process lays out weights and buffers anew (ten of them on two CPUs: `speedup_repeatability` of the bench).
 PROCESS_SPREAD = 0.03
 
-# A file of this size or more is put in such parts. With boto3's own 8 MiB an upload to the same host takes a sixth
-# longer; of larger parts one that fails would cost more, and of 100 MB there would be none for several threads.
-S3_PART_BYTES = 32 * 2**20
-
 # How long a measurement waits for another on its host, and how often it asks, in s.
 MEASURE_LOCK_TIMEOUT_S = 1800.0
 MEASURE_LOCK_POLL_S = 0.5

@@ -21,7 +21,21 @@ class TrackingRefused(Refused):
 class StorageRefused(Refused):
     """An object, bucket or staging folder that cannot be used."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "no_bucket": "The bucket does not exist.",
+        "no_object": "The object does not exist.",
+        "not_found": "The bucket or the object does not exist.",
+        "object_changed": "The object was replaced after it was verified.",
+        "access_denied": "The store refuses the account of the connection.",
+        "bucket_name": "The store does not accept the bucket's name.",
+        "store_full": "The store has no free space.",
+        "invalid_request": "The request has no credentials or a wrong parameter.",
+        "object_too_large": "An object is larger than the limit for its use.",
+        "staging_uri": "The staging folder is not a usable file:// or s3:// URI.",
+        "not_staged": "The staged artifact or one of its files is missing.",
+        "staging_record": "The record of the staged objects is damaged.",
+        "not_a_work_folder": "A folder that is not a DAG run's work folder was to be deleted.",
+    }
 
 
 class WatchRefused(Refused):

@@ -98,7 +98,7 @@ def hook(connections: None) -> MlflowHook:
 
 
 @pytest.fixture
-def folder(connections: None) -> s3.Folder:
+def folder(connections: None) -> s3.S3Folder:
     """An empty folder of its own in the store."""
     return s3.folder_at("minio_default", f"s3://heimdall-models/test/{uuid.uuid4().hex}")
 

@@ -133,7 +133,7 @@ class Release:
         self.run("prepare")
         for name in ("export", "tune"):
             if name in self.returned:
-                self.returned[name]["uri"] = f"{self.returned['prepare']}/artifact"
+                self.returned[name]["staging_uri"] = f"{self.returned['prepare']}/artifact"
         shutil.copytree(other.artifact_folder, self.artifact_folder)
         return self
 
@@ -151,7 +151,7 @@ class Release:
     @property
     def artifact_folder(self) -> Path:
         """The staged artifact on this disk."""
-        return Path(self.returned["export"]["uri"].removeprefix("file://"))
+        return Path(self.returned["export"]["staging_uri"].removeprefix("file://"))
 
     def _wait(self) -> Any:
         return MlflowTrainingRunSensor(

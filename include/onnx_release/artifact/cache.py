@@ -1,14 +1,14 @@
-"""Folders fetched from afar and kept for whoever asks next: addressed by content, bounded, shared by processes.
+"""Disk cache of fetched folders: addressed by content, bounded in size, shared by processes.
 
-The folder of a cache must lie on a local disk, as its locks are `flock`'s. Nothing in it is believed: an entry is
-hashed as a whole before it is handed out, and its name is its hash. Only `keys`, which say what content a name stood
-for, could mislead; so a caller who knows the content's hash from elsewhere gives that, and no key.
+The cache folder must be on a local disk, because its locks are `flock` locks. An entry's name is the digest of its
+content, and every entry is hashed before use. Only `keys` is not verified: it maps a key to the digest of its content.
+A caller that has the digest from another source therefore passes the digest and no key.
 
-    entries/<sha256>/   a whole entry: it appears and goes by a rename
-    leases/<sha256>     locked shared while an entry is in use, which keeps it; its time is that of the last use
-    keys/<sha256>       the hash of a key's content
-    fills/              one lock for each fill that goes on, and `room`, for whoever evicts or publishes
-    work/               folders being filled, used without being kept, or on their way out; each locked by its owner
+    entries/<sha256>/   a complete entry; a rename adds or removes it
+    leases/<sha256>     locked shared while the entry is in use; its time is that of the last use
+    keys/<sha256>       the digest of a key's content
+    fills/              one lock per running fetch, and `room` for eviction and publication
+    work/               folders that are fetched, used but not kept, or removed; each is locked by its owner
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx_release.artifact.digests import Digests, content_sha256, describe_folder
-from onnx_release.errors import Refused, Transient
+from onnx_release.artifact.digests import content_sha256, describe_folder, require_same_files
+from onnx_release.errors import ArtifactRefused, Refused, Transient
 from onnx_release.records import FileDigest
 
 _log = logging.getLogger(__name__)
@@ -36,44 +36,44 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What is asked of a cache: `fill` fetches it into an empty folder.
+class CacheRequest:
+    """A folder that the cache returns or fetches.
 
-    `sha256` is the content's (`artifact.content_sha256`), where that is known. `key` names something that never
-    changes, for a caller that does not know its content yet; empty: it is fetched anew. `name` is for messages, and
-    `digests` are those that `fill` takes on its way.
+    Attributes:
+        name: the folder's name in messages, as the subject of a sentence.
+        fill: fetches the files into an empty folder.
+        sha256: the digest of the content (`digests.content_sha256`), if the caller has it.
+        key: a name whose content never changes, for a caller without the digest. With neither, the folder is fetched.
+        files: the expected digests of the files, so that a message can name those that differ.
     """
 
     name: str
     fill: Callable[[Path], None]
-    sha256: str = ""
-    key: str = ""
-    digests: Digests = field(default_factory=Digests)
+    sha256: str | None = None
+    key: str | None = None
+    files: tuple[FileDigest, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A folder that holds what was wanted, for as long as the block runs; to be read only. `hit`: not fetched.
-
-    `stamps` are the files' own, by path (see `artifact.Digests`).
-    """
+class CacheEntry:
+    """A folder to be read, valid inside the context that returned it. `hit` is False if it was fetched now."""
 
     folder: Path
     files: tuple[FileDigest, ...]
-    stamps: dict[str, tuple[int, ...]]
     sha256: str
     hit: bool
 
     @property
     def size_bytes(self) -> int:
-        """The bytes of all its files."""
+        """Size of all files in bytes."""
         return sum(file.size_bytes for file in self.files)
 
 
 class Cache:
-    """Entries in `folder`, of `max_bytes` together; what is being filled, or too large to be kept, comes on top.
+    """A cache in `folder` whose entries together have at most `max_bytes`.
 
-    With `max_bytes` of 0 nothing is kept, and the folder is not touched.
+    Folders that are being fetched, or that are too large to be kept, are not counted. With `max_bytes` 0 nothing is
+    kept, and `folder` is not used.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -81,104 +81,108 @@ class Cache:
         self._max_bytes = max_bytes
 
     @contextmanager
-    def entry(self, wanted: Wanted) -> Iterator[Entry]:
-        """Yield what is wanted, from the cache or fetched; of those who want the same at once, one fetches.
+    def entry(self, request: CacheRequest) -> Iterator[CacheEntry]:
+        """Yield the folder, from the cache or fetched. Of several processes with the same request, one fetches.
 
-        :raises Refused: when what was fetched is not of the hash that was asked for.
-        :raises Transient: when the disk refuses (full, no rights); a full disk costs every entry that is not in use.
+        Raises:
+            ArtifactRefused: if the fetched files differ from the requested digest.
+            Transient: if the disk is full or not writable. A full disk removes every entry that is not in use.
         """
-        with ExitStack() as held:
+        with ExitStack() as stack:
             if self._max_bytes <= 0:
-                folder = held.enter_context(tempfile.TemporaryDirectory(prefix="onnx-release-"))
-                found = _fetched(wanted, Path(folder, "entry"))
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-release-"))
+                entry = _fetch(request, Path(folder, "entry"))
             else:
-                with self._disk():
+                with self._disk_errors():
                     self._set_up()
-                    found = self._obtained(held, wanted)
-            yield found
+                    # Without a digest or a key, no other process can have the same request.
+                    name = request.sha256 or _text_sha256(request.key or secrets.token_hex(16))
+                    with _locked(self._root / "fills" / name, remove=True):
+                        entry = self._hit(stack, request) or self._miss(stack, request)
+            yield entry
 
-    def _obtained(self, held: ExitStack, wanted: Wanted) -> Entry:
-        # Without a hash or a key nobody else can want the same.
-        name = wanted.sha256 or _digest(wanted.key or secrets.token_hex(16))
-        with _locked(self._root / "fills" / name, remove=True):
-            sha256 = wanted.sha256 or self._content_of(wanted.key)
-            found = self._hit(held, sha256, wanted) if sha256 else None
-            return found or self._miss(held, wanted)
-
-    def _hit(self, held: ExitStack, sha256: str, wanted: Wanted) -> Entry | None:
-        with ExitStack() as tried:
-            lease = tried.enter_context(_locked(self._lease(sha256), shared=True))
+    def _hit(self, stack: ExitStack, request: CacheRequest) -> CacheEntry | None:
+        sha256 = request.sha256 or (request.key and _read_sha256(self._key_file(request.key)))
+        if not sha256:
+            return None
+        with ExitStack() as attempt:
+            lease = attempt.enter_context(_locked(self._lease(sha256), shared=True))
             folder = self._entry(sha256)
             if not folder.is_dir():
                 return None
-            if (sound := _sound(folder, sha256)) is None:
-                _log.warning("The cached copy of %s in %s is damaged; it is fetched again.", wanted.name, folder)
+            if (entry := _verified(folder, sha256)) is None:
+                _log.warning("%s: the cached copy is damaged and is fetched again.", request.name)
                 return None
             os.utime(lease)
-            held.push(tried.pop_all())
-        return sound
+            stack.push(attempt.pop_all())
+        return entry
 
-    def _miss(self, held: ExitStack, wanted: Wanted) -> Entry:
-        work = held.enter_context(self._work_folder())
-        entry = _fetched(wanted, work / "entry")
-        # Leased before it can be seen, so that nobody evicts it in between.
-        lease = held.enter_context(_locked(self._lease(entry.sha256), shared=True))
+    def _miss(self, stack: ExitStack, request: CacheRequest) -> CacheEntry:
+        work = stack.enter_context(self._work_folder())
+        entry = _fetch(request, work / "entry")
+        # The lease comes before publication, so that no other process evicts the entry in between.
+        lease = stack.enter_context(_locked(self._lease(entry.sha256), shared=True))
         os.utime(lease)
         with _locked(self._root / "fills" / "room"):
-            kept = self._published(entry)
-        if kept is None:
-            _log.info("%s, %d bytes, finds no room in the cache and is not kept.", wanted.name, entry.size_bytes)
+            published = self._publish(entry)
+        if published is None:
+            _log.info("%s (%d bytes) does not fit into the cache and is not kept.", request.name, entry.size_bytes)
             return entry
-        if wanted.key:
-            _write(self._root / "keys" / _digest(wanted.key), entry.sha256)
-        # Moved, a file keeps its stamp.
-        return replace(entry, folder=kept)
+        if request.key:
+            _write(self._key_file(request.key), entry.sha256)
+        return replace(entry, folder=published)
 
-    def _published(self, entry: Entry) -> Path | None:
-        """Move a filled folder to its place, or return None where no room can be made. The caller holds `room`."""
+    def _publish(self, entry: CacheEntry) -> Path | None:
+        """Move a fetched folder to its place. Return None if it does not fit. The caller has the lock `room`."""
         target = self._entry(entry.sha256)
-        if target.is_dir() and _sound(target, entry.sha256) is not None:
+        if target.is_dir() and _verified(target, entry.sha256) is not None:
             return target
         if not self._make_room(entry.size_bytes, entry.sha256):
             return None
-        # Whoever uses a damaged one finds sound files in its place.
+        # A process that still uses the damaged entry continues with the intact files.
         self._discard(target)
         entry.folder.rename(target)
         return target
 
     def _make_room(self, size_bytes: int, sha256: str) -> bool:
-        """Evict the entries that were not used for longest until the size fits; those in use stay."""
+        """Evict the least recently used entries until the size fits. Entries in use stay."""
         if size_bytes > self._max_bytes:
             return False
-        sizes = {path.name: _size(path) for path in (self._root / "entries").iterdir() if path.name != sha256}
+        sizes = {
+            path.name: sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+            for path in (self._root / "entries").iterdir()
+            if path.name != sha256
+        }
         total = sum(sizes.values())
-        for name in sorted(sizes, key=lambda one: _last_use(self._lease(one))):
+        for name in sorted(sizes, key=self._last_use):
             if total + size_bytes <= self._max_bytes:
                 break
-            if self._evicted(name):
+            if self._evict(name):
                 total -= sizes[name]
         return total + size_bytes <= self._max_bytes
 
-    def _evicted(self, name: str) -> bool:
-        with ExitStack() as held:
+    def _last_use(self, sha256: str) -> float:
+        lease = self._lease(sha256)
+        return lease.stat().st_mtime if lease.exists() else 0.0
+
+    def _evict(self, sha256: str) -> bool:
+        """Remove an entry and its keys. Return False if the entry is in use."""
+        with ExitStack() as stack:
             try:
-                held.enter_context(_locked(self._lease(name), wait=False, remove=True))
+                stack.enter_context(_locked(self._lease(sha256), wait=False, remove=True))
             except BlockingIOError:
                 return False
-            self._discard(self._entry(name))
+            self._discard(self._entry(sha256))
         for key in (self._root / "keys").iterdir():
-            if _read(key) == name:
+            if _read_sha256(key) == sha256:
                 key.unlink(missing_ok=True)
         return True
 
     def _discard(self, folder: Path) -> None:
-        """Remove an entry: it goes out of sight as a whole, and then its files."""
+        """Remove an entry. It disappears as a whole by a rename before its files are deleted."""
         if folder.is_dir():
             with self._work_folder() as work:
                 folder.rename(work / "entry")
-
-    def _content_of(self, key: str) -> str:
-        return _read(self._root / "keys" / _digest(key)) if key else ""
 
     def _entry(self, sha256: str) -> Path:
         return self._root / "entries" / sha256
@@ -186,9 +190,12 @@ class Cache:
     def _lease(self, sha256: str) -> Path:
         return self._root / "leases" / sha256
 
+    def _key_file(self, key: str) -> Path:
+        return self._root / "keys" / _text_sha256(key)
+
     @contextmanager
     def _work_folder(self) -> Iterator[Path]:
-        """Yield a folder of this process; the lock tells others that its owner lives."""
+        """Yield a folder of this process. Its lock shows other processes that the owner still runs."""
         folder = self._root / "work" / secrets.token_hex(8)
         with _locked(folder.with_suffix(".lock"), remove=True):
             folder.mkdir()
@@ -198,7 +205,7 @@ class Cache:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _set_up(self) -> None:
-        """Make the folders, and sweep what a process that was killed left behind."""
+        """Make the folders, and remove the files of processes that were killed."""
         self._root.parent.mkdir(parents=True, exist_ok=True)
         for folder in (self._root, *(self._root / name for name in ("entries", "leases", "keys", "fills", "work"))):
             folder.mkdir(exist_ok=True, mode=0o700)
@@ -206,12 +213,12 @@ class Cache:
         for unused in [*leases, *(path for path in (self._root / "fills").iterdir() if path.name != "room")]:
             with suppress(BlockingIOError), _locked(unused, wait=False, remove=True):
                 pass
-        for left in (self._root / "work").iterdir():
-            with suppress(BlockingIOError), _locked(left.with_suffix(".lock"), wait=False, remove=True):
-                shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+        for path in (self._root / "work").iterdir():
+            with suppress(BlockingIOError), _locked(path.with_suffix(".lock"), wait=False, remove=True):
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
     @contextmanager
-    def _disk(self) -> Iterator[None]:
+    def _disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -219,99 +226,94 @@ class Cache:
                 with suppress(OSError):
                     self._clear()
             raise Transient(
-                f"cache folder {self._root}",
-                f"cannot be used: {error}",
-                "Check its disk and its rights; [onnx_release] cache_max_bytes bounds it, and 0 turns it off.",
+                "The worker's cache folder",
+                f"cannot be used: {error.strerror or type(error).__name__}",
+                "Check its disk and its permissions. [onnx_release] cache_max_bytes limits its size; 0 turns it off.",
             ) from error
 
     def _clear(self) -> None:
         with _locked(self._root / "fills" / "room"):
             for entry in (self._root / "entries").iterdir():
-                self._evicted(entry.name)
+                self._evict(entry.name)
 
 
-def _fetched(wanted: Wanted, folder: Path) -> Entry:
+def _fetch(request: CacheRequest, folder: Path) -> CacheEntry:
     folder.mkdir()
-    wanted.fill(folder)
-    files = describe_folder(folder, wanted.digests)
-    found = content_sha256(files)
-    if wanted.sha256 not in ("", found):
-        raise Refused(
-            wanted.name,
-            f"has other bytes than before: sha256 {found}, not {wanted.sha256}",
-            "Release the training run again from its export; if it happens twice, look for what writes there.",
+    request.fill(folder)
+    files = describe_folder(folder)
+    if request.files is not None:
+        require_same_files(request.name, files, request.files)
+    sha256 = content_sha256(files)
+    if request.sha256 not in (None, sha256):
+        raise ArtifactRefused(
+            request.name,
+            f"has other bytes than before: sha256 {sha256}, not {request.sha256}",
+            "Release the training run again from its export. If it happens twice, find the program that writes there.",
+            code="changed_content",
         )
-    return Entry(folder=folder, files=files, stamps=wanted.digests.stamps(folder, files), sha256=found, hit=False)
+    return CacheEntry(folder=folder, files=files, sha256=sha256, hit=False)
 
 
-def _sound(folder: Path, sha256: str) -> Entry | None:
-    """Return the entry in a folder whose every byte is as it was, else None."""
-    digests = Digests()
+def _verified(folder: Path, sha256: str) -> CacheEntry | None:
+    """Hash a cached folder. Return None if a byte differs."""
     try:
-        files = describe_folder(folder, digests)
-        stamps = digests.stamps(folder, files)
+        files = describe_folder(folder)
     except (Refused, OSError):
         return None
     if content_sha256(files) != sha256:
         return None
-    return Entry(folder=folder, files=files, stamps=stamps, sha256=sha256, hit=True)
+    return CacheEntry(folder=folder, files=files, sha256=sha256, hit=True)
 
 
 @contextmanager
 def _locked(path: Path, *, shared: bool = False, wait: bool = True, remove: bool = False) -> Iterator[Path]:
-    """Hold a lock file, which the kernel lets go of when the process ends, however that does.
+    """Lock a file. The kernel releases the lock when the process ends, also when it is killed.
 
-    :param remove: delete it at the end; whoever waited for it then makes a new one.
-    :raises BlockingIOError: when another holds it and `wait` is False.
+    Args:
+        path: the lock file, which is made if it is missing.
+        shared: take a shared lock, for readers.
+        wait: wait for the lock.
+        remove: delete the file at the end. A process that waited for it makes a new one.
+
+    Raises:
+        BlockingIOError: if another process has the lock and `wait` is False.
     """
-    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    # Not `filelock`: its locks are exclusive, and several processes use one entry at the same time.
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
-        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(opened, how)
-            if _is_there(path, opened):
-                break
+            fcntl.flock(descriptor, operation)
+            # The file may have been removed, or replaced, while this process waited.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                    break
         except BaseException:
-            os.close(opened)
+            os.close(descriptor)
             raise
-        os.close(opened)
+        os.close(descriptor)
     try:
         yield path
     finally:
         if remove:
             path.unlink(missing_ok=True)
-        os.close(opened)
+        os.close(descriptor)
 
 
-def _is_there(path: Path, opened: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(opened))
-    except FileNotFoundError:
-        return False
-
-
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _last_use(lease: Path) -> float:
-    return lease.stat().st_mtime if lease.exists() else 0.0
-
-
-def _digest(text: str) -> str:
+def _text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(path: Path) -> str:
-    """Return a digest that `_write` wrote, or an empty string."""
+def _read_sha256(path: Path) -> str | None:
+    """Return the digest in a file that `_write` made. Return None if there is no digest."""
     try:
         text = path.read_text(errors="replace")
     except FileNotFoundError:
-        return ""
-    return text if _SHA256.fullmatch(text) else ""
+        return None
+    return text if _SHA256.fullmatch(text) else None
 
 
 def _write(path: Path, text: str) -> None:
-    half_done = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    half_done.write_text(text)
-    half_done.replace(path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    temporary.write_text(text)
+    temporary.replace(path)

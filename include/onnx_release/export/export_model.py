@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.export import diagnostics
 from onnx_release.export.contract import contract_for
-from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx, require_exportable, tool_versions
+from onnx_release.export.fallback import ExportOptions, export_onnx, require_exportable, tool_versions
 from onnx_release.export.verify import ExportVerifier
-from onnx_release.limits import EXTERNAL_DATA_FILE
 from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
@@ -65,8 +62,8 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     verifier = ExportVerifier(model, pytorch_options(package), contract)
     contract = dataclasses.replace(contract, output_names=verifier.output_names, output_axes=verifier.output_axes())
     with fresh_folder(out) as folder, verifier:
-        digests, export_options = Digests(), ExportOptions(opset=options.opset, device=options.device)
-        result = export_onnx(model, folder, contract, export_options, partial(_verify_and_hash, verifier, digests))
+        export_options = ExportOptions(opset=options.opset, device=options.device)
+        result = export_onnx(model, folder, contract, export_options, verifier)
         # A session on the GPU needs both PyTorch's export and ONNX Runtime there.
         providers = CUDA_PROVIDERS if result.device == "cuda" and cuda_available() else CPU_PROVIDERS
         versions = tool_versions() | {
@@ -82,13 +79,11 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
                 tool_versions=versions,
             ),
         )
-        files = describe_folder(folder, digests)
-        stamps = digests.stamps(folder, files)
+        files = describe_folder(folder)
     return OnnxArtifact(
         sha256=folder_sha256(files),
         size_bytes=sum(file.size_bytes for file in files),
         files=files,
-        stamps=stamps,
         opset=result.opset,
         ir_version=result.ir_version,
         inputs=result.inputs,
@@ -103,18 +98,6 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         attempts=result.attempts,
         findings=(*diagnostics.training_findings(package, model), *diagnostics.export_findings(result)),
     )
-
-
-def _verify_and_hash(verifier: ExportVerifier, digests: Digests, folder: Path, result: ExportResult) -> str | None:
-    """Verify a written model. Verification waits for another process, so the weights are hashed at the same time."""
-    weights = folder / EXTERNAL_DATA_FILE
-    takes = (digests.take, digests.take_etag) if weights.exists() else ()
-    with ThreadPoolExecutor(2) as pool:
-        hashes = [pool.submit(take, weights) for take in takes]
-        reason = verifier(folder, result)
-        for each in hashes:
-            each.result()
-    return reason
 
 
 def pytorch_options(package: TrainedPackage) -> PyTorchOptions:

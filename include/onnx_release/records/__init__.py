@@ -11,7 +11,6 @@ from onnx_release.records.artifact import (
     Finding,
     OnnxArtifact,
     Precision,
-    StagedFile,
     TuneCandidate,
     TuneReport,
 )
@@ -51,7 +50,6 @@ __all__ = [
     "ReleaseReport",
     "S3Object",
     "SideLatency",
-    "StagedFile",
     "TensorSpec",
     "TrainedModel",
     "TuneCandidate",

@@ -13,28 +13,11 @@ from onnx_release.records.tensors import TensorSpec
 
 
 class FileDigest(Record):
-    """One file of a folder: its path in it (``/``-separated), the sha256 of its bytes, and their count.
-
-    `etag` is what S3 calls the same bytes when they are put in parts of `limits.S3_PART_BYTES`; empty where nobody
-    has taken it. It says nothing new, so files are the same without it.
-    """
+    """One file of a folder: its path in the folder (``/``-separated), the sha256 of its bytes, and their count."""
 
     path: str
     sha256: str
     size_bytes: int
-    etag: str = Field(default="")
-
-    def __eq__(self, other: object) -> bool:
-        """Compare without the ETag."""
-        return isinstance(other, FileDigest) and (self.path, self.sha256, self.size_bytes) == (
-            other.path,
-            other.sha256,
-            other.size_bytes,
-        )
-
-    def __hash__(self) -> int:
-        """Hash what `__eq__` compares."""
-        return hash((self.path, self.sha256, self.size_bytes))
 
 
 class Finding(Record):
@@ -56,16 +39,6 @@ class ExportAttempt(Record):
     outcome: Literal["taken", "failed", "unfit"]
     reason: str = ""
     wall_s: float = 0.0
-
-
-class StagedFile(Record):
-    """What an object store said of a staged file once its bytes were verified.
-
-    `by_content`: the store makes its ETags of the bytes, so that a copy of the same ETag holds the same bytes.
-    """
-
-    etag: str
-    by_content: bool
 
 
 class Precision(StrEnum):
@@ -131,10 +104,9 @@ class TuneReport(Record):
 class OnnxArtifact(Record):
     """An exported model folder: ``model.onnx``, its external data, and what MLflow needs to load them.
 
-    `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it. `uri` says where it
-    is staged and is empty for a folder that only the current process knows; in an object store, `staged` has each
-    file's ETag, by path. `stamps` tell, by path, that a file was not written to since its digest was taken, on the
-    machine that took it (see `artifact.Digests`). `trained_sha256` is the content of the trained model.
+    `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it.
+    `staging_uri` is the staged folder, and None for a folder that only the current process uses. A release report never
+    contains it. `trained_sha256` is the digest of the trained model's files.
 
     `trained_format` is the trained model's storage format (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``),
     `strategy` the export strategy that made the file and `attempts` every one that was tried, in order; `findings` are
@@ -146,13 +118,11 @@ class OnnxArtifact(Record):
     tuning found, where there was one, whichever candidate it chose.
     """
 
-    uri: str = ""
-    staged: dict[str, StagedFile] = Field(default_factory=dict)
-    trained_sha256: str = ""
+    staging_uri: str | None = None
+    trained_sha256: str | None = None
     sha256: str
     size_bytes: int
     files: tuple[FileDigest, ...]
-    stamps: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     opset: int
     ir_version: int
     inputs: tuple[TensorSpec, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from onnx_release.records.artifact import FileDigest, OnnxArtifact
 from onnx_release.records.base import Record
@@ -45,6 +45,12 @@ class ReleaseReport(Record):
     check: CheckReport | None = None
     benchmark: BenchmarkReport | None = None
     dag_run_url: str = ""
+
+    @field_validator("artifact")
+    @classmethod
+    def _without_staging_uri(cls, artifact: OnnxArtifact | None) -> OnnxArtifact | None:
+        # The staged folder is removed after the release, and its address is internal to the deployment.
+        return artifact and artifact.replace(staging_uri=None)
 
 
 class S3Object(Record):

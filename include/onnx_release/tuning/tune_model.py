@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from onnx_release.artifact.digests import Digests, describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.latency.evaluate import require_valid_latency_options
@@ -116,16 +116,13 @@ def _shipped(won: Entry, subject: BenchmarkSetup, out: Path, report: TuneReport)
                 session_options=candidate.session_options,
             ),
         )
-        digests = Digests()
-        files = describe_folder(target, digests)
-        stamps = digests.stamps(target, files)
+        files = describe_folder(target)
         opset, ir_version = versions(target)
     return artifact.replace(
-        uri="",
+        staging_uri=None,
         sha256=folder_sha256(files),
         size_bytes=sum(file.size_bytes for file in files),
         files=files,
-        stamps=stamps,
         opset=opset,
         ir_version=ir_version,
         precision=candidate.precision,

@@ -36,7 +36,7 @@ class OnnxCheckOperator(ReleaseStepOperator):
 
         artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         domains = tuple(str(domain) for domain in params.value(self.allowed_domains) or ())
-        with staging.at(artifact.uri).local(artifact) as (folder, artifact):
+        with staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder:
             report = check_artifact(folder, artifact, CheckOptions(allowed_domains=domains))
         self.gathered["check"] = report
         for finding in report.findings:

@@ -88,13 +88,13 @@ class OnnxExportOperator(ReleaseStepOperator):
         self.link_urls[TrainingRunLink.name] = self.hook.server.run_url(
             self.training.experiment_id, self.training.training_run_id
         )
-        work = staging.at(self.work_uri)
+        work = staging.open_staging(self.work_uri)
         with (
             tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch,
             worker_cache.trained_model(self.hook, self.training.model_uri) as trained,
         ):
-            out = work.out(staging.ARTIFACT, Path(scratch))
-            artifact = work.keep(staging.ARTIFACT, export(trained.path, out, options), out)
+            out = work.output_folder(staging.ARTIFACT, Path(scratch))
+            artifact = work.stage(staging.ARTIFACT, export(trained.path, out, options), out)
         for attempt in artifact.attempts:
             self.log.info("strategy %s: %s %s", attempt.strategy, attempt.outcome, attempt.reason)
         for finding in artifact.findings:

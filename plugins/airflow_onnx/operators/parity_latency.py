@@ -41,7 +41,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             options = self.benchmark_options(Path(scratch), self.told())
             with (
-                staging.at(artifact.uri).local(artifact) as (folder, artifact),
+                staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder,
                 worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
                 report = benchmark(trained.path, folder, artifact, options)

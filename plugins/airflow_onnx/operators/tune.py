@@ -104,16 +104,16 @@ class OnnxTuneOperator(MeasuringStepOperator):
     def _tuned(self, artifact: OnnxArtifact) -> OnnxArtifact:
         from onnx_release.run_step import tune
 
-        work = staging.at(self.work_uri)
+        work = staging.open_staging(self.work_uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            out, options = work.out(staging.TUNED, Path(scratch)), self._options(Path(scratch))
+            out, options = work.output_folder(staging.TUNED, Path(scratch)), self._options(Path(scratch))
             with (
-                staging.at(artifact.uri).local(artifact) as (folder, artifact),
+                staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder,
                 worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
             ):
                 tuned = tune(trained.path, folder, artifact, out, options)
             # Without a variant it is the exported one, where that is staged.
-            return work.keep(staging.TUNED, tuned, out) if tuned.variant else tuned
+            return work.stage(staging.TUNED, tuned, out) if tuned.variant else tuned
 
     def _options(self, scratch: Path) -> TuneOptions:
         from onnx_release.tuning.options import TuneOptions

@@ -48,9 +48,8 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         # Pushed before the first object: the clean-up must know of a half-done upload too.
         context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
         metadata = {"training-run-id": self.training.training_run_id, "artifact-sha256": artifact.sha256}
-        with staging.at(artifact.uri).sender(artifact, target) as send:
-            for file in artifact.files:
-                self._log_sent(target, file, send(file, metadata))
+        for file, sent in staging.open_staging(artifact.staging_uri).send(artifact, target, metadata):
+            self._log_sent(target, file, sent)
         report = self._put_report(target, accepted, metadata)
         stray = set(s3.sizes(target)) - {file.path for file in artifact.files} - {report.path}
         s3.remove(target, sorted(stray))
@@ -65,15 +64,15 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
             files=files,
         )
 
-    def _target(self, artifact: OnnxArtifact) -> s3.Folder:
+    def _target(self, artifact: OnnxArtifact) -> s3.S3Folder:
         prefix = validation.object_prefix(self.model_name, self.training.training_run_id, artifact.sha256)
         return s3.folder_at(self.s3_conn_id, f"s3://{validation.bucket(self.bucket)}/{prefix}")
 
-    def _log_sent(self, target: s3.Folder, file: FileDigest, sent: bool) -> None:
+    def _log_sent(self, target: s3.S3Folder, file: FileDigest, sent: bool) -> None:
         verb = "was put there" if sent else "was there already"
         self.log.info("%s/%s, %d bytes, %s.", target.uri, file.path, file.size_bytes, verb)
 
-    def _put_report(self, target: s3.Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
+    def _put_report(self, target: s3.S3Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
         """Keep a report that speaks well of these bytes; the version's tags and readers may already quote it."""
         from onnx_release.artifact.digests import describe_folder
         from onnx_release.limits import REPORT_FILE

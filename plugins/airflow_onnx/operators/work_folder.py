@@ -32,9 +32,9 @@ class PrepareWorkFolderOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Return the work folder's URI."""
         run: Any = context["dag_run"]
-        uri = staging.work_uri(settings.staging_uri(), run.dag_id, run.run_id)
+        uri = staging.work_folder_uri(settings.staging_uri(), run.dag_id, run.run_id)
         with airflow_outcome():
-            staging.at(uri).prepare(self.keep_s)
+            staging.open_staging(uri).prepare(self.keep_s)
         return uri
 
 
@@ -86,7 +86,7 @@ class CleanWorkFolderOperator(BaseOperator):
         """Clean up according to how far the release came."""
         with airflow_outcome():
             if params.optional_record(ModelVersion, self.version):
-                staging.at(self.work_uri).remove()
+                staging.open_staging(self.work_uri).remove()
             elif self.target_uri:
                 self._remove_unnamed_objects(params.record(TrainedModel, self.trained, "wait_for_training"))
 

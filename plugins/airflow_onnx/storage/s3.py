@@ -1,9 +1,8 @@
-"""Folders in an S3 store, through Airflow's `S3Hook`: put and verify, read, fetch, remove."""
+"""Folders in an S3 store, through Airflow's `S3Hook`: put and verify, copy, read, fetch, remove."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import mimetypes
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,48 +11,63 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_release.errors import Refused, Transient
-from onnx_release.limits import S3_PART_BYTES
-from onnx_release.records import FileDigest, StagedFile
+from airflow_onnx.errors import StorageRefused
+from onnx_release.errors import Transient, shorten
+from onnx_release.records import FileDigest
+from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from boto3.s3.transfer import TransferConfig
 
-log = logging.getLogger(__name__)
-
+# A file of this size or more is put in parts of this size. An upload to the same host takes a sixth longer with boto3's
+# own 8 MiB. A larger part costs more when it fails, and gives a file of 100 MB too few parts for several threads.
+PART_BYTES = 32 * 2**20
+TRANSFER_CONFIG = {"multipart_threshold": PART_BYTES, "multipart_chunksize": PART_BYTES}
 READ_CHUNK_BYTES = 1 << 20
-IN_PARTS = {"multipart_threshold": S3_PART_BYTES, "multipart_chunksize": S3_PART_BYTES}
+# MD5 releases Python's lock once per block, so other threads run in between.
+_MD5_BLOCK_BYTES = 1 << 23
 CONTENT_TYPES = {
     ".onnx": "application/octet-stream",
     ".data": "application/octet-stream",
     ".yaml": "application/yaml",
     "MLmodel": "application/yaml",
 }
-# Answers that the same request gets again, in S3's own words; the numbers are what a HEAD request gets instead.
-_CHANGED = "Somebody has written there since: look for who, then clear the task '{rerun}' with its downstream tasks."
-_ACCESS = "Check the key, the secret and the account's policy in the connection."
-FINAL_ANSWERS = {
-    "NoSuchBucket": "Create the bucket, or name another one.",
-    "NoSuchKey": "Clear the task '{rerun}' with its downstream tasks, so that the objects are put again.",
-    "404": "Create the bucket, or clear the task '{rerun}' with its downstream tasks.",
+_OUTAGE = "Airflow tries again. If that does not help, check the store's log and the network."
+_CHANGED = (
+    "object_changed",
+    "Another program writes there: find it, then clear the task '{rerun}' with its downstream tasks.",
+)
+_ACCESS = ("access_denied", "Check the key, the secret and the account's policy in the connection.")
+# Error codes of S3 that a retry repeats, with our code and the next action. A HEAD request returns only the number.
+_FINAL_ERRORS = {
+    "NoSuchBucket": ("no_bucket", "Create the bucket, or name another one."),
+    "NoSuchKey": ("no_object", "Clear the task '{rerun}' with its downstream tasks, which puts the objects again."),
+    "404": ("not_found", "Create the bucket, or clear the task '{rerun}' with its downstream tasks."),
     "PreconditionFailed": _CHANGED,
     "412": _CHANGED,
     "AccessDenied": _ACCESS,
     "403": _ACCESS,
     "InvalidAccessKeyId": _ACCESS,
     "SignatureDoesNotMatch": _ACCESS,
-    "InvalidBucketName": "Name another bucket.",
-    "XMinioStorageFull": "Free some room in the store.",
+    "InvalidBucketName": ("bucket_name", "Name another bucket."),
+    "XMinioStorageFull": ("store_full", "Free space in the store."),
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
-    """A bucket and the key prefix (ending in ``/``) that stands for one folder in it.
+class VerifiedObject(Record):
+    """ETag of an object whose bytes were verified.
 
-    `rerun` is the task that puts the objects.
+    `etag_from_bytes`: the store computes its ETags from the bytes, so two objects with one ETag have the same bytes.
     """
+
+    etag: str
+    etag_from_bytes: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Folder:
+    """A bucket and the key prefix (ending in ``/``) of one folder. `rerun` is the task that puts the objects."""
 
     hook: S3Hook = field(repr=False)
     bucket: str
@@ -66,191 +80,199 @@ class Folder:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def key(self, path: str) -> str:
-        """Return the object key of a file of the folder."""
+        """Return the object key of a file in the folder."""
         return self.prefix + path
 
 
-def folder_at(s3_conn_id: str, uri: str, **more: Any) -> Folder:
-    """Return the folder that ``s3://bucket/prefix`` names, through an Airflow connection of type `aws`.
+def folder_at(s3_conn_id: str, uri: str, rerun: str = "upload") -> S3Folder:
+    """Return the folder ``s3://bucket/prefix``, accessed through an Airflow connection of type `aws`.
 
-    :param more: further fields of `Folder`.
+    :param rerun: the task that puts the objects, for messages.
     """
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    # The hook lets the connection's own `service_config` change this dictionary.
-    hook = S3Hook(s3_conn_id, transfer_config_args=dict(IN_PARTS))
-    return Folder(hook=hook, bucket=bucket, prefix=f"{prefix.strip('/')}/".lstrip("/"), **more)
+    # A copy: the hook updates this dictionary with the connection's `service_config`.
+    hook = S3Hook(s3_conn_id, transfer_config_args=dict(TRANSFER_CONFIG))
+    return S3Folder(hook=hook, bucket=bucket, prefix=f"{prefix.strip('/')}/".lstrip("/"), rerun=rerun)
 
 
 @contextmanager
-def explained(folder: Folder, what: str) -> Iterator[None]:
-    """Turn what boto3 raises about `what` into `Refused` or `Transient` with the next action."""
+def store_errors(folder: S3Folder, subject: str) -> Iterator[None]:
+    """Turn boto3's errors into `StorageRefused` or `Transient`, with the next action.
+
+    :param subject: the object or request, as the start of a sentence.
+    """
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
-    subject = f"{what} at {folder.uri} (connection '{folder.hook.aws_conn_id}')"
+    place = f"{subject} at {folder.uri} (connection '{folder.hook.aws_conn_id}')"
     try:
         yield
     except (ClientError, S3UploadFailedError) as error:
-        # boto3's transfer wraps the answer; the original hangs on the exception as its context.
+        # boto3's transfer wraps the store's answer and keeps it as the context of its own exception.
         answer = error if isinstance(error, ClientError) else error.__context__
-        code = answer.response.get("Error", {}).get("Code", "") if isinstance(answer, ClientError) else ""
-        if code in FINAL_ANSWERS:
-            action = FINAL_ANSWERS[code].format(rerun=folder.rerun)
-            raise Refused(subject, f"the store refuses ({code})", action) from error
-        raise Transient(subject, f"the store failed: {str(error)[:300]}", _OUTAGE) from error
+        s3_code = answer.response.get("Error", {}).get("Code", "") if isinstance(answer, ClientError) else ""
+        if s3_code in _FINAL_ERRORS:
+            code, action = _FINAL_ERRORS[s3_code]
+            problem = f"was refused by the store ({s3_code})"
+            raise StorageRefused(place, problem, action.format(rerun=folder.rerun), code=code) from error
+        raise Transient(place, f"failed in the store: {shorten(error)}", _OUTAGE) from error
     except (NoCredentialsError, ParamValidationError) as error:
-        raise Refused(subject, f"the request cannot be made: {str(error)[:300]}", _ACCESS) from error
+        code, action = "invalid_request", _ACCESS[1]
+        raise StorageRefused(place, f"cannot be requested: {shorten(error)}", action, code=code) from error
     except BotoCoreError as error:
-        raise Transient(subject, f"the store cannot be reached: {str(error)[:300]}", _OUTAGE) from error
+        raise Transient(place, f"cannot be reached: {shorten(error)}", _OUTAGE) from error
 
 
-def require_bucket(folder: Folder) -> None:
-    """Raise `Refused` when the bucket does not exist or may not be used, before anything is put."""
-    with explained(folder, f"bucket '{folder.bucket}'"):
+def require_bucket(folder: S3Folder) -> None:
+    """Raise `StorageRefused` if the bucket does not exist or the account has no access to it."""
+    with store_errors(folder, f"The bucket '{folder.bucket}'"):
         folder.hook.get_conn().head_bucket(Bucket=folder.bucket)
 
 
-def put(folder: Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> StagedFile:
-    """Put one file, in parts when it is large, and verify it; S3 shows the object only when it is complete.
+def put(folder: S3Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> VerifiedObject:
+    """Put one file, in parts if it is large, and verify the object. S3 shows the object only when it is complete.
 
-    Returns the ETag of what was verified.
+    The store answers with an ETag: the MD5 of the bytes, or the MD5 over the MD5s of the parts. If the ETag differs
+    (encryption with own keys, some gateways), the object is read back and hashed.
 
-    The store answers with an ETag that it made of what it received: the MD5 of the bytes, or that of its parts' MD5s.
-    Where it makes its ETags in another way (encryption with keys of its own, some gateways), the object is read.
-
-    :raises Transient: when the store holds something else.
+    :raises Transient: if the object has other bytes.
     """
-    path = local / file.path
-    # Where its ETag is not known yet, the file is read for it while it is sent.
-    with ThreadPoolExecutor(1) as beside, explained(folder, file.path):
-        expected = beside.submit(_etag, local, file, folder.hook.transfer_config)
+    # The MD5 is taken while the file is sent.
+    with ThreadPoolExecutor(1) as pool, store_errors(folder, f"The object '{file.path}'"):
+        expected = pool.submit(expected_object, folder, local, file)
         client = folder.hook.get_conn()
         client.upload_file(
-            str(path),
+            str(local / file.path),
             folder.bucket,
             folder.key(file.path),
-            ExtraArgs=_described(file, metadata),
+            ExtraArgs=_headers(file, metadata),
             Config=folder.hook.transfer_config,
         )
         head = client.head_object(Bucket=folder.bucket, Key=folder.key(file.path))
-        etag = head["ETag"].strip('"')
-        if (etag, head["ContentLength"]) == (expected.result(), file.size_bytes):
-            return StagedFile(etag=etag, by_content=True)
-    _require_reads_back(folder, file, etag)
-    return StagedFile(etag=etag, by_content=False)
+        if _matches(head, file, expected.result()):
+            return expected.result()
+    etag = head["ETag"].strip('"')
+    _require_readback(folder, file, etag)
+    return VerifiedObject(etag=etag, etag_from_bytes=False)
 
 
-def copy(source: Folder, target: Folder, file: FileDigest, staged: StagedFile, metadata: dict[str, str]) -> None:
-    """Let the store copy an object, in the parts that it was put in, and verify the copy.
+def copy(
+    source: S3Folder, target: S3Folder, file: FileDigest, verified: VerifiedObject, metadata: dict[str, str]
+) -> None:
+    """Copy an object inside the store, in parts of the same size, and verify the copy.
 
-    :param staged: what was verified at the source: if that is not what lies there by now, nothing is copied.
-    :raises Refused: when the source is gone or is another.
-    :raises Transient: when the copy is something else.
+    :param verified: the source object as it was verified. If the store has another object now, nothing is copied.
+    :raises StorageRefused: if the source is missing or was replaced.
+    :raises Transient: if the copy has other bytes.
     """
-    with explained(source, f"{file.path}, on its way to {target.uri},"):
+    with store_errors(source, f"The copy of '{file.path}' to {target.uri}"):
         client = target.hook.get_conn()
         client.copy(
             {"Bucket": source.bucket, "Key": source.key(file.path)},
             target.bucket,
             target.key(file.path),
             ExtraArgs={
-                **_described(file, metadata),
+                **_headers(file, metadata),
                 "MetadataDirective": "REPLACE",
-                "CopySourceIfMatch": f'"{staged.etag}"',
+                "CopySourceIfMatch": f'"{verified.etag}"',
             },
             Config=source.hook.transfer_config,
         )
         head = client.head_object(Bucket=target.bucket, Key=target.key(file.path))
-    if not _is_content(head, file, staged):
-        _require_reads_back(target, file, head["ETag"].strip('"'))
+    if not _matches(head, file, verified):
+        _require_readback(target, file, head["ETag"].strip('"'))
 
 
-def same_store(one: Folder, other: Folder) -> bool:
-    """Tell whether the store of one folder can copy from the other: they have one address."""
+def same_store(one: S3Folder, other: S3Folder) -> bool:
+    """Return True if both folders have one endpoint, so that the store can copy between them."""
     return bool(one.hook.get_conn().meta.endpoint_url == other.hook.get_conn().meta.endpoint_url)
 
 
-def holds(folder: Folder, file: FileDigest, expected: Callable[[], StagedFile]) -> bool:
-    """Tell whether the object is there and right; it is read only where its ETag says nothing.
+def is_stored(folder: S3Folder, file: FileDigest, expected: Callable[[], VerifiedObject]) -> bool:
+    """Return True if the object exists with the right bytes. It is read only if its ETag cannot prove that.
 
-    :param expected: returns the ETag of the same bytes, put in the same way; asked only if there is an object.
+    :param expected: returns the ETag of the same bytes put in the same parts. Called only if the object exists.
     """
-    head = _head(folder, file.path)
-    if head is None or head["ContentLength"] != file.size_bytes:
-        return False
-    return _is_content(head, file, expected()) or read_digest(folder, file.path) == file
-
-
-def _is_content(head: Any, file: FileDigest, expected: StagedFile) -> bool:
-    return expected.by_content and (head["ETag"].strip('"'), head["ContentLength"]) == (expected.etag, file.size_bytes)
-
-
-def _head(folder: Folder, path: str) -> Any | None:
     from botocore.exceptions import ClientError
 
-    with explained(folder, path):
+    with store_errors(folder, f"The object '{file.path}'"):
         try:
-            return folder.hook.get_conn().head_object(Bucket=folder.bucket, Key=folder.key(path))
+            head = folder.hook.get_conn().head_object(Bucket=folder.bucket, Key=folder.key(file.path))
         except ClientError as error:
-            # The answer to HEAD has no body to say whether it is the bucket or the object; the bucket was seen before.
+            # A HEAD answer does not distinguish a missing bucket from a missing object; `require_bucket` came before.
             if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey"):
-                return None
+                return False
             raise
+    if head["ContentLength"] != file.size_bytes:
+        return False
+    return _matches(head, file, expected()) or read_digest(folder, file.path) == file
 
 
-def _described(file: FileDigest, metadata: dict[str, str]) -> dict[str, Any]:
+def _matches(head: Any, file: FileDigest, expected: VerifiedObject) -> bool:
+    found = head["ETag"].strip('"'), head["ContentLength"]
+    return expected.etag_from_bytes and found == (expected.etag, file.size_bytes)
+
+
+def _headers(file: FileDigest, metadata: dict[str, str]) -> dict[str, Any]:
     return {"ContentType": content_type(file.path), "Metadata": {**metadata, "sha256": file.sha256}}
 
 
-def _require_reads_back(folder: Folder, file: FileDigest, etag: str) -> None:
+def _require_readback(folder: S3Folder, file: FileDigest, etag: str) -> None:
     if (found := read_digest(folder, file.path, etag)) != file:
         raise Transient(
-            f"object {folder.uri}/{file.path}",
+            f"The object {folder.uri}/{file.path}",
             f"reads back as {found and found.sha256}, not {file.sha256}",
-            "It is put again; if that does not help, look at the store's disk.",
+            "Airflow puts it again. If that does not help, check the store's disk.",
         )
 
 
-def expected_etag(folder: Folder, local: Path, file: FileDigest) -> StagedFile:
-    """Return the ETag that the file will have there, if the store makes its ETags of the bytes."""
-    return StagedFile(etag=_etag(local, file, folder.hook.transfer_config), by_content=True)
-
-
-def _etag(local: Path, file: FileDigest, config: TransferConfig) -> str:
-    """Return the ETag that S3 gives an object that boto3 puts with this configuration; the file is read if need be."""
+def expected_object(folder: S3Folder, local: Path, file: FileDigest) -> VerifiedObject:
+    """Return the ETag that S3 gives a local file, if the store computes ETags from the bytes. Reads the file."""
     from s3transfer.utils import ChunksizeAdjuster  # type: ignore[import-untyped]
 
-    from onnx_release.artifact.digests import etag_of
-
+    config: TransferConfig = folder.hook.transfer_config
     if file.size_bytes < config.multipart_threshold:
-        return hashlib.md5((local / file.path).read_bytes(), usedforsecurity=False).hexdigest()
-    part_bytes = ChunksizeAdjuster().adjust_chunksize(config.multipart_chunksize, file.size_bytes)
-    # The export has taken this one while it waited.
-    known = file.etag if part_bytes == S3_PART_BYTES else ""
-    return known or etag_of(local / file.path, part_bytes)
+        etag = hashlib.md5((local / file.path).read_bytes(), usedforsecurity=False).hexdigest()
+    else:
+        part_bytes = ChunksizeAdjuster().adjust_chunksize(config.multipart_chunksize, file.size_bytes)
+        etag = multipart_etag(local / file.path, part_bytes)
+    return VerifiedObject(etag=etag, etag_from_bytes=True)
+
+
+def multipart_etag(path: Path, part_bytes: int) -> str:
+    """Return S3's ETag of a file that is put in parts: the MD5 over the parts' MD5s, and the number of parts."""
+    md5s = []
+    with path.open("rb") as file:
+        while block := file.read(min(part_bytes, _MD5_BLOCK_BYTES)):
+            md5, size = hashlib.md5(block, usedforsecurity=False), len(block)
+            while size < part_bytes and (block := file.read(min(part_bytes - size, _MD5_BLOCK_BYTES))):
+                md5.update(block)
+                size += len(block)
+            md5s.append(md5.digest())
+    return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
 
 
 def content_type(path: str) -> str:
-    """Return the media type that a browser or a client should see for this file of a model folder."""
+    """Return the media type of a file in a model folder."""
     name = Path(path)
     known = CONTENT_TYPES.get(name.suffix or name.name)
     return known or mimetypes.guess_type(path)[0] or "application/octet-stream"
 
 
-def read_digest(folder: Folder, path: str, etag: str = "") -> FileDigest | None:
-    """Read an object back, byte by byte, and return what it is; None when there is no such object.
+def read_digest(folder: S3Folder, path: str, etag: str | None = None) -> FileDigest | None:
+    """Read an object and return its digest. Return None if it does not exist.
 
-    :param etag: that of the object that is meant; there is none when it has another by now.
+    :param etag: the ETag of the object to read. An object with another ETag counts as missing.
     """
     from botocore.exceptions import ClientError
 
     digest, size = hashlib.sha256(), 0
-    with explained(folder, path):
+    with store_errors(folder, f"The object '{path}'"):
         try:
-            only = {"IfMatch": f'"{etag}"'} if etag else {}
-            body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(path), **only)["Body"]
+            condition = {"IfMatch": f'"{etag}"'} if etag else {}
+            body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(path), **condition)["Body"]
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "PreconditionFailed"):
                 return None
@@ -261,59 +283,82 @@ def read_digest(folder: Folder, path: str, etag: str = "") -> FileDigest | None:
     return FileDigest(path=path, sha256=digest.hexdigest(), size_bytes=size)
 
 
-def sizes(folder: Folder) -> dict[str, int]:
-    """Return path and size in bytes of every object below the prefix."""
+def put_text(folder: S3Folder, path: str, text: str) -> None:
+    """Put a small JSON text as one object."""
+    with store_errors(folder, f"The object '{path}'"):
+        folder.hook.get_conn().put_object(
+            Bucket=folder.bucket, Key=folder.key(path), Body=text.encode(), ContentType=content_type(path)
+        )
+
+
+def read_text(folder: S3Folder, path: str) -> str:
+    """Return the text of a small object.
+
+    :raises StorageRefused: if the object does not exist.
+    """
+    with store_errors(folder, f"The object '{path}'"):
+        body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(path))["Body"]
+        return str(body.read().decode(errors="replace"))
+
+
+def sizes(folder: S3Folder) -> dict[str, int]:
+    """Return the size in bytes of every object below the prefix, by path."""
     return {path: item["Size"] for path, item in listing(folder).items()}
 
 
-def listing(folder: Folder) -> dict[str, dict[str, Any]]:
-    """Return what the store says of every object below the prefix, by path."""
-    with explained(folder, "the listing"):
+def listing(folder: S3Folder) -> dict[str, dict[str, Any]]:
+    """Return the entry of ``ListObjectsV2`` for every object below the prefix, by path."""
+    with store_errors(folder, "The listing"):
         pages = folder.hook.get_conn().get_paginator("list_objects_v2")
-        found: list[dict[str, Any]] = []
-        for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.prefix):
-            found += page.get("Contents", [])
-    return {item["Key"].removeprefix(folder.prefix): item for item in found}
+        items = [
+            item
+            for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.prefix)
+            for item in page.get("Contents", [])
+        ]
+    return {item["Key"].removeprefix(folder.prefix): item for item in items}
 
 
-def fetch(folder: Folder, files: Iterable[FileDigest], target: Path) -> None:
-    """Download the files into `target`, an empty folder; what arrives is for the caller to verify."""
+def fetch(folder: S3Folder, files: Iterable[FileDigest], target: Path) -> None:
+    """Download files into `target`, an empty folder. The caller verifies their bytes."""
     for file in files:
         local = target / file.path
         local.parent.mkdir(parents=True, exist_ok=True)
-        with explained(folder, file.path):
+        with store_errors(folder, f"The object '{file.path}'"):
             folder.hook.get_conn().download_file(
                 folder.bucket, folder.key(file.path), str(local), Config=folder.hook.transfer_config
             )
 
 
-def fetch_one(folder: Folder, path: str, target: Path, size_max_bytes: int) -> Path:
-    """Download one object of the folder, and return the file; raises `Refused` when it is larger than the limit."""
-    with explained(folder, path):
+def fetch_one(folder: S3Folder, path: str, target: Path, size_max_bytes: int) -> Path:
+    """Download one object of the folder, and return the local file.
+
+    :raises StorageRefused: if the object is larger than the limit.
+    """
+    with store_errors(folder, f"The object '{path}'"):
         size = folder.hook.get_conn().head_object(Bucket=folder.bucket, Key=folder.key(path))["ContentLength"]
     if size > size_max_bytes:
-        raise Refused(
-            f"object {folder.uri}/{path}", f"has {size} bytes, at most {size_max_bytes} are read", "Give fewer rows."
+        raise StorageRefused(
+            f"The object {folder.uri}/{path}",
+            f"has {size} bytes; the limit is {size_max_bytes}",
+            "Give fewer rows.",
+            code="object_too_large",
         )
     fetch(folder, [FileDigest(path=path, sha256="", size_bytes=size)], target)
     return target / path
 
 
-def remove(folder: Folder, paths: Iterable[str]) -> None:
-    """Delete objects of the folder; one that is gone already is no error."""
-    # One by one: DeleteObjects wants a checksum header that not every S3 server agrees on.
+def remove(folder: S3Folder, paths: Iterable[str]) -> None:
+    """Delete objects of the folder. A missing object is not an error."""
+    # One request per object: DeleteObjects requires a checksum header that not every S3 server accepts.
     for path in paths:
-        with explained(folder, path):
+        with store_errors(folder, f"The object '{path}'"):
             folder.hook.get_conn().delete_object(Bucket=folder.bucket, Key=folder.key(path))
 
 
-def console_url(folder: Folder) -> str:
-    """Return where a person can look at the folder: the console named in the connection, else the endpoint."""
+def console_url(folder: S3Folder) -> str:
+    """Return the folder's page in the console that the connection names, else its address at the endpoint."""
     extra = folder.hook.conn_config.extra_config or {}
     if console := str(extra.get("console_url") or "").rstrip("/"):
         return f"{console}/browser/{folder.bucket}/{folder.prefix}"
     endpoint = str(extra.get("endpoint_url") or "").rstrip("/")
     return f"{endpoint}/{folder.bucket}/{folder.prefix}" if endpoint else ""
-
-
-_OUTAGE = "It is tried again; if that does not help, look at the store's log and the network between."

@@ -1,37 +1,45 @@
-"""Where the tasks of one release hand the artifact to each other: a work folder behind a URI."""
+"""Staging of artifacts between the tasks of a DAG run: the work folder and its URI."""
 
 from __future__ import annotations
 
 import hashlib
 from urllib.parse import urlsplit
 
+from airflow_onnx.errors import StorageRefused
 from airflow_onnx.storage.staging_base import Staging
 from airflow_onnx.storage.staging_folder import FolderStaging
-from airflow_onnx.storage.staging_s3 import StoreStaging
-from onnx_release.errors import Refused
+from airflow_onnx.storage.staging_s3 import S3Staging
 
-__all__ = ["ARTIFACT", "TUNED", "Staging", "at", "work_uri"]
+__all__ = ["ARTIFACT", "TUNED", "Staging", "open_staging", "work_folder_uri"]
 
 ARTIFACT = "artifact"
 TUNED = "tuned"
 
 
-def work_uri(root_uri: str, dag_id: str, dag_run_id: str) -> str:
-    """Return the work folder of one DAG run. Run ids are free text, so they are hashed, never made a path."""
+def work_folder_uri(root_uri: str, dag_id: str, dag_run_id: str) -> str:
+    """Return the URI of a DAG run's work folder. The ids are hashed, because DAG run ids are free text."""
     digest = hashlib.sha256(f"{dag_id}\0{dag_run_id}".encode()).hexdigest()
     return f"{root_uri.rstrip('/')}/{digest[:24]}"
 
 
-def at(uri: str) -> Staging:
-    """Return the staging behind the URI of a work folder, or of an artifact in it.
+def open_staging(uri: str | None) -> Staging:
+    """Return the staging for the URI of a work folder, or of an artifact in a work folder.
 
-    :raises Refused: for a URI of another kind.
+    :raises StorageRefused: for another kind of URI, or an artifact that was never staged.
     """
-    kind = {"file": FolderStaging, "s3": StoreStaging}.get(urlsplit(uri).scheme)
-    if kind is None:
-        raise Refused(
-            f"staging folder {uri!r:.200}",
-            "is neither a file:// nor an s3:// URI",
-            "Set [onnx_release] staging_uri to s3://bucket/prefix, or to a folder that every worker sees.",
+    if uri is None:
+        raise StorageRefused(
+            "The artifact's record",
+            "names no staged folder",
+            "Clear the task 'export' with its downstream tasks.",
+            code="not_staged",
         )
-    return kind(uri)
+    staging = {"file": FolderStaging, "s3": S3Staging}.get(urlsplit(uri).scheme)
+    if staging is None:
+        raise StorageRefused(
+            f"The staging folder {uri!r:.200}",
+            "is neither a file:// nor an s3:// URI",
+            "Set [onnx_release] staging_uri to s3://bucket/prefix, or to a folder that all workers share.",
+            code="staging_uri",
+        )
+    return staging(uri)

@@ -1,61 +1,82 @@
-"""What each kind of staging can do."""
+"""Interface of staging: a work folder that passes artifacts from task to task."""
 
 from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from airflow_onnx.storage.s3 import Folder
-    from onnx_release.records import FileDigest, OnnxArtifact
+from airflow_onnx.storage import s3
 
-Send = Callable[["FileDigest", dict[str, str]], bool]
-"""Puts one file of the artifact into the target folder, with this metadata; False when it was there already."""
+if TYPE_CHECKING:
+    from onnx_release.records import FileDigest, OnnxArtifact
 
 
 class Staging(abc.ABC):
-    """A work folder, or an artifact in one. Nothing is named by a record before all of it is there and verified."""
+    """A work folder, or an artifact in a work folder.
+
+    A record names a staged artifact only after all its files are complete and verified.
+
+    :param uri: the URI of the work folder or of the artifact.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
     @abc.abstractmethod
     def prepare(self, keep_s: float) -> None:
-        """Make the work folder usable, and sweep its siblings that nothing has touched for `keep_s` seconds."""
+        """Make the work folder usable, and delete other work folders that are older than `keep_s` seconds."""
 
     @abc.abstractmethod
-    def out(self, name: str, scratch: Path) -> Path:
-        """Return the folder on this disk to write the artifact `name` to; `scratch` ends with the task."""
+    def output_folder(self, name: str, scratch: Path) -> Path:
+        """Return the local folder in which the task writes the artifact `name`.
 
-    @abc.abstractmethod
-    def keep(self, name: str, artifact: OnnxArtifact, written: Path) -> OnnxArtifact:
-        """Stage what was written to `out`, and return its record with the place in it."""
-
-    @abc.abstractmethod
-    def local(self, artifact: OnnxArtifact) -> AbstractContextManager[tuple[Path, OnnxArtifact]]:
-        """Return a context in which the artifact at this URI is a folder on this disk, to be read only.
-
-        It comes with its record, whose stamps are those of the files of that folder.
-
-        :raises Refused: when it is not there.
+        :param scratch: a folder that ends with the task.
         """
 
     @abc.abstractmethod
-    def sender(self, artifact: OnnxArtifact, target: Folder) -> AbstractContextManager[Send]:
-        """Return a context that yields what sends the artifact's files to their final place, and verifies each there.
+    def stage(self, name: str, artifact: OnnxArtifact, written: Path) -> OnnxArtifact:
+        """Stage the artifact in the folder `written`, and return its record with `staging_uri`."""
 
-        :raises Refused: when what is staged is not there, or not what was judged.
+    @abc.abstractmethod
+    def local_folder(self, artifact: OnnxArtifact) -> AbstractContextManager[Path]:
+        """Return a context with the artifact as a local folder, for reading.
+
+        :raises Refused: if the artifact is missing or was changed.
+        """
+
+    @abc.abstractmethod
+    def send(
+        self, artifact: OnnxArtifact, target: s3.S3Folder, metadata: dict[str, str]
+    ) -> Iterator[tuple[FileDigest, bool]]:
+        """Bring every file of the artifact to `target` and verify it there.
+
+        Yields each file, with False if the target already had it.
+
+        :param metadata: S3 metadata of each object.
+        :raises Refused: if a staged file is missing or was changed.
         """
 
     @abc.abstractmethod
     def remove(self) -> None:
-        """Delete the work folder; one that is gone already is no error."""
+        """Delete the work folder. A missing folder is not an error."""
 
 
 def is_work_folder(name: str) -> bool:
-    """Tell whether `work_uri` makes such names: the root may be a folder that others use too."""
+    """Return True for a name that `work_folder_uri` makes. The root may contain other folders too."""
     return re.fullmatch(r"[0-9a-f]{24}", name) is not None
+
+
+def put_folder(
+    folder: Path, files: tuple[FileDigest, ...], target: s3.S3Folder, metadata: dict[str, str]
+) -> Iterator[tuple[FileDigest, bool]]:
+    """Put local files that the target does not have yet. Yields as `Staging.send`."""
+    for file in files:
+        stored = s3.is_stored(target, file, partial(s3.expected_object, target, folder, file))
+        if not stored:
+            s3.put(target, folder, file, metadata)
+        yield file, not stored

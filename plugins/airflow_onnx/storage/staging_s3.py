@@ -1,19 +1,22 @@
-"""Staging in an object store, for workers that share no disk."""
+"""Staging in an S3 store, for workers that share no disk."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_onnx import validation
 from airflow_onnx.deployment import settings
+from airflow_onnx.errors import StorageRefused
 from airflow_onnx.storage import s3, worker_cache
-from airflow_onnx.storage.staging_base import Send, Staging, is_work_folder
-from airflow_onnx.storage.staging_folder import putting
-from onnx_release.errors import Refused
+from airflow_onnx.storage.staging_base import Staging, is_work_folder, put_folder
+from onnx_release.errors import RecordRefused
+from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
     from onnx_release.records import FileDigest, OnnxArtifact
@@ -22,95 +25,128 @@ RERUN = "export"
 _AGAIN = f"Clear the task '{RERUN}' with its downstream tasks."
 
 
-class StoreStaging(Staging):
-    """The artifact is put once, fetched by each worker that reads it, and copied inside the store to its final place.
+class StagedObjects(Record):
+    """The staged objects of one artifact as they were verified, by path.
 
-    It lies below its own sha256: a second try, or a try that Airflow gave up and that still goes on, puts the same
-    objects again or others elsewhere, and what a record names never changes under it.
+    Stored as JSON beside the artifact, for the task that copies it.
+    """
+
+    objects: dict[str, s3.VerifiedObject]
+
+
+class S3Staging(Staging):
+    """Staging in a store: put once, fetched by each worker that reads it, copied inside the store to its final place.
+
+    The artifact is below its own sha256. A second try, or a try that Airflow gave up and that still runs, puts the same
+    objects again or other objects elsewhere. The objects that a record names never change.
     """
 
     @property
-    def folder(self) -> s3.Folder:
+    def folder(self) -> s3.S3Folder:
         """The folder in the store, through the deployment's connection."""
-        return self._folder(self.uri)
-
-    def _folder(self, uri: str) -> s3.Folder:
-        validation.bucket(uri.removeprefix("s3://").partition("/")[0])
-        return s3.folder_at(settings.staging_conn_id(), uri, rerun=RERUN)
+        return _staging_folder(self.uri)
 
     def prepare(self, keep_s: float) -> None:
-        """Look whether the bucket is there, and sweep old siblings; a folder in a store needs no making."""
+        """Check that the bucket exists, and delete old work folders."""
         s3.require_bucket(self.folder)
         root_uri, _, own = self.uri.rpartition("/")
-        root = self._folder(root_uri)
+        root = _staging_folder(root_uri)
         newest: dict[str, float] = {}
+        paths: dict[str, list[str]] = {}
         for path, item in s3.listing(root).items():
-            name = path.partition("/")[0]
-            newest[path] = item["LastModified"].timestamp()
-            newest[name] = max(newest.get(name, 0.0), newest[path])
-        old = {name for name, at in newest.items() if is_work_folder(name) and time.time() - at > keep_s} - {own}
-        s3.remove(root, [path for path in newest if "/" in path and path.partition("/")[0] in old])
+            name, separator, _ = path.partition("/")
+            if separator and name != own and is_work_folder(name):
+                newest[name] = max(newest.get(name, 0.0), item["LastModified"].timestamp())
+                paths.setdefault(name, []).append(path)
+        for name, modified_at_s in newest.items():
+            if time.time() - modified_at_s > keep_s:
+                s3.remove(root, paths[name])
 
-    def out(self, name: str, scratch: Path) -> Path:
-        """Return a folder of the task's own."""
+    def output_folder(self, name: str, scratch: Path) -> Path:
+        """Return a folder of the task."""
         return scratch / name
 
-    def keep(self, name: str, artifact: OnnxArtifact, written: Path) -> OnnxArtifact:
+    def stage(self, name: str, artifact: OnnxArtifact, written: Path) -> OnnxArtifact:
         """Put every file and verify it."""
-        folder = self._folder(f"{self.uri}/{name}/{artifact.sha256}")
+        parent = _staging_folder(f"{self.uri}/{name}")
+        folder = _staging_folder(f"{parent.uri}/{artifact.sha256}")
         metadata = {"artifact-sha256": artifact.sha256}
-        staged = {file.path: s3.put(folder, written, file, metadata) for file in artifact.files}
-        return artifact.replace(uri=folder.uri, staged=staged)
+        staged = StagedObjects(objects={file.path: s3.put(folder, written, file, metadata) for file in artifact.files})
+        s3.put_text(parent, _objects_file(artifact), json.dumps(staged.to_dict()))
+        return artifact.replace(staging_uri=folder.uri)
 
     @contextmanager
-    def local(self, artifact: OnnxArtifact) -> Iterator[tuple[Path, OnnxArtifact]]:
-        """Yield a copy from this worker's cache, or fetched into it; its bytes were just read."""
-        from onnx_release.artifact.cache import Wanted
-        from onnx_release.artifact.digests import Digests, verify_folder
-
-        digests = Digests()
+    def local_folder(self, artifact: OnnxArtifact) -> Iterator[Path]:
+        """Yield a copy from this worker's cache, or fetch it. The cache verifies every file."""
+        from onnx_release.artifact.cache import CacheRequest
 
         def fill(target: Path) -> None:
-            self._require_staged(artifact)
+            found = s3.sizes(self.folder)
+            missing = [file.path for file in artifact.files if found.get(file.path) != file.size_bytes]
+            if missing:
+                raise StorageRefused(
+                    f"The staged artifact {self.uri}",
+                    f"lacks {', '.join(missing)} with the recorded size",
+                    _AGAIN,
+                    code="not_staged",
+                )
             s3.fetch(self.folder, artifact.files, target)
-            verify_folder(target, artifact.files, digests)
 
-        with worker_cache.cached(
-            Wanted(name=f"artifact {self.uri}", fill=fill, sha256=artifact.sha256, digests=digests)
-        ) as entry:
-            yield entry.folder, artifact.replace(stamps=entry.stamps)
+        request = CacheRequest(name=f"The artifact {self.uri}", fill=fill, sha256=artifact.sha256, files=artifact.files)
+        with worker_cache.cached_folder(request) as entry:
+            yield entry.folder
 
-    def _require_staged(self, artifact: OnnxArtifact) -> None:
-        found = s3.sizes(self.folder)
-        if missing := [file.path for file in artifact.files if found.get(file.path) != file.size_bytes]:
-            raise Refused(f"staged artifact {self.uri}", f"lacks {', '.join(missing)} as it was staged", _AGAIN)
+    def send(
+        self, artifact: OnnxArtifact, target: s3.S3Folder, metadata: dict[str, str]
+    ) -> Iterator[tuple[FileDigest, bool]]:
+        """Let the store copy exactly the objects that were verified.
 
-    @contextmanager
-    def sender(self, artifact: OnnxArtifact, target: s3.Folder) -> Iterator[Send]:
-        """Yield what lets the store copy: exactly the objects that were verified, or nothing.
-
-        Where the target is another store, the artifact is fetched and put.
+        If the target is another store, fetch the artifact and put it.
         """
         source = self.folder
         if not s3.same_store(source, target):
-            with self.local(artifact) as (folder, _):
-                yield putting(target, folder)
+            with self.local_folder(artifact) as folder:
+                yield from put_folder(folder, artifact.files, target, metadata)
             return
+        objects = self._staged_objects(artifact)
+        for file in artifact.files:
+            stored = s3.is_stored(target, file, partial(objects.__getitem__, file.path))
+            if not stored:
+                s3.copy(source, target, file, objects[file.path], metadata)
+            yield file, not stored
 
-        def send(file: FileDigest, metadata: dict[str, str]) -> bool:
-            staged = artifact.staged.get(file.path)
-            if staged is None:
-                raise Refused(f"the record of {source.uri}/{file.path}", "says nothing of how it was staged", _AGAIN)
-            if s3.holds(target, file, lambda: staged):
-                return False
-            s3.copy(source, target, file, staged, metadata)
-            return True
-
-        yield send
+    def _staged_objects(self, artifact: OnnxArtifact) -> dict[str, s3.VerifiedObject]:
+        parent = _staging_folder(self.uri.rpartition("/")[0])
+        try:
+            objects = StagedObjects.from_dict(json.loads(s3.read_text(parent, _objects_file(artifact)))).objects
+        except (RecordRefused, ValueError):
+            objects = {}
+        if missing := [file.path for file in artifact.files if file.path not in objects]:
+            raise StorageRefused(
+                f"The object {parent.uri}/{_objects_file(artifact)}",
+                f"has no entry for {', '.join(missing)}",
+                _AGAIN,
+                code="staging_record",
+            )
+        return objects
 
     def remove(self) -> None:
         """Delete every object of the work folder."""
         if not is_work_folder(self.uri.rpartition("/")[2]):
-            raise Refused(f"work folder {self.uri}", "is none that this package makes", "Nothing was removed.")
+            raise StorageRefused(
+                f"The folder {self.uri}",
+                "is not a work folder of a DAG run",
+                "Nothing was deleted: check the task's parameter 'work_uri'.",
+                code="not_a_work_folder",
+            )
         folder = self.folder
         s3.remove(folder, sorted(s3.sizes(folder)))
+
+
+def _staging_folder(uri: str) -> s3.S3Folder:
+    validation.bucket(uri.removeprefix("s3://").partition("/")[0])
+    return s3.folder_at(settings.staging_conn_id(), uri, rerun=RERUN)
+
+
+def _objects_file(artifact: OnnxArtifact) -> str:
+    return f"{artifact.sha256}.objects.json"

@@ -217,9 +217,7 @@ def accepted_report(context: Context, model_name: str, training: TrainedModel, j
     from onnx_release.report.release_report import build_report
 
     require_accepted(judged.artifact, judged.check, judged.benchmark)
-    # Where it was staged means nothing to a reader of the report.
-    artifact = judged.artifact.replace(uri="", staged={})
-    report = build_report(model_name, training, artifact, judged.check, judged.benchmark)
+    report = build_report(model_name, training, judged.artifact, judged.check, judged.benchmark)
     return report.replace(dag_run_url=dag_run_url(context))
 
 

@@ -76,7 +76,7 @@ def test_the_record_describes_the_written_files(released: Exported) -> None:
     assert artifact.files == describe_folder(released.folder)
     assert artifact.sha256 == folder_sha256(artifact.files)
     assert artifact.size_bytes == sum(path.stat().st_size for path in released.folder.iterdir())
-    assert (artifact.uri, artifact.device, artifact.strategy) == ("", "cpu", "dynamo")
+    assert (artifact.staging_uri, artifact.device, artifact.strategy) == (None, "cpu", "dynamo")
     assert {"torch", "onnx", "onnxscript", "onnx_ir", "mlflow"} <= set(artifact.tool_versions)
     assert OnnxArtifact.from_dict(artifact.to_dict()) == artifact
     # A pt2 model was traced when it was logged, with its input example of 4 rows.

@@ -1,4 +1,4 @@
-"""Folders in a real S3 store: whole or not there, and errors that say what to do."""
+"""Folders in a real S3 store: complete objects, verified bytes, and refusals with a code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx.storage import s3
-from onnx_release.artifact.digests import etag_of
-from onnx_release.errors import Refused, Transient
-from onnx_release.limits import S3_PART_BYTES
-from onnx_release.records import FileDigest, StagedFile
+from onnx_release.errors import Transient
+from onnx_release.records import FileDigest
 from tests.edge.conftest import Services
+from tests.refusals import refused
 
 
 def write(local: Path, path: str, content: bytes) -> FileDigest:
@@ -24,8 +23,8 @@ def write(local: Path, path: str, content: bytes) -> FileDigest:
     return FileDigest(path=path, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
-def test_a_large_file_goes_in_parts_and_reads_back(folder: s3.Folder, local: Path) -> None:
-    file = write(local, "model.onnx.data", bytes(range(256)) * (2 * S3_PART_BYTES // 256 + 1))
+def test_a_large_file_goes_in_parts_and_reads_back(folder: s3.S3Folder, local: Path) -> None:
+    file = write(local, "model.onnx.data", bytes(range(256)) * (2 * s3.PART_BYTES // 256 + 1))
     s3.put(folder, local, file, {"training-run-id": "r"})
     assert s3.read_digest(folder, file.path) == file
     head = folder.hook.head_object(folder.key(file.path), folder.bucket)
@@ -38,51 +37,44 @@ MIB = 2**20
 
 
 @pytest.mark.parametrize(
-    "size_bytes", [0, 1, S3_PART_BYTES - 1, S3_PART_BYTES, 2 * S3_PART_BYTES, 2 * S3_PART_BYTES + 1]
+    "size_bytes", [0, 1, s3.PART_BYTES - 1, s3.PART_BYTES, 2 * s3.PART_BYTES, 2 * s3.PART_BYTES + 1]
 )
-def test_what_was_put_is_verified_without_reading_it(
-    folder: s3.Folder, local: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+def test_an_object_that_was_put_is_verified_without_reading_it(
+    folder: s3.S3Folder, local: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
     monkeypatch.setattr(s3, "read_digest", lambda *_: pytest.fail("the object was read"))
     s3.put(folder, local, write(local, "f", bytes(size_bytes)), {})
     assert s3.sizes(folder) == {"f": size_bytes}
 
 
-def test_an_etag_that_the_export_has_taken_is_not_taken_again(
-    folder: s3.Folder, local: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = write(local, "f", bytes(range(256)) * (2 * S3_PART_BYTES // 256 + 1))
-    known = file.replace(etag=etag_of(local / "f", S3_PART_BYTES))
-    monkeypatch.setattr(
-        "onnx_release.artifact.digests.etag_of", lambda *_: pytest.fail("the file was read for its ETag")
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(s3, "read_digest", lambda *_: pytest.fail("the object was read"))
-        assert s3.put(folder, local, known, {}) == StagedFile(etag=known.etag, by_content=True)
-    # A wrong one costs a look at the object, and no more.
-    assert not s3.put(folder, local, file.replace(etag=f"{'0' * 32}-3"), {}).by_content
-
-
-def test_an_etag_for_other_parts_is_not_used(folder: s3.Folder, local: Path) -> None:
-    hook = S3Hook("minio_default", transfer_config_args=s3.IN_PARTS | {"multipart_chunksize": 20 * MIB})
+def test_the_part_size_of_the_connection_is_used(folder: s3.S3Folder, local: Path) -> None:
+    hook = S3Hook("minio_default", transfer_config_args=s3.TRANSFER_CONFIG | {"multipart_chunksize": 20 * MIB})
     file = write(local, "f", bytes(42 * MIB))
-    known = file.replace(etag=etag_of(local / "f", S3_PART_BYTES))
-    staged = s3.put(dataclasses.replace(folder, hook=hook), local, known, {})
-    assert staged.by_content
-    assert staged.etag.endswith("-3")
+    verified = s3.put(dataclasses.replace(folder, hook=hook), local, file, {})
+    assert verified.etag_from_bytes
+    assert verified.etag.endswith("-3")
 
 
-def test_where_the_etag_says_nothing_the_object_is_read(
-    folder: s3.Folder, local: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_multipart_etag_is_the_md5_over_the_md5s_of_the_parts(local: Path) -> None:
+    write(local, "f", bytes(3_000_000))
+    parts = [hashlib.md5(bytes(size)).digest() for size in (2_000_000, 1_000_000)]
+    assert s3.multipart_etag(local / "f", 2_000_000) == f"{hashlib.md5(b''.join(parts)).hexdigest()}-2"
+
+
+def test_an_object_whose_etag_does_not_come_from_its_bytes_is_read(
+    folder: s3.S3Folder, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_etag", lambda *_: "made by other rules")
+    other = s3.VerifiedObject(etag="made by other rules", etag_from_bytes=True)
+    monkeypatch.setattr(s3, "expected_object", lambda *_: other)
     file = write(local, "f", b"abc")
-    s3.put(folder, local, file, {})
+    assert not s3.put(folder, local, file, {}).etag_from_bytes
     with pytest.raises(Transient, match=f"reads back as {file.sha256}, not {'0' * 64}"):
         s3.put(folder, local, file.replace(sha256="0" * 64), {})
 
 
-def test_other_bytes_in_the_store_are_noticed(folder: s3.Folder, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_bytes_in_the_store_are_transient(
+    folder: s3.S3Folder, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, send = write(local, "f", b"abc"), folder.hook.get_conn().upload_file
     write(local, "other", b"abd")
 
@@ -98,14 +90,16 @@ def test_other_bytes_in_the_store_are_noticed(folder: s3.Folder, local: Path, mo
     ("path", "expected"),
     [("report.json", "application/json"), ("MLmodel", "application/yaml"), ("a/b.onnx", "application/octet-stream")],
 )
-def test_content_types(folder: s3.Folder, local: Path, path: str, expected: str) -> None:
+def test_objects_have_the_content_type_of_their_file(
+    folder: s3.S3Folder, local: Path, path: str, expected: str
+) -> None:
     s3.put(folder, local, write(local, path, b"x"), {})
     head = folder.hook.head_object(folder.key(path), folder.bucket)
     assert head is not None
     assert head["ContentType"] == expected
 
 
-def test_a_folder_comes_back_as_it_went(folder: s3.Folder, local: Path, tmp_path: Path) -> None:
+def test_a_fetched_folder_equals_the_one_that_was_put(folder: s3.S3Folder, local: Path, tmp_path: Path) -> None:
     files = [write(local, "MLmodel", b"a"), write(local, "data/one two.bin", b"b")]
     for file in files:
         s3.put(folder, local, file, {})
@@ -118,31 +112,33 @@ def test_a_folder_comes_back_as_it_went(folder: s3.Folder, local: Path, tmp_path
     assert s3.sizes(folder) == {}
 
 
-def test_an_absent_object_reads_as_none(folder: s3.Folder) -> None:
+def test_a_missing_object_reads_as_none(folder: s3.S3Folder) -> None:
     assert s3.read_digest(folder, "nothing") is None
 
 
-def test_a_missing_bucket_is_refused_with_the_next_action(folder: s3.Folder) -> None:
-    with pytest.raises(Refused, match=r"no-such-bucket.*minio_default.*Create the bucket"):
+def test_a_missing_bucket_is_refused_with_its_name_and_connection(folder: s3.S3Folder) -> None:
+    with refused("not_found", "no-such-bucket", "minio_default"):
         s3.require_bucket(dataclasses.replace(folder, bucket="no-such-bucket"))
 
 
-def test_wrong_keys_are_refused_on_every_call(folder: s3.Folder, local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_keys_are_refused_in_every_call(
+    folder: s3.S3Folder, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import os
 
     wrong = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"]) | {"password": "wrong"}
     monkeypatch.setenv("AIRFLOW_CONN_MINIO_WRONG", json.dumps(wrong))
     bad = dataclasses.replace(folder, hook=S3Hook("minio_wrong"))
     file = write(local, "f", b"x")
-    with pytest.raises(Refused, match=r"minio_wrong.*Check the key"):
+    with refused("access_denied", "minio_wrong"):
         s3.require_bucket(bad)
-    with pytest.raises(Refused, match="Check the key"):
+    with refused("access_denied"):
         s3.put(bad, local, file, {})
-    with pytest.raises(Refused, match="Check the key"):
+    with refused("access_denied"):
         s3.read_digest(bad, "f")
 
 
-def test_an_outage_is_transient(folder: s3.Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_transient(folder: s3.S3Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     connection = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"])
@@ -154,5 +150,31 @@ def test_an_outage_is_transient(folder: s3.Folder, monkeypatch: pytest.MonkeyPat
         s3.require_bucket(dataclasses.replace(folder, hook=S3Hook("minio_down")))
 
 
-def test_the_console_is_linked_when_the_connection_names_it(services: Services, folder: s3.Folder) -> None:
+def test_the_console_address_of_the_connection_is_used(services: Services, folder: s3.S3Folder) -> None:
     assert s3.console_url(folder) == f"{services.context.minio_url}/{folder.bucket}/{folder.prefix}"
+
+
+def test_a_text_object_reads_back(folder: s3.S3Folder) -> None:
+    s3.put_text(folder, "a.json", '{"é": 1}')
+    assert s3.read_text(folder, "a.json") == '{"é": 1}'
+    with refused("no_object", "b.json"):
+        s3.read_text(folder, "b.json")
+
+
+def test_an_object_above_the_size_limit_is_refused(folder: s3.S3Folder, local: Path, tmp_path: Path) -> None:
+    s3.put(folder, local, write(local, "f.npz", bytes(11)), {})
+    assert s3.fetch_one(folder, "f.npz", tmp_path, 11).read_bytes() == bytes(11)
+    with refused("object_too_large", "f.npz", "11", "10"):
+        s3.fetch_one(folder, "f.npz", tmp_path, 10)
+
+
+def test_a_copy_of_a_replaced_object_is_refused(folder: s3.S3Folder, local: Path) -> None:
+    target = dataclasses.replace(folder, prefix=f"{folder.prefix}copied/")
+    file = write(local, "f", b"abc")
+    verified = s3.put(folder, local, file, {})
+    s3.copy(folder, target, file, verified, {})
+    assert s3.read_digest(target, "f") == file
+    s3.put(folder, local, write(local, "f", b"abd"), {})
+    with refused("object_changed", "'f'"):
+        s3.copy(folder, target, file, verified, {})
+    assert s3.read_digest(target, "f") == file

@@ -1,7 +1,9 @@
-"""Releases whose tasks run on workers that share no disk: each has a cache and a temporary folder of its own."""
+"""Releases whose tasks run on workers that share no disk: each has its own cache and temporary folder."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import json
 import logging
@@ -9,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import s3, staging, worker_cache
 from onnx_release.errors import Refused
-from onnx_release.records import FileDigest
+from onnx_release.records import FileDigest, OnnxArtifact
 from tests.edge.operators.test_refused import pickled_run
 from tests.edge.releasing import (
     ORDER,
@@ -34,19 +37,20 @@ from tests.edge.releasing import (
     trained_run,
     versions_of,
 )
+from tests.refusals import refused
 
 BUCKET = "heimdall-models"
 CACHE = "AIRFLOW__ONNX_RELEASE__CACHE_FOLDER"
 
 
 class Workers:
-    """Gives the next task a worker of its own: nothing of what others fetched, and no folder that they wrote to."""
+    """Separate workers: each has its own cache and temporary folder."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._folder, self._patch = folder, patch
 
     def go(self, name: str) -> Path:
-        """Be the worker of this name from now on; a name that was there before finds its disk again."""
+        """Run the next tasks on this worker. A worker that was used before still has its disk."""
         here = self._folder / name
         (here / "tmp").mkdir(parents=True, exist_ok=True)
         self._patch.setenv(CACHE, str(here / "cache"))
@@ -66,7 +70,7 @@ def staged(release: Release) -> list[str]:
 
 
 def size_of(release: Release, task: str, path: str) -> int:
-    """The size in bytes of one of the files that a task's record names."""
+    """Return the size in bytes of one file in a task's record."""
     (size,) = (file["size_bytes"] for file in release.returned[task]["files"] if file["path"] == path)
     return int(size)
 
@@ -86,15 +90,15 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Transfers:
     counted = Transfers()
     put, copy, fetch, read, download = s3.put, s3.copy, s3.fetch, s3.read_digest, MlflowHook.download
 
-    def counting_put(folder: s3.Folder, local: Path, file: FileDigest, *more: Any) -> Any:
+    def counting_put(folder: s3.S3Folder, local: Path, file: FileDigest, *more: Any) -> Any:
         counted["put"] += file.size_bytes
         return put(folder, local, file, *more)
 
-    def counting_copy(source: s3.Folder, target: s3.Folder, file: FileDigest, *more: Any) -> Any:
+    def counting_copy(source: s3.S3Folder, target: s3.S3Folder, file: FileDigest, *more: Any) -> Any:
         counted["copy"] += file.size_bytes
         return copy(source, target, file, *more)
 
-    def counting_fetch(folder: s3.Folder, files: Any, target: Path) -> None:
+    def counting_fetch(folder: s3.S3Folder, files: Any, target: Path) -> None:
         counted["fetch"] += sum(file.size_bytes for file in files)
         fetch(folder, files, target)
 
@@ -133,10 +137,10 @@ def test_a_release_whose_tasks_share_no_disk(release: Release, workers: Workers,
     version = release.returned["promote"]
     artifact = release.returned["export"]
     size = artifact["size_bytes"]
-    assert artifact["uri"] == f"{release.returned['prepare']}/artifact/{artifact['sha256']}"
-    assert sorted(staged(release)) == sorted(
-        f"{artifact['uri'].removeprefix(f's3://{BUCKET}/')}/{file['path']}" for file in artifact["files"]
-    )
+    assert artifact["staging_uri"] == f"{release.returned['prepare']}/artifact/{artifact['sha256']}"
+    key = artifact["staging_uri"].removeprefix(f"s3://{BUCKET}/")
+    files = [f"{key}/{file['path']}" for file in artifact["files"]]
+    assert sorted(staged(release)) == sorted([*files, f"{key}.objects.json"])
     assert (version["version"], version["alias"]) == (1, "candidate")
 
     assert by_task["export"]["put"] == size
@@ -165,25 +169,37 @@ def test_on_one_worker_nothing_is_fetched_twice(release: Release, workers: Worke
 
 @pytest.fixture
 def staged_release(release: Release, judged: Release, workers: Workers) -> Release:
-    """A release that stands after its verdict, with its artifact staged in the store by the export's own means."""
+    """A release after its verdict, with its artifact staged in the store as the export does it."""
     workers.go("export")
     release.returned = json.loads(json.dumps(judged.returned))
     release.skipped = set(judged.skipped)
-    work = staging.at(release.run("prepare"))
-    artifact = rendered_artifact(judged)
-    release.returned["export"] = work.keep(staging.ARTIFACT, artifact, judged.artifact_folder).to_dict()
+    work = staging.open_staging(release.run("prepare"))
+    artifact = OnnxArtifact.from_dict(judged.returned["export"])
+    release.returned["export"] = work.stage(staging.ARTIFACT, artifact, judged.artifact_folder).to_dict()
     return release
 
 
-def rendered_artifact(release: Release) -> Any:
-    from onnx_release.records import OnnxArtifact
+def overwrite(release: Release, path: str, content: bytes) -> str:
+    """Replace a staged file and return the new object's ETag."""
+    key = f"{release.returned['export']['staging_uri'].removeprefix(f's3://{BUCKET}/')}/{path}"
+    answer = S3Hook("minio_default").get_conn().put_object(Bucket=BUCKET, Key=key, Body=content)
+    return str(answer["ETag"].strip('"'))
 
-    return OnnxArtifact.from_dict(release.returned["export"])
+
+def staged_objects(release: Release) -> tuple[s3.S3Folder, str]:
+    """Return the folder and the path of the record of the staged objects."""
+    parent, _, sha256 = release.returned["export"]["staging_uri"].rpartition("/")
+    return s3.folder_at("minio_default", parent), f"{sha256}.objects.json"
 
 
-def overwrite(release: Release, path: str, content: bytes) -> None:
-    key = f"{release.returned['export']['uri'].removeprefix(f's3://{BUCKET}/')}/{path}"
-    S3Hook("minio_default").get_conn().put_object(Bucket=BUCKET, Key=key, Body=content)
+@contextlib.contextmanager
+def task_refused(code: str, *parts: str) -> Iterator[None]:
+    """Expect a task to fail with a refusal of this code whose message contains all parts."""
+    with pytest.raises(AirflowFailException) as caught:
+        yield
+    assert isinstance(caught.value.__cause__, Refused)
+    assert caught.value.__cause__.code == code
+    assert not [part for part in parts if part not in str(caught.value)]
 
 
 def test_a_second_try_on_another_worker_stages_the_same_once(release: Release, workers: Workers) -> None:
@@ -191,9 +207,10 @@ def test_a_second_try_on_another_worker_stages_the_same_once(release: Release, w
     first = release.to("export")
     objects_before = staged(release)
     workers.go("second")
-    assert release.run("export")["uri"] == first["uri"]
+    record = s3.read_text(*staged_objects(release))
+    assert release.run("export")["staging_uri"] == first["staging_uri"]
     assert staged(release) == objects_before
-    assert release.returned["export"]["staged"] == first["staged"]
+    assert s3.read_text(*staged_objects(release)) == record
 
 
 def test_a_second_release_copies_and_reads_nothing_again(staged_release: Release, transfers: Transfers) -> None:
@@ -206,62 +223,72 @@ def test_a_second_release_copies_and_reads_nothing_again(staged_release: Release
 
 
 @pytest.mark.parametrize("size_change", [0, 1])
-def test_what_was_overwritten_in_staging_is_never_copied(
+def test_an_overwritten_staged_object_is_never_copied(
     hook: MlflowHook, staged_release: Release, workers: Workers, size_change: int
 ) -> None:
     size = size_of(staged_release, "export", "model.onnx")
     overwrite(staged_release, "model.onnx", bytes(size + size_change))
-    with pytest.raises(AirflowFailException, match=r"model\.onnx.*Somebody has written there.*clear the task 'export'"):
+    with task_refused("object_changed", "model.onnx", "clear the task 'export'"):
         staged_release.run("upload")
     staged_release.clean()
     assert_nothing_left(hook, staged_release)
 
 
 @pytest.mark.parametrize("task", ["check", "parity_latency"])
-def test_what_was_overwritten_in_staging_is_never_judged(staged_release: Release, workers: Workers, task: str) -> None:
+def test_an_overwritten_staged_object_is_never_tested(staged_release: Release, workers: Workers, task: str) -> None:
     size = size_of(staged_release, "export", "model.onnx")
     overwrite(staged_release, "model.onnx", bytes(size))
     workers.go(task)
-    with pytest.raises(AirflowFailException, match=r"is not what was exported: model\.onnx changed"):
+    with task_refused("changed_files", "model.onnx changed"):
         staged_release.run(task)
 
 
-def test_an_overwritten_object_that_slips_through_the_copy_is_found_before_mlflow_names_it(
+def test_an_overwritten_object_that_the_store_copies_is_refused_before_its_registration(
     hook: MlflowHook, staged_release: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a store that ignores the condition of a copy."""
-    size = size_of(staged_release, "export", "model.onnx")
-    overwrite(staged_release, "model.onnx", bytes(size))
-    client = S3Hook("minio_default").get_conn()
-    key = f"{staged_release.returned['export']['uri'].removeprefix(f's3://{BUCKET}/')}/model.onnx"
-    etag = client.head_object(Bucket=BUCKET, Key=key)["ETag"].strip('"')
-    staged_release.returned["export"]["staged"]["model.onnx"]["etag"] = etag
+    """As with a store that ignores the condition of a copy, or a writer who replaces both objects."""
+    etag = overwrite(staged_release, "model.onnx", bytes(size_of(staged_release, "export", "model.onnx")))
+    folder, path = staged_objects(staged_release)
+    record = json.loads(s3.read_text(folder, path))
+    record["objects"]["model.onnx"]["etag"] = etag
+    s3.put_text(folder, path, json.dumps(record))
     staged_release.run("upload")
-    with pytest.raises(AirflowFailException, match=r"model\.onnx changed"):
+    with task_refused("changed_files", "model.onnx changed"):
         staged_release.run("register")
     staged_release.clean()
     assert_nothing_left(hook, staged_release)
 
 
-@pytest.mark.parametrize("task", ["check", "upload"])
-def test_a_lost_object_is_named_with_what_to_do(staged_release: Release, workers: Workers, task: str) -> None:
-    folder = staging.at(staged_release.returned["export"]["uri"]).folder  # type: ignore[attr-defined]
-    s3.remove(folder, ["model.onnx"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"objects": {}}'])
+def test_a_damaged_record_of_the_staged_objects_is_refused(staged_release: Release, text: str) -> None:
+    s3.put_text(*staged_objects(staged_release), text)
+    with task_refused("staging_record", "model.onnx", "Clear the task 'export'"):
+        staged_release.run("upload")
+
+
+@pytest.mark.parametrize(("task", "code"), [("check", "not_staged"), ("upload", "not_found")])
+def test_a_missing_staged_object_is_named_with_the_next_action(
+    staged_release: Release, workers: Workers, task: str, code: str
+) -> None:
+    s3.remove(s3.folder_at("minio_default", staged_release.returned["export"]["staging_uri"]), ["model.onnx"])
     workers.go(task)
-    with pytest.raises(AirflowFailException, match=r"model\.onnx.*lear the task 'export'"):
+    with task_refused(code, "model.onnx", "lear the task 'export'"):
         staged_release.run(task)
 
 
-def test_a_store_whose_etags_say_nothing_is_read_back(staged_release: Release, transfers: Transfers) -> None:
-    for file in staged_release.returned["export"]["staged"].values():
-        file["by_content"] = False
+def test_a_copy_is_read_back_if_etags_do_not_come_from_the_bytes(staged_release: Release, transfers: Transfers) -> None:
+    folder, path = staged_objects(staged_release)
+    record = json.loads(s3.read_text(folder, path))
+    for stored in record["objects"].values():
+        stored["etag_from_bytes"] = False
+    s3.put_text(folder, path, json.dumps(record))
     size = staged_release.returned["export"]["size_bytes"]
     transfers.clear()
     staged_release.run("upload")
     assert (transfers["copy"], transfers["read"]) == (size, size)
 
 
-def test_where_staging_is_another_store_the_artifact_is_fetched_and_put(
+def test_an_artifact_staged_in_another_store_is_fetched_and_put(
     staged_release: Release, workers: Workers, transfers: Transfers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"])
@@ -279,7 +306,7 @@ def test_where_staging_is_another_store_the_artifact_is_fetched_and_put(
     assert staged_release.run("register", "promote")["version"] == 1
 
 
-def test_a_damaged_cache_costs_a_fetch_and_changes_nothing(
+def test_a_damaged_cache_entry_is_fetched_again(
     staged_release: Release, workers: Workers, transfers: Transfers, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = workers.go("one")
@@ -289,7 +316,7 @@ def test_a_damaged_cache_costs_a_fetch_and_changes_nothing(
     transfers.clear()
     with caplog.at_level(logging.WARNING):
         assert staged_release.run("check")["passed"]
-    assert "is damaged; it is fetched again" in caplog.text
+    assert "is damaged" in caplog.text
     assert transfers == {"fetch": staged_release.returned["export"]["size_bytes"]}
 
 
@@ -299,7 +326,7 @@ def test_a_cache_that_is_turned_off_leaves_nothing_on_the_worker(
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_MAX_BYTES", "0")
     here = workers.go("one")
     staged_release.run("check", "parity_latency", "upload", "register", "promote")
-    # The measuring's lock belongs to the host, and stays for whoever measures next.
+    # The lock of the latency measurement belongs to the host and stays.
     assert [str(path) for path in (here / "tmp").iterdir()] == [settings.measure_lock()]
     assert not (here / "cache").exists()
 
@@ -311,7 +338,7 @@ def test_a_limit_that_is_no_number_is_refused(text: str, monkeypatch: pytest.Mon
         settings.cache_max_bytes()
 
 
-def test_a_logged_model_is_found_again_by_another_release(
+def test_a_logged_model_is_cached_for_another_release(
     hook: MlflowHook, run_id: str, workers: Workers, transfers: Transfers
 ) -> None:
     workers.go("one")
@@ -324,7 +351,7 @@ def test_a_logged_model_is_found_again_by_another_release(
     assert transfers.take() == {}
 
 
-def test_where_pickles_run_what_the_cache_says_of_a_name_is_not_believed(
+def test_with_pickles_allowed_a_model_is_cached_by_digest_only(
     hook: MlflowHook, run_id: str, workers: Workers, transfers: Transfers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
@@ -337,9 +364,7 @@ def test_where_pickles_run_what_the_cache_says_of_a_name_is_not_believed(
         assert transfers.take() == {}, "a digest from the release's own records is found"
 
 
-def test_a_file_of_a_run_that_is_written_again_is_never_taken_for_the_old_one(
-    hook: MlflowHook, workers: Workers, tmp_path: Path
-) -> None:
+def test_an_overwritten_file_of_a_run_is_fetched_again(hook: MlflowHook, workers: Workers, tmp_path: Path) -> None:
     workers.go("one")
     with mlflow.start_run() as run:
         log_weights(tmp_path, seed=1)
@@ -348,14 +373,14 @@ def test_a_file_of_a_run_that_is_written_again_is_never_taken_for_the_old_one(
             content = before.path.read_bytes()
         log_weights(tmp_path, seed=2)
         with worker_cache.trained_model(hook, uri) as after:
-            assert len(after.path.read_bytes()) == len(content), "the listing looks the same"
+            assert len(after.path.read_bytes()) == len(content), "the listing is the same"
             assert after.path.read_bytes() != content
         workers.go("two")
         with (
-            pytest.raises(Refused, match="has other bytes than before"),
+            refused("changed_content", before.sha256),
             worker_cache.trained_model(hook, uri, before.sha256),
         ):
-            pytest.fail("was handed out")
+            pytest.fail("the model was returned")
 
 
 def log_weights(folder: Path, seed: int) -> None:
@@ -364,7 +389,7 @@ def log_weights(folder: Path, seed: int) -> None:
     mlflow.log_artifact(str(folder / "weights.pt"))
 
 
-def test_a_pickled_model_with_its_own_code_leaves_its_cached_copy_as_it_was(
+def test_a_pickled_model_with_own_code_does_not_change_its_cached_copy(
     hook: MlflowHook, workers: Workers, transfers: Transfers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
@@ -383,44 +408,38 @@ def test_a_pickled_model_with_its_own_code_leaves_its_cached_copy_as_it_was(
     assert transfers == {}, "Python wrote no bytecode beside the code"
 
 
-def test_old_work_goes_and_what_is_not_ours_stays(workers: Workers, tmp_path: Path) -> None:
+def test_old_work_folders_are_deleted_and_other_folders_stay(workers: Workers, tmp_path: Path) -> None:
     root = settings.staging_uri()
     folder = s3.folder_at("minio_default", root)
-    old, new = staging.work_uri(root, "d", "old"), staging.work_uri(root, "d", "new")
+    old, new = staging.work_folder_uri(root, "d", "old"), staging.work_folder_uri(root, "d", "new")
     (tmp_path / "f").write_bytes(b"x")
-    (file,) = [f for f in _described(tmp_path) if f.path == "f"]
+    file = FileDigest(path="f", sha256=hashlib.sha256(b"x").hexdigest(), size_bytes=1)
     for prefix in (old, f"{old}/artifact/sha", f"{root}/somebody-else", root):
         s3.put(s3.folder_at("minio_default", prefix), tmp_path, file, {})
-    staging.at(new).prepare(keep_s=3600)
+    staging.open_staging(new).prepare(keep_s=3600)
     assert len(s3.sizes(folder)) == 4, "they are young"
-    staging.at(old).prepare(keep_s=-1)
-    assert len(s3.sizes(folder)) == 4, "a release does not sweep its own"
-    staging.at(new).prepare(keep_s=-1)
+    staging.open_staging(old).prepare(keep_s=-1)
+    assert len(s3.sizes(folder)) == 4, "a release does not delete its own"
+    staging.open_staging(new).prepare(keep_s=-1)
     assert sorted(s3.sizes(folder)) == ["f", "somebody-else/f"]
 
 
-def _described(folder: Path) -> Any:
-    from onnx_release.artifact.digests import describe_folder
-
-    return describe_folder(folder)
-
-
 def test_only_a_work_folder_can_be_removed(workers: Workers) -> None:
-    with pytest.raises(Refused, match="none that this package makes"):
-        staging.at(settings.staging_uri()).remove()
+    with refused("not_a_work_folder"):
+        staging.open_staging(settings.staging_uri()).remove()
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "/plain/path", "s3://B_D/x", "file://host/x"])
 def test_a_staging_folder_of_another_kind_is_refused(uri: str, connections: None) -> None:
-    with pytest.raises(Refused):
-        staging.at(f"{uri}/{'0' * 24}").prepare(1.0)
+    with pytest.raises(Refused, match=r"B_D|staging folder"):
+        staging.open_staging(f"{uri}/{'0' * 24}").prepare(1.0)
 
 
-def test_a_missing_bucket_is_refused_before_anything_is_exported(
+def test_a_missing_bucket_is_refused_before_the_export(
     release: Release, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", "s3://no-such-bucket/staging")
-    with pytest.raises(AirflowFailException, match="Create the bucket"):
+    with task_refused("not_found", "no-such-bucket"):
         release.to("prepare")
 
 
@@ -431,7 +450,11 @@ def test_a_tuned_model_is_staged_beside_the_exported_one(hook: MlflowHook, worke
     release.params["tune"] = INT8
     assert run_on_separate_workers(release, workers, "promote")["alias"] == "candidate-int8"
     tuned = release.returned["tune"]
-    assert tuned["uri"] == f"{release.returned['prepare']}/tuned/{tuned['sha256']}"
-    assert set(tuned["staged"]) == {file["path"] for file in tuned["files"]}
-    assert tuned["trained_sha256"] == release.returned["export"]["trained_sha256"] != ""
+    assert tuned["staging_uri"] == f"{release.returned['prepare']}/tuned/{tuned['sha256']}"
+    assert tuned["trained_sha256"] == release.returned["export"]["trained_sha256"] is not None
     assert len(versions_of(hook, release)) == 1
+
+
+def test_an_artifact_that_was_never_staged_is_refused() -> None:
+    with refused("not_staged"):
+        staging.open_staging(None)

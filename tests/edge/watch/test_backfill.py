@@ -148,7 +148,7 @@ def _finish(lab: Lab, deferred: TaskDeferred, **arguments: Any) -> Any:
 def _remove_artifacts(uri: str) -> None:
     """Empty a run's folder in the store, as a careless lifecycle rule does."""
     prefix = uri.removeprefix("mlflow-artifacts:/") + "/"
-    folder = s3.Folder(hook=S3Hook("minio_default"), bucket="mlflow", prefix=prefix)
+    folder = s3.S3Folder(hook=S3Hook("minio_default"), bucket="mlflow", prefix=prefix)
     paths = sorted(s3.sizes(folder))
     assert "model/MLmodel" in paths
     s3.remove(folder, paths)
