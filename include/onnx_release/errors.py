@@ -83,13 +83,45 @@ class RecordRefused(Refused):
 class ParameterRefused(Refused):
     """A release parameter with a value that cannot be used."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "input_spec": "The parameter `input_spec` is malformed.",
+    }
 
 
 class TrainedModelRefused(Refused):
     """A trained model that cannot be read, loaded or called."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "no_mlmodel": "The model folder has no file MLmodel.",
+        "no_pytorch_flavor": "The MLflow model is not a PyTorch model.",
+        "no_model_file": "The model folder has neither model.pt2 nor model.pth.",
+        "unreadable_file": "A file of the MLflow model cannot be read.",
+        "path_outside_folder": "The MLflow model names a path outside its folder.",
+        "no_signature": "Neither a signature, an input example nor `input_spec` describes the inputs.",
+        "column_signature": "The signature describes columns instead of tensors.",
+        "ambiguous_names": "The signature does not name each tensor, or two tensors share a name.",
+        "no_example": "The artifact folder has no input example.",
+        "no_input_spec": "The model is a bare file, and `input_spec` does not describe its inputs.",
+        "pickle": "The model is a pickle, and the deployment does not allow pickles.",
+        "code_in_pt2": "A pt2 archive contains more than tensors and a graph.",
+        "damaged_pt2": "A pt2 archive cannot be opened.",
+        "foreign_operators": "A TorchScript archive calls operators outside torch.",
+        "damaged_torchscript": "A TorchScript archive cannot be opened.",
+        "missing_code": "The model's class is neither installed nor logged with the model.",
+        "load_failed": "torch cannot load the model file.",
+        "not_a_module": "The model file contains an object that is not a module.",
+        "nan_weights": "The weights contain NaN or infinity.",
+        "damaged_checkpoint": "A file of weights cannot be loaded.",
+        "no_weights": "A file of weights contains no named tensors.",
+        "weights_differ": "The weights do not fit the model that the factory makes.",
+        "no_factory": "The training run logged weights, and no factory makes the model.",
+        "factory_path": "The factory's path is not of the form package.module:name.",
+        "factory_not_allowed": "The factory is not in a package that the deployment allows.",
+        "factory_import": "The factory cannot be imported.",
+        "factory_failed": "The factory raises an error.",
+        "factory_result": "The factory returns an object that is not a module.",
+        "outputs_differ": "The model returns other outputs than the signature names.",
+    }
 
 
 class SampleRefused(Refused):

@@ -1,1 +1,1 @@
-"""LoadedModel models: how they are stored, loaded and called."""
+"""Trained models: their formats, and how they are loaded and called."""
