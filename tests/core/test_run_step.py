@@ -87,9 +87,9 @@ def test_a_refusal_in_the_child_keeps_its_class_code_and_message(tmp_path: Path)
     with torch.no_grad():
         model.linear.weight[0, 0] = torch.nan
     trained = save(model, tmp_path / "trained", **PICKLED)
-    with refused("unclassified", "linear.weight has 1 of 32") as caught:
+    with refused("nan_weights", "linear.weight has 1 of 32") as caught:
         run_step.export(trained, tmp_path / "out", ALLOWED)
-    assert isinstance(caught.value, Refused)
+    assert isinstance(caught.value, TrainedModelRefused)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         inputs=result.inputs,
         outputs=result.outputs,
         strategy=result.strategy,
-        trained_format=package.kind,
+        trained_format=package.format,
         device=result.device,
         providers=providers,
         export_batch_size=result.export_batch_size,

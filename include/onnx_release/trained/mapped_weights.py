@@ -1,7 +1,7 @@
-"""Weights that lie in a memory-mapped file: their pages come when they are read, and go when that is over.
+"""Release of the memory of weights in a memory-mapped file after their use.
 
-The kernel would let go of them when it needs the room; until then they count as this process's memory, for the limit of
-a container and for whoever looks at it.
+The kernel releases such pages itself when memory is short. Until then they count as memory of this process, also for
+the limit of a container.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ import torch
 from onnx_release.limits import MAPPED_PAGES_KEPT_BYTES
 
 _MADV_DONTNEED = 4
-# Of an entry of /proc/self/pagemap (Linux, admin-guide/mm/pagemap): a page that is this process's own copy is present
-# or swapped out, and not the file's.
+# Bits of an entry of /proc/self/pagemap (Linux, admin-guide/mm/pagemap): a private copy of a page is present or swapped
+# out, and does not belong to the file.
 _PRESENT, _SWAPPED, _OF_FILE = (np.uint64(1) << np.uint64(bit) for bit in (63, 62, 61))
 
 
 @dataclass
 class MappedPages:
-    """The file mappings that tensors lie in; empty, and doing nothing, where there are none."""
+    """The address ranges of the file mappings behind tensors. Without such mappings every method does nothing."""
 
     ranges: tuple[tuple[int, int], ...]
     _read_bytes: int = field(default=0, init=False)
 
     @classmethod
     def behind(cls, tensors: Iterable[torch.Tensor]) -> MappedPages:
-        """Find the mappings of files, private and of whole pages, that hold the values of these tensors."""
+        """Return the private file mappings that contain the values of these tensors."""
         addresses = [t.untyped_storage().data_ptr() for t in tensors if t.device.type == "cpu" and t.numel()]
         found = [(low, high) for low, high in _private_files() if any(low <= at < high for at in addresses)]
         return cls(tuple(found))
 
     def read(self, size_bytes: int) -> None:
-        """Count what was read, and drop the pages when it is more than `MAPPED_PAGES_KEPT_BYTES`."""
+        """Add to the bytes read, and drop the pages above `MAPPED_PAGES_KEPT_BYTES`."""
         self._read_bytes += size_bytes
         if self._read_bytes > MAPPED_PAGES_KEPT_BYTES:
             self.drop()
 
     def drop(self) -> None:
-        """Let go of the pages; they are read from the file again when they are needed.
+        """Release the pages. The next access reads them from the file again.
 
-        A mapping of which a page was written to is left alone: what was written is in this process's memory only.
+        A mapping with a modified page is kept, because the modification exists only in memory.
         """
         self._read_bytes = 0
         for low, high in self.ranges:
-            if not _written_to(low, high):
-                # What it refuses stays in memory, which is all that was to be gained.
+            if not _modified(low, high):
+                # A failure leaves the pages in memory, which costs memory only.
                 _libc().madvise(ctypes.c_void_p(low), ctypes.c_size_t(high - low), _MADV_DONTNEED)
 
 
 def pages_of(model: object) -> MappedPages:
-    """Return the mapped pages that a module's weights lie in; what is no module, such as a pt2 program, has none."""
+    """Return the mapped pages of a module's weights; empty for any other object, such as a pt2 program."""
     if not isinstance(model, torch.nn.Module):
         return MappedPages(())
     return MappedPages.behind([*model.parameters(), *model.buffers()])
@@ -65,7 +65,7 @@ def pages_of(model: object) -> MappedPages:
 
 @contextmanager
 def dropping_pages(model: object) -> Iterator[None]:
-    """Let go of the pages of each layer's weights soon after it ran, as long as the context lives, and of all after."""
+    """Release the pages of each layer's weights after its call, and all pages at the end."""
     pages = pages_of(model)
     if not pages.ranges or not isinstance(model, torch.nn.Module):
         yield
@@ -85,7 +85,10 @@ def dropping_pages(model: object) -> Iterator[None]:
 
 @contextmanager
 def pages_dropped_after(model: object) -> Iterator[None]:
-    """Let go of the pages of a model's weights at the end alone: what runs often would fetch them anew each time."""
+    """Release the pages of a model's weights at the end. Repeated calls would otherwise read them from disk each time.
+
+    Use it for measurements, and `dropping_pages` for single calls.
+    """
     pages = pages_of(model)
     try:
         yield
@@ -94,7 +97,7 @@ def pages_dropped_after(model: object) -> Iterator[None]:
 
 
 def return_free_memory() -> None:
-    """Give the system back what this process has freed and its allocator keeps; elsewhere than on glibc, do nothing."""
+    """Return freed memory of the allocator to the system. Only glibc supports it; elsewhere nothing happens."""
     with suppress(AttributeError):
         _libc().malloc_trim(0)
 
@@ -104,7 +107,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def _private_files() -> Iterator[tuple[int, int]]:
-    """Yield the address ranges of this process's private, not executable mappings of files."""
+    """Yield the address ranges of this process's private file mappings."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
@@ -112,18 +115,19 @@ def _private_files() -> Iterator[tuple[int, int]]:
     for line in lines:
         # address perms offset dev inode path
         span, permissions, _, _, inode, *path = line.split(maxsplit=5)
+        # Executable mappings are libraries.
         if permissions[2:] == "-p" and inode != "0" and path:
             low, high = (int(edge, 16) for edge in span.split("-"))
             yield low, high
 
 
-def _written_to(low: int, high: int) -> bool:
-    """Say whether a page of the range is a copy of this process's own; True where that cannot be told."""
+def _modified(low: int, high: int) -> bool:
+    """Return True when a page of the range is a private copy, or when the kernel does not show it."""
     first, count = low // mmap.PAGESIZE, (high - low) // mmap.PAGESIZE
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
             entries = np.fromfile(file, dtype=np.uint64, count=count, offset=first * 8)
     except OSError:
         return True
-    own = (entries & (_PRESENT | _SWAPPED) != 0) & (entries & _OF_FILE == 0)
-    return len(entries) < count or bool(own.any())
+    private = (entries & (_PRESENT | _SWAPPED) != 0) & (entries & _OF_FILE == 0)
+    return len(entries) < count or bool(private.any())

@@ -1,4 +1,4 @@
-"""A model made by a function of an allowed package, for runs that left weights and no model."""
+"""Model factories: functions of an allowed package that make the model of a training run that logged only weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from typing import Any
 
 from pydantic import Field
 
-from onnx_release.errors import Refused
+from onnx_release.errors import TrainedModelRefused, shorten
 from onnx_release.limits import FACTORY_PATTERN
 from onnx_release.records.base import Record
 
 
 class FactoryOptions(Record):
-    """Which function or class makes the model: ``package.module:name``, from one of the packages `allowed`.
+    """The function or class that makes the model, and its arguments.
 
-    `kwargs` are its arguments by name; `run_params` are the training run's, texts of which those are taken that the
-    factory has an argument for and `kwargs` does not name.
+    Attributes:
+        path: ``package.module:name``; empty for none.
+        allowed: The packages that the deployment allows.
+        kwargs: Arguments by name.
+        run_params: The params of the training run. Those that are parameters of the factory and not in `kwargs` are
+            passed on, parsed by `parse_value`.
     """
 
     path: str = ""
@@ -31,69 +35,81 @@ class FactoryOptions(Record):
 
 
 def make_model(options: FactoryOptions, hyper_parameters: Mapping[str, Any]) -> Any:
-    """Import the factory and call it; returns what it makes.
+    """Import and call the factory.
 
-    :param hyper_parameters: what a Lightning checkpoint says of its module, taken where nothing else names them.
-    :raises Refused: when the path is not allowed, cannot be imported, or the call fails.
+    Args:
+        options: The factory and its arguments.
+        hyper_parameters: The hyperparameters in a Lightning checkpoint. Params of the run and `kwargs` override them.
+
+    Returns:
+        The factory's result.
+
+    Raises:
+        TrainedModelRefused: The path is malformed or not allowed, the import fails, or the call fails.
     """
     factory = _import(options)
-    arguments = _arguments(factory, options, hyper_parameters)
+    parameters = inspect.signature(factory).parameters
+    names = {
+        name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name != "self"
+    }
+    arguments = {name: value for name, value in hyper_parameters.items() if name in names}
+    arguments |= {name: parse_value(text) for name, text in options.run_params.items() if name in names}
+    arguments |= options.kwargs
     try:
         return factory(**arguments)
     except Exception as error:  # a factory is the deployment's own code, which raises anything
         shown = ", ".join(f"{name}={value!r:.60}" for name, value in arguments.items())
-        raise Refused(
-            f"factory {options.path}({shown})",
-            f"raised {type(error).__name__}: {' '.join(str(error).split())[:400]}",
-            "Give its arguments by the parameter `factory_kwargs`, or log them as params of the training run.",
+        raise TrainedModelRefused(
+            f"The factory {options.path}({shown})",
+            f"raised {type(error).__name__}: {shorten(error, 400)}",
+            "Set its arguments with the parameter `factory_kwargs`, or log them as params of the training run.",
+            code="factory_failed",
         ) from error
 
 
 def _import(options: FactoryOptions) -> Callable[..., Any]:
-    subject = f"factory {options.path!r:.200}"
+    subject = f"The factory {options.path!r:.200}"
     if not re.fullmatch(FACTORY_PATTERN, options.path):
-        raise Refused(subject, "is of no known form", "Give package.module:name.")
+        problem = "is not of the form package.module:name"
+        raise TrainedModelRefused(subject, problem, "Correct the parameter `factory`.", code="factory_path")
     module_name, _, attributes = options.path.partition(":")
-    if not any(module_name == name or module_name.startswith(f"{name}.") for name in options.allowed):
+    if not _is_in(module_name, options.allowed):
         allowed = ", ".join(options.allowed) or "none"
-        raise Refused(
+        raise TrainedModelRefused(
             subject,
             f"is in no package that this deployment allows ({allowed})",
-            "Let the deployment name its package: [onnx_release] factory_packages = package, other.package.",
+            "Allow its package in the deployment: [onnx_release] factory_packages = package, other.package.",
+            code="factory_not_allowed",
         )
     try:
         found: Any = importlib.import_module(module_name)
         for name in attributes.split("."):
             found = getattr(found, name)
     except Exception as error:  # importing runs the module
-        raise Refused(
+        raise TrainedModelRefused(
             subject,
-            f"cannot be imported: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            f"cannot be imported: {type(error).__name__}: {shorten(error)}",
             "Install the package where Airflow's tasks run.",
+            code="factory_import",
         ) from error
-    # What an allowed module has imported from elsewhere (os.system, say) was not allowed with it.
+    # An allowed module may import functions from elsewhere, such as os.system. Those are not allowed with it.
     home = str(getattr(found, "__module__", ""))
-    if not callable(found) or not any(home == name or home.startswith(f"{name}.") for name in options.allowed):
-        raise Refused(
-            subject, f"is defined in {home or 'no module'}, not in an allowed package", "Name its own module."
+    if not callable(found) or not _is_in(home, options.allowed):
+        raise TrainedModelRefused(
+            subject,
+            f"is defined in {home or 'no module'}, which is not in an allowed package",
+            "Use the module that defines the factory.",
+            code="factory_not_allowed",
         )
     return found  # type: ignore[no-any-return]
 
 
-def _arguments(
-    factory: Callable[..., Any], options: FactoryOptions, hyper_parameters: Mapping[str, Any]
-) -> dict[str, Any]:
-    parameters = inspect.signature(factory).parameters
-    named = {
-        name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name != "self"
-    }
-    found = {name: value for name, value in hyper_parameters.items() if name in named}
-    found |= {name: parse_value(text) for name, text in options.run_params.items() if name in named}
-    return found | options.kwargs
+def _is_in(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
 def parse_value(text: str) -> Any:
-    """Return what a param of MLflow, which keeps texts alone, was before: JSON or a Python literal, else the text."""
+    """Return the value of an MLflow param, which is stored as text: JSON, else a Python literal, else the text."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)

@@ -1,9 +1,9 @@
-"""What a pt2 archive may hold when no code of the training run is to run here.
+"""Scan of a pt2 archive for anything that could run code of the training run.
 
-`torch.export.load` runs what an archive says in three ways: it unpickles sample inputs, constants and some weights, it
-loads compiled libraries, and it hands the graph's symbolic sizes to sympy, which evaluates them as Python. The guards
-on shapes are compiled and run with the model. (Which functions a graph may call, torch's own verifier decides.) All of
-these are looked at here first, with the reader that loads the archive afterwards, so that both see the same bytes.
+`torch.export.load` can run code of an archive in three ways. It unpickles sample inputs, constants and some weights. It
+loads compiled libraries. It passes the graph's symbolic sizes to sympy, which evaluates them as Python. The guards on
+shapes are compiled and run with the model. The functions that a graph may call are checked by torch's own verifier.
+The scan covers all of these before the archive is loaded. It uses the reader that loads it, which sees the same bytes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from onnx_release.errors import Refused
+from onnx_release.errors import TrainedModelRefused, shorten
 
 _TEXT = re.compile(rb"[A-Za-z0-9._-]{0,64}\n?")
 _PAYLOAD_CONFIG = re.compile(r"data/(weights|constants)/[^/]+_config\.json")
 _RAW_PREFIXES = ("weight_", "tensor_")
 
-# The one operator that opens a file of the graph's choosing, and may write to it.
+# The only operator that opens a file that the graph names, and may write to it.
 _FILE_OPERATOR = "torch.ops.aten.from_file"
-# The nodes that sizes and guards are written with; attributes are looked at by name.
+# The syntax of sizes and guards. Attributes are checked by name.
 _EXPRESSION_NODES = (
     ast.Expression, ast.Load, ast.Name, ast.Constant, ast.Call, ast.keyword, ast.Subscript, ast.Attribute,
     ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Tuple, ast.List,
@@ -39,39 +39,49 @@ _FUNCTIONS = re.compile(
     r"PowByNatural|FloatPow|IsNonOverlappingAndDenseIndicator|TruncToFloat|TruncToInt|CeilToInt|FloorToInt|RoundToInt|"
     r"RoundDecimal|ToFloat|Identity|BitwiseFn_\w+|OpaqueUnaryFn_\w+|max|min|len|int|float|abs|sym_\w+"
 )
-# Symbols' names and numbers; a text that is inside quotes here could leave them where torch pastes it into code.
+# Names and numbers of symbols. torch pastes these texts into code, where another text could end its quotes.
 _WORD = re.compile(r"[\w.+-]{1,60}")
 _ATTRIBUTES = {"size", "shape", "stride", "storage_offset", "dim", "numel", "math", "ceil", "floor", "trunc", "sqrt",
                "isnan", "inf", "torch", "sym_max", "sym_min", "sym_not", "sym_ite", "sym_float", "sym_int"}  # fmt: skip
 
 
 def refuse_code(path: Path) -> None:
-    """Raise `Refused`, naming every record or expression, when loading or running the archive could run other code."""
+    """Refuse an archive when loading or running it could run other code.
+
+    Args:
+        path: A pt2 archive.
+
+    Raises:
+        TrainedModelRefused: The message lists the records and expressions.
+    """
+    subject = f"The model file {path.name}"
     try:
         archive = torch._C.PyTorchFileReader(str(path))
         problems = list(_problems(archive))
     except RuntimeError as error:
-        raise Refused(
-            f"model file {path.name}",
-            f"is no pt2 archive: {' '.join(str(error).split())[:300]}",
-            "Log the model again from the training code; if the download was cut short, clear 'export'.",
+        raise TrainedModelRefused(
+            subject,
+            f"is not a pt2 archive: {shorten(error)}",
+            "Log the model again from the training code. If the download was cut short, clear the task 'export'.",
+            code="damaged_pt2",
         ) from error
     if problems:
-        raise Refused(
-            f"model file {path.name}",
-            f"holds more than tensors and a graph: {'; '.join(problems[:10])}; loading it could run any code",
-            "Log plain tensors and torch's own operators (tensors as example inputs, no custom objects), "
-            "or let the deployment trust its training runs: [onnx_release] allow_pickle = True.",
+        raise TrainedModelRefused(
+            subject,
+            f"contains more than tensors and a graph, and loading it could run any code: {'; '.join(problems[:10])}",
+            "Log plain tensors and torch's own operators (tensors as example inputs, no custom objects). "
+            "To trust every training run instead, set [onnx_release] allow_pickle = True.",
+            code="code_in_pt2",
         )
 
 
 def _problems(archive: torch._C.PyTorchFileReader) -> Iterator[str]:
     names = list(archive.get_all_records())
-    # Readers differ in which of two equal names they take, and torch's does not mind upper and lower case.
+    # Of two records with one name, readers choose differently, and torch's reader ignores upper and lower case.
     if len({name.casefold() for name in names}) != len(names):
-        yield "two records of one name"
+        yield "two records with one name"
     if "archive_format" not in names or archive.get_record("archive_format") != b"pt2":
-        yield "no record archive_format that says pt2 (archives of torch 2.7 and before hold pickles)"
+        yield "a missing or other record archive_format (archives of torch 2.7 and older contain pickles)"
     for name in sorted(set(names) - _raw_records(archive)):
         content = archive.get_record(name)
         if _TEXT.fullmatch(content):
@@ -83,7 +93,7 @@ def _problems(archive: torch._C.PyTorchFileReader) -> Iterator[str]:
 
 
 def _raw_records(archive: torch._C.PyTorchFileReader) -> set[str]:
-    """Return the names of the records that are read as bare bytes of a tensor, and never unpickled."""
+    """Return the names of the records that are read as the bytes of a tensor and never unpickled."""
     raw: set[str] = set()
     pickled: set[str] = set()
     for name in filter(_PAYLOAD_CONFIG.fullmatch, archive.get_all_records()):
@@ -106,7 +116,7 @@ def _json(content: bytes) -> Any:
 def _is_plain_checkpoint(content: bytes) -> bool:
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 — whatever torch's restricted unpickler does not like is not plain
+    except Exception:  # noqa: BLE001 - everything that torch's restricted unpickler rejects is not plain
         return False
     return True
 
@@ -114,7 +124,7 @@ def _is_plain_checkpoint(content: bytes) -> bool:
 def _graph_problems(content: bytes) -> Iterator[str]:
     graph = _json(content)
     if not isinstance(graph, dict):
-        yield "is no JSON object"
+        yield "is not a JSON object"
         return
     for key, value in _walk(graph):
         texts = value if key == "guards_code" and isinstance(value, list) else [value]

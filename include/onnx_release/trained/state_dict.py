@@ -1,4 +1,4 @@
-"""Weights without a model: state dicts and Lightning checkpoints, put into what a factory makes."""
+"""Weights without a model: state dicts and Lightning checkpoints, loaded into the model of a factory."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any, Literal
 
 import torch
 
-from onnx_release.errors import Refused
+from onnx_release.errors import TrainedModelRefused, shorten
 from onnx_release.trained.model_factory import FactoryOptions, make_model
+from onnx_release.trained.scan_torchscript import is_script_archive
 
-# Where training scripts keep the weights among other things (optimizer, epoch), most telling first.
-_NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
-# What wrappers put before each name: Lightning's module holds the model as an attribute, DDP and compile wrap it.
+# Keys under which training scripts store the weights beside optimizer and epoch; the first match is used.
+_WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
+# Prefixes of wrappers: Lightning stores the model as an attribute; DDP and torch.compile wrap it.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
 
 
-def kind_of_file(path: Path) -> Literal["pt2", "torchscript", "state_dict", "pickle"]:
-    """Tell what a file of weights or of a model is, by its contents; nothing in it is unpickled.
+def format_of_file(path: Path) -> Literal["pt2", "torchscript", "state_dict", "pickle"]:
+    """Return the format of a file of weights or of a model. Nothing in it is unpickled.
 
-    A pickle that names globals beyond tensors and plain containers holds a module, or something else that runs code.
+    A pickle that names globals beyond tensors and plain containers is a module or another object that runs code.
     """
-    from onnx_release.trained.scan_torchscript import is_script_archive
-
     if path.suffix == ".safetensors":
         return "state_dict"
     if is_script_archive(path):
@@ -34,42 +33,60 @@ def kind_of_file(path: Path) -> Literal["pt2", "torchscript", "state_dict", "pic
             names = {name.partition("/")[2] for name in archive.namelist()}
         if "archive_format" in names:
             return "pt2"
-    return "state_dict" if _is_plain(path) else "pickle"
-
-
-def _is_plain(path: Path) -> bool:
     try:
         torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception:  # noqa: BLE001 - whatever torch's restricted unpickler does not like is not plain
-        return False
-    return True
+    except Exception:  # noqa: BLE001 - torch's restricted unpickler rejects everything that can run code
+        return "pickle"
+    return "state_dict"
 
 
 def load_checkpoint(path: Path, factory: FactoryOptions | None) -> torch.nn.Module:
-    """Make the model and put the file's weights into it, memory-mapped: they are read when they are used.
+    """Make the model and load the weights of a file into it. The weights are memory-mapped, and read when used.
 
-    :raises Refused: when there is no factory, or the weights and the model do not fit, with every name that differs.
+    Args:
+        path: A file of `torch.save` or of safetensors with a state dict, also nested beside other training state.
+        factory: The factory of the model.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        TrainedModelRefused: There is no factory, the file cannot be read, or weights and model differ. The message
+            lists the names.
     """
-    content = _read(path)
-    weights = _weights_of(content, path)
+    subject = f"The file of weights {path.name}"
+    content = _read(path, subject)
+    weights = _named_tensors(content, subject)
     if factory is None or not factory.path:
-        raise Refused(
-            f"checkpoint {path.name}",
-            f"holds {len(weights)} weights and no model",
-            "Say what makes the model: the parameter `factory` (package.module:name), from a package that the "
-            "deployment allows.",
+        raise TrainedModelRefused(
+            subject,
+            f"contains {len(weights)} weights and no model",
+            "Set the parameter `factory` to the function that makes the model (package.module:name), in a package that "
+            "the deployment allows.",
+            code="no_factory",
         )
     hyper_parameters = content.get("hyper_parameters") if isinstance(content, Mapping) else None
     hyper_parameters = hyper_parameters if isinstance(hyper_parameters, Mapping) else {}
-    # Without memory of its own until the weights come, so that a model is never held twice.
+    # A meta model has no memory, so the weights exist once.
     with torch.device("meta"):
         model = make_model(factory, hyper_parameters)
     if not isinstance(model, torch.nn.Module):
-        raise Refused(f"factory {factory.path}", f"makes a {type(model).__name__}, no torch.nn.Module", "Return one.")
-    return _filled(model, weights, path, lambda: make_model(factory, hyper_parameters)).eval()
+        raise TrainedModelRefused(
+            f"The factory {factory.path}",
+            f"returns a {type(model).__name__}, not a torch.nn.Module",
+            "Return the model itself.",
+            code="factory_result",
+        )
+    weights = _without_prefix(weights, set(model.state_dict()))
+    _require_fit(model, weights, subject)
+    if _has_more_tensors(model, weights):
+        # A buffer with persistent=False is in no checkpoint. It is computed when the model is made with memory.
+        model = make_model(factory, hyper_parameters)
+    model.load_state_dict(weights, assign=True)
+    return model.eval()  # type: ignore[no-any-return]
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, subject: str) -> Any:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -77,71 +94,60 @@ def _read(path: Path) -> Any:
             return load_file(str(path))
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a broken file raises anything
-        raise Refused(
-            f"checkpoint {path.name}",
-            f"cannot be loaded as weights: {type(error).__name__}: {' '.join(str(error).split())[:400]}",
-            "Save the state dict alone: torch.save(model.state_dict(), path).",
+        raise TrainedModelRefused(
+            subject,
+            f"cannot be loaded: {type(error).__name__}: {shorten(error, 400)}",
+            "Save only the state dict: torch.save(model.state_dict(), path).",
+            code="damaged_checkpoint",
         ) from error
 
 
-def _weights_of(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    for nest in _NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
-            content = content[nest]
+def _named_tensors(content: Any, subject: str) -> dict[str, torch.Tensor]:
+    for key in _WEIGHT_KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
             break
-    tensors = (
-        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, Mapping) else {}
-    )
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = {str(name): value for name, value in items if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise Refused(f"checkpoint {path.name}", "holds no named tensors", "Save model.state_dict().")
+        raise TrainedModelRefused(subject, "contains no named tensors", "Save model.state_dict().", code="no_weights")
     return tensors
 
 
-def _filled(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path, again: Any) -> torch.nn.Module:
-    wanted = set(model.state_dict())
-    weights = _best_prefix(weights, wanted)
-    missing, extra = sorted(wanted - set(weights)), sorted(set(weights) - wanted)
-    if missing or extra:
-        raise Refused(
-            f"checkpoint {path.name}",
-            f"does not fit what the factory makes: {_some('it lacks', missing)}{_some('it also has', extra)}",
-            "Check the factory and its arguments against those of the training.",
-        )
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    unlike = [
-        f"{name} is {tuple(tensor.shape)}, the model's {shapes[name]}"
-        for name, tensor in weights.items()
-        if tuple(tensor.shape) != shapes[name]
-    ]
-    if unlike:
-        raise Refused(
-            f"checkpoint {path.name}",
-            f"has weights of other shapes: {'; '.join(unlike[:10])}",
-            "Check the factory's arguments against those of the training.",
-        )
-    if _left_on_meta(model, weights):
-        # A buffer that no checkpoint keeps (persistent=False) is computed when the model is made, so make it for real.
-        model = again()
-    model.load_state_dict(weights, assign=True)
-    return model
-
-
-def _left_on_meta(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> bool:
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    plain = any(isinstance(value, torch.Tensor) and value.is_meta for value in attributes)
-    return plain or any(name not in weights for name in tensors)
-
-
-def _best_prefix(weights: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
-    """Return the weights without what a wrapper put before every name, if the model knows them so."""
+def _without_prefix(weights: dict[str, torch.Tensor], expected: set[str]) -> dict[str, torch.Tensor]:
+    """Remove the prefix of a wrapper from every name if the names then match the model's."""
     for prefix in ("", *_PREFIXES):
         stripped = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-        if stripped and set(stripped) == wanted:
+        if stripped and set(stripped) == expected:
             return stripped
     return weights
 
 
-def _some(what: str, names: list[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{what} {', '.join(names[:8])}{more}; " if names else ""
+def _require_fit(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], subject: str) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = []
+    for verb, names in (("lacks", shapes.keys() - weights.keys()), ("also has", weights.keys() - shapes.keys())):
+        if names:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            problems.append(f"{verb} {', '.join(sorted(names)[:8])}{more}")
+    if not problems:
+        problems = [
+            f"has {name} as {tuple(tensor.shape)} instead of {shapes[name]}"
+            for name, tensor in weights.items()
+            if tuple(tensor.shape) != shapes[name]
+        ]
+    if problems:
+        raise TrainedModelRefused(
+            subject,
+            f"does not fit the factory's model: it {'; it '.join(problems[:10])}",
+            "Compare the factory and its arguments with those of the training.",
+            code="weights_differ",
+        )
+
+
+def _has_more_tensors(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Return True when a meta model has tensors that the weights do not replace."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    plain = any(isinstance(value, torch.Tensor) and value.is_meta for value in attributes)
+    return plain or any(name not in weights for name in tensors)

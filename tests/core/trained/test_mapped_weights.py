@@ -1,4 +1,4 @@
-"""Pages of mapped weights go when they were read, and never with something that was written to them."""
+"""Release of mapped pages after their use, except modified ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = 1024
 
 
 def resident(tensor: torch.Tensor) -> int:
-    """Count the pages of the tensor's values that are in memory, as /proc tells."""
+    """Count the pages of the tensor's values in memory, from /proc."""
     at, count = tensor.data_ptr() // mmap.PAGESIZE, tensor.nbytes // mmap.PAGESIZE
     with Path("/proc/self/pagemap").open("rb") as file:
         file.seek(at * 8)
@@ -44,7 +44,7 @@ def model_of(weights: dict[str, torch.Tensor]) -> nn.Sequential:
     return model.eval()
 
 
-def test_pages_go_and_come_again(weights: dict[str, torch.Tensor]) -> None:
+def test_dropped_pages_are_read_again(weights: dict[str, torch.Tensor]) -> None:
     model = model_of(weights)
     expected = [parameter.sum().item() for parameter in model.parameters()]
     parameters = list(model.parameters())
@@ -54,7 +54,7 @@ def test_pages_go_and_come_again(weights: dict[str, torch.Tensor]) -> None:
     assert [parameter.sum().item() for parameter in parameters] == expected
 
 
-def test_a_page_that_was_written_to_keeps_its_mapping(weights: dict[str, torch.Tensor]) -> None:
+def test_a_modified_page_is_kept(weights: dict[str, torch.Tensor]) -> None:
     model = model_of(weights)
     with torch.no_grad():
         model[0].weight[0, 0] = 42.0
@@ -71,17 +71,17 @@ def test_weights_in_memory_have_no_mapping() -> None:
     assert torch.equal(model.weight, before)
 
 
-def test_a_forward_keeps_few_pages(weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forward_call_keeps_few_pages(weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnx_release.trained.mapped_weights.MAPPED_PAGES_KEPT_BYTES", ROWS * ROWS)
     model, x = model_of(weights), torch.randn(2, ROWS)
     peak, expected = 0, model(x)
     pages_of(model).drop()
 
-    def look(*_: object) -> None:
+    def record_peak(*_: object) -> None:
         nonlocal peak
         peak = max(peak, sum(map(resident, model.parameters())))
 
-    model[2].register_forward_pre_hook(look)
+    model[2].register_forward_pre_hook(record_peak)
     with dropping_pages(model), torch.no_grad():
         torch.testing.assert_close(model(x), expected)
     assert peak < ROWS * ROWS * 4 / mmap.PAGESIZE
@@ -89,7 +89,7 @@ def test_a_forward_keeps_few_pages(weights: dict[str, torch.Tensor], monkeypatch
     assert not any(module._forward_hooks for module in model)
 
 
-def test_pages_stay_until_the_end_where_all_is_run_often(weights: dict[str, torch.Tensor]) -> None:
+def test_pages_stay_until_the_end_of_repeated_calls(weights: dict[str, torch.Tensor]) -> None:
     model, x = model_of(weights), torch.randn(2, ROWS)
     whole = ROWS * ROWS * 4 // mmap.PAGESIZE
     with pages_dropped_after(model), torch.no_grad():
@@ -99,7 +99,7 @@ def test_pages_stay_until_the_end_where_all_is_run_often(weights: dict[str, torc
     torch.testing.assert_close(model(x), expected)
 
 
-def test_reading_is_counted(weights: dict[str, torch.Tensor]) -> None:
+def test_pages_are_dropped_above_the_limit(weights: dict[str, torch.Tensor]) -> None:
     tensor = weights["0.weight"]
     pages = MappedPages.behind([tensor])
     tensor.sum()
@@ -109,10 +109,10 @@ def test_reading_is_counted(weights: dict[str, torch.Tensor]) -> None:
     assert resident(tensor) == 0
 
 
-def test_without_proc_nothing_is_dropped(weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pagemap_nothing_is_dropped(weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     pages = MappedPages.behind(weights.values())
     assert pages.ranges
-    monkeypatch.setattr("onnx_release.trained.mapped_weights._written_to", lambda *_: True)
+    monkeypatch.setattr("onnx_release.trained.mapped_weights._modified", lambda *_: True)
     weights["0.weight"].sum()
     pages.drop()
     assert resident(weights["0.weight"]) > 0

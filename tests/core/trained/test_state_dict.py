@@ -1,4 +1,4 @@
-"""Weights without a model: what a file is, which factory may make the model, and what does not fit."""
+"""Weights without a model: formats of files, factories, and weights that do not fit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from onnx_release.errors import Refused
 from onnx_release.trained.model_factory import FactoryOptions, parse_value
-from onnx_release.trained.state_dict import kind_of_file, load_checkpoint
+from onnx_release.trained.state_dict import format_of_file, load_checkpoint
 from tests.core.models import OneOutput, Payload, TwoHeads, image
+from tests.refusals import refused
 
 
 class Scaled(nn.Module):
-    """Takes an argument, and has a buffer that no checkpoint keeps."""
+    """A model with an argument and a buffer that is in no checkpoint."""
 
     def __init__(self, width: int, gain: float = 1.0) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def _wrapped(prefix: str, model: nn.Module) -> dict[str, Any]:
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model."])
 @pytest.mark.parametrize("nest", [None, "state_dict", "model_state_dict"])
-def test_weights_are_found_where_training_scripts_put_them(
+def test_weights_are_found_at_the_usual_places_of_a_checkpoint(
     trained: Scaled, tmp_path: Path, prefix: str, nest: str | None
 ) -> None:
     weights = _wrapped(prefix, trained)
@@ -65,12 +65,12 @@ def test_weights_are_found_where_training_scripts_put_them(
 
 def test_safetensors_are_weights(trained: Scaled, tmp_path: Path) -> None:
     save_file(trained.state_dict(), tmp_path / "w.safetensors")
-    assert kind_of_file(tmp_path / "w.safetensors") == "state_dict"
+    assert format_of_file(tmp_path / "w.safetensors") == "state_dict"
     model = load_checkpoint(tmp_path / "w.safetensors", factory(kwargs={"width": 4, "gain": 2.0}))
     torch.testing.assert_close(model(torch.ones(1, 3)), trained(torch.ones(1, 3)))
 
 
-def test_arguments_come_from_the_parameter_then_the_runs_params_then_the_checkpoint(tmp_path: Path) -> None:
+def test_factory_kwargs_override_run_params_and_these_the_checkpoint(tmp_path: Path) -> None:
     torch.save(
         {"state_dict": Scaled(4).state_dict(), "hyper_parameters": {"width": 9, "gain": 5.0}}, tmp_path / "w.ckpt"
     )
@@ -83,18 +83,18 @@ def test_arguments_come_from_the_parameter_then_the_runs_params_then_the_checkpo
     ("text", "value"),
     [("4", 4), ("0.5", 0.5), ("true", True), ("True", True), ("(1, 2)", (1, 2)), ("None", None), ("gelu", "gelu")],
 )
-def test_a_param_of_mlflow_gets_its_type_back(text: str, value: object) -> None:
+def test_a_param_of_mlflow_is_parsed(text: str, value: object) -> None:
     assert parse_value(text) == value
 
 
-def test_what_a_file_is_is_told_without_unpickling(trained: Scaled, tmp_path: Path) -> None:
+def test_the_format_is_found_without_unpickling(trained: Scaled, tmp_path: Path) -> None:
     torch.save(trained.state_dict(), tmp_path / "weights.pth")
     torch.save(trained, tmp_path / "module.pth")
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
     torch.export.save(torch.export.export(TwoHeads().eval(), (torch.from_numpy(image(2)),)), tmp_path / "program.pt2")
     torch.save({"x": Payload(tmp_path / "ran")}, tmp_path / "payload.ckpt")
-    kinds = {path.name: kind_of_file(path) for path in tmp_path.iterdir()}
-    assert kinds == {
+    formats = {path.name: format_of_file(path) for path in tmp_path.iterdir()}
+    assert formats == {
         "weights.pth": "state_dict",
         "module.pth": "pickle",
         "script.pt": "torchscript",
@@ -104,34 +104,37 @@ def test_what_a_file_is_is_told_without_unpickling(trained: Scaled, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "code", "part"),
     [
-        (None, "holds 2 weights and no model"),
-        (factory(kwargs={"width": 5}), "linear.bias is (4,), the model's (5,)"),
-        (FactoryOptions(path="tests.core.models:OneOutput", allowed=("tests",)), "it lacks conv.bias, conv.weight"),
-        (factory(allowed=()), "is in no package that this deployment allows (none)"),
-        (factory(allowed=("tests.cor",)), "is in no package that this deployment allows (tests.cor)"),
-        (FactoryOptions(path="tests.core.models:os.system", allowed=("tests.core",)), "is defined in"),
-        (factory("Nothing"), "cannot be imported"),
-        (factory("makes_a_dict"), "makes a dict, no torch.nn.Module"),
-        (factory("fails"), "raised KeyError"),
-        (FactoryOptions(path="os.system", allowed=("os",)), "of no known form"),
-        (FactoryOptions(path="tests.core:../x", allowed=("tests",)), "of no known form"),
+        (None, "no_factory", "2 weights"),
+        (factory(kwargs={"width": 5}), "weights_differ", "linear.bias as (4,) instead of (5,)"),
+        (
+            FactoryOptions(path="tests.core.models:OneOutput", allowed=("tests",)),
+            "weights_differ",
+            "it lacks conv.bias, conv.weight",
+        ),
+        (factory(allowed=()), "factory_not_allowed", "(none)"),
+        (factory(allowed=("tests.cor",)), "factory_not_allowed", "(tests.cor)"),
+        (FactoryOptions(path="tests.core.models:os.system", allowed=("tests.core",)), "factory_not_allowed", "posix"),
+        (factory("Nothing"), "factory_import", "Nothing"),
+        (factory("makes_a_dict"), "factory_result", "a dict"),
+        (factory("fails"), "factory_failed", "KeyError"),
+        (FactoryOptions(path="os.system", allowed=("os",)), "factory_path", "os.system"),
+        (FactoryOptions(path="tests.core:../x", allowed=("tests",)), "factory_path", "tests.core:../x"),
     ],
 )
 def test_a_factory_that_is_not_allowed_or_does_not_fit_is_refused(
-    trained: Scaled, tmp_path: Path, options: FactoryOptions | None, words: str
+    trained: Scaled, tmp_path: Path, options: FactoryOptions | None, code: str, part: str
 ) -> None:
     torch.save(trained.state_dict(), tmp_path / "w.pth")
-    with pytest.raises(Refused) as refusal:
+    with refused(code, part):
         load_checkpoint(tmp_path / "w.pth", options)
-    assert words in str(refusal.value)
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"state_dict": {"a": 1}}])
 def test_a_file_without_named_tensors_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(Refused, match="holds no named tensors"):
+    with refused("no_weights"):
         load_checkpoint(tmp_path / "w.pth", factory())
 
 
