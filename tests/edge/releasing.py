@@ -275,4 +275,5 @@ def assert_refused(hook: MlflowHook, release: Release, *words: str) -> dict[str,
     text = mlflow.artifacts.load_text(f"runs:/{release.training_run_id}/onnx_release/{release.model_name}/report.json")
     report: dict[str, Any] = json.loads(text)
     assert report["status"] == "refused"
+    assert (report["artifact"] or {}).get("staging_uri") is None
     return report

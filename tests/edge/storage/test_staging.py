@@ -151,6 +151,8 @@ def test_a_release_whose_tasks_share_no_disk(release: Release, workers: Workers,
     report_size = size_of(release, "upload", "report.json")
     assert by_task["upload"]["put"] == report_size, "the artifact went up once, to staging"
     assert "fetch" not in by_task["upload"]
+    final = s3.folder_at("minio_default", release.returned["upload"]["uri"])
+    assert release.returned["prepare"] not in s3.read_text(final, "report.json"), "the staged folder is not published"
     release.clean()
     assert staged(release) == []
     assert objects_of(release)
