@@ -14,6 +14,7 @@ class TrackingRefused(Refused):
 
     codes: ClassVar[Mapping[str, str]] = {
         "mlflow_address": "The Airflow connection to MLflow has no usable server address.",
+        "model_not_found": "The model of the doctor command is neither an existing path nor a readable MLflow URI.",
         "mlflow_refused": "MLflow refuses a request: a missing object, a missing permission or a wrong filter.",
     }
 

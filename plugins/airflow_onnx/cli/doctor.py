@@ -1,8 +1,15 @@
-"""The export doctor as a command, without Airflow: ``python -m airflow_onnx.cli.doctor MODEL``.
+"""Command line of the export doctor, without Airflow: ``python -m airflow_onnx.cli.doctor MODEL``.
 
-MODEL is a URI of MLflow's (``runs:/…``, ``models:/…``; the server is MLFLOW_TRACKING_URI's) or a path. The model is
-loaded, exported to a folder that is removed at the end, checked, and compared with PyTorch; nothing is timed, uploaded
-or registered. Exit status: 0 when it could be released as far as that goes, 1 when it would be refused, 2 for misuse.
+MODEL is a path or an MLflow URI (``runs:/…``, ``models:/…``). The environment variable ``MLFLOW_TRACKING_URI`` sets the
+MLflow server. The command exports the model to a temporary folder, checks it and compares it with PyTorch. It measures
+no latency, and it uploads and registers nothing.
+
+Exit codes:
+
+- 0: no error was found. Latency excepted, a release would accept the model.
+- 1: an error was found, or the model cannot be read. A release would refuse it.
+- 2: the command line is wrong.
+- 3: the command failed for a reason outside the model, such as too little memory. It can be tried again.
 """
 
 from __future__ import annotations
@@ -11,102 +18,107 @@ import argparse
 import json
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnx_release.errors import Refused
+from airflow_onnx.errors import TrackingRefused
+from onnx_release.errors import Refused, Transient, shorten
 from onnx_release.records import Finding
 
 if TYPE_CHECKING:
     from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.records import OnnxArtifact
 
+_COLUMNS = 100
+_INDENT = " " * 9
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Examine one model, print what was found, and return the exit status."""
-    asked = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        findings = list(_examine(asked, Path(scratch)))
-    if asked.json:
+    """Examine one model, print the findings, and return the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+            findings = list(_examine(options, Path(scratch)))
+    except Transient as error:
+        sys.stderr.write(f"{error}\n")
+        return 3
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if options.json:
         sys.stdout.write(json.dumps([finding.to_dict() for finding in findings], indent=2) + "\n")
     else:
-        sys.stdout.writelines(_text(finding) for finding in findings)
-    return int(any(finding.severity == "error" for finding in findings))
+        sys.stdout.writelines(_lines(finding) for finding in findings)
+        count = f"{len(errors)} error{'s' if len(errors) > 1 else ''}"
+        refused = f"A release would refuse this model: {count}."
+        sys.stdout.write(f"\n{refused if errors else 'No error was found. Latency was not measured.'}\n")
+    return int(bool(errors))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    arguments = argparse.ArgumentParser(
         prog="python -m airflow_onnx.cli.doctor",
-        description="Say what would keep a PyTorch model from its release as ONNX.",
+        description="Find the reasons why a PyTorch model cannot be released as ONNX.",
+        epilog="Exit codes: 0 no error, 1 a release would refuse the model, 2 wrong command line, 3 try again.",
     )
-    parser.add_argument("model", help="runs:/…, models:/…, a model folder, or a file of a model or of weights")
-    parser.add_argument("--allow-pickle", action="store_true", help="load pickles, which run their author's code")
-    parser.add_argument("--factory", default="", help="package.module:name of what makes the model, for weights alone")
-    parser.add_argument("--factory-kwargs", default="{}", type=json.loads, help="its arguments, as a JSON object")
-    parser.add_argument("--input-spec", default="", help='as JSON: [{"name": "x", "dtype": "float32", "shape": …}]')
-    parser.add_argument("--opset", type=int, help="the ONNX opset to write")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    return parser
+    arguments.add_argument("model", help="MLflow URI (runs:/…, models:/…), model folder, model file or weights file")
+    arguments.add_argument("--allow-pickle", action="store_true", help="load pickles: runs the training run's code")
+    arguments.add_argument("--factory", metavar="MODULE:NAME", help="builds the model of a weights file")
+    arguments.add_argument(
+        "--factory-kwargs", metavar="JSON", default="{}", type=json.loads, help="arguments of the factory"
+    )
+    arguments.add_argument(
+        "--input-spec",
+        metavar="JSON",
+        help='inputs of the model: [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}]',
+    )
+    arguments.add_argument("--opset", type=int, help="ONNX opset; default: the exporter's")
+    arguments.add_argument("--json", action="store_true", help="print the findings as JSON")
+    return arguments
 
 
-def _examine(asked: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
+def _examine(arguments: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
     from onnx_release.export.diagnostics import refusal_finding
+    from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.run_step import export
+    from onnx_release.trained.model_factory import FactoryOptions
 
     try:
-        options = _options(asked)
-        trained = _fetched(asked.model, scratch / "trained")
+        factory = None
+        if arguments.factory:
+            # The user of the command trusts the package that they name.
+            package = arguments.factory.partition(":")[0].partition(".")[0]
+            factory = FactoryOptions(path=arguments.factory, allowed=(package,), kwargs=arguments.factory_kwargs)
+        options = ExportStepOptions(
+            opset=arguments.opset,
+            device="cpu",
+            allow_pickle=arguments.allow_pickle,
+            factory=factory,
+            input_spec=arguments.input_spec or None,
+        )
+        trained = _fetch(arguments.model, scratch / "trained")
         artifact = export(trained, scratch / "onnx", options)
-        message = f"by {artifact.strategy}, opset {artifact.opset}, {artifact.size_bytes / 1e6:.1f} MB"
+        size = f"opset {artifact.opset}, {artifact.size_bytes / 1e6:.3g} MB"
+        message = f"The strategy '{artifact.strategy}' wrote the ONNX model ({size})"
         yield Finding(severity="info", code="exported", message=message)
         yield from artifact.findings
-        yield from _tested(trained, scratch / "onnx", artifact, options)
+        yield from _check_and_compare(trained, scratch / "onnx", artifact, options)
     except Refused as refusal:
         yield refusal_finding(refusal)
 
 
-def _options(asked: argparse.Namespace) -> ExportStepOptions:
-    from onnx_release.export.export_model import ExportStepOptions
-    from onnx_release.trained.model_factory import FactoryOptions
-
-    factory = None
-    if asked.factory:
-        # Whoever types the command vouches for the package that it names.
-        package = asked.factory.partition(":")[0].partition(".")[0]
-        factory = FactoryOptions(path=asked.factory, allowed=(package,), kwargs=asked.factory_kwargs)
-    return ExportStepOptions(
-        opset=asked.opset,
-        device="cpu",
-        allow_pickle=asked.allow_pickle,
-        factory=factory,
-        input_spec=asked.input_spec or None,
-    )
-
-
-def _tested(trained: Path, folder: Path, artifact: OnnxArtifact, options: ExportStepOptions) -> Iterator[Finding]:
-    from onnx_release.benchmark.setup import BenchmarkOptions
-    from onnx_release.check.static_checks import CheckOptions, check_artifact
-    from onnx_release.run_step import compare
-
-    yield from (f for f in check_artifact(folder, artifact, CheckOptions()).findings if f.severity != "info")
-    judged = BenchmarkOptions(allow_pickle=options.allow_pickle, factory=options.factory, input_spec=options.input_spec)
-    parity = compare(trained, folder, artifact, judged)
-    for failure in parity.failures:
-        yield Finding(severity="error", code="parity", message=failure)
-    if at := parity.divergence:
-        where = f"the difference begins at node '{at.node}' ({at.op_type}) of module '{at.module}'"
-        yield Finding(severity="info", code="divergence", message=f"{where}. {at.note}".strip())
-    if parity.passed:
-        sizes = ", ".join(map(str, parity.batch_sizes))
-        yield Finding(severity="info", code="parity", message=f"equal to PyTorch at batch sizes {sizes}")
-
-
-def _fetched(model: str, folder: Path) -> Path:
+def _fetch(model: str, folder: Path) -> Path:
+    """Return the path of a model; one with an MLflow URI is downloaded to `folder`."""
     if not model.startswith(("runs:/", "models:/")):
         path = Path(model)
         if not path.exists():
-            raise Refused(f"model {model!r:.200}", "is neither there nor a URI", "Give a path, runs:/… or models:/….")
+            raise TrackingRefused(
+                f"The model {model!r:.200}",
+                "is neither an existing path nor an MLflow URI",
+                "Give a path, runs:/… or models:/….",
+                code="model_not_found",
+            )
         return path
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -115,14 +127,45 @@ def _fetched(model: str, folder: Path) -> Path:
     try:
         return Path(download_artifacts(artifact_uri=model, dst_path=str(folder)))
     except MlflowException as error:
-        raise Refused(
-            f"model {model}", f"cannot be fetched: {error}", "Check the URI and MLFLOW_TRACKING_URI."
+        raise TrackingRefused(
+            f"The model {model:.200}",
+            f"cannot be downloaded: {shorten(error)}",
+            "Check the URI and the environment variable MLFLOW_TRACKING_URI.",
+            code="model_not_found",
         ) from error
 
 
-def _text(finding: Finding) -> str:
-    fix = f"\n         {finding.fix}" if finding.fix else ""
-    return f"{finding.severity:<8} {finding.code}: {finding.message}{fix}\n"
+def _check_and_compare(
+    trained: Path, folder: Path, artifact: OnnxArtifact, options: ExportStepOptions
+) -> Iterator[Finding]:
+    from onnx_release.benchmark.setup import BenchmarkOptions
+    from onnx_release.check.static_checks import CheckOptions, check_artifact
+    from onnx_release.run_step import compare
+
+    yield from (f for f in check_artifact(folder, artifact, CheckOptions()).findings if f.severity != "info")
+    benchmark = BenchmarkOptions(
+        allow_pickle=options.allow_pickle, factory=options.factory, input_spec=options.input_spec
+    )
+    parity = compare(trained, folder, artifact, benchmark)
+    for failure in parity.failures:
+        yield Finding(severity="error", code="parity", message=failure)
+    if origin := parity.divergence:
+        node = f"The outputs first differ at node '{origin.node}' ({origin.op_type}) of module '{origin.module}'"
+        yield Finding(severity="info", code="divergence", message=f"{node}. {origin.note}".strip())
+    if parity.passed:
+        sizes = ", ".join(map(str, parity.batch_sizes))
+        message = f"ONNX Runtime and PyTorch agree at the batch sizes {sizes}"
+        yield Finding(severity="info", code="parity", message=message)
+
+
+def _lines(finding: Finding) -> str:
+    """Return a finding as text. The fix of an error is a sentence; other fixes are code and are not wrapped."""
+    wrap = textwrap.TextWrapper(_COLUMNS, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False)
+    lines = wrap.wrap(f"{finding.severity:<8} {finding.code}: {finding.message}")
+    if finding.fix:
+        fix = f"{_INDENT}{finding.fix}"
+        lines += wrap.wrap(fix) if finding.severity == "error" else [fix]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def _break_a_weight(release: Release) -> None:
     artifact["size_bytes"] = sum(file.size_bytes for file in files)
 
 
-def test_the_doctor_says_the_same_from_a_shell_without_airflow(
+def test_the_doctor_prints_findings_and_returns_an_exit_code(
     hook: MlflowHook, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id = trained_run()
@@ -197,17 +197,36 @@ def test_the_doctor_says_the_same_from_a_shell_without_airflow(
 
     weights = weights_run("model/state_dict.pth")
     uri = f"runs:/{weights}/model/state_dict.pth"
-    assert doctor.main([uri]) == 1
-    assert "nothing says what the model takes" in capsys.readouterr().out
+    capsys.readouterr()
+    assert doctor.main([uri, "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert finding["severity"] == "error"
+    assert "input_spec" in finding["fix"]
     assert doctor.main([uri, "--factory", FACTORY, "--input-spec", INPUTS]) == 0
-    assert "warning  no_example" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "warning  no_example" in printed
+    assert printed.endswith("No error was found. Latency was not measured.\n")
 
-    assert doctor.main(["runs:/0123456789abcdef0123456789abcdef/model"]) == 1
-    assert "cannot be fetched" in capsys.readouterr().out
+
+@pytest.mark.parametrize("model", ["runs:/0123456789abcdef0123456789abcdef/model", "no/such/file.pth"])
+def test_the_doctor_refuses_a_model_that_does_not_exist(
+    hook: MlflowHook, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    assert doctor.main([model]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("error    model_not_found: ")
+    assert printed.endswith("A release would refuse this model: 1 error.\n")
+
+
+def test_the_doctor_returns_2_for_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        doctor.main(["model", "--factory-kwargs", "{"])
+    assert caught.value.code == 2
+    assert "--factory-kwargs" in capsys.readouterr().err
 
 
 def test_the_doctor_needs_no_airflow() -> None:
-    code = "import sys; sys.modules['airflow'] = None; import airflow_onnx.cli.doctor as d; d._parser(); print('fine')"
+    code = "import sys; sys.modules['airflow'] = None; import airflow_onnx.cli.doctor as d; d.parser(); print('fine')"
     path = ":".join(str(Path(__file__).parents[3] / name) for name in ("include", "plugins"))
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
