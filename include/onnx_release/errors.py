@@ -183,6 +183,14 @@ class ExportRefused(Refused):
     }
 
 
+class CheckRefused(Refused):
+    """An artifact that fails its smoke test."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "smoke_test": "The artifact's outputs on its own example differ from the record.",
+    }
+
+
 class ParityRefused(Refused):
     """A parity comparison that cannot be made."""
 
@@ -225,6 +233,7 @@ STAGES: tuple[type[Refused], ...] = (
     ArtifactRefused,
     RunnerRefused,
     ExportRefused,
+    CheckRefused,
     ParityRefused,
     LatencyRefused,
     TuningRefused,

@@ -1,1 +1,1 @@
-"""Checks of one ONNX file."""
+"""Checks of an artifact: static checks and a smoke test."""

@@ -1,9 +1,13 @@
-"""Static checks of an exported artifact; a model that passes them is well-formed, which is not yet the same model."""
+"""Static checks of an ONNX file.
+
+They find a malformed model. Parity with the trained model is a separate comparison.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,69 +29,212 @@ _FLOATS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckOptions:
-    """`allowed_domains` are custom domains that the serving runtime knows; `size_max_bytes` of None is no limit."""
+    """Options of the static checks.
+
+    Attributes:
+        allowed_domains: Operator domains besides ONNX's own that the serving runtime supports.
+    """
 
     allowed_domains: tuple[str, ...] = ()
-    size_max_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """What is checked: the folder, what the export says of it, and the graph with its weights left on disk."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedModel:
+    """The input of every check: the folder, its record, and the graph without the external weights."""
 
     folder: Path
     artifact: OnnxArtifact
     model: onnx.ModelProto
+    options: CheckOptions
 
     @property
     def path(self) -> Path:
+        """Return the path of the ONNX file."""
         return self.folder / limits.MODEL_FILE
 
 
 def check_artifact(folder: Path, artifact: OnnxArtifact, options: CheckOptions) -> CheckReport:
-    """Run every check and list every finding; one that crashes is an error of its own, and the next goes on.
+    """Run every check and return every finding. A check that crashes is an error finding, and the next check runs.
 
-    The model is checked by its path: by value, the checker copies it and fails above 2 GB.
+    Args:
+        folder: The artifact folder, which is only read.
+        artifact: The record of the artifact.
+        options: The options of the checks.
+
+    Returns:
+        The report. It passes when no finding is an error.
     """
-    findings = list(_guarded("bytes", lambda: _bytes(folder, artifact)))
+    findings = _run_check("bytes", partial(check_bytes, folder, artifact))
     try:
         model = onnx.load(str(folder / limits.MODEL_FILE), load_external_data=False)
-    except Exception as error:  # noqa: BLE001 - a damaged file fails in the parser, in many ways
+    except Exception as error:  # noqa: BLE001 - the parser raises many classes for a damaged file
         findings.append(_error("unreadable", f"{limits.MODEL_FILE} cannot be read: {_first_line(error)}"))
         return CheckReport(sha256=artifact.sha256, passed=False, findings=tuple(findings))
-    subject = _Subject(folder, artifact, model)
-    for name, check in _checks(subject, options):
-        findings += _guarded(name, check)
-    return _report(subject, tuple(findings))
+    checked = CheckedModel(folder=folder, artifact=artifact, model=model, options=options)
+    for name, check in CHECKS.items():
+        findings += _run_check(name, partial(check, checked))
+    return CheckReport(
+        sha256=artifact.sha256,
+        passed=not any(finding.severity == "error" for finding in findings),
+        findings=tuple(findings),
+        opset=_opset(model),
+        ir_version=model.ir_version,
+        domains=tuple(sorted({node.domain for node in _nodes(model.graph)})),
+        node_count=sum(1 for _ in _nodes(model.graph)),
+        size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        inputs=_specs(model.graph.input),
+        outputs=_specs(model.graph.output),
+    )
 
 
-def malformed(folder: Path) -> str:
-    """Return what makes the written file no sound ONNX model, or an empty string; its weights are not read."""
+def malformed(folder: Path) -> str | None:
+    """Return the problems of a new ONNX file, or None. The weights are not read.
+
+    Args:
+        folder: The folder that contains ``model.onnx``.
+    """
     path = folder / limits.MODEL_FILE
     try:
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(str(path), load_external_data=False)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except Exception as error:  # noqa: BLE001 - what cannot be checked is not sound either
+    except Exception as error:  # noqa: BLE001 - a model that cannot be checked is malformed
         return f"onnx.checker: {_first_line(error)}"
-    return "; ".join(finding.message for finding in _training(model.graph))
+    return "; ".join(finding.message for finding in _training_nodes(model.graph)) or None
 
 
-def _checks(subject: _Subject, options: CheckOptions) -> list[tuple[str, Callable[[], Iterable[Finding]]]]:
-    return [
-        ("external_data", lambda: _external_data(subject)),
-        ("checker", lambda: _checker(subject)),
-        ("shape_inference", lambda: _shape_inference(subject)),
-        ("interface", lambda: _interface(subject)),
-        ("versions", lambda: _versions(subject)),
-        ("domains", lambda: _domains(subject, options)),
-        ("size", lambda: _size(subject, options)),
-        ("weights", lambda: _weights(subject)),
-        ("training", lambda: _training(subject.model.graph)),
-    ]
+def check_bytes(folder: Path, artifact: OnnxArtifact) -> Iterator[Finding]:
+    """Compare the files and their digests with the record."""
+    try:
+        verify_folder(folder, artifact.files)
+    except Refused as error:
+        yield _error("bytes", error.problem)
+    if folder_sha256(artifact.files) != artifact.sha256:
+        yield _error("bytes", f"the digest of the listed files differs from the recorded {artifact.sha256}")
 
 
-def _guarded(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+def check_external_data(checked: CheckedModel) -> Iterator[Finding]:
+    """Require every location to be a plain file in the folder, because the runtime follows any path."""
+    locations = {
+        entry.value
+        for tensor in _tensors(checked.model.graph)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for location in sorted(locations):
+        path = PurePosixPath(location)
+        if path.is_absolute() or ".." in path.parts or "\\" in location:
+            yield _error("external_data", f"external data {location!r} lies outside the artifact")
+        elif not (checked.folder / location).is_file() or (checked.folder / location).is_symlink():
+            yield _error("external_data", f"external data {location!r} is missing or is not a plain file")
+
+
+def check_structure(checked: CheckedModel) -> Iterator[Finding]:
+    """Run ONNX's own checker. It takes the path, because a model in memory is limited to 2 GB."""
+    try:
+        onnx.checker.check_model(str(checked.path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        yield _error("checker", f"onnx.checker: {_first_line(error)}")
+
+
+def check_shapes(checked: CheckedModel) -> Iterator[Finding]:
+    """Run ONNX's strict shape inference on the graph without its weights."""
+    try:
+        onnx.shape_inference.infer_shapes(checked.model, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        yield _error("shape_inference", f"shape inference: {_first_line(error)}")
+
+
+def check_interface(checked: CheckedModel) -> Iterator[Finding]:
+    """Compare names, dtypes and shapes of inputs and outputs with the record. Their order is not compared."""
+    graph, artifact = checked.model.graph, checked.artifact
+    for side, values, specs in (("input", graph.input, artifact.inputs), ("output", graph.output, artifact.outputs)):
+        found = {spec.name: spec for spec in _specs(values)}
+        expected = {spec.name: spec for spec in specs}
+        for name in sorted(expected.keys() - found.keys()):
+            yield _error("interface", f"{side} '{name}' is missing")
+        for name in sorted(found.keys() - expected.keys()):
+            yield _error("interface", f"{side} '{name}' is not in the record")
+        for name in sorted(found.keys() & expected.keys()):
+            for mismatch in expected[name].mismatches(found[name]):
+                yield _error("interface", f"{side} '{name}' {mismatch}")
+            if not any(isinstance(size, str) for size in found[name].shape):
+                message = f"{side} '{name}' has no dimension that varies"
+                yield Finding(severity="warning", code="static", message=message)
+
+
+def check_versions(checked: CheckedModel) -> Iterator[Finding]:
+    """Compare opset and IR version with the record."""
+    model, artifact = checked.model, checked.artifact
+    for name, found, recorded in (
+        ("opset", _opset(model), artifact.opset),
+        ("IR version", model.ir_version, artifact.ir_version),
+    ):
+        if found != recorded:
+            yield _error("versions", f"{name} is {found}, the export recorded {recorded}")
+        else:
+            yield Finding(severity="info", code="versions", message=f"{name} {found}")
+
+
+def check_domains(checked: CheckedModel) -> Iterator[Finding]:
+    """Find operators of domains that are not allowed."""
+    allowed = {*limits.DEFAULT_DOMAINS, *checked.options.allowed_domains}
+    foreign: dict[str, set[str]] = {}
+    for node in _nodes(checked.model.graph):
+        if node.domain not in allowed:
+            foreign.setdefault(node.domain, set()).add(node.op_type)
+    for domain, operators in sorted(foreign.items()):
+        names = ", ".join(sorted(operators)[:5])
+        yield _error(
+            "domains",
+            f"operators {names} of domain '{domain}' are not allowed; add the domain to the parameter "
+            "`allowed_domains` if the serving runtime supports it",
+        )
+
+
+def check_size(checked: CheckedModel) -> Iterator[Finding]:
+    """Compare the size of the ONNX file with the limit of its format."""
+    size, limit = checked.path.stat().st_size, limits.PROTO_MAX_BYTES
+    if size > limit:
+        message = f"{limits.MODEL_FILE} has {size / 1e9:.3g} GB; ONNX's readers accept {limit / 1e9:.3g} GB"
+        yield _error("size", message)
+
+
+def check_weights(checked: CheckedModel) -> Iterator[Finding]:
+    """Find NaN and infinity in the float tensors of the file, one tensor in memory at a time."""
+    for tensor in _tensors(checked.model.graph):
+        array = onnx.numpy_helper.to_array(tensor, base_dir=str(checked.folder))
+        if tensor.data_type not in _FLOATS:
+            continue
+        if count := int((np.isnan(array) | (array == np.inf)).sum()):
+            message = f"tensor '{tensor.name}' has {count} NaN or infinite values of {array.size}"
+            yield _error("weights", message)
+        elif count := int((array == -np.inf).sum()):
+            # Attention masks contain -inf. The weights themselves were checked when the model was loaded.
+            message = f"tensor '{tensor.name}' has {count} values of -inf of {array.size}"
+            yield Finding(severity="warning", code="weights", message=message)
+
+
+def check_training_mode(checked: CheckedModel) -> Iterator[Finding]:
+    """Find operators in training mode."""
+    return _training_nodes(checked.model.graph)
+
+
+CHECKS: Mapping[str, Callable[[CheckedModel], Iterable[Finding]]] = {
+    "external_data": check_external_data,
+    "checker": check_structure,
+    "shape_inference": check_shapes,
+    "interface": check_interface,
+    "versions": check_versions,
+    "domains": check_domains,
+    "size": check_size,
+    "weights": check_weights,
+    "training": check_training_mode,
+}
+"""The checks of a readable model by the code of their findings, in their order."""
+
+
+def _run_check(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     try:
         return list(check())
     except Exception as error:  # noqa: BLE001 - a check that did not run has not passed
@@ -103,141 +250,11 @@ def _first_line(error: Exception) -> str:
     return lines[0][:400] if lines else type(error).__name__
 
 
-def _report(subject: _Subject, findings: tuple[Finding, ...]) -> CheckReport:
-    model = subject.model
-    return CheckReport(
-        sha256=subject.artifact.sha256,
-        passed=not any(finding.severity == "error" for finding in findings),
-        findings=findings,
-        opset=_opset(model),
-        ir_version=model.ir_version,
-        domains=tuple(sorted({node.domain for node in _nodes(model.graph)})),
-        node_count=sum(1 for _ in _nodes(model.graph)),
-        size_bytes=sum(file.stat().st_size for file in subject.folder.rglob("*") if file.is_file()),
-        inputs=_specs(model.graph.input),
-        outputs=_specs(model.graph.output),
-    )
-
-
-def _bytes(folder: Path, artifact: OnnxArtifact) -> Iterator[Finding]:
-    try:
-        verify_folder(folder, artifact.files)
-    except Refused as error:
-        yield _error("bytes", error.problem)
-    if folder_sha256(artifact.files) != artifact.sha256:
-        yield _error("bytes", f"the listed files make another digest than {artifact.sha256}")
-
-
-def _external_data(subject: _Subject) -> Iterator[Finding]:
-    """Each location must name a plain file inside the folder: the runtime would follow it wherever it leads."""
-    locations = {
-        entry.value
-        for tensor in _tensors(subject.model.graph)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for location in sorted(locations):
-        path = PurePosixPath(location)
-        if path.is_absolute() or ".." in path.parts or "\\" in location:
-            yield _error("external_data", f"external data {location!r} lies outside the artifact")
-        elif not (subject.folder / location).is_file() or (subject.folder / location).is_symlink():
-            yield _error("external_data", f"external data {location!r} is missing or no plain file")
-
-
-def _checker(subject: _Subject) -> Iterator[Finding]:
-    try:
-        onnx.checker.check_model(str(subject.path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        yield _error("checker", f"onnx.checker: {_first_line(error)}")
-
-
-def _shape_inference(subject: _Subject) -> Iterator[Finding]:
-    # By path it writes its result to a file; the graph without its weights is enough for the shapes.
-    try:
-        onnx.shape_inference.infer_shapes(subject.model, check_type=True, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        yield _error("shape_inference", f"shape inference: {_first_line(error)}")
-
-
-def _interface(subject: _Subject) -> Iterator[Finding]:
-    graph, artifact = subject.model.graph, subject.artifact
-    for side, found, wanted in (("input", graph.input, artifact.inputs), ("output", graph.output, artifact.outputs)):
-        specs = {spec.name: spec for spec in _specs(found)}
-        expected = {spec.name: spec for spec in wanted}
-        for name in sorted(set(expected) - set(specs)):
-            yield _error("interface", f"{side} '{name}' is missing")
-        for name in sorted(set(specs) - set(expected)):
-            yield _error("interface", f"{side} '{name}' is not part of the contract")
-        for name in sorted(set(specs) & set(expected)):
-            yield from _tensor(side, specs[name], expected[name])
-
-
-def _tensor(side: str, found: TensorSpec, wanted: TensorSpec) -> Iterator[Finding]:
-    label = f"{side} '{found.name}'"
-    if found.dtype != wanted.dtype:
-        yield _error("interface", f"{label} is {found.dtype}, not {wanted.dtype}")
-    if len(found.shape) != len(wanted.shape):
-        yield _error("interface", f"{label} has shape {list(found.shape)}, not {list(wanted.shape)}")
-        return
-    for axis, (size, expected) in enumerate(zip(found.shape, wanted.shape, strict=True)):
-        if isinstance(expected, str) != isinstance(size, str) or (isinstance(expected, int) and size != expected):
-            yield _error("interface", f"{label} has dimension {axis} of {size!r}, not {expected!r}")
-    if not any(isinstance(size, str) for size in found.shape):
-        yield Finding(severity="warning", code="static", message=f"{label} has no dynamic dimension")
-
-
 def _opset(model: onnx.ModelProto) -> int | None:
     return next((entry.version for entry in model.opset_import if entry.domain in limits.DEFAULT_DOMAINS), None)
 
 
-def _versions(subject: _Subject) -> Iterator[Finding]:
-    model, artifact = subject.model, subject.artifact
-    for name, found, wanted in (
-        ("opset", _opset(model), artifact.opset),
-        ("IR version", model.ir_version, artifact.ir_version),
-    ):
-        if found != wanted:
-            yield _error("versions", f"{name} is {found}, the export recorded {wanted}")
-        else:
-            yield Finding(severity="info", code="versions", message=f"{name} {found}")
-
-
-def _domains(subject: _Subject, options: CheckOptions) -> Iterator[Finding]:
-    allowed = {*limits.DEFAULT_DOMAINS, *options.allowed_domains}
-    foreign: dict[str, set[str]] = {}
-    for node in _nodes(subject.model.graph):
-        if node.domain not in allowed:
-            foreign.setdefault(node.domain, set()).add(node.op_type)
-    for domain, operators in sorted(foreign.items()):
-        names = ", ".join(sorted(operators)[:5])
-        yield _error("domains", f"operators {names} of domain '{domain}' are not allowed; allow it by allowed_domains")
-
-
-def _size(subject: _Subject, options: CheckOptions) -> Iterator[Finding]:
-    total = subject.artifact.size_bytes
-    if options.size_max_bytes is not None and total > options.size_max_bytes:
-        yield _error("size", f"the artifact has {total} bytes, more than {options.size_max_bytes}")
-    if subject.path.stat().st_size > limits.PROTO_MAX_BYTES:
-        yield _error(
-            "size", f"{limits.MODEL_FILE} is larger than {limits.PROTO_MAX_BYTES} bytes, which no reader takes"
-        )
-
-
-def _weights(subject: _Subject) -> Iterator[Finding]:
-    """Look at every float tensor, one at a time: the file's bytes, not what the exporter meant to write."""
-    for tensor in _tensors(subject.model.graph):
-        array = onnx.numpy_helper.to_array(tensor, base_dir=str(subject.folder))
-        if tensor.data_type not in _FLOATS:
-            continue
-        if count := int((np.isnan(array) | (array == np.inf)).sum()):
-            yield _error("weights", f"tensor '{tensor.name}' holds {count} NaN or infinite of {array.size} values")
-        elif count := int((array == -np.inf).sum()):
-            # An attention mask is made so; that no weight is, was seen when the model was loaded.
-            message = f"tensor '{tensor.name}' holds {count} values of -inf of {array.size}"
-            yield Finding(severity="warning", code="weights", message=message)
-
-
-def _training(graph: onnx.GraphProto) -> Iterator[Finding]:
+def _training_nodes(graph: onnx.GraphProto) -> Iterator[Finding]:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in _nodes(graph):
         flag = next((a.i for a in node.attribute if a.name == "training_mode"), 0)
@@ -249,7 +266,7 @@ def _training(graph: onnx.GraphProto) -> Iterator[Finding]:
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of the graphs inside its nodes (`If`, `Loop`, `Scan`)."""
+    """Yield the nodes of a graph and of the graphs in its nodes (`If`, `Loop`, `Scan`)."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -258,24 +275,21 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor that a graph carries: initializers and constants, those of inner graphs too."""
+    """Yield the initializers and constants of a graph and of the graphs in its nodes."""
     yield from graph.initializer
-    for node in graph.node:
+    for node in _nodes(graph):
         for attribute in node.attribute:
             yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _tensors(inner)
+                yield from inner.initializer
 
 
 def _specs(values: Iterable[Any]) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(value) for value in values)
-
-
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
-    shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim)
-    return TensorSpec(name=value.name, dtype=_dtype(tensor.elem_type), shape=shape)
-
-
-def _dtype(element: int) -> str:
-    return onnx.helper.tensor_dtype_to_np_dtype(element).name if element else "no tensor"
+    specs = []
+    for value in values:
+        tensor = value.type.tensor_type
+        element = tensor.elem_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(element).name if element else "no tensor"
+        shape = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim)
+        specs.append(TensorSpec(name=value.name, dtype=dtype, shape=shape))
+    return tuple(specs)

@@ -95,22 +95,19 @@ def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedP
         raise _refused("The MLflow model", f"has no pytorch flavor (found: {found})", "no_pytorch_flavor")
     file_format, data_path = _find_data(folder, str(flavor.get("model_data") or "data"))
     inputs, inputs_from = _inputs(model, folder, input_spec)
-    signature = model.signature
-    sides: list[tuple[Side, Schema | None]] = []
-    if signature is not None:
-        sides = [("input", signature.inputs), ("output", signature.outputs)]
+    schemas: dict[Side, Schema | None] = {"input": None, "output": None}
+    if model.signature is not None:
+        schemas = {"input": model.signature.inputs, "output": model.signature.outputs}
     return TrainedPackage(
         format=file_format,
         data_path=data_path,
         inputs=inputs,
-        outputs=_read_schema(signature.outputs, "output")
-        if signature is not None and signature.outputs is not None
-        else (),
+        outputs=() if schemas["output"] is None else _read_schema(schemas["output"], "output"),
         example=_read_example(model, folder, inputs),
         pytorch_version=str(flavor.get("pytorch_version") or "unknown"),
         code_paths=(_inside(folder, str(flavor["code"])),) if flavor.get("code") else (),
         inputs_from=inputs_from,
-        unnamed=tuple(side for side, schema in sides if schema is not None and not schema.has_input_names()),
+        unnamed=tuple(side for side, schema in schemas.items() if schema is not None and not schema.has_input_names()),
         ranges={spec.name: spec for spec in input_spec},
     )
 

@@ -292,7 +292,12 @@ def test_the_smoke_test_names_every_output_that_is_not_as_recorded(case: Case) -
     )
     with pytest.raises(Refused) as refusal:
         smoke_test(case.folder, case.artifact.replace(outputs=outputs))
-    for words in ("'mean' is float32, not float64", "[2, 2], not ['batch', 3]", "'lost' is missing", "'spread' is not"):
+    for words in (
+        "'mean' has dtype float32, not float64",
+        "[2, 2], not ['batch', 3]",
+        "'lost' is missing",
+        "'spread' is not",
+    ):
         assert words in str(refusal.value)
 
 
