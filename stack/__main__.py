@@ -18,14 +18,14 @@ from stack.lifecycle import down, load, states, up
 from stack.result import print_addresses
 
 INTERRUPTED = 130
-# As `systemctl status` answers for a service that does not run.
+# The exit status of `systemctl status` for a stopped service.
 NOT_RUNNING = 3
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0 when it did what it says, and prints one clear message when it did not."""
+    """Run one command. Return 0 on success; print one message and return another status otherwise."""
     parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
-    parser.add_argument("command", choices=sorted(_COMMANDS), help="what to do with the stack in STACK_HOME or .local")
+    parser.add_argument("command", choices=sorted(_COMMANDS), help="action on the stack in STACK_HOME or .local")
     chosen = parser.parse_args(arguments).command
     interrupts.install()
     try:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         make_error_console().print(f"{chosen}: {error}")
         return 1
     except KeyboardInterrupt:
-        make_error_console().print(f"{chosen}: interrupted; what it had started is stopped.")
+        make_error_console().print(f"{chosen}: interrupted. Everything that it started is stopped.")
         return INTERRUPTED
 
 
@@ -51,7 +51,7 @@ def _down(layout: Layout, console: Console) -> int:
 def _status(layout: Layout, console: Console) -> int:
     context = load(layout)
     if context is None:
-        console.print(f"No stack in {layout.home}: `make up` starts one.")
+        console.print(f"No stack in {layout.home}. Run `make up` to start one.")
         return NOT_RUNNING
     found = states(context)
     table = Table("service", "state", "pid", "address")
@@ -68,7 +68,7 @@ def _demo(layout: Layout, console: Console) -> int:
 
 def _clean(layout: Layout, console: Console) -> int:
     down(layout, console)
-    console.print(f"Removed {layout.home}." if layout.remove() else f"{layout.home} is not there.")
+    console.print(f"Removed {layout.home}." if layout.remove() else f"{layout.home} does not exist.")
     return 0
 
 

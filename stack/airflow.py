@@ -1,4 +1,4 @@
-"""Airflow: its settings, and its four components, each on loopback or without a listener."""
+"""Airflow's settings and its four components, which listen on loopback or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BACKGROUND = ("airflow-scheduler", "airflow-triggerer", "airflow-dag-processor")
 
 
 def prepare(context: Context) -> None:
-    """Write the settings and the login, and bring the metadata database to this version's schema, once."""
+    """Write settings and login. Migrate the metadata database once for each Airflow version."""
     home = context.layout.airflow_home
     write_private(home / "airflow.cfg", _settings(context))
     write_metadata(home / PROVIDER)
@@ -38,8 +38,8 @@ def prepare(context: Context) -> None:
     shutil.copy(REPO / "stack" / "airflow_local_settings.py", home / "config")
     login = {context.credentials.airflow_username: context.credentials.airflow_password}
     write_private(home / "simple_auth_manager_passwords.json.generated", json.dumps(login) + "\n")
-    marker, wanted = home / "migrated", version("apache-airflow")
-    if marker.exists() and marker.read_text() == wanted:
+    marker, installed = home / "migrated", version("apache-airflow")
+    if marker.exists() and marker.read_text() == installed:
         return
     if not marker.exists():
         remove_database(home / DATABASE)
@@ -47,14 +47,14 @@ def prepare(context: Context) -> None:
     status, output = children.run(argv, environment(context), home)
     if status != 0:
         raise StackError(f"`airflow db migrate` failed:\n{output[-1500:]}")
-    marker.write_text(wanted)
+    marker.write_text(installed)
 
 
 def commands(context: Context) -> list[Command]:
-    """Return how to start the components one by one.
+    """Return the start commands of the components.
 
-    `airflow standalone` would listen on 0.0.0.0, and the log servers have no setting for their address. They are left
-    out: with LocalExecutor the API server reads the task logs from the folder that the tasks write them to.
+    `airflow standalone` listens on 0.0.0.0, and no setting changes the address of the log servers. The log servers are
+    not started: with LocalExecutor the API server reads task logs from the folder that the tasks write to.
     """
     home, env = context.layout.airflow_home, environment(context)
     api = [tool("airflow"), "api-server", "--host", HOST, "--port", str(context.ports.airflow), "--workers", "1"]
@@ -66,12 +66,12 @@ def commands(context: Context) -> list[Command]:
 
 
 def is_healthy(context: Context) -> bool:
-    """Tell whether the API server serves and reaches its database."""
+    """Return True when the API server answers and reaches its database."""
     return _component_is_healthy(context, "metadatabase")
 
 
 def has_heartbeat(context: Context, name: str) -> bool:
-    """Tell whether a background component has lately written its heartbeat, as the API server sees it."""
+    """Return True when the API server reports a recent heartbeat of a background component."""
     return _component_is_healthy(context, name.removeprefix("airflow-").replace("-", "_"))
 
 
@@ -84,7 +84,7 @@ def _component_is_healthy(context: Context, component: str) -> bool:
 
 
 def environment(context: Context) -> dict[str, str]:
-    """Return the environment of Airflow's processes and of its command line; secrets are in airflow.cfg instead."""
+    """Return the environment of Airflow's processes and of its command line. Secrets are in airflow.cfg."""
     return clean_environment(
         AIRFLOW_HOME=str(context.layout.airflow_home),
         PYTHONPATH=python_path(context),
@@ -94,7 +94,7 @@ def environment(context: Context) -> dict[str, str]:
 
 
 def python_path(context: Context) -> str:
-    """Return what Airflow must import from: `include/` is not on its own path, and `plugins/` comes there too late."""
+    """Return Airflow's import path. Airflow does not add `include/`, and adds `plugins/` too late."""
     return os.pathsep.join(map(str, (REPO / "include", REPO / "plugins", context.layout.airflow_home / PROVIDER)))
 
 
@@ -114,7 +114,7 @@ def _settings(context: Context) -> str:
                 "simple_auth_manager_users": f"{secrets.airflow_username}:admin",
                 "test_connection": "Enabled",
                 "execution_api_server_url": f"{context.airflow_url}/execution/",
-                # The default asks DNS for the full name, which takes seconds where there is none.
+                # The default asks DNS for the full name, which takes seconds without a DNS server.
                 "hostname_callable": "socket.gethostname",
             },
             "database": {"sql_alchemy_conn": f"sqlite:///{home / DATABASE}"},
@@ -126,8 +126,8 @@ def _settings(context: Context) -> str:
                 "secret_key": secrets.api_secret_key,
             },
             "api_auth": {"jwt_secret": secrets.jwt_secret},
-            # A task that died with the stack (a Ctrl-C in the middle of a release) is found and retried after a minute,
-            # not after five. The heartbeat is the supervisor's, so a long computation does not hold it up.
+            # A task that died with the stack (Ctrl-C during a release) is retried after one minute instead of five. The
+            # supervisor process sends the heartbeat, so a long computation does not delay it.
             "scheduler": {"task_instance_heartbeat_timeout": "60", "orphaned_tasks_check_interval": "30"},
             "dag_processor": {"parsing_processes": "1", "refresh_interval": "30"},
             "logging": {"base_log_folder": str(home / "logs")},

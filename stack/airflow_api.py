@@ -1,4 +1,4 @@
-"""Airflow's REST API v2, as far as the stack and the demo need it."""
+"""Client of Airflow's REST API v2, for the stack and the demo."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from stack.context import Context
 from stack.errors import StackError
 from stack.http import TIMEOUT_S, session
 
-# A token lives 24 hours by default; a demo left open for a day must not end in a 401.
+# A token is valid for 24 hours by default. A demo that stays open for a day must not end with status 401.
 TOKEN_S = 3600.0
 
 
-# What Airflow says of a request that could not write to its database; nothing else has this status and these words.
-_GAVE_UP = "Database error"
+# Airflow's text for a request that could not write to its database. No other response has it with this status.
+_LOCKED = "Database error"
 _TRIES = 4
 _PAUSE_S = 1.0
 
 
-def _gave_up(response: requests.Response) -> bool:
-    return response.status_code == requests.codes.server_error and _GAVE_UP in response.text
+def _database_was_locked(response: requests.Response) -> bool:
+    return response.status_code == requests.codes.server_error and _LOCKED in response.text
 
 
 class AirflowApi:
-    """A logged-in client. Calls raise `StackError` with the server's own words on any status of 400 and above."""
+    """A logged-in client. Its calls raise `StackError` with the server's text for any status from 400 on."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -35,15 +35,15 @@ class AirflowApi:
         self._token_until = 0.0
 
     def call(self, method: str, path: str, body: Any = None, **params: Any) -> requests.Response:
-        """Call ``/api/v2`` + `path` and return the response, whatever its status.
+        """Call ``/api/v2`` + `path` and return the response with any status.
 
-        On SQLite two requests of Airflow's own may wait for each other: one holds the file's lock and needs the event
-        loop to go on, which the other blocks while it waits for the lock. After five seconds the latter gives up,
-        before it has done anything, and is made again here.
+        On SQLite two of Airflow's requests may block each other: one holds the file lock and needs the event loop, and
+        the other blocks the event loop while it waits for the lock. The second one fails after five seconds without
+        a change. This method repeats it.
         """
         for _ in range(_TRIES - 1):
             response = self._call(method, path, body, params)
-            if not _gave_up(response):
+            if not _database_was_locked(response):
                 return response
             time.sleep(_PAUSE_S)
         return self._call(method, path, body, params)
@@ -70,19 +70,19 @@ class AirflowApi:
         return self._checked(self.call("PATCH", path, body))
 
     def put_connection(self, connection: dict[str, Any]) -> None:
-        """Create a connection, or replace the one of the same `connection_id`."""
+        """Create a connection, or replace the one with the same `connection_id`."""
         if self.call("GET", f"/connections/{connection['connection_id']}").ok:
             self.patch(f"/connections/{connection['connection_id']}", connection)
         else:
             self.post("/connections", connection)
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
-        """Create a pool; one that is there keeps the slots that a person gave it."""
+        """Create a pool. An existing pool keeps its slots, which a person may have changed."""
         if not self.call("GET", f"/pools/{name}").ok:
             self.post("/pools", {"name": name, "slots": slots, "description": description})
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """Return what a task handed on under `key`, or None when it handed on nothing."""
+        """Return the XCom value of a task under `key`, or None when there is none."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/xcomEntries/{key}"
         response = self.call("GET", path, deserialize="false", stringify="false")
         return None if response.status_code == requests.codes.not_found else self._checked(response)["value"]

@@ -1,8 +1,8 @@
-"""Savepoints that work on SQLite, in the module that Airflow imports for local changes; copied into AIRFLOW_HOME.
+"""Savepoints for SQLite, in the module that Airflow imports for local settings. Copied into AIRFLOW_HOME.
 
 ``airflow backfill create`` reads and then writes inside a savepoint. On SQLite a savepoint begins a transaction that
-only reads. If another process has written in between, the first write fails immediately with *database is locked*,
-whatever the timeout is. Taking the write lock first makes the transaction wait instead.
+only reads. If another process has written since, the first write fails immediately with *database is locked*, with
+any timeout. A transaction that takes the write lock first waits instead.
 """
 
 import sqlite3

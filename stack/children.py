@@ -1,4 +1,4 @@
-"""Child processes that end before the command that started them, come what may."""
+"""Child processes that always end before the command that started them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STOP_TIMEOUT_S = 10.0
 
 @contextlib.contextmanager
 def child(argv: list[str], env: dict[str, str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a program whose output, both streams in one, is read from ``.stdout``; it is ended when the block is left."""
+    """Run a program, with both output streams in ``.stdout``. End it when the block is left."""
     process = None
     try:
         with interrupts.deferred():
@@ -36,7 +36,7 @@ def child(argv: list[str], env: dict[str, str], cwd: Path) -> Iterator[subproces
 
 
 def run(argv: list[str], env: dict[str, str], cwd: Path) -> tuple[int, str]:
-    """Run a program to its end and return its status and its output."""
+    """Run a program to its end and return its exit status and output."""
     with child(argv, env, cwd) as process:
         output, _ = process.communicate()
         return process.returncode, output.strip()

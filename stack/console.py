@@ -1,4 +1,4 @@
-"""What the stack says while it works: plain lines, in colour on a terminal."""
+"""Consoles for the stack's output: plain lines, in colour on a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from rich.console import Console
 
-# A pipe or a log file has no width of its own; rich would cut tables at 80 columns there.
+# A pipe or a log file has no width. rich would cut tables at 80 columns there.
 _WIDTH = None if sys.stdout.isatty() else 140
 
 
@@ -16,5 +16,5 @@ def make_console() -> Console:
 
 
 def make_error_console() -> Console:
-    """Return the console for errors; text in brackets, as logs are full of it, stays as it is."""
+    """Return the console for errors. It prints text in brackets unchanged, because logs contain it."""
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What every service needs to know of the stack it belongs to."""
+"""Folder, ports and secrets of one stack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stack.ports import HOST, Ports
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One stack: its folder, ports and secrets."""
+    """One stack."""
 
     layout: Layout
     ports: Ports
@@ -19,15 +19,15 @@ class Context:
 
     @property
     def airflow_url(self) -> str:
-        """The base of Airflow's UI and REST API (``/api/v2``)."""
+        """Base address of Airflow's UI and REST API (``/api/v2``)."""
         return f"http://{HOST}:{self.ports.airflow}"
 
     @property
     def mlflow_url(self) -> str:
-        """MLflow's UI and tracking URI."""
+        """Address of MLflow's UI, and its tracking URI."""
         return f"http://{HOST}:{self.ports.mlflow}"
 
     @property
     def minio_url(self) -> str:
-        """The S3 endpoint, and MinIO's console in a browser."""
+        """S3 endpoint, and address of MinIO's console."""
         return f"http://{HOST}:{self.ports.minio}"

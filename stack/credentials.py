@@ -16,13 +16,13 @@ FILE = "credentials.json"
 
 
 def fernet_key() -> str:
-    """Return a fresh key for what Airflow encrypts in its database."""
+    """Return a new key for the values that Airflow encrypts in its database."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Every secret of the stack. Losing `fernet_key` makes Airflow's stored connections unreadable."""
+    """Secrets of the stack. Without `fernet_key`, Airflow cannot read its stored connections."""
 
     airflow_username: str
     airflow_password: str
@@ -34,7 +34,7 @@ class Credentials:
 
     @classmethod
     def generate(cls) -> Credentials:
-        """Return fresh random secrets."""
+        """Return new random secrets."""
         return cls(
             airflow_username="admin",
             airflow_password=secrets.token_urlsafe(15),
@@ -47,11 +47,13 @@ class Credentials:
 
     @classmethod
     def load_or_generate(cls, home: Path) -> Credentials:
-        """Return the secrets that `home` holds, or write fresh ones (mode 600)."""
+        """Return the secrets stored in `home`, or write new ones (mode 600)."""
         path = home / FILE
         if not path.exists():
             write_private(path, json.dumps(dataclasses.asdict(cls.generate()), indent=2) + "\n")
         try:
             return cls(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise StackError(f"{path} is damaged ({error}): run `make clean-demo` to start afresh.") from error
+            raise StackError(
+                f"{path} is damaged ({error}). Run `make clean-demo` to start with an empty stack."
+            ) from error

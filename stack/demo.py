@@ -1,4 +1,4 @@
-"""The demo: a model is trained into MLflow and Airflow releases it, while a person watches."""
+"""The demo: trains a model, waits for Airflow's release and shows its progress."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ WATCH_S = 2.0
 
 
 class Demo:
-    """One call of ``make demo``. A stack that was up before is used and left up; its own it stops."""
+    """One call of ``make demo``. It stops the services at the end, unless they ran before."""
 
     def __init__(self, layout: Layout, console: Console) -> None:
         self._layout = layout
         self._console = console
 
     def run(self, *, once: bool) -> int:
-        """Return 0 when the model is released; `once` stops the services at once, else they wait for Ctrl-C."""
-        borrowed = is_up(self._layout)
+        """Return 0 when the model is released. With `once` stop the services immediately, else at Ctrl-C."""
+        already_up = is_up(self._layout)
         try:
             context = up(self._layout, self._console)
             released = self._release(context)
-            if released and not once and not borrowed:
+            if released and not once and not already_up:
                 self._stay(context)
         finally:
-            if not borrowed and any(processes.find(self._layout, name) for name in NAMES):
+            if not already_up and any(processes.find(self._layout, name) for name in NAMES):
                 self._console.print("Stopping the services.")
                 down(self._layout, self._console)
         return 0 if released else 1
@@ -45,32 +45,32 @@ class Demo:
         api = AirflowApi(context)
         Release(api, "none").await_dags()
         release = Release(api, trained_run(context, self._console))
-        if self._begins(context, release):
+        if self._wait_for_begin(context, release):
             self._console.print(f"Airflow releases it (DAG run {release.dag_run_id}):")
             with TaskProgress(self._console) as progress:
                 succeeded = release.follow(progress.show, lambda: self._check_services(context))
             if not succeeded:
                 self._console.print(f"Not released. {release.failure()}", markup=False)
-                self._console.print("`make up` and Airflow's page of the DAG run show the whole log.")
+                self._console.print("To see the whole log, run `make up` and open the DAG run in Airflow.")
                 return False
         else:
-            self._console.print("It is released already.")
+            self._console.print("The model is released already.")
         outcome = release.outcome()
         if outcome is None:
             raise StackError(
-                f"{release.dag_run_id} succeeded, but a task handed on nothing: see {context.airflow_url}."
+                f"{release.dag_run_id} succeeded, but a task returned no record: see {context.airflow_url}."
             )
         print_outcome(self._console, outcome)
         print_addresses(self._console, context)
         return True
 
-    def _begins(self, context: Context, release: Release) -> bool:
-        """Wait for the release to begin; False when it was made before and all of it is still there."""
+    def _wait_for_begin(self, context: Context, release: Release) -> bool:
+        """Wait until the release begins. Return False when an earlier release is complete and still exists."""
         if not release.exists():
-            self._console.print("The training run has ended; waiting for watch_training to notice.")
+            self._console.print("The training run has ended. Waiting for watch_training to start its release.")
             began = time.monotonic()
             release.await_begin(lambda: self._check_services(context))
-            self._console.print(f"Noticed after {time.monotonic() - began:.1f} s.")
+            self._console.print(f"Started after {time.monotonic() - began:.1f} s.")
             return True
         state = release.state()
         if state not in ENDED:
@@ -78,22 +78,22 @@ class Demo:
         outcome = release.outcome() if state == "success" else None
         if outcome and version_exists(context, outcome.version["name"], outcome.version["version"]):
             return False
-        # It failed, or its model version or records were deleted since.
+        # The earlier release failed, or its model version or records were deleted.
         release.again()
         return True
 
     def _stay(self, context: Context) -> None:
-        self._console.print("The services stay up until Ctrl-C.")
+        self._console.print("The services run until Ctrl-C.")
         try:
             while any(processes.find(context.layout, name) for name in NAMES):
                 self._check_services(context)
                 time.sleep(WATCH_S)
         except KeyboardInterrupt:
             return
-        self._console.print("The services were stopped by another command.")
+        self._console.print("Another command stopped the services.")
 
     def _check_services(self, context: Context) -> None:
         for name in NAMES:
             if processes.find(context.layout, name) is None:
                 tail = processes.log_tail(context.layout, name)
-                raise StackError(f"{name} has ended. The end of {context.layout.logs / f'{name}.log'}:\n{tail}")
+                raise StackError(f"{name} has ended. Last lines of {context.layout.logs / f'{name}.log'}:\n{tail}")

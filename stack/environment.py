@@ -1,4 +1,4 @@
-"""The environment of the services' processes."""
+"""Environment of the services' processes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import sys
 from pathlib import Path
 
-# A user's own settings for these tools would send the embedded stack to another server, or another user's data to it.
+# A user's settings for these tools could connect the stack to another server.
 _FOREIGN = ("AIRFLOW", "_AIRFLOW", "AWS_", "MLFLOW_", "_MLFLOW", "MINIO_", "JFS_", "PYTHON", "VIRTUAL_ENV", "STACK_")
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """Return the caller's environment without settings for the stack's tools, with `extra` on top."""
+    """Return the caller's environment plus `extra`, without the user's settings for the stack's tools."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
     folder = str(Path(sys.executable).parent)
     kept["PATH"] = os.pathsep.join([folder, kept.get("PATH", os.defpath)])
-    # A proxy of the user's must not see loopback traffic.
+    # Loopback traffic must not go through the user's proxy.
     kept["NO_PROXY"] = kept["no_proxy"] = "127.0.0.1,localhost"
     kept["PYTHONUNBUFFERED"] = "1"
     return {**kept, **extra}

@@ -1,11 +1,11 @@
-"""The one way the stack fails on purpose."""
+"""The error class of the stack."""
 
 from __future__ import annotations
 
 
 class StackError(Exception):
-    """Something outside the stack's code stops it: a taken port, a missing tool, a service that would not start.
+    """A cause outside the stack's code: a taken port, a missing program, a service that does not start.
 
-    The message is for a person at a terminal: the object, what is wrong with it, and what to do. It may hold several
+    The message is for a person at a terminal. It names the object, the problem and the next step, and may have several
     lines (the end of a service's log).
     """

@@ -1,4 +1,4 @@
-"""Ctrl-C, a closed terminal and a polite kill: one way out, and never in the wrong moment."""
+"""Handling of SIGINT, SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def install() -> None:
-    """Treat all three as Ctrl-C, so that the clean-up runs."""
+    """Raise `KeyboardInterrupt` for all three signals, so that the clean-up runs."""
     for number in NUMBERS:
         signal.signal(number, _interrupt)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Let a signal wait until the block ends: one between a fork and the noting of its pid would lose the child."""
+    """Defer signals to the end of the block. Between a fork and the storing of its pid, they would lose the child."""
     seen: list[int] = []
     with _handlers(lambda number, frame: seen.append(number)):
         yield
@@ -28,7 +28,7 @@ def deferred() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ignored() -> Iterator[None]:
-    """Let an impatient second Ctrl-C pass: stopping takes seconds, and half of it leaves processes behind."""
+    """Ignore a second Ctrl-C. Stopping takes seconds, and an interrupted stop leaves processes behind."""
     with _handlers(signal.SIG_IGN):
         yield
 

@@ -1,4 +1,4 @@
-"""Bring the whole stack up, take it down, and say how it is."""
+"""Start, stop and state of the whole stack."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from stack.processes import Command
 from stack.setup import configure_airflow, write_env_file
 
 NAMES = (minio.NAME, mlflow_server.NAME, airflow.API_SERVER, *airflow.BACKGROUND)
-# Stopped in this order, each row together: what writes goes before what it writes to.
+# Order of stopping, one row at a time: writers before the services that they write to.
 STOP_ORDER = ((*airflow.BACKGROUND, airflow.API_SERVER), (mlflow_server.NAME,), (minio.NAME,))
 PORT_OF = {minio.NAME: "minio", mlflow_server.NAME: "mlflow", airflow.API_SERVER: "airflow"}
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """One service as `status` shows it."""
+    """State of one service."""
 
     name: str
     pid: int | None
@@ -35,9 +35,9 @@ class ServiceState:
 
 
 def up(layout: Layout, console: Console) -> Context:
-    """Start whatever does not run yet and return the running stack; a failure leaves nothing running.
+    """Start every stopped service and return the running stack. A failure stops all services.
 
-    Raises `StackError` for a taken port, a missing program, a full disk, or a service that does not come up.
+    Raises `StackError` for a taken port, a missing program, a full disk, or a service that does not start.
     """
     check_machine(layout.home)
     layout.create()
@@ -54,7 +54,7 @@ def up(layout: Layout, console: Console) -> Context:
 
 
 def down(layout: Layout, console: Console) -> None:
-    """Stop every service of this state folder, and wait until its last process is gone. Nothing running is fine."""
+    """Stop every service of this state folder and wait until its last process has ended."""
     if not layout.pids.is_dir():
         console.print("The stack is not running.")
         return
@@ -64,12 +64,12 @@ def down(layout: Layout, console: Console) -> None:
 
 
 def is_up(layout: Layout) -> bool:
-    """Tell whether every service's process runs."""
+    """Return True when the process of every service runs."""
     return all(processes.find(layout, name) for name in NAMES)
 
 
 def load(layout: Layout) -> Context | None:
-    """Return the stack that the state folder describes, running or not; None when there never was one."""
+    """Return the stack of the state folder, running or stopped; None when there is none."""
     if not layout.home.is_dir() or not any(layout.home.iterdir()):
         return None
     layout.create()
@@ -77,7 +77,7 @@ def load(layout: Layout) -> Context | None:
 
 
 def states(context: Context) -> list[ServiceState]:
-    """Return each service with its pid and whether it answers."""
+    """Return the state of each service."""
     probes = _probes(context)
     found = {name: processes.find(context.layout, name) for name in NAMES}
     return [
@@ -92,12 +92,12 @@ def states(context: Context) -> list[ServiceState]:
 
 
 def _settle_ports(layout: Layout, ports: Ports, running: list[str]) -> Context:
-    """Check the ports of what is to be started; running services keep theirs."""
+    """Check the ports of the services to start. Running services keep theirs."""
     settled = Ports.remembered(layout.home)
     moved = [PORT_OF[name] for name in running if name in PORT_OF]
     moved = [name for name in moved if getattr(ports, name) != getattr(settled, name)]
     if moved:
-        raise StackError(f"The stack runs on other ports: run `make down` before you change {variables(moved)}.")
+        raise StackError(f"The stack runs on other ports. Run `make down` before you change {variables(moved)}.")
     ports.require_free(PORT_OF[name] for name in PORT_OF if name not in running)
     ports.remember(layout.home)
     return Context(layout, ports, Credentials.load_or_generate(layout.home))
@@ -105,7 +105,7 @@ def _settle_ports(layout: Layout, ports: Ports, running: list[str]) -> Context:
 
 @contextlib.contextmanager
 def _nothing_left_running(layout: Layout) -> Iterator[None]:
-    """Stop everything when the start fails or is interrupted."""
+    """Stop all services when the start fails or is interrupted."""
     try:
         yield
     except BaseException:
@@ -119,7 +119,7 @@ def _stop_all(layout: Layout) -> list[str]:
 
 
 def _start_all(context: Context, console: Console) -> None:
-    """Start in the order of need; MLflow comes up while Airflow's database is made."""
+    """Start the services in order of dependency. MLflow starts while Airflow's database is created."""
     write_env_file(context)
     minio.prepare(context)
     began = _start(context, minio.command(context))
@@ -128,7 +128,7 @@ def _start_all(context: Context, console: Console) -> None:
     mlflow_server.prepare(context)
     began_mlflow = _start(context, mlflow_server.command(context))
     airflow.prepare(context)
-    # All at once: most of a component's start is imports, and one process alone leaves the other processors idle.
+    # In parallel: most of a component's start is imports, which use one CPU each.
     began_airflow = {command.name: _start(context, command) for command in airflow.commands(context)}
     _await(context, console, mlflow_server.NAME, began_mlflow)
     mlflow_server.mark_complete(context)
@@ -139,9 +139,9 @@ def _start_all(context: Context, console: Console) -> None:
 
 
 def _start(context: Context, command: Command) -> float:
-    """Start the service unless it runs, and return when."""
+    """Start the service unless it runs. Return the time on the monotonic clock."""
     if processes.find(context.layout, command.name) is None:
-        processes.stop(context.layout, [command.name])  # workers that outlived their server hold its port
+        processes.stop(context.layout, [command.name])  # workers of a dead server still hold its port
         processes.start(context.layout, command)
     return time.monotonic()
 

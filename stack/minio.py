@@ -1,4 +1,4 @@
-"""The object store: JuiceFS's S3 gateway, which is MinIO's server code over a SQLite file and a folder."""
+"""Object store: JuiceFS's S3 gateway, which is MinIO's server code over a SQLite file and a folder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def prepare(context: Context) -> None:
     folder = context.layout.minio
     if (folder / "formatted").exists():
         return
-    # Without `--trash-days 0` deleted objects keep their bytes for ever, as the gateway's background jobs are off.
+    # `--trash-days 0`: without the gateway's background jobs, deleted objects would keep their bytes for ever.
     argv = [tool("juicefs"), "--no-agent", "format", "--no-update", "--trash-days", "0", "--storage", "file"]
     argv += ["--bucket", f"{folder / 'data'}/", _metadata(context), "store"]
     status, output = children.run(argv, clean_environment(), folder)
     if status != 0:
-        raise StackError(f"The object store in {folder} cannot be made:\n{output[-800:]}")
+        raise StackError(f"The object store in {folder} cannot be created:\n{output[-800:]}")
     (folder / "formatted").touch()
 
 
 def command(context: Context) -> Command:
-    """Return how to start the gateway: its S3 API, and its metrics on a free port, both on loopback."""
+    """Return the start command of the gateway: S3 API, and metrics on a free port, both on loopback."""
     secrets = context.credentials
     # `--no-agent`: no unauthenticated profiler on port 6060.
     argv = [tool("juicefs"), "--no-agent", "gateway", "--multi-buckets", "--keep-etag", "--object-meta"]
@@ -44,22 +44,22 @@ def command(context: Context) -> Command:
 
 
 def is_healthy(context: Context) -> bool:
-    """Tell whether the gateway serves."""
+    """Return True when the gateway answers."""
     return answers(f"{context.minio_url}/minio/health/live")
 
 
 def create_buckets(context: Context) -> None:
-    """Create the buckets of models and of MLflow's artifacts; this also proves that the credentials are taken."""
+    """Create the buckets for models and for MLflow's artifacts. This also checks the credentials."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     client = s3_client(context)
     try:
-        there = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+        existing = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
         for name in BUCKETS:
-            if name not in there:
+            if name not in existing:
                 client.create_bucket(Bucket=name)
     except (BotoCoreError, ClientError) as error:
-        raise StackError(f"MinIO at {context.minio_url} refuses its own credentials or buckets: {error}") from error
+        raise StackError(f"MinIO at {context.minio_url} refuses its credentials or buckets: {error}") from error
 
 
 def s3_client(context: Context) -> Any:
@@ -77,7 +77,7 @@ def s3_client(context: Context) -> Any:
     )
 
 
-# boto3 >= 1.36 sends CRC trailers by default, which some S3 servers refuse; bucket names in host names need DNS.
+# boto3 >= 1.36 sends CRC trailers by default, which some S3 servers refuse. Bucket names in host names need DNS.
 S3_CONFIG: dict[str, Any] = {
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",

@@ -1,4 +1,4 @@
-"""MLflow's tracking server and registry: SQLite, with the artifacts in the object store behind it."""
+"""MLflow's tracking server and registry: SQLite, with artifacts in the object store."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ COMPLETE = "complete"
 
 
 def prepare(context: Context) -> None:
-    """Remove a database whose first start was interrupted: MLflow does not go on with half of its tables."""
+    """Remove a database whose first start was interrupted. MLflow cannot complete a part of its tables."""
     if not (context.layout.mlflow / COMPLETE).exists():
         remove_database(context.layout.mlflow / DATABASE)
 
 
 def mark_complete(context: Context) -> None:
-    """Note that the server has come up, and so its database is whole."""
+    """Record that the server has started, so its database is complete."""
     (context.layout.mlflow / COMPLETE).touch()
 
 
 def command(context: Context) -> Command:
-    """Return how to start the server.
+    """Return the start command of the server.
 
-    Clients need no S3 keys: the server passes artifacts through (`--serve-artifacts`). One worker is enough: it serves
-    requests in threads, and SQLite has one writer anyway.
+    Clients need no S3 keys: the server transfers artifacts (`--serve-artifacts`). One worker is enough: it uses
+    threads, and SQLite has one writer.
     """
     argv = [tool("mlflow"), "server", "--host", HOST, "--port", str(context.ports.mlflow), "--workers", "1"]
     argv += ["--backend-store-uri", f"sqlite:///{context.layout.mlflow / DATABASE}", "--serve-artifacts"]
@@ -40,7 +40,7 @@ def command(context: Context) -> Command:
 
 
 def is_healthy(context: Context) -> bool:
-    """Tell whether the server serves."""
+    """Return True when the server answers."""
     return answers(f"{context.mlflow_url}/health")
 
 
@@ -51,12 +51,12 @@ def _environment(context: Context) -> dict[str, str]:
         AWS_DEFAULT_REGION=REGION,
         AWS_REQUEST_CHECKSUM_CALCULATION="when_required",
         AWS_RESPONSE_CHECKSUM_VALIDATION="when_required",
-        # An absent file: without this, boto3 would read the user's own ~/.aws.
+        # A missing file: otherwise boto3 reads the user's ~/.aws.
         AWS_CONFIG_FILE=str(context.layout.mlflow / "no-aws-config"),
         AWS_SHARED_CREDENTIALS_FILE=str(context.layout.mlflow / "no-aws-credentials"),
         AWS_EC2_METADATA_DISABLED="true",
         MLFLOW_S3_ENDPOINT_URL=context.minio_url,
-        # The job runner (LLM judges) would cost two more processes.
+        # The job runner (LLM judges) would start two more processes.
         MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
         MLFLOW_DISABLE_TELEMETRY="true",
     )

@@ -1,4 +1,4 @@
-"""The three ports of the stack: chosen, remembered, and free before anything starts."""
+"""The three ports of the stack: choice, storage, and the check that they are free."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE = "ports.json"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where each service listens on 127.0.0.1."""
+    """Port of each service on 127.0.0.1."""
 
     airflow: int = 8080
     mlflow: int = 5000
@@ -30,7 +30,7 @@ class Ports:
 
     @classmethod
     def choose(cls, home: Path) -> Ports:
-        """Return the ports that ``AIRFLOW_PORT`` and its like say, else those of the last start, else the defaults."""
+        """Return the ports of ``AIRFLOW_PORT`` and so on, else those of the last start, else the defaults."""
         last = cls.remembered(home)
         names = [field.name for field in dataclasses.fields(cls)]
         chosen = {name: _from_environ(name, getattr(last, name)) for name in names}
@@ -40,7 +40,7 @@ class Ports:
 
     @classmethod
     def free(cls) -> Ports:
-        """Return ports that nobody listens on now, for a stack beside the user's."""
+        """Return free ports, for a second stack."""
         return cls(*free_ports(3))
 
     @classmethod
@@ -52,7 +52,7 @@ class Ports:
             return cls()
 
     def remember(self, home: Path) -> None:
-        """Store the ports, so that a later command without the variables finds the services."""
+        """Store the ports for later commands without the variables."""
         write_private(home / FILE, json.dumps(dataclasses.asdict(self)) + "\n")
 
     def require_free(self, names: Iterable[str]) -> None:
@@ -60,14 +60,14 @@ class Ports:
         taken = [(name, getattr(self, name)) for name in names if not _is_free(getattr(self, name))]
         if taken:
             lines = [
-                f"Port {port} ({name}) is taken{_holder(port)}: stop that, or run with {variables([name])}=<free port>."
+                f"Port {port} ({name}) is taken{_holder(port)}. Stop it, or run with {variables([name])}=<free port>."
                 for name, port in taken
             ]
             raise StackError("\n".join(lines))
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nobody listens on now, all different."""
+    """Return different free ports of 127.0.0.1."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -76,7 +76,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def variables(names: Iterable[str]) -> str:
-    """Return the environment variables that choose the ports of `names`."""
+    """Return the environment variables for the ports of `names`."""
     return ", ".join(f"{name.upper()}_PORT" for name in names)
 
 
@@ -90,7 +90,7 @@ def _from_environ(name: str, fallback: int) -> int:
 
 def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Without this, connections of the last run in TIME_WAIT count as a taken port for a minute.
+        # Otherwise connections of the last run in TIME_WAIT count as a taken port for a minute.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -100,7 +100,7 @@ def _is_free(port: int) -> bool:
 
 
 def _holder(port: int) -> str:
-    """Return `` by NAME (pid N)`` when the system lets this user see who listens."""
+    """Return `` by NAME (pid N)`` for the listening process, when this user may see it."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port

@@ -1,4 +1,4 @@
-"""Files of the state folder that must not be read by others, half written, or kept half made."""
+"""Private files of the state folder, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write `text` with mode 600; a reader sees the old file or the new one, nothing between."""
+    """Write `text` with mode 600. A reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
-    # The mode is given to open(2): a chmod afterwards would leave a moment in which others can read.
+    # open(2) sets the mode: with a later chmod, others could read the file for a moment.
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
         handle.write(text)
     temporary.replace(path)
 
 
 def remove_database(path: Path) -> None:
-    """Remove a SQLite file with its journals: one whose tables were being made when it was interrupted."""
+    """Remove a SQLite file and its journals after an interrupted creation."""
     for suffix in ("", "-journal", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Start, find and stop one background process and all that it starts, across separate commands."""
+"""Background processes and their children: start, find and stop them across separate commands."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ TAIL_LINES = 15
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A service to run: its name (of the log and the pid file), its arguments and its whole environment."""
+    """Start command of a service. `name` is also the name of its log and pid file; `env` is the whole environment."""
 
     name: str
     argv: tuple[str, ...]
     env: dict[str, str]
-    cwd: Path  # inside the state folder: by it an orphan is known as the stack's own
+    cwd: Path  # inside the state folder; identifies orphans of the stack
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A started process. `identity` tells it from a later process that got the same pid."""
+    """A started process. `identity` differs for a later process with the same pid."""
 
     name: str
     pid: int
     identity: str
 
     def is_alive(self) -> bool:
-        """Tell whether this very process still runs; False for a zombie and for a stranger with its pid."""
+        """Return True while this process runs; False for a zombie or another process with its pid."""
         return identity(self.pid) == self.identity
 
 
 def identity(pid: int) -> str | None:
-    """Return what stays the same for a process and differs for the next owner of its pid; None when it is gone.
+    """Return a text that identifies a process among all owners of its pid; None when it has ended.
 
-    On Linux: the boot and the clock ticks from boot to start. Wall-clock start times move when the clock is set.
+    On Linux: boot id and clock ticks from boot to start. Wall-clock start times change when the clock is set.
     """
     try:
         process = psutil.Process(pid)
@@ -69,7 +69,7 @@ def identity(pid: int) -> str | None:
 
 
 def start(layout: Layout, command: Command) -> Record:
-    """Start the command in its own session (a Ctrl-C at the terminal does not reach it) and write its pid file."""
+    """Start the command and write its pid file. A separate session keeps Ctrl-C at the terminal from it."""
     with (layout.logs / f"{command.name}.log").open("ab") as log, interrupts.deferred():
         log.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} start {command.name}\n".encode())
         log.flush()
@@ -82,13 +82,13 @@ def start(layout: Layout, command: Command) -> Record:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        record = Record(command.name, process.pid, identity(process.pid) or "ended at once")
+        record = Record(command.name, process.pid, identity(process.pid) or "ended immediately")
         write_private(layout.pids / f"{command.name}.json", json.dumps(dataclasses.asdict(record)) + "\n")
     return record
 
 
 def find(layout: Layout, name: str) -> Record | None:
-    """Return the running process of that name, or None."""
+    """Return the running process with this name, or None."""
     record = _read(layout, name)
     return record if record is not None and record.is_alive() else None
 
@@ -101,23 +101,23 @@ def _read(layout: Layout, name: str) -> Record | None:
 
 
 def await_ready(layout: Layout, name: str, is_ready: Callable[[], bool], began: float | None = None) -> None:
-    """Wait until a started service is ready; raises `StackError` with the end of its log when it dies or is too slow.
+    """Wait until a service is ready. Raise `StackError` with the end of its log when it ends or is too slow.
 
-    :param began: when it was started, on the monotonic clock, if not just now.
+    :param began: its start on the monotonic clock; None for now.
     """
     began = time.monotonic() if began is None else began
     while not is_ready():
         alive = find(layout, name) is not None
         waited = time.monotonic() - began
         if not alive or waited > START_TIMEOUT_S:
-            problem = f"was not ready after {waited:.0f} s" if alive else "ended while it started"
+            problem = f"was not ready after {waited:.0f} s" if alive else "ended during its start"
             log = layout.logs / f"{name}.log"
-            raise StackError(f"{name} {problem}. The end of {log}:\n{log_tail(layout, name)}")
+            raise StackError(f"{name} {problem}. Last lines of {log}:\n{log_tail(layout, name)}")
         time.sleep(START_POLL_S)
 
 
 def log_tail(layout: Layout, name: str, lines: int = TAIL_LINES) -> str:
-    """Return the last lines that the service wrote since its last start."""
+    """Return the last lines of the service's log since its last start."""
     path = layout.logs / f"{name}.log"
     text = path.read_text(errors="replace") if path.exists() else ""
     since = text.rpartition("\n=== ")[2].splitlines()[1:]
@@ -125,13 +125,13 @@ def log_tail(layout: Layout, name: str, lines: int = TAIL_LINES) -> str:
 
 
 def stop(layout: Layout, names: Iterable[str]) -> list[str]:
-    """Stop the named services together and wait until every process of theirs is gone; returns those that ran."""
+    """Stop services in parallel and wait until all their processes have ended. Return the names that ran."""
     records = [record for name in names if (record := _read(layout, name))]
     families = {record.name: _family(layout, record) for record in records}
     members = [process for family in families.values() for process in family]
     _signal(members, signal.SIGTERM)
     _wait(members, STOP_TIMEOUT_S)
-    # Looked for again: a child may have been born after the first look.
+    # Search again: a child may have started after the first search.
     members += [process for record in records for process in _orphans(layout, record)]
     _signal(members, signal.SIGKILL)
     _wait(members, STOP_TIMEOUT_S)
@@ -141,7 +141,7 @@ def stop(layout: Layout, names: Iterable[str]) -> list[str]:
 
 
 def _family(layout: Layout, record: Record) -> list[psutil.Process]:
-    """Return every process of a service: a server that dies alone leaves its workers behind, holding its port."""
+    """Return every process of a service. Workers of a dead server still hold its port."""
     if not record.is_alive():
         return _orphans(layout, record)
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -151,10 +151,10 @@ def _family(layout: Layout, record: Record) -> list[psutil.Process]:
 
 
 def _orphans(layout: Layout, record: Record) -> list[psutil.Process]:
-    """Return what is left in the session of a leader that is gone.
+    """Return the remaining processes in the session of an ended leader.
 
-    A session's number is not given to a new process while a member lives, but may be after; so nothing counts when the
-    pid is in use again, and a member must also work inside the state folder, as all that the stack starts does.
+    The kernel may reuse the session number after its last member ended. So the result is empty when the pid is in use
+    again, and each member must have its working directory inside the state folder, as all processes of the stack do.
     """
     if identity(record.pid) is not None:
         return []
@@ -168,13 +168,13 @@ def _orphans(layout: Layout, record: Record) -> list[psutil.Process]:
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
-        # psutil compares the start time first, so that a pid reused meanwhile is left alone.
+        # psutil compares the start time first and ignores a reused pid.
         with contextlib.suppress(psutil.Error):
             process.send_signal(number)
 
 
 def _session(leader_pid: int) -> list[psutil.Process]:
-    """Return the live processes of a session. Its number cannot be reused while one of them lives."""
+    """Return the live processes of a session. Its number cannot be reused while one of them runs."""
     members = []
     for process in psutil.process_iter():
         with contextlib.suppress(OSError):
@@ -184,7 +184,7 @@ def _session(leader_pid: int) -> list[psutil.Process]:
 
 
 def _wait(processes: Iterable[psutil.Process], timeout_s: float) -> None:
-    """Wait until all are gone; a zombie counts as gone, whoever should have collected it."""
+    """Wait until all processes have ended. A zombie counts as ended."""
     waiting = list(processes)
     deadline = time.monotonic() + timeout_s
     while waiting and time.monotonic() < deadline:

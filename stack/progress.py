@@ -1,4 +1,4 @@
-"""The tasks of a release while it runs: a live table on a terminal, a line for each change elsewhere."""
+"""Progress of a release: a live table on a terminal, otherwise a line for each change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLOURS = {"success": "green", "failed": "red", "upstream_failed": "red", "runn
 
 
 class TaskProgress:
-    """A context in which `show` draws the latest states."""
+    """Context manager whose `show` displays the latest task states."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -34,7 +34,7 @@ class TaskProgress:
             self._live.stop()
 
     def show(self, tasks: list[TaskState]) -> None:
-        """Draw the states, or print those that changed."""
+        """Update the table, or print the changed states."""
         if self._live:
             self._live.update(_table(tasks))
             return

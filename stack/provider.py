@@ -1,8 +1,8 @@
-"""Make the connection type `mlflow` known to Airflow without installing the project.
+"""Provider metadata that registers the connection type `mlflow` without an installed wheel.
 
-Airflow finds provider packages through the metadata of installed distributions. The stack takes the plugin from its
-folder, and installing the wheel besides would load the plugin twice; so it writes metadata that names the provider
-only, in a folder that is on the services' PYTHONPATH.
+Airflow finds provider packages through the metadata of installed distributions. The stack loads the plugin from its
+folder, and an installed wheel would load it twice. So the stack writes metadata with the provider only, into a folder
+on the services' PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GROUP = "apache_airflow_provider"
 
 
 def write_metadata(folder: Path) -> None:
-    """Write the distribution's metadata, from pyproject.toml, into `folder`."""
+    """Write distribution metadata from pyproject.toml into `folder`."""
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     name, version = project["name"], project["version"]
     target = folder / f"{name.replace('-', '_')}-{version}.dist-info"

@@ -1,4 +1,4 @@
-"""One DAG run of `release_onnx`: waited for, followed to its end, explained when it fails."""
+"""One DAG run of `release_onnx`: its start, its progress, its outcome or its failure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ENDED = ("success", "failed")
 POLL_S = 1.0
 PARSE_TIMEOUT_S = 120.0
 RELEASE_TIMEOUT_S = 1800.0
-# What the bell misses, the watch's schedule finds within ten minutes; the demo asks a little longer.
+# The schedule of the watch starts a release within ten minutes when the trigger misses it.
 WATCH_TIMEOUT_S = 660.0
 
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
-    """A task as a person watches it; `seconds` is None until it has started."""
+    """State of a task. `seconds` is None before its start."""
 
     name: str
     state: str
@@ -37,7 +37,7 @@ class TaskState:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a successful release handed on: the tasks' records as dicts, see `onnx_release.records`."""
+    """Records of a successful release, as dicts; see `onnx_release.records`."""
 
     training_run_id: str
     artifact: dict[str, Any]  # OnnxArtifact
@@ -47,7 +47,7 @@ class Outcome:
 
 
 class Release:
-    """The DAG run that releases one training run; its id is made from the run's, so there is one whoever asks."""
+    """The DAG run that releases one training run. Its id is derived from the training run's id."""
 
     def __init__(self, api: AirflowApi, training_run_id: str) -> None:
         self._api = api
@@ -56,7 +56,7 @@ class Release:
         self._path = f"/dags/{DAG_ID}/dagRuns/{quote(self.dag_run_id, safe='')}"
 
     def await_dags(self) -> None:
-        """Wait until Airflow has parsed both DAGs; raises `StackError` with the import error when it cannot."""
+        """Wait until Airflow has parsed both DAGs. Raise `StackError` with the import error when it cannot."""
         deadline = time.monotonic() + PARSE_TIMEOUT_S
         for dag_id in (DAG_ID, WATCH_DAG_ID):
             while not self._api.call("GET", f"/dags/{dag_id}").ok:
@@ -69,19 +69,19 @@ class Release:
             self._api.patch(f"/dags/{dag_id}", {"is_paused": False})
 
     def await_begin(self, check: Callable[[], None]) -> None:
-        """Wait until the watch has started the release: the end of the training is what triggers it."""
+        """Wait until the watch has started the release after the end of the training run."""
         deadline = time.monotonic() + WATCH_TIMEOUT_S
         while not self.exists():
             check()
             if time.monotonic() > deadline:
                 raise StackError(
                     f"{WATCH_DAG_ID} has not started {self.dag_run_id} within {WATCH_TIMEOUT_S:.0f} s: "
-                    f"look at its DAG runs in Airflow."
+                    f"see its DAG runs in Airflow."
                 )
             time.sleep(POLL_S)
 
     def exists(self) -> bool:
-        """Tell whether there is a DAG run that releases the training run, in whatever state."""
+        """Return True when a DAG run for the training run exists, in any state."""
         return self._api.call("GET", self._path).ok
 
     def again(self) -> None:
@@ -89,7 +89,7 @@ class Release:
         self._api.post(f"{self._path}/clear", {"dry_run": False, "only_failed": False})
 
     def state(self) -> str:
-        """Return the DAG run's state in Airflow's words."""
+        """Return Airflow's state of the DAG run."""
         return str(self._api.get(self._path)["state"])
 
     def tasks(self) -> list[TaskState]:
@@ -102,7 +102,7 @@ class Release:
         ]
 
     def follow(self, show: Callable[[list[TaskState]], None], check: Callable[[], None]) -> bool:
-        """Show the tasks until the DAG run ends and return whether it succeeded; `check` raises when a service died."""
+        """Show the tasks until the DAG run ends; return True on success. `check` raises when a service has ended."""
         deadline = time.monotonic() + RELEASE_TIMEOUT_S
         while True:
             state = self.state()
@@ -115,15 +115,15 @@ class Release:
             time.sleep(POLL_S)
 
     def outcome(self) -> Outcome | None:
-        """Return what the tasks handed on, or None when some of it is gone or was never made."""
+        """Return the records of the tasks, or None when one is missing."""
         tasks = ("tune", "export", "parity_latency", "upload", "promote")
         tuned, exported, *others = (self._api.xcom(DAG_ID, self.dag_run_id, task_id) for task_id in tasks)
-        # Tuning is skipped unless it is asked for.
+        # Tuning is skipped unless requested.
         records = [tuned or exported, *others]
         return None if None in records else Outcome(self.training_run_id, *records)
 
     def failure(self) -> str:
-        """Return which task failed and the last line of its error."""
+        """Return the failed task and the last line of its error."""
         failed = [task for task in self.tasks() if task.state == "failed"]
         if not failed:
             return f"The DAG run {self.dag_run_id} failed without a failed task."
@@ -133,7 +133,7 @@ class Release:
 
 
 def last_error(content: list[dict[str, Any]]) -> str:
-    """Return the last error of a task's log: the exception if there is one, else the last line logged as an error."""
+    """Return the last error of a task's log: the exception, else the last line logged as an error."""
     last = "no error in its log"
     for entry in content:
         if details := entry.get("error_detail"):

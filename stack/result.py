@@ -1,4 +1,4 @@
-"""The end of the demo: what was released, from the records that the tasks handed on."""
+"""Output at the end of the demo: the released version and its figures, from the tasks' records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stack.release import Outcome
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
-    """Print the released model's identity, its parity per output and its speed per batch size."""
+    """Print the released model, its parity per output and its latency per batch size."""
     console.print(_facts(outcome))
     console.print(_parity(outcome.benchmark["parity"]))
     if outcome.benchmark["latency"]:
@@ -21,7 +21,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def print_addresses(console: Console, context: Context) -> None:
-    """Print where to look, and how to log in."""
+    """Print the addresses and logins of the services."""
     secrets = context.credentials
     table = Table("address", "login", title="Services", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_row(f"Airflow  {context.airflow_url}", f"{secrets.airflow_username} / {secrets.airflow_password}")
@@ -33,7 +33,7 @@ def print_addresses(console: Console, context: Context) -> None:
 
 def _facts(outcome: Outcome) -> Table:
     artifact, version = outcome.artifact, outcome.version
-    # Folded, never cut: a person copies these.
+    # Folded, never cut: people copy these values.
     table = Table(title="Released", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -55,7 +55,7 @@ def _facts(outcome: Outcome) -> Table:
 
 def _parity(parity: Any) -> Table:
     sizes = ", ".join(str(size) for size in parity["batch_sizes"])
-    title = f"Parity with PyTorch, the worst of every sample (batch sizes {sizes})"
+    title = f"Parity with PyTorch, worst value of all samples (batch sizes {sizes})"
     table = Table(
         "output", "MAE", "max abs", "max rel", "cosine", title=title, title_justify="left", box=box.SIMPLE_HEAD
     )
@@ -83,7 +83,7 @@ def _latency(latency: Any) -> Table:
 
 
 def _extreme(rows: list[Any], measure: str, pick: Any) -> float | None:
-    """Return the worst value; None, shown as such, when any sample was not measured."""
+    """Return the worst value; None when a sample was not measured."""
     values = [row["measures"][measure] for row in rows]
     return None if None in values else float(pick(values))
 

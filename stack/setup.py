@@ -1,4 +1,4 @@
-"""What the DAGs expect to find in Airflow, and clients in the shell: connections, the pool, the exports."""
+"""Connections and pool in Airflow, and shell exports for clients."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from stack.context import Context
 from stack.minio import REGION, S3_CONFIG
 from stack.private import write_private
 
-# The name that `airflow_onnx.defaults` gives it. A task whose pool is missing waits for ever, without an error.
+# The name that `airflow_onnx.defaults` gives it. A task without its pool waits for ever, without an error.
 MEASURE_POOL = "onnx_measure"
 
 
 def configure_airflow(context: Context) -> None:
-    """Create the connections and the pool through the API, which takes a second where the command line takes ten."""
+    """Create the connections and the pool through the API: one second instead of ten by the command line."""
     api = AirflowApi(context)
     for connection in connections(context):
         api.put_connection(connection)
@@ -24,7 +24,7 @@ def configure_airflow(context: Context) -> None:
 
 
 def connections(context: Context) -> list[dict[str, str]]:
-    """Return the two connections, as Airflow's REST API takes them."""
+    """Return the two connections in the form of Airflow's REST API."""
     config = {key: value for key, value in S3_CONFIG.items() if key != "proxies"}
     extra = {"endpoint_url": context.minio_url, "region_name": REGION, "config_kwargs": config}
     return [
@@ -40,7 +40,7 @@ def connections(context: Context) -> list[dict[str, str]]:
 
 
 def connection_environment(context: Context) -> dict[str, str]:
-    """Return the two connections as variables of the environment, for Airflow's code without its metadata database."""
+    """Return the two connections as environment variables, for Airflow's code without its metadata database."""
     variables = {}
     for connection in connections(context):
         name = connection.pop("connection_id")
@@ -49,7 +49,7 @@ def connection_environment(context: Context) -> dict[str, str]:
 
 
 def client_environment(context: Context) -> dict[str, str]:
-    """Return what a client of the stack needs in its environment."""
+    """Return the environment variables of a client of the stack."""
     return {
         "MLFLOW_TRACKING_URI": context.mlflow_url,
         "MLFLOW_S3_ENDPOINT_URL": context.minio_url,

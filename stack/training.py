@@ -1,4 +1,4 @@
-"""The training that the demo releases: run once, remembered, found again."""
+"""Training run of the demo: made once, then used again."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FILE = "demo.json"
 
 
 def trained_run(context: Context, console: Console) -> str:
-    """Return the id of the demo's finished training run; trains it, for about a minute, when there is none yet."""
+    """Return the id of the demo's finished training run. Train for about a minute when there is none."""
     path = context.layout.home / FILE
     with contextlib.suppress(OSError, ValueError, KeyError):
         run_id = str(json.loads(path.read_text())["training_run_id"])
         if _is_finished(context, run_id):
-            console.print(f"Training run {run_id} is there already.")
+            console.print(f"Training run {run_id} exists already.")
             return run_id
     run_id = _train(context, console)
     write_private(path, json.dumps({"training_run_id": run_id}) + "\n")
@@ -37,7 +37,7 @@ def trained_run(context: Context, console: Console) -> str:
 
 
 def version_exists(context: Context, name: str, version: int) -> bool:
-    """Tell whether the registry still holds the model version."""
+    """Return True when the registry has the model version."""
     return _mlflow(context, "model-versions/get", name=name, version=str(version)).ok
 
 
@@ -60,7 +60,7 @@ def _train(context: Context, console: Console) -> str:
     argv = [sys.executable, "-m", "examples.train", "--tracking-uri", context.mlflow_url, *ARGUMENTS]
     console.print("Training the reference model (about a minute):")
     env = clean_environment(PYTHONPATH=str(REPO / "include"), MLFLOW_DISABLE_TELEMETRY="true")
-    # In this process's session: a Ctrl-C reaches the training too, which then ends its run in MLflow.
+    # In this process's session: Ctrl-C reaches the training too, which then ends its MLflow run.
     with child(argv, env, context.layout.home) as process:
         lines = _relay(process, console)
         code = process.wait()
@@ -72,7 +72,7 @@ def _train(context: Context, console: Console) -> str:
 
 
 def _relay(process: subprocess.Popen[str], console: Console) -> list[str]:
-    """Print the training's lines as they come, and keep them."""
+    """Print and return the output lines of the training."""
     lines = []
     for line in process.stdout or ():
         if text := line.rstrip():

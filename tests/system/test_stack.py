@@ -153,7 +153,7 @@ def test_a_service_that_dies_while_it_starts_shows_its_log_and_takes_the_others_
     Ports(*ports).remember(layout.home)
     done = run_stack("up", stack_environment(layout.home, ports))
     assert done.returncode == 1
-    assert "minio ended while it started" in done.stderr
+    assert "minio ended during its start" in done.stderr
     assert "not formatted" in done.stderr
     assert not other.is_alive()
     assert processes_of(layout.home) == []
@@ -163,7 +163,7 @@ def test_a_service_that_is_never_ready_is_given_up(layout: Layout, monkeypatch: 
     monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.0)
     sleeper(layout)
     try:
-        with pytest.raises(StackError, match=r"minio was not ready after 0 s\. The end of .*minio\.log"):
+        with pytest.raises(StackError, match=r"minio was not ready after 0 s\. Last lines of .*minio\.log"):
             processes.await_ready(layout, "minio", lambda: False)
     finally:
         processes.stop(layout, ["minio"])
