@@ -85,6 +85,7 @@ class ParameterRefused(Refused):
 
     codes: ClassVar[Mapping[str, str]] = {
         "input_spec": "The parameter `input_spec` is malformed.",
+        "unknown_precision": "The parameter `precision_limits` names a precision without own limits.",
     }
 
 
@@ -158,6 +159,7 @@ class RunnerRefused(Refused):
         "onnxruntime_failed": "ONNX Runtime raises an error while it runs the model.",
         "onnxruntime_crashed": "The process that runs ONNX Runtime crashed.",
         "session_option": "A session option is unknown or has a value that cannot be used.",
+        "no_cuda": "The artifact is packaged for a GPU, and the worker has none.",
         "provider_missing": "The installed ONNX Runtime lacks an execution provider.",
         "step_crashed": "The process of a step crashed or ended without an answer.",
     }

@@ -75,7 +75,7 @@ def _tested(entry: Entry, trained: Path, folder: Path, artifact: OnnxArtifact) -
     options = _options(entry)
     judge = BenchmarkOptions(
         batch_sizes=_BATCH_SIZES,
-        limits=entry.limits,
+        parity_limits=entry.limits,
         allow_pickle=True,
         factory=options.factory,
         input_spec=options.input_spec,

@@ -1,4 +1,4 @@
-"""The verdict on an exported model: does it compute what PyTorch computes, and how fast."""
+"""Benchmark of one artifact against its trained model: parity first, then latency."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, shorten
 from onnx_release.export.contract import contract_for
 from onnx_release.export.strategies import retrace
 from onnx_release.latency.evaluate import evaluate_latency, require_valid_latency_options
@@ -30,60 +30,68 @@ _log = logging.getLogger(__name__)
 def benchmark_artifact(
     trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions
 ) -> BenchmarkReport:
-    """Compare the artifact with the trained model, and time both when they agree.
+    """Compare the artifact with the trained model, and measure the latency of both when they agree.
 
-    The folder's bytes are held against `artifact` first. A side that cannot run a sample is a failure in the report.
+    A side that does not run a sample is a failure in the report, and so is a session that does not open.
 
-    :param trained: what the training run left, as the export took it.
-    :param folder: the artifact's folder.
-    :raises Refused: when there is nothing to judge: other bytes, a model that cannot be loaded, senseless options.
+    Args:
+        trained: The trained model, as for the export.
+        folder: The artifact's folder. Its bytes are compared with `artifact` first.
+        artifact: The record of the artifact.
+        options: The options of comparison and measurement.
+
+    Raises:
+        Refused: The folder has other bytes, the model cannot be loaded, or an option cannot be used.
     """
-    require_valid_latency_options(options.budget, options.plan)
-    limits = options.limits_for(artifact.precision)
-    require_limits(limits, artifact.outputs)
-    subject = BenchmarkSetup.load(trained, folder, artifact, options)
-    samples = subject.samples()
-    comparison = Comparison(artifact=artifact, limits=limits)
-    with pages_dropped_after(subject.model), subject.reference(mha_fastpath=False) as reference:
-        comparison.run_reference(reference, samples)
-    try:
-        candidate = subject.candidate()
-    except Refused as refusal:
-        comparison.failures.append(str(refusal))
-        return BenchmarkReport(sha256=artifact.sha256, passed=False, parity=comparison.report())
-    with candidate:
-        comparison.run_candidate(candidate)
-        parity = comparison.report()
-        latency = _latency(subject, candidate, samples) if parity.passed else None
-    if latency is None:
-        parity = _explained(subject, parity, comparison.failed_case)
-        return BenchmarkReport(sha256=artifact.sha256, passed=False, parity=parity)
-    return BenchmarkReport(sha256=artifact.sha256, passed=latency.passed, parity=parity, latency=latency)
+    require_valid_latency_options(options.latency_budget, options.measure_plan)
+    parity, latency = _compare(trained, folder, artifact, options, timed=True)
+    passed = latency is not None and latency.passed
+    return BenchmarkReport(sha256=artifact.sha256, passed=passed, parity=parity, latency=latency)
 
 
 def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> ParityReport:
-    """Compare the two as `benchmark_artifact` does, and time nothing."""
+    """Compare as `benchmark_artifact` does, without a measurement of latency."""
+    return _compare(trained, folder, artifact, options, timed=False)[0]
+
+
+def _compare(
+    trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions, *, timed: bool
+) -> tuple[ParityReport, LatencyReport | None]:
     limits = options.limits_for(artifact.precision)
     require_limits(limits, artifact.outputs)
-    subject = BenchmarkSetup.load(trained, folder, artifact, options)
+    setup = BenchmarkSetup.load(trained, folder, artifact, options)
+    samples = setup.samples()
     comparison = Comparison(artifact=artifact, limits=limits)
-    with pages_dropped_after(subject.model), subject.reference(mha_fastpath=False) as reference:
-        comparison.run_reference(reference, subject.samples())
-    with subject.candidate() as candidate:
-        comparison.run_candidate(candidate)
+    with pages_dropped_after(setup.model), setup.reference(mha_fastpath=False) as reference:
+        comparison.run_reference(reference, samples)
+    latency = None
+    if (candidate := _open_candidate(setup, comparison)) is not None:
+        with candidate:
+            comparison.run_candidate(candidate)
+            if timed and comparison.report().passed:
+                latency = _measure_latency(setup, candidate, samples)
     parity = comparison.report()
-    return parity if parity.passed else _explained(subject, parity, comparison.failed_case)
+    if comparison.failed_case is not None:
+        parity = _explain_failure(setup, parity, comparison.failed_case)
+    return parity, latency
 
 
-def _explained(subject: BenchmarkSetup, parity: ParityReport, case: FailedCase | None) -> ParityReport:
-    """Return the report with the node where the difference begins, and leave what shows it again."""
-    if case is None:
-        return parity
-    divergence, why_not = _blame(subject, case)
-    parity = parity.replace(divergence=divergence, notes=(*parity.notes, *([why_not] if why_not else [])))
-    if subject.options.reproduction:
+def _open_candidate(setup: BenchmarkSetup, comparison: Comparison) -> OnnxRuntimeRunner | None:
+    """Return ONNX Runtime's side; add a failure to the comparison when its session does not open."""
+    try:
+        return setup.candidate()
+    except Refused as refusal:
+        comparison.failures.append(str(refusal))
+        return None
+
+
+def _explain_failure(setup: BenchmarkSetup, parity: ParityReport, case: FailedCase) -> ParityReport:
+    """Return the report with the node where the difference begins, and write the reproduction bundle."""
+    divergence, note = _search_divergence(setup, case)
+    parity = parity.replace(divergence=divergence, notes=(*parity.notes, *([note] if note else [])))
+    if setup.options.reproduction_folder is not None:
         write_reproduction(
-            Path(subject.options.reproduction),
+            Path(setup.options.reproduction_folder),
             ReproductionCase(
                 sample=case.sample,
                 reference=case.reference,
@@ -92,49 +100,50 @@ def _explained(subject: BenchmarkSetup, parity: ParityReport, case: FailedCase |
                 failures=parity.failures,
                 divergence=divergence,
                 scales={c.output: c.measures.scale for c in parity.comparisons if c.measures.scale is not None},
-                versions=subject.artifact.tool_versions,
-                model=subject.folder,
-                sha256=subject.artifact.sha256,
+                versions=setup.artifact.tool_versions,
+                model=setup.folder,
+                sha256=setup.artifact.sha256,
             ),
         )
     return parity
 
 
-def _blame(subject: BenchmarkSetup, case: FailedCase) -> tuple[Divergence | None, str]:
-    """Return where the difference begins, or why that cannot be said: it is no part of the verdict."""
-    strategy = subject.artifact.strategy
-    if not subject.artifact.precision.is_exact:
-        return None, f"{subject.artifact.precision} differs from the first node on; these are its limits, not a fault"
+def _search_divergence(setup: BenchmarkSetup, case: FailedCase) -> tuple[Divergence | None, str | None]:
+    """Return the first diverging node, or a note about why there is none. It does not change the verdict."""
+    strategy, precision = setup.artifact.strategy, setup.artifact.precision
+    if not precision.is_exact:
+        return None, f"no search for the first difference: every node of a {precision} model differs"
     try:
-        contract = replace(contract_for(subject.package), output_names=tuple(case.reference))
-        program = retrace(subject.model, contract, strategy).program
+        contract = replace(contract_for(setup.package), output_names=tuple(case.reference))
+        program = retrace(setup.model, contract, strategy).program
         if program is None:
-            return None, f"where the difference begins cannot be told: the exporter {strategy} keeps no names"
-        return find_divergence(program, subject.folder, case.sample, expected=case.reference), ""
-    except Exception as error:  # noqa: BLE001 - whatever the search meets in a graph that is wrong, the verdict stands
-        _log.warning("The search for the node at fault failed.", exc_info=True)
-        return None, f"where the difference begins could not be found: {type(error).__name__}: {str(error)[:300]}"
+            return None, f"no search for the first difference: the strategy {strategy} keeps no names of values"
+        return find_divergence(program, setup.folder, case.sample, expected=case.reference), None
+    except Exception as error:  # noqa: BLE001 - a wrong graph can fail in any library; the verdict does not change
+        _log.warning("The search for the diverging node failed.", exc_info=True)
+        return None, f"the search for the first difference failed: {type(error).__name__}: {shorten(error)}"
 
 
-def _latency(subject: BenchmarkSetup, candidate: OnnxRuntimeRunner, samples: Sequence[Sample]) -> LatencyReport:
-    """Time both sides at every batch size asked for; PyTorch with its own defaults, fast path included."""
-    options = subject.options
-    sizes = {*options.batch_sizes, options.budget.batch_size}
-    # The first sample of a size is the example where there is one: the most like what will be served.
+def _measure_latency(setup: BenchmarkSetup, candidate: OnnxRuntimeRunner, samples: Sequence[Sample]) -> LatencyReport:
+    """Measure both sides at every batch size of the options; PyTorch runs with its defaults, fast path included."""
+    options, budget = setup.options, setup.options.latency_budget
+    sizes = {*options.batch_sizes, budget.batch_size}
+    # The first sample of a size is the example or the user's: it is closest to the served inputs.
     timed = {
         sample.batch_size: sample for sample in reversed(samples) if sample.batch_size in sizes and not sample.probing
     }
-    host = describe_host()  # before anything is measured: its load average is that of the others
-    limits = {options.budget.batch_size: options.budget.speedup_min}
-    with subject.reference() as reference, HostLock(options.lock).held():
-        batches = measure_all(Sides(reference=reference, candidate=candidate), timed, options.plan, limits)
+    # Described before the measurement: its load average is then that of other processes.
+    host = describe_host()
+    with setup.reference() as reference, HostLock(options.lock).held():
+        sides = Sides(reference=reference, candidate=candidate)
+        batches = measure_all(sides, timed, options.measure_plan, {budget.batch_size: budget.speedup_min})
     measured = LatencyReport(
-        sha256=subject.artifact.sha256,
+        sha256=setup.artifact.sha256,
         batches=batches,
-        threads=subject.threads,
-        device=subject.device,
+        threads=setup.threads,
+        device=setup.device,
         providers_requested=candidate.providers_requested,
         providers_active=candidate.providers_active,
         host=host,
     )
-    return evaluate_latency(measured, options.budget)
+    return evaluate_latency(measured, budget)

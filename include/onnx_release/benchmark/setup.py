@@ -1,8 +1,7 @@
-"""What is judged: the trained model and the artifact, and the conditions that both run under."""
+"""Setup of a benchmark: its options, and the trained model and the artifact ready to run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from onnx_release.artifact.digests import require_bytes
-from onnx_release.errors import Refused
+from onnx_release.errors import ParameterRefused, RunnerRefused
 from onnx_release.latency.host import usable_cpus
 from onnx_release.latency.host_lock import LockOptions
 from onnx_release.limits import (
@@ -38,50 +37,64 @@ from onnx_release.trained.model_factory import FactoryOptions
 
 
 class BenchmarkOptions(Record):
-    """How to judge. The device is no choice here: the artifact is tested on the providers that its package names.
+    """Options of a comparison and a measurement.
 
-    `given_inputs` is the path of a user's ``.npz`` file, and `reproduction` that of a folder to leave what a person
-    needs to see a parity failure again; empty for neither. `precision_limits` replaces fields of `PRECISION_LIMITS`,
-    by precision. `lock` is held while anything is timed. The rest is as in the export.
+    The device is not an option: an artifact is tested on the execution providers of its package.
+
+    Attributes:
+        batch_sizes: The batch sizes to compare and to measure.
+        parity_limits: The limits of an exact model.
+        precision_limits: Fields that replace those of `PRECISION_LIMITS`, by precision.
+        latency_budget: The limits on speed.
+        measure_plan: The length of the measurement.
+        inputs_path: A user's ``.npz`` file of inputs.
+        reproduction_folder: The folder for the reproduction bundle of a parity failure.
+        lock: The lock of the host during the measurement.
+        allow_pickle, factory, input_spec: As for the export.
     """
 
     batch_sizes: tuple[int, ...] = BATCH_SIZES
-    limits: ParityLimits = Field(default_factory=ParityLimits)
-    budget: LatencyBudget = Field(default_factory=LatencyBudget)
-    plan: MeasurePlan = Field(default_factory=MeasurePlan)
+    parity_limits: ParityLimits = Field(default_factory=ParityLimits)
+    precision_limits: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    latency_budget: LatencyBudget = Field(default_factory=LatencyBudget)
+    measure_plan: MeasurePlan = Field(default_factory=MeasurePlan)
     allow_pickle: bool = False
     factory: FactoryOptions | None = None
     input_spec: Any = None
-    given_inputs: str = ""
-    reproduction: str = ""
-    precision_limits: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    inputs_path: str | None = None
+    reproduction_folder: str | None = None
     lock: LockOptions = Field(default_factory=LockOptions)
 
     def limits_for(self, precision: str) -> ParityLimits:
-        """Return what an artifact is held to: the release's own limits where it is exact, else its precision's."""
+        """Return the parity limits of an artifact of this precision.
+
+        Raises:
+            ParameterRefused: when `precision_limits` has an unknown precision.
+        """
         require_precisions(self.precision_limits)
         if precision not in PRECISION_LIMITS:
-            return self.limits
-        given = self.precision_limits.get(precision, {})
-        general = PRECISION_LIMITS[precision] | {name: v for name, v in given.items() if not name.startswith("per_")}
-        # A dtype's own defaults speak of exact models, so they must not tighten these.
-        by_dtype = dict.fromkeys(DTYPE_LIMITS, general) | given.get("per_dtype", {})
-        return ParityLimits.from_dict(general | given | {"per_dtype": by_dtype})
+            return self.parity_limits
+        changes = self.precision_limits.get(precision, {})
+        general = PRECISION_LIMITS[precision] | {name: v for name, v in changes.items() if not name.startswith("per_")}
+        # `DTYPE_LIMITS` are for exact models, so they must not tighten these.
+        by_dtype = dict.fromkeys(DTYPE_LIMITS, general) | changes.get("per_dtype", {})
+        return ParityLimits.from_dict(general | changes | {"per_dtype": by_dtype})
 
 
 def require_precisions(limits: dict[str, dict[str, Any]]) -> None:
-    """Raise `Refused` for limits of a precision that has none of its own."""
+    """Raise `ParameterRefused` for limits of an unknown precision."""
     if unknown := sorted(set(limits) - set(PRECISION_LIMITS)):
-        raise Refused(
+        raise ParameterRefused(
             "The parameter `precision_limits`",
-            f"names {', '.join(map(repr, unknown))}",
-            f"Name {' or '.join(PRECISION_LIMITS)}; an exact model has the release's own limits.",
+            f"has the unknown precision {', '.join(map(repr, unknown))}",
+            f"Use {' or '.join(PRECISION_LIMITS)}; the limits of an exact model are parameters of the release.",
+            code="unknown_precision",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSetup:
-    """Both sides, loaded or ready to be; the artifact's bytes are those of its record."""
+    """The trained model and the artifact of one benchmark. The artifact's bytes are those of its record."""
 
     package: TrainedPackage
     model: LoadedModel
@@ -93,7 +106,11 @@ class BenchmarkSetup:
 
     @classmethod
     def load(cls, trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> BenchmarkSetup:
-        """Hold the folder against its record, and load the trained model; raises `Refused` when either fails."""
+        """Compare the folder with its record, and load the trained model.
+
+        Raises:
+            Refused: when the bytes differ, the model cannot be loaded, or the worker lacks the artifact's GPU.
+        """
         require_bytes(folder, artifact)
         device = _device(artifact)
         package = read_trained(trained, parse_input_spec(options.input_spec))
@@ -104,11 +121,11 @@ class BenchmarkSetup:
             artifact=artifact,
             options=options,
             device=device,
-            threads=options.plan.threads or usable_cpus(),
+            threads=options.measure_plan.threads or usable_cpus(),
         )
 
     def reference(self, *, mha_fastpath: bool | None = None) -> PyTorchRunner:
-        """Open PyTorch's side."""
+        """Return PyTorch's side, to be entered with ``with``."""
         options = PyTorchOptions(
             input_names=tuple(spec.name for spec in self.artifact.inputs),
             output_names=tuple(spec.name for spec in self.artifact.outputs),
@@ -119,38 +136,35 @@ class BenchmarkSetup:
         return PyTorchRunner(self.model, options)
 
     def candidate(self) -> OnnxRuntimeRunner:
-        """Open ONNX Runtime's side; raises `Refused` when it does not take the model."""
+        """Open ONNX Runtime's side; raises `RunnerRefused` when its session does not open."""
         options = OnnxRuntimeOptions(
             threads=self.threads, providers=self.artifact.providers, session_options=self.artifact.session_options
         )
         return OnnxRuntimeRunner(self.folder / MODEL_FILE, options)
 
     def samples(self) -> list[Sample]:
-        """Return what both sides are fed: the example, a user's own, seeded values, and what probes further.
+        """Return the inputs of both sides: a user's, the example, seeded values, extreme values and other sizes.
 
-        The graph's inputs are what is filled: there, two dimensions that must be equal are one.
+        They fit the inputs of the graph: there, two dimensions that must be equal are one.
         """
         inputs, package = self.artifact.inputs, self.package
-        samples = make_samples(inputs, package.example, self._sizes(), package.ranges)
-        if self.options.given_inputs:
-            samples.insert(0, read_npz(Path(self.options.given_inputs), inputs, self.options.given_inputs))
+        exported, options = self.artifact.export_batch_size, self.options
+        sizes = {*options.batch_sizes, options.latency_budget.batch_size}
+        if sizes <= {exported}:
+            sizes.add(UNSEEN_BATCH_SIZE if exported != UNSEEN_BATCH_SIZE else UNSEEN_BATCH_SIZE + 1)
+        samples = make_samples(inputs, package.example, sorted(sizes), package.ranges)
+        if options.inputs_path is not None:
+            samples.insert(0, read_npz(Path(options.inputs_path), inputs, options.inputs_path))
         return [*samples, *probing_samples(inputs, package.example, package.ranges)]
-
-    def _sizes(self) -> Sequence[int]:
-        """Return every batch size to compare: those asked for, the served one, and one that the exporter never saw."""
-        seen, options = self.artifact.export_batch_size, self.options
-        sizes = {*options.batch_sizes, options.budget.batch_size}
-        if sizes <= {seen}:
-            sizes.add(UNSEEN_BATCH_SIZE if seen != UNSEEN_BATCH_SIZE else UNSEEN_BATCH_SIZE + 1)
-        return sorted(sizes)
 
 
 def _device(artifact: OnnxArtifact) -> str:
     on_cuda = artifact.providers[:1] == CUDA_PROVIDERS[:1]
     if on_cuda and not (pytorch.cuda_available() and onnxruntime.cuda_available()):
-        raise Refused(
-            f"artifact {artifact.sha256}",
-            f"is packaged for {', '.join(artifact.providers)}, and PyTorch or ONNX Runtime has no CUDA here",
+        raise RunnerRefused(
+            f"The artifact {artifact.sha256}",
+            f"is packaged for {', '.join(artifact.providers)}, and PyTorch or ONNX Runtime has no CUDA on this worker",
             "Run this task on a worker with a GPU, or export with device 'cpu'.",
+            code="no_cuda",
         )
     return "cuda" if on_cuda else "cpu"

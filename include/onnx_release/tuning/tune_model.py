@@ -48,7 +48,7 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
 
 def _require_sound(artifact: OnnxArtifact, options: TuneOptions) -> None:
     require_tunable(options)
-    require_valid_latency_options(options.judge.budget, options.judge.plan)
+    require_valid_latency_options(options.judge.latency_budget, options.judge.measure_plan)
     for precision in {PLAIN, *options.precisions}:
         require_limits(options.judge.limits_for(precision), artifact.outputs)
 
@@ -72,10 +72,10 @@ def _begun(
         calibration=calibration,
         scratch=scratch,
     )
-    size = options.judge.budget.batch_size
+    size = options.judge.latency_budget.batch_size
     # As the judge will: the example where there is one, the most like what will be served.
     sample = next(one for one in samples if one.batch_size == size and not one.probing)
-    contest = Race(baseline=PLAIN, sample=sample, plan=options.judge.plan, lock=clock.lock)
+    contest = Race(baseline=PLAIN, sample=sample, plan=options.judge.measure_plan, lock=clock.lock)
     return Search(workshop=workshop, gate=gate, contest=contest, options=options, clock=clock)
 
 
@@ -87,9 +87,9 @@ def _report(search: Search, artifact: OnnxArtifact, won: Entry | None) -> TuneRe
         sha256=artifact.sha256,
         chosen=won.candidate.name if won else PLAIN,
         candidates=tuple(search.records.values()),
-        batch_size=judge.budget.batch_size,
+        batch_size=judge.latency_budget.batch_size,
         threads=search.workshop.subject.threads,
-        confidence=judge.plan.confidence,
+        confidence=judge.measure_plan.confidence,
         max_s=search.options.max_s,
         wall_s=round(search.clock.elapsed_s, 3),
         precision_limits={precision: judge.limits_for(precision).to_dict() for precision in reduced},

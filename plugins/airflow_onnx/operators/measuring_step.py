@@ -92,14 +92,14 @@ class MeasuringStepOperator(ReleaseStepOperator):
 
         return BenchmarkOptions(
             batch_sizes=params.integers(self.batch_sizes, "batch_sizes", 1, limits.BATCH_SIZE_MAX),
-            limits=params.settings(ParityLimits, self.parity or {}),
-            budget=params.settings(LatencyBudget, self.budget or {}),
-            plan=params.settings(MeasurePlan, self.plan or {}),
+            parity_limits=params.settings(ParityLimits, self.parity or {}),
+            latency_budget=params.settings(LatencyBudget, self.budget or {}),
+            measure_plan=params.settings(MeasurePlan, self.plan or {}),
             allow_pickle=settings.allow_pickle(),
             factory=source.factory(),
             input_spec=source.input_spec(),
-            given_inputs=fetch_inputs(self.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs"),
-            reproduction=str(scratch / "reproduction"),
+            inputs_path=fetch_inputs(self.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs") or None,
+            reproduction_folder=str(scratch / "reproduction"),
             precision_limits=params.settings(_ByPrecision, {"limits": self.precision_limits or {}}).limits,
             lock=LockOptions(
                 path=settings.measure_lock(), timeout_s=settings.measure_lock_timeout_s(), holder=self.measured_by

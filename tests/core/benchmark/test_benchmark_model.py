@@ -1,4 +1,4 @@
-"""A trained model as MLflow saves it, its ONNX folder, and what the judge says of the two."""
+"""A trained model as MLflow saves it, its ONNX folder, and the report about both."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from onnx import numpy_helper
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
-from onnx_release.benchmark.benchmark_model import BenchmarkOptions, benchmark_artifact
+from onnx_release.benchmark.benchmark_model import BenchmarkOptions, benchmark_artifact, compare_artifact
 from onnx_release.check.smoke_test import smoke_test
 from onnx_release.errors import Refused
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, LatencyBudget, MeasurePlan, ParityLimits
-from onnx_release.records import OnnxArtifact, TensorSpec
+from onnx_release.records import OnnxArtifact, ParityReport, TensorSpec
 from tests.core import records
+from tests.refusals import refused
 
 INPUTS = (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)
 OUTPUTS = tuple(TensorSpec(name=name, dtype="float32", shape=("batch", 2)) for name in ("mean", "spread"))
@@ -33,14 +34,14 @@ EXAMPLE = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
 QUICK = MeasurePlan(
     threads=1, rounds_min=10, measure_min_s=0.0, measure_max_s=1.0, bootstrap_samples=100, interval_width_max=99.0
 )
-# A model this small says nothing about speed; these tests are about what the judge does with what it finds.
-# On a busy host the measuring may end without a conclusion, which is a warning here.
+# The speed of a model this small means nothing; these tests are about the report.
+# On a busy host the measurement may end without a settled speedup, which is a warning here.
 ANY_SPEED = LatencyBudget(speedup_min=1e-6, speedup_goal=1e-6, on_miss="warn")
-OPTIONS = BenchmarkOptions(batch_sizes=(1, 4), budget=ANY_SPEED, plan=QUICK)
+OPTIONS = BenchmarkOptions(batch_sizes=(1, 4), latency_budget=ANY_SPEED, measure_plan=QUICK)
 
 
 class Net(torch.nn.Module):
-    """Two outputs of one shape, which must not be taken for each other, and a dropout that must be off."""
+    """Two outputs of one shape, which must not be confused, and a dropout that must be off."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,8 +60,11 @@ class Case:
     folder: Path
     artifact: OnnxArtifact
 
-    def judge(self, **changes: Any) -> Any:
+    def benchmark(self, **changes: Any) -> Any:
         return benchmark_artifact(self.trained, self.folder, self.artifact, OPTIONS.replace(**changes))
+
+    def compare(self) -> ParityReport:
+        return compare_artifact(self.trained, self.folder, self.artifact, OPTIONS)
 
 
 def _schema(specs: tuple[TensorSpec, ...]) -> Schema:
@@ -117,13 +121,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @pytest.fixture
 def case(prepared: Case, tmp_path: Path) -> Case:
-    """A copy of the prepared case that a test may spoil."""
+    """A copy of the prepared case that a test may change."""
     folder = shutil.copytree(prepared.folder, tmp_path / "folder")
     return dataclasses.replace(prepared, folder=folder)
 
 
 def _edited(case: Case, edit: Any) -> Case:
-    """Change the ONNX graph, and describe the folder anew: the bytes are as recorded, and the model is another."""
+    """Change the ONNX graph and describe the folder again: the bytes are as recorded, the model differs."""
     path = case.folder / MODEL_FILE
     model = onnx.load(path)
     edit(model.graph)
@@ -142,10 +146,10 @@ def _scale_weights(factor: float) -> Any:
     return edit
 
 
-def test_a_faithful_export_passes_and_is_timed(prepared: Case) -> None:
+def test_a_correct_export_passes_and_is_timed(prepared: Case) -> None:
     threads = torch.get_num_threads()
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    report = prepared.judge()
+    report = prepared.benchmark()
     assert report.passed
     assert report.sha256 == report.parity.sha256 == report.latency.sha256 == prepared.artifact.sha256
     assert {c.output for c in report.parity.comparisons} == {"mean", "spread"}
@@ -160,42 +164,42 @@ def test_a_faithful_export_passes_and_is_timed(prepared: Case) -> None:
     assert torch.backends.mha.get_fastpath_enabled() is fastpath
 
 
-def test_the_served_batch_size_is_judged_even_when_not_asked_for(prepared: Case) -> None:
+def test_the_serving_batch_size_is_always_measured(prepared: Case) -> None:
     budget = ANY_SPEED.replace(batch_size=3)
-    report = prepared.judge(batch_sizes=(1,), budget=budget)
+    report = prepared.benchmark(batch_sizes=(1,), latency_budget=budget)
     assert [b.batch_size for b in report.latency.batches] == [1, 3]
     assert 3 in report.parity.batch_sizes
 
 
-def test_a_batch_size_that_the_exporter_has_not_seen_is_added(prepared: Case) -> None:
+def test_a_batch_size_other_than_that_of_the_export_is_added(prepared: Case) -> None:
     budget = ANY_SPEED.replace(batch_size=2)
-    report = prepared.judge(batch_sizes=(2,), budget=budget)
+    report = prepared.benchmark(batch_sizes=(2,), latency_budget=budget)
     assert report.parity.unseen_batch_sizes == (3,)
     assert [b.batch_size for b in report.latency.batches] == [2]
 
 
-def test_a_missed_budget_refuses_and_keeps_the_figures(prepared: Case) -> None:
-    report = prepared.judge(budget=LatencyBudget(speedup_min=1e6, speedup_goal=1e6))
+def test_a_missed_budget_refuses_and_the_report_keeps_the_measurements(prepared: Case) -> None:
+    report = prepared.benchmark(latency_budget=LatencyBudget(speedup_min=1e6, speedup_goal=1e6))
     assert (report.passed, report.parity.passed, report.latency.verdict) == (False, True, "refused")
     assert report.latency.batches
-    assert prepared.judge(budget=LatencyBudget(speedup_min=1e6, speedup_goal=1e6, on_miss="warn")).passed
+    assert prepared.benchmark(latency_budget=LatencyBudget(speedup_min=1e6, speedup_goal=1e6, on_miss="warn")).passed
 
 
 def test_other_weights_fail_parity_and_are_not_timed(case: Case) -> None:
-    report = _edited(case, _scale_weights(1.01)).judge()
+    report = _edited(case, _scale_weights(1.01)).benchmark()
     assert not report.passed
     assert report.latency is None
     assert any("output 'mean'" in why and "MAE" in why for why in report.parity.failures)
     assert report.parity.comparisons
 
 
-def test_loose_limits_are_the_callers_to_give(case: Case) -> None:
+def test_the_caller_may_loosen_the_limits(case: Case) -> None:
     loose = ParityLimits(mae_max=None, per_dtype={"float32": {"max_abs": 1.0}})
-    assert _edited(case, _scale_weights(1.0001)).judge(limits=loose).passed
+    assert _edited(case, _scale_weights(1.0001)).benchmark(parity_limits=loose).passed
 
 
-def test_nan_in_the_onnx_model_alone_fails(case: Case) -> None:
-    report = _edited(case, _scale_weights(float("nan"))).judge()
+def test_nan_only_in_the_onnx_model_fails(case: Case) -> None:
+    report = _edited(case, _scale_weights(float("nan"))).benchmark()
     assert not report.passed
     assert any("NaN" in why for why in report.parity.failures)
 
@@ -204,7 +208,7 @@ def test_a_lost_output_fails_by_name(case: Case) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         del graph.output[1]
 
-    report = _edited(case, edit).judge()
+    report = _edited(case, edit).benchmark()
     assert not report.passed
     assert any("'spread'" in why and "ONNX Runtime does not" in why for why in report.parity.failures)
 
@@ -219,36 +223,38 @@ def test_swapped_output_names_fail(case: Case) -> None:
         del graph.output[:]
         graph.output.extend(swapped)
 
-    report = _edited(case, edit).judge()
+    report = _edited(case, edit).benchmark()
     assert not report.passed
     assert ["output 'mean'" in why or "output 'spread'" in why for why in report.parity.failures] == [True, True]
 
 
-def test_an_input_of_another_name_fails_with_the_runtimes_words(case: Case) -> None:
+def test_an_input_of_another_name_fails_with_the_message_of_onnx_runtime(case: Case) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         graph.input[0].name = "z"
         for node in graph.node:
             for at, name in enumerate(node.input):
                 node.input[at] = "z" if name == "x" else name
 
-    report = _edited(case, edit).judge()
+    report = _edited(case, edit).benchmark()
     assert not report.passed
     assert "nothing was compared" in report.parity.failures
     assert any("ONNX Runtime" in why for why in report.parity.failures)
 
 
-def test_a_file_that_is_no_model_is_a_failed_report(case: Case) -> None:
+def test_a_session_that_does_not_open_is_a_failure_in_both_reports(case: Case) -> None:
     (case.folder / MODEL_FILE).write_bytes(b"no model")
     case = dataclasses.replace(case, artifact=_described(case.folder))
-    report = case.judge()
+    report = case.benchmark()
     assert not report.passed
+    assert report.latency is None
+    assert case.compare() == report.parity
     assert "is not accepted by ONNX Runtime" in report.parity.failures[0]
 
 
 def test_changed_bytes_are_refused_before_anything_runs(case: Case) -> None:
     (case.folder / MODEL_FILE).write_bytes(b"other bytes")
     with pytest.raises(Refused, match=r"model\.onnx changed"):
-        case.judge()
+        case.benchmark()
     with pytest.raises(Refused, match=r"model\.onnx changed"):
         smoke_test(case.folder, case.artifact)
 
@@ -256,28 +262,29 @@ def test_changed_bytes_are_refused_before_anything_runs(case: Case) -> None:
 def test_a_record_whose_sha256_is_not_its_files_is_refused(case: Case) -> None:
     artifact = case.artifact.replace(sha256="0" * 64)
     with pytest.raises(Refused, match="its files amount to"):
-        dataclasses.replace(case, artifact=artifact).judge()
+        dataclasses.replace(case, artifact=artifact).benchmark()
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "code", "value"),
     [
-        ({"batch_sizes": (0,)}, r"\[0, 1\]"),
-        ({"limits": ParityLimits(per_output={"maen": {}})}, "'maen'"),
-        ({"plan": MeasurePlan(threads=0)}, "threads is 0"),
+        ({"batch_sizes": (0,)}, "batch_sizes", "[0, 1]"),
+        ({"parity_limits": ParityLimits(per_output={"maen": {}})}, "wrong_limits", "'maen'"),
+        ({"measure_plan": MeasurePlan(threads=0)}, "invalid_latency_options", "threads is 0"),
+        ({"precision_limits": {"int4": {}}}, "unknown_precision", "'int4'"),
     ],
 )
-def test_senseless_options_are_refused(prepared: Case, changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(Refused, match=words):
-        prepared.judge(**changes)
+def test_options_without_a_meaning_are_refused(prepared: Case, changes: dict[str, Any], code: str, value: str) -> None:
+    with refused(code, value):
+        prepared.benchmark(**changes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_package_for_a_gpu_is_not_judged_on_a_cpu(case: Case) -> None:
+def test_a_package_for_a_gpu_is_refused_on_a_cpu(case: Case) -> None:
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
     packaged = dataclasses.replace(case, artifact=case.artifact.replace(providers=providers))
-    with pytest.raises(Refused, match=r"packaged for CUDAExecutionProvider.*worker with a GPU"):
-        packaged.judge()
+    with refused("no_cuda", "CUDAExecutionProvider", "worker with a GPU"):
+        packaged.benchmark()
 
 
 def test_the_smoke_test_takes_a_good_folder_and_leaves_it_as_it_was(case: Case) -> None:

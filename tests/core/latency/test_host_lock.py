@@ -235,8 +235,8 @@ def exported(trained_pickle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def _options(lock: Path, timeout_s: float) -> BenchmarkOptions:
     return BenchmarkOptions(
         batch_sizes=(1,),
-        budget=LatencyBudget(speedup_min=1e-6, on_miss="warn"),
-        plan=MeasurePlan(rounds_min=10, measure_min_s=0.0, measure_max_s=0.5, bootstrap_samples=100),
+        latency_budget=LatencyBudget(speedup_min=1e-6, on_miss="warn"),
+        measure_plan=MeasurePlan(rounds_min=10, measure_min_s=0.0, measure_max_s=0.5, bootstrap_samples=100),
         allow_pickle=True,
         lock=LockOptions(path=str(lock), timeout_s=timeout_s, holder="release of run 8"),
     )
