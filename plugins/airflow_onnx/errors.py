@@ -13,9 +13,21 @@ class TrackingRefused(Refused):
     """A training run, tag or registry entry in MLflow that cannot be used."""
 
     codes: ClassVar[Mapping[str, str]] = {
+        "evaluation_tag": "The tag onnx_release.evaluation is not the path of an .npz file among the run's artifacts.",
+        "factory_kwargs": "The arguments of the model factory are not a JSON object.",
+        "inputs_uri_form": "The URI of an .npz file has no known form.",
         "mlflow_address": "The Airflow connection to MLflow has no usable server address.",
         "model_not_found": "The model of the doctor command is neither an existing path nor a readable MLflow URI.",
         "mlflow_refused": "MLflow refuses a request: a missing object, a missing permission or a wrong filter.",
+        "model_uri_form": "The model URI has no known form.",
+        "model_without_run": "The logged model or version belongs to no training run.",
+        "no_pytorch_flavor": "The given model was not logged with mlflow.pytorch.",
+        "no_pytorch_model": "The training run has no PyTorch model and no file of weights.",
+        "run_deleted": "The training run was deleted.",
+        "run_not_finished": "The training run failed or was killed.",
+        "run_or_model": "The run id and the model URI are both given, or both empty.",
+        "several_model_files": "The training run logged no model, but several files that match equally well.",
+        "unknown_stage": "The legacy stage is neither Staging nor Production.",
     }
 
 

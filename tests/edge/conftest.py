@@ -18,7 +18,7 @@ from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import s3
-from airflow_onnx.tracking import run_log
+from airflow_onnx.tracking import tags
 from stack import minio, mlflow_server, processes, setup
 from stack.context import Context
 from stack.credentials import Credentials
@@ -137,7 +137,7 @@ def run_id(judged: Release) -> str:
 def release(hook: MlflowHook, run_id: str) -> Release:
     """A release that has not begun, of a run whose tags tell of no other one."""
     for name in hook.client.get_run(run_id).data.tags:
-        if name.startswith(f"{run_log.TAG}."):
+        if name.startswith(f"{tags.ROOT}."):
             hook.client.delete_tag(run_id, name)
     return new_release(run_id)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import params
+from airflow_onnx import airflow_urls, params
 from onnx_release.errors import ReportRefused
-from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact
+from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact, ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +50,13 @@ def require_accepted(artifact: OnnxArtifact, check: CheckReport, benchmark: Benc
             "Clear the task 'check' with its downstream tasks.",
             code="not_accepted",
         )
+
+
+def accepted_report(context: Context, model_name: str, trained_model: TrainedModel, judged: Judged) -> ReleaseReport:
+    """Return the report of an artifact that every step accepted. Any other artifact is refused."""
+    from onnx_release.report.release_report import build_report
+
+    require_accepted(judged.artifact, judged.check, judged.benchmark)
+    report = build_report(model_name, trained_model, judged.artifact, judged.check, judged.benchmark)
+    run: Any = context["dag_run"]
+    return report.replace(dag_run_url=airflow_urls.dag_run_url(run.dag_id, run.run_id))

@@ -15,7 +15,7 @@ from airflow_onnx.deployment import settings
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.release_step import ReleaseStepOperator
 from airflow_onnx.storage import staging, worker_cache
-from airflow_onnx.tracking.release_inputs import Source
+from airflow_onnx.tracking.release_inputs import ReleaseInputs
 from onnx_release import limits
 from onnx_release.records import OnnxArtifact
 
@@ -77,7 +77,7 @@ class OnnxExportOperator(ReleaseStepOperator):
         from onnx_release.run_step import export
 
         validation.model_name(self.model_name)
-        source = Source(self.hook, self.training, self.source or {})
+        source = ReleaseInputs(self.hook, self.training, self.source or {})
         options = ExportStepOptions(
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             device=self.device,

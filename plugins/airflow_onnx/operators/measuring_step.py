@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_onnx import params
 from airflow_onnx.deployment import settings
 from airflow_onnx.operators.release_step import ReleaseStepOperator
-from airflow_onnx.tracking.release_inputs import Source, fetch_inputs
+from airflow_onnx.tracking.release_inputs import ReleaseInputs, fetch_inputs
 from onnx_release import limits
 from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits
 from onnx_release.records.base import Record
@@ -81,11 +81,11 @@ class MeasuringStepOperator(ReleaseStepOperator):
         self.measured_by = f"{context['dag_run'].run_id}, task {self.task_id}"
         return super().execute(context)
 
-    def told(self) -> Source:
+    def told(self) -> ReleaseInputs:
         """Return what the release is told of its model, by parameters and by the run's tags."""
-        return Source(self.hook, self.training, self.source or {})
+        return ReleaseInputs(self.hook, self.training, self.source or {})
 
-    def benchmark_options(self, scratch: Path, source: Source) -> BenchmarkOptions:
+    def benchmark_options(self, scratch: Path, source: ReleaseInputs) -> BenchmarkOptions:
         """Read the parameters, and fetch what they name into `scratch`."""
         from onnx_release.benchmark.setup import BenchmarkOptions
         from onnx_release.latency.host_lock import LockOptions

@@ -48,7 +48,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             self.gathered["benchmark"] = report
             self._log_figures(report)
             if not report.passed:
-                run_log.leave_reproduction(self.hook, self.training, self.model_name, Path(scratch, "reproduction"))
+                run_log.log_reproduction(self.hook, self.training, self.model_name, Path(scratch, "reproduction"))
                 why = "; ".join(report_failures(None, report))
                 raise Refused(f"artifact {artifact.sha256}", why, "The report on the training run shows every figure.")
         return report

@@ -67,12 +67,14 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         model_registry.set_alias(self.hook, version, alias)
         url = self.hook.server.version_url(version.name, version.version)
         self.link_urls[ModelVersionLink.name] = url
-        released = {"version": str(version.version), "alias": alias, "s3_uri": uploaded.uri, "status": "released"}
-        released["precision"] = precision
-        if (began := context["dag_run"].start_date) is not None:
-            # What a plan of many releases reckons with.
-            released["wall_s"] = f"{(datetime.now(UTC) - began).total_seconds():.1f}"
-        run_log.leave(self.hook, context, report, **released)
+        began = context["dag_run"].start_date
+        released = run_log.ReleasedVersion(
+            version=version.version,
+            alias=alias,
+            s3_uri=uploaded.uri,
+            wall_s=(datetime.now(UTC) - began).total_seconds() if began else None,
+        )
+        run_log.log_report(self.hook, context, report, released=released)
         self.log.info("models:/%s@%s is now version %d: %s", version.name, alias, version.version, url)
         return version.replace(alias=alias)
 

@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator
 from airflow_onnx import params
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.operators.acceptance import Judged
+from airflow_onnx.operators.acceptance import Judged, accepted_report
 from airflow_onnx.tracking import run_log
 from onnx_release.errors import Refused
 from onnx_release.records import ReleaseReport, TrainedModel
@@ -65,8 +65,8 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
 
     def _leave_refusal(self, context: Context, error: Refused) -> None:
         if training := getattr(self, "training", None):
-            run_log.leave_refusal(
-                self.hook, context, error, model_name=self.model_name, training=training, **self.gathered
+            run_log.log_refusal(
+                self.hook, context, error, model_name=self.model_name, trained_model=training, **self.gathered
             )
 
 
@@ -100,4 +100,4 @@ class AcceptedStepOperator(ReleaseStepOperator):
         """Read the three records, keep them as evidence, and return the report; `Refused` unless all is well."""
         judged = Judged.read(self.artifact, self.check, self.benchmark)
         self.gathered |= judged.parts()
-        return run_log.accepted_report(context, self.model_name, self.training, judged)
+        return accepted_report(context, self.model_name, self.training, judged)

@@ -92,7 +92,7 @@ class CleanWorkFolderOperator(BaseOperator):
 
     def _remove_unnamed_objects(self, training: TrainedModel) -> None:
         hook = MlflowHook(self.mlflow_conn_id)
-        if model_registry.names_source(hook, self.model_name, training.training_run_id, self.target_uri):
+        if model_registry.has_source(hook, self.model_name, training.training_run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", self.model_name, self.target_uri)
             return
         folder = s3.folder_at(self.s3_conn_id, self.target_uri)

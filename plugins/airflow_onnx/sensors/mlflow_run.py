@@ -94,12 +94,13 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         hook = MlflowHook(self.mlflow_conn_id)
         self._run_id = ""
         with airflow_outcome(lambda error: self._leave_refusal(hook, context, error)):
-            wanted = training_run.target(hook, self.training_run_id.strip(), self.model_uri.strip())
-            self._run_id = wanted.training_run_id
+            self._run_id, model_uri = training_run.resolve(
+                hook, self.training_run_id.strip() or None, self.model_uri.strip() or None
+            )
             if not self._announced:
-                run_log.started(hook, context, self._run_id)
+                run_log.log_start(hook, context, self._run_id)
                 self._announced = True
-            trained = training_run.find_trained_model(hook, wanted)
+            trained = training_run.find_trained_model(hook, self._run_id, model_uri)
         if trained is None:
             return None
         self.link_urls = {TrainingRunLink.name: hook.server.run_url(trained.experiment_id, self._run_id)}
@@ -108,4 +109,4 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
     def _leave_refusal(self, hook: MlflowHook, context: Context, error: Refused) -> None:
         if self._run_id:
             trained = TrainedModel(training_run_id=self._run_id, model_uri=self.model_uri)
-            run_log.leave_refusal(hook, context, error, model_name=self.model_name, training=trained)
+            run_log.log_refusal(hook, context, error, model_name=self.model_name, trained_model=trained)

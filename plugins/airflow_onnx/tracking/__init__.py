@@ -1,1 +1,1 @@
-"""MLflow: training runs, release inputs, the run log and the model registry."""
+"""Training runs, release inputs, the release's record on the run, and the model registry in MLflow."""

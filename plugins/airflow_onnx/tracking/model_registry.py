@@ -1,4 +1,4 @@
-"""MLflow's model registry: one version per (training run, sha256), whoever asks and however often."""
+"""Versions of ONNX models in MLflow's registry: one for each training run and sha256."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import ModelVersion
 
@@ -14,14 +16,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHA_TAG = "onnx.sha256"
-# What a version computes in; versions without this tag are older than it, and exact.
-PRECISION_TAG = "onnx.precision"
+STAGES = ("Staging", "Production")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionRequest:
-    """What a version is made from; `name`, `training_run_id` and `sha256` identify it."""
+    """The properties of a version to create. `name`, `training_run_id` and `sha256` identify it."""
 
     name: str
     training_run_id: str
@@ -31,43 +31,52 @@ class VersionRequest:
     tags: dict[str, str] = field(default_factory=dict)
 
 
-def versions_of(hook: MlflowHook, name: str, training_run_id: str, sha256: str) -> list[Any]:
-    """Return MLflow's versions of one artifact of one training run, oldest first; at most one in a settled registry."""
-    wanted = f"name='{name}' and run_id='{training_run_id}'"
-    with hook.mlflow_errors(f"versions of model '{name}'"):
-        found = [v for v in hook.client.search_model_versions(wanted) if v.tags.get(SHA_TAG) == sha256]
+def find_versions(hook: MlflowHook, name: str, training_run_id: str, sha256: str) -> list[Any]:
+    """Return the versions of one artifact of one training run, oldest first.
+
+    There is at most one, unless two releases create it at the same time.
+    """
+    return [v for v in _versions(hook, name, training_run_id) if v.tags.get(tags.VERSION_SHA256) == sha256]
+
+
+def _versions(hook: MlflowHook, name: str, training_run_id: str) -> list[Any]:
+    with hook.mlflow_errors(f"The model '{name}'"):
+        found = hook.client.search_model_versions(f"name='{name}' and run_id='{training_run_id}'")
     return sorted(found, key=lambda version: int(version.version))
 
 
-def holds(hook: MlflowHook, name: str, version: str, training_run_id: str) -> bool:
-    """Tell whether a version is there and was made by a release of this training run."""
+def is_release_of(hook: MlflowHook, name: str, version: str, training_run_id: str) -> bool:
+    """Return True if the version exists and was made by a release of this training run.
+
+    :param name: the model's name from a tag, which may be any text.
+    :param version: the version's number from a tag, which may be any text.
+    """
     try:
-        with hook.mlflow_errors(f"version {version} of model '{name}'"):
+        with hook.mlflow_errors(f"The version {version} of model '{name}'"):
             found = hook.client.get_model_version(name, version)
     except Refused:
-        # Deleted, or never there: names and numbers that were read from tags can be anything.
         return False
-    return found.run_id == training_run_id and SHA_TAG in found.tags
+    return found.run_id == training_run_id and tags.VERSION_SHA256 in found.tags
 
 
 def ensure_version(hook: MlflowHook, request: VersionRequest) -> ModelVersion:
-    """Create the version, or return the one that exists.
+    """Create the version, or return the existing one.
 
-    MLflow has no unique key. Two releases at once may both create; each then sees both, keeps the lower number and
-    deletes its own, so that exactly one is left.
+    MLflow has no unique key. Two releases at the same time may both create a version. Each then finds both, keeps the
+    lower number and deletes the other, and one version remains.
     """
     created = None
-    if not versions_of(hook, request.name, request.training_run_id, request.sha256):
+    if not find_versions(hook, request.name, request.training_run_id, request.sha256):
         created = _create(hook, request)
-    settled = versions_of(hook, request.name, request.training_run_id, request.sha256)
-    if not settled:
+    found = find_versions(hook, request.name, request.training_run_id, request.sha256)
+    if not found:
         raise Transient(
-            f"model '{request.name}'",
-            "does not list the version just created",
-            "The registry may lag; it is tried again.",
+            f"The model '{request.name}'",
+            "does not list the version that was just created",
+            "The registry may be late. Airflow tries again.",
         )
-    kept = settled[0]
-    for duplicate in settled[1:]:
+    kept = found[0]
+    for duplicate in found[1:]:
         _delete_duplicate(hook, request.name, duplicate)
     return ModelVersion(
         name=request.name,
@@ -80,64 +89,70 @@ def ensure_version(hook: MlflowHook, request: VersionRequest) -> ModelVersion:
 
 
 def _create(hook: MlflowHook, request: VersionRequest) -> Any:
-    _ensure_model(hook, request.name)
-    subject = f"model '{request.name}' with source {request.source}"
-    action = "A server that refuses the source allows it by MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX."
-    with hook.mlflow_errors(subject, action):
+    from mlflow.exceptions import MlflowException
+
+    with hook.mlflow_errors(f"The registered model '{request.name}'"):
+        try:
+            hook.client.create_registered_model(
+                request.name, description="ONNX models, released by Airflow after their tests."
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+    action = "Set MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX on a server that refuses the source."
+    with hook.mlflow_errors(f"A version of model '{request.name}' with source {request.source}", action):
         return hook.client.create_model_version(
             name=request.name,
             source=request.source,
             run_id=request.training_run_id,
-            tags={**request.tags, SHA_TAG: request.sha256},
+            tags={**request.tags, tags.VERSION_SHA256: request.sha256},
             description=request.description,
         )
-
-
-def _ensure_model(hook: MlflowHook, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    with hook.mlflow_errors(f"registered model '{name}'"):
-        try:
-            hook.client.create_registered_model(name, description="ONNX models, released by Airflow after their tests.")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
 
 
 def _delete_duplicate(hook: MlflowHook, name: str, version: Any) -> None:
     from mlflow.exceptions import MlflowException
 
-    log.warning("Deleting version %s of model '%s': another release made the same one first.", version.version, name)
-    with hook.mlflow_errors(f"version {version.version} of model '{name}'"):
+    log.warning("Deleting version %s of model '%s': another release created the same one.", version.version, name)
+    with hook.mlflow_errors(f"The version {version.version} of model '{name}'"):
         try:
             hook.client.delete_model_version(name, version.version)
         except MlflowException as error:
-            # Gone already: the release that made it has seen the same.
+            # The other release may have deleted it already.
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
 
 
 def set_alias(hook: MlflowHook, version: ModelVersion, alias: str) -> None:
-    """Point the alias at the version; MLflow moves it in one step from wherever it was."""
-    with hook.mlflow_errors(f"alias '{alias}' of model '{version.name}'"):
+    """Move the alias to the version, in one step."""
+    with hook.mlflow_errors(f"The alias '{alias}' of model '{version.name}'"):
         hook.client.set_registered_model_alias(version.name, alias, str(version.version))
 
 
 def set_stage(hook: MlflowHook, version: ModelVersion, stage: str) -> None:
-    """Move the version to a legacy stage, for consumers that still load ``models:/<name>/<stage>``.
+    """Move the version to a legacy stage, for consumers that load ``models:/<name>/<stage>``.
 
-    Versions that hold the stage are archived, as such consumers take the newest one in it.
+    Such consumers load the newest version of the stage, and its other versions are archived.
+
+    :raises TrackingRefused: if the stage is not in `STAGES`.
     """
-    if stage not in ("Staging", "Production", "Archived"):
-        raise Refused(f"stage '{stage}'", "is none of Staging, Production, Archived", "Choose one of them, or none.")
-    with hook.mlflow_errors(f"stage '{stage}' of model '{version.name}'"):
+    if stage not in STAGES:
+        raise TrackingRefused(
+            f"The stage '{stage}'",
+            f"is not in {', '.join(STAGES)}",
+            "Choose one of them, or none.",
+            code="unknown_stage",
+        )
+    with hook.mlflow_errors(f"The stage '{stage}' of model '{version.name}'"):
         hook.client.transition_model_version_stage(
-            version.name, str(version.version), stage, archive_existing_versions=stage != "Archived"
+            version.name, str(version.version), stage, archive_existing_versions=True
         )
 
 
-def names_source(hook: MlflowHook, name: str, training_run_id: str, source: str) -> bool:
-    """Tell whether any version names these objects; when it cannot be known, `Transient` is raised."""
-    with hook.mlflow_errors(f"versions of model '{name}'"):
-        found = hook.client.search_model_versions(f"name='{name}' and run_id='{training_run_id}'")
-    return any(version.source.rstrip("/") == source.rstrip("/") for version in found)
+def has_source(hook: MlflowHook, name: str, training_run_id: str, source: str) -> bool:
+    """Return True if a version of the model was made from these objects.
+
+    :param source: the URI of the objects' folder.
+    :raises Transient: if MLflow does not answer.
+    """
+    return any(version.source.rstrip("/") == source.rstrip("/") for version in _versions(hook, name, training_run_id))

@@ -6,33 +6,34 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.tracking import tags
 from onnx_release import limits
-from onnx_release.errors import Refused
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
 
 Listing = Callable[[str], Iterable[tuple[str, bool]]]
-"""Returns path and whether it is a folder, for each entry of a folder of artifacts; empty text is their root."""
+"""Function that returns the entries of an artifact folder as pairs: path, and True for a folder. "" is the root."""
 
-# How deep and how far a run's artifacts are looked through: Lightning's logger keeps model/checkpoints/<name>/<file>.
+# Limits of the search through a run's artifacts. Lightning's logger writes model/checkpoints/<name>/<file>.
 _DEPTH_MAX = 5
 _FOLDERS_MAX = 200
 
 
 def is_file(model_uri: str) -> bool:
-    """Say whether a URI names a file of a run, and not a model's folder."""
+    """Return True for the URI of a file of a run, False for the folder of a model."""
     return model_uri.startswith("runs:/") and PurePosixPath(model_uri).suffix in limits.MODEL_SUFFIXES
 
 
 def find(hook: MlflowHook, run_id: str) -> tuple[str, str] | None:
-    """Return the URI of the one file to release, and why it; None when there is no such file.
+    """Return the URI of the file to release and the reason for this choice, or None if there is no such file.
 
-    :raises Refused: when several are as good, naming them.
+    :raises TrackingRefused: if several files match equally well.
     """
 
     def listing(folder: str) -> Iterator[tuple[str, bool]]:
-        with hook.mlflow_errors(f"artifacts of run {run_id}"):
+        with hook.mlflow_errors(f"The artifact folder of run {run_id}"):
             yield from ((item.path, item.is_dir) for item in hook.client.list_artifacts(run_id, folder or None))
 
     files = sorted(model_files(listing))
@@ -44,32 +45,33 @@ def find(hook: MlflowHook, run_id: str) -> tuple[str, str] | None:
 
 
 def choose(files: list[str], run_id: str) -> str:
-    """Return the file to release: one whose path says ``best`` before the others, then a program before weights.
+    """Return the file to release: one with ``best`` in its path before the others, then a program before weights.
 
-    :raises Refused: when several are as good, naming them.
+    :raises TrackingRefused: if several files match equally well.
     """
     best = [path for path in files if "best" in path.lower()] or files
-    by_kind = [[path for path in best if path.endswith(suffix)] for suffix in limits.MODEL_SUFFIXES]
-    foremost = next(paths for paths in by_kind if paths)
-    if len(foremost) > 1:
-        raise Refused(
-            f"training run {run_id}",
-            f"logged no model, and {len(foremost)} files that could be it: {', '.join(foremost[:10])}",
-            f"Name one: model_uri = runs:/{run_id}/{foremost[-1]}",
+    by_suffix = [[path for path in best if path.endswith(suffix)] for suffix in limits.MODEL_SUFFIXES]
+    first = next(paths for paths in by_suffix if paths)
+    if len(first) > 1:
+        raise TrackingRefused(
+            f"The training run {run_id}",
+            f"logged no model, but {len(first)} files that match equally well: {', '.join(first[:10])}",
+            f"Choose one: model_uri = runs:/{run_id}/{first[-1]}",
+            code="several_model_files",
         )
-    return foremost[0]
+    return first[0]
 
 
 def model_files(listing: Listing) -> Iterator[str]:
-    """Yield the path of every file that is called as a model or weights are, outside of logged models."""
+    """Yield the path of every file with a suffix of models or weights, except in the folders of logged models."""
     folders = [("", 0)]
     for _ in range(_FOLDERS_MAX):
         if not folders:
             return
         folder, depth = folders.pop(0)
         items = list(listing(folder))
-        # The evidence of an earlier release is no source of another.
-        if folder == "onnx_release" or any(PurePosixPath(path).name == "MLmodel" for path, _ in items):
+        # The artifacts of an earlier release are not the source of another.
+        if folder == tags.ROOT or any(PurePosixPath(path).name == "MLmodel" for path, _ in items):
             continue
         folders += [(path, depth + 1) for path, is_dir in items if is_dir and depth < _DEPTH_MAX]
         yield from (p for p, is_dir in items if not is_dir and PurePosixPath(p).suffix in limits.MODEL_SUFFIXES)

@@ -13,15 +13,12 @@ from airflow_onnx import dag_runs, defaults, validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, RunQuery, TrainingRun
-from airflow_onnx.tracking.model_registry import PRECISION_TAG, SHA_TAG
-from airflow_onnx.tracking.run_log import TAG
+from airflow_onnx.tracking import tags
 from airflow_onnx.watch.model_kind import kind_of_model
 from onnx_release.errors import Refused
 from onnx_release.records.base import Record
 
 Action = Literal["release", "wait", "skip", "refuse"]
-MODEL_NAME_TAG = f"{TAG}.model_name"
-WALL_TAG = f"{TAG}.wall_s"
 # Of how many former releases an estimate is made.
 ESTIMATED_FROM = 50
 
@@ -85,8 +82,8 @@ class Planner:
     def _model_name(self, run: TrainingRun) -> str:
         """Return the name that the run, else its experiment, asks for by a tag; else the deployment's own."""
         experiment = self.experiments.get(run.experiment_id)
-        by_experiment = experiment.tags.get(MODEL_NAME_TAG) if experiment else None
-        return run.tags.get(MODEL_NAME_TAG) or by_experiment or self.defaults.model_name
+        by_experiment = experiment.tags.get(tags.MODEL_NAME) if experiment else None
+        return run.tags.get(tags.MODEL_NAME) or by_experiment or self.defaults.model_name
 
     def _decide(self, run: TrainingRun, name: str) -> tuple[Action, str]:
         steps = (self._by_its_end, self._by_the_registry, self._by_its_releases, self._by_its_model)
@@ -99,9 +96,12 @@ class Planner:
         return None if run.status == "FINISHED" else ("skip", f"the run ended as {run.status}")
 
     def _by_the_registry(self, run: TrainingRun, name: str) -> tuple[Action, str] | None:
-        for version, tags in self.rest.versions(name, run.run_id).items():
+        for version, found in self.rest.versions(name, run.run_id).items():
             # A version of reduced precision, made by hand, is not the one that is still to come.
-            if SHA_TAG in tags and tags.get(PRECISION_TAG, validation.EXACT) in self._precisions():
+            if (
+                tags.VERSION_SHA256 in found
+                and found.get(tags.VERSION_PRECISION, validation.EXACT) in self._precisions()
+            ):
                 return "skip", f"released as version {version} of '{name}'"
         return None
 
@@ -112,13 +112,13 @@ class Planner:
         return set(map(str, asked)) if isinstance(asked, list) else {validation.EXACT}
 
     def _by_its_releases(self, run: TrainingRun, _: str) -> tuple[Action, str] | None:
-        own, other = dag_runs.release_id(run.run_id), run.tags.get(f"{TAG}.dag_run_id", "")
+        own, other = dag_runs.release_id(run.run_id), run.tags.get(tags.DAG_RUN_ID, "")
         states = {dag_run_id: self.dag_state(dag_run_id) for dag_run_id in dict.fromkeys([own, other]) if dag_run_id}
         if alive := [dag_run_id for dag_run_id, state in states.items() if state is State.ALIVE]:
             return "wait", f"its release goes on as DAG run {alive[0]}"
         if states[own] is not State.ABSENT:
             return "skip", f"tried before: {_outcome(run)}; clear DAG run {own}, or trigger it by hand"
-        if run.tags.get(f"{TAG}.status") == "refused":
+        if run.tags.get(tags.STATUS) == "refused":
             return "skip", f"refused before: {_outcome(run)}; trigger it by hand"
         return None
 
@@ -132,11 +132,11 @@ class Planner:
             # A TorchScript module has a pickle's name, and only its contents tell.
             return "refuse", "the model is a pickle, and [onnx_release] allow_pickle is not set (TorchScript: by hand)"
         if kind == "weights" and not self._has_factory(run):
-            return "refuse", f"the run left weights alone, and nothing says what makes the model (tag {TAG}.factory)"
+            return "refuse", f"the run left weights alone, and nothing says what makes the model (tag {tags.FACTORY})"
         return None
 
     def _has_factory(self, run: TrainingRun) -> bool:
-        return bool(run.tags.get(f"{TAG}.factory") or self.defaults.params.get("factory"))
+        return bool(run.tags.get(tags.FACTORY) or self.defaults.params.get("factory"))
 
     def conf(self, planned: Planned) -> dict[str, Any]:
         """Return the parameters that the run's release is started with."""
@@ -148,8 +148,8 @@ class Planner:
 
 
 def _outcome(run: TrainingRun) -> str:
-    status = run.tags.get(f"{TAG}.status", "no outcome on record")
-    reason = run.tags.get(f"{TAG}.reason", "")
+    status = run.tags.get(tags.STATUS, "no outcome on record")
+    reason = run.tags.get(tags.REASON, "")
     return f"{status} ({reason[:200]})" if reason else status
 
 
@@ -157,7 +157,7 @@ def release_wall_s(rest: MlflowRest, experiment_ids: list[str]) -> tuple[float, 
     """Return how long a release takes, in seconds, and what that is made of: the latest releases, or an assumption."""
     query = RunQuery(
         experiment_ids=experiment_ids,
-        filter=f"tags.`{TAG}.status` = 'released'",
+        filter=f"tags.`{tags.STATUS}` = 'released'",
         newest_first=True,
         page_size=ESTIMATED_FROM,
     )
@@ -168,6 +168,6 @@ def release_wall_s(rest: MlflowRest, experiment_ids: list[str]) -> tuple[float, 
 
 
 def _wall_s(run: TrainingRun) -> Iterator[float]:
-    text = run.tags.get(WALL_TAG, "")
+    text = run.tags.get(tags.WALL_S, "")
     if text.replace(".", "", 1).isdecimal():
         yield float(text)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_onnx.hooks.mlflow_rest import PAGE_SIZE, Experiment, RunQuery
-from airflow_onnx.tracking.run_log import TAG
+from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused
 
 # Set on a run once it has been decided what becomes of it; a look asks only for runs without it, so what a look costs
 # follows the new runs and not the old ones.
-WATCHED = f"{TAG}.watched"
+WATCHED = tags.WATCHED
 ALL = "*"
 FILTER_MAX_CHARACTERS = 2000
 

@@ -6,11 +6,10 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_onnx import dag_runs
+from airflow_onnx import airflow_urls, dag_runs
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
-from airflow_onnx.tracking import run_log
-from airflow_onnx.tracking.run_log import TAG
+from airflow_onnx.tracking import tags
 from airflow_onnx.watch.decide import Planned
 from airflow_onnx.watch.queries import WATCHED
 from onnx_release.errors import Refused
@@ -40,10 +39,10 @@ class Starter:
         self.rest.set_tags(
             planned.training_run_id,
             {
-                f"{TAG}.status": "triggered",
-                f"{TAG}.dag_run_id": dag_run_id,
-                f"{TAG}.dag_run_url": dag_runs.url(dag_run_id),
-                f"{TAG}.rerun_url": run_log.rerun_url(planned.training_run_id, conf),
+                tags.STATUS: "triggered",
+                tags.DAG_RUN_ID: dag_run_id,
+                tags.DAG_RUN_URL: dag_runs.url(dag_run_id),
+                tags.RERUN_URL: airflow_urls.rerun_url(planned.training_run_id, conf, tags.VALUE_MAX_CHARACTERS),
             },
         )
         try:
@@ -64,11 +63,11 @@ class Starter:
 
     def refuse(self, training_run_id: str, reason: str) -> None:
         """Put a refusal on the run, where its owner looks."""
-        text = reason[: run_log.TAG_MAX_CHARACTERS]
-        self.rest.set_tags(training_run_id, {f"{TAG}.status": "refused", f"{TAG}.reason": text, WATCHED: "refuse"})
+        text = reason[: tags.VALUE_MAX_CHARACTERS]
+        self.rest.set_tags(training_run_id, {tags.STATUS: "refused", tags.REASON: text, WATCHED: "refuse"})
 
     def _mark(self, training_run_id: str, text: str) -> None:
-        self.rest.set_tags(training_run_id, {WATCHED: text[: run_log.TAG_MAX_CHARACTERS]})
+        self.rest.set_tags(training_run_id, {WATCHED: text[: tags.VALUE_MAX_CHARACTERS]})
 
 
 def new_releases_go_on(rest: MlflowRest, experiment_ids: list[str], since_ms: int) -> bool:
@@ -76,8 +75,8 @@ def new_releases_go_on(rest: MlflowRest, experiment_ids: list[str], since_ms: in
     conditions = [
         f"attributes.end_time >= {since_ms}",
         f"tags.`{WATCHED}` = '{NEW}'",
-        f"tags.`{TAG}.status` != 'released'",
-        f"tags.`{TAG}.status` != 'refused'",
+        f"tags.`{tags.STATUS}` != 'released'",
+        f"tags.`{tags.STATUS}` != 'refused'",
     ]
     query = RunQuery(experiment_ids=experiment_ids, filter=" AND ".join(conditions))
     return any(dag_runs.state(dag_runs.release_id(run.run_id)) is State.ALIVE for run in rest.runs(query))

@@ -17,7 +17,7 @@ from torch import nn
 from airflow_onnx import validation
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking.model_registry import PRECISION_TAG
-from airflow_onnx.tracking.release_inputs import Source
+from airflow_onnx.tracking.release_inputs import ReleaseInputs
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
 from tests.edge.conftest import Services
@@ -137,7 +137,7 @@ def test_int8_or_nothing_is_refused_when_nothing_passes(hook: MlflowHook, run_id
 def test_a_hostile_tag_leads_nowhere(hook: MlflowHook, tag: str) -> None:
     run = hook.client.create_run(mlflow.get_experiment_by_name("tests").experiment_id)
     hook.client.set_tag(run.info.run_id, f"{TAG}.evaluation", tag)
-    source = Source(hook, TrainedModel(training_run_id=run.info.run_id, model_uri="models:/m-1"), {})
+    source = ReleaseInputs(hook, TrainedModel(training_run_id=run.info.run_id, model_uri="models:/m-1"), {})
     with pytest.raises(Refused, match=r"no path of an \.npz file"):
         source.evaluation_uri("")
     assert source.evaluation_uri("s3://bucket/mine.npz") == "s3://bucket/mine.npz", "a parameter wins"

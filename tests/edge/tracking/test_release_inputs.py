@@ -1,4 +1,4 @@
-"""Training runs that left no pt2: weights with a factory, TorchScript, pickles; and a user's own inputs."""
+"""Releases of weights with a factory, TorchScript and pickles, and of a user's own test inputs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_onnx.cli import doctor
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import training_run
-from onnx_release.errors import Refused
 from tests.edge.releasing import SIGNATURE, Release, TwoHeads, assert_refused, new_release, trained_run
+from tests.refusals import refused
 
 INPUTS = json.dumps([{"name": "signal", "dtype": "float32", "shape": ["batch", 8], "low": -2, "high": 2}])
 FACTORY = "tests.edge.releasing:TwoHeads"
@@ -28,17 +28,17 @@ FACTORY = "tests.edge.releasing:TwoHeads"
 
 @pytest.fixture(autouse=True)
 def _staged(staging: None) -> None:
-    """Every release here stages below the tests' folder."""
+    """Stage every release of this module below the tests' folder."""
 
 
 @pytest.fixture
 def factories(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deployment that lets these tests' package make models."""
+    """Allow factories of this test package."""
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__FACTORY_PACKAGES", "some.other, tests.edge")
 
 
 def weights_run(*paths: str, tags: dict[str, str] | None = None) -> str:
-    """Leave a state dict under these paths, and no model."""
+    """Log a state dict under these paths, and no model."""
     torch.manual_seed(0)
     state = TwoHeads().eval().state_dict()
     with mlflow.start_run(tags=tags) as run, tempfile.TemporaryDirectory() as scratch:
@@ -49,11 +49,11 @@ def weights_run(*paths: str, tags: dict[str, str] | None = None) -> str:
     return str(run.info.run_id)
 
 
-def _target(hook: MlflowHook, run_id: str) -> Any:
-    return training_run.find_trained_model(hook, training_run.Target(run_id))
+def _trained_model(hook: MlflowHook, run_id: str) -> Any:
+    return training_run.find_trained_model(hook, run_id)
 
 
-def test_weights_that_the_run_itself_describes_are_released_without_a_person(hook: MlflowHook, factories: None) -> None:
+def test_weights_with_tags_for_factory_and_inputs_are_released(hook: MlflowHook, factories: None) -> None:
     run_id = weights_run(
         "model/state_dict.pth", tags={"onnx_release.factory": FACTORY, "onnx_release.input_spec": INPUTS}
     )
@@ -67,7 +67,7 @@ def test_weights_that_the_run_itself_describes_are_released_without_a_person(hoo
     assert [attempt["outcome"] for attempt in report["artifact"]["attempts"]] == ["taken"]
 
 
-def test_a_factory_that_the_deployment_does_not_allow_is_refused_with_the_option(hook: MlflowHook) -> None:
+def test_a_factory_that_the_deployment_does_not_allow_is_refused(hook: MlflowHook) -> None:
     release = new_release(weights_run("model/state_dict.pth"))
     release.params = {"source": {"factory": FACTORY, "input_spec": INPUTS}}
     with pytest.raises(AirflowFailException, match="no package that this deployment allows"):
@@ -83,26 +83,26 @@ def test_a_factory_that_the_deployment_does_not_allow_is_refused_with_the_option
         (["deep/er/est/w.pt"], "deep/er/est/w.pt"),
     ],
 )
-def test_of_several_files_the_best_is_chosen(hook: MlflowHook, paths: list[str], chosen: str) -> None:
+def test_of_several_files_the_preferred_one_is_chosen(hook: MlflowHook, paths: list[str], chosen: str) -> None:
     run_id = weights_run(*paths)
-    assert _target(hook, run_id).model_uri == f"runs:/{run_id}/{chosen}"
+    assert _trained_model(hook, run_id).model_uri == f"runs:/{run_id}/{chosen}"
 
 
-def test_files_that_are_as_good_are_refused_with_their_names(hook: MlflowHook) -> None:
+def test_files_that_match_equally_well_are_refused_with_their_names(hook: MlflowHook) -> None:
     run_id = weights_run("a/one.ckpt", "b/two.ckpt")
-    with pytest.raises(Refused, match=r"2 files that could be it: a/one\.ckpt, b/two\.ckpt.*model_uri = runs:/"):
-        _target(hook, run_id)
+    with refused("several_model_files", "a/one.ckpt, b/two.ckpt", "model_uri = runs:/"):
+        _trained_model(hook, run_id)
 
 
-def test_a_model_comes_before_weights(hook: MlflowHook) -> None:
+def test_a_model_is_preferred_to_weights(hook: MlflowHook) -> None:
     run_id = trained_run()
     hook.client.log_text(run_id, "no weights", "checkpoints/best.ckpt")
-    found = _target(hook, run_id)
+    found = _trained_model(hook, run_id)
     assert found.model_uri.startswith("models:/m-")
-    assert found.chosen == "of 1 logged models the newest with PyTorch"
+    assert found.chosen == "the newest of 1 logged models with PyTorch"
 
 
-def test_a_torchscript_model_is_released_without_leave_for_pickles(hook: MlflowHook) -> None:
+def test_a_torchscript_model_is_released_without_allow_pickle(hook: MlflowHook) -> None:
     scripted = torch.jit.script(TwoHeads().eval())
     with mlflow.start_run() as run:
         mlflow.pytorch.log_model(
@@ -116,7 +116,7 @@ def test_a_torchscript_model_is_released_without_leave_for_pickles(hook: MlflowH
 
 
 @pytest.mark.parametrize("where", ["s3", "run"])
-def test_a_users_inputs_are_compared_and_timed_with(hook: MlflowHook, tmp_path: Path, where: str) -> None:
+def test_a_users_inputs_are_used_for_parity_and_latency(hook: MlflowHook, tmp_path: Path, where: str) -> None:
     np.savez(tmp_path / "real.npz", signal=np.full((5, 8), 0.25, np.float32))
     release = new_release(trained_run())
     if where == "s3":
@@ -136,18 +136,18 @@ def test_a_users_inputs_are_compared_and_timed_with(hook: MlflowHook, tmp_path: 
     ("uri", "words"),
     [
         ("s3://heimdall-models/nothing.npz", "the store refuses"),
-        ("file:///etc/passwd", "is of no known form"),
-        ("s3://heimdall-models/a.pkl", "is of no known form"),
+        ("file:///etc/passwd", "has no known form"),
+        ("s3://heimdall-models/a.pkl", "has no known form"),
     ],
 )
-def test_inputs_that_cannot_be_had_are_refused(hook: MlflowHook, uri: str, words: str) -> None:
+def test_inputs_that_cannot_be_read_are_refused(hook: MlflowHook, uri: str, words: str) -> None:
     release = new_release(trained_run())
     release.params = {"inputs_uri": uri}
     with pytest.raises(AirflowFailException, match=words):
         release.to("parity_latency")
 
 
-def test_a_wrong_weight_is_refused_with_its_node_and_what_shows_it_again(
+def test_a_wrong_weight_is_refused_with_its_node_and_a_reproduction(
     hook: MlflowHook, release: Release, tmp_path: Path
 ) -> None:
     release.to("check")
@@ -166,7 +166,7 @@ def test_a_wrong_weight_is_refused_with_its_node_and_what_shows_it_again(
 
 
 def _break_a_weight(release: Release) -> None:
-    """Change one initializer of the staged file, and let every record speak of the new bytes."""
+    """Change one initializer of the staged file, and update every record to the new bytes."""
     import onnx
 
     from onnx_release.artifact.digests import describe_folder, folder_sha256
@@ -191,7 +191,7 @@ def test_the_doctor_prints_findings_and_returns_an_exit_code(
 ) -> None:
     run_id = trained_run()
     capsys.readouterr()
-    assert doctor.main([f"{_target(hook, run_id).model_uri}", "--json"]) == 0
+    assert doctor.main([f"{_trained_model(hook, run_id).model_uri}", "--json"]) == 0
     findings = json.loads(capsys.readouterr().out)
     assert {finding["code"] for finding in findings} >= {"exported", "parity"}
 

@@ -1,11 +1,10 @@
-"""What a release leaves on its training run: one state that is true, and the history of every attempt."""
+"""The state of a release on its training run, and the history of every attempt."""
 
 from __future__ import annotations
 
 import json
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import mlflow
 import pytest
@@ -14,8 +13,9 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
-from airflow_onnx.tracking import model_registry, run_log
+from airflow_onnx.tracking import model_registry
 from tests.edge.releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
+from tests.edge.test_airflow_urls import rerun_conf
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +30,14 @@ def history(hook: MlflowHook, release: Release) -> list[str]:
 
 
 def refuse(release: Release, judged: Release) -> None:
-    """Ask for the impossible, as a person does who tries stricter limits."""
+    """Let the parity comparison fail, as a person does who tries stricter limits."""
     release.params["parity"] = {"mae_max": 1e-30}
     release.after(judged, "check")
     with pytest.raises(AirflowFailException):
         release.run("parity_latency")
 
 
-def test_a_refusal_after_a_success_leaves_the_success_standing(
+def test_a_refusal_after_a_release_does_not_change_the_current_release(
     hook: MlflowHook, release: Release, judged: Release
 ) -> None:
     release.after(judged, "parity_latency").run("upload", "register", "promote")
@@ -61,14 +61,16 @@ def test_a_refusal_after_a_success_leaves_the_success_standing(
     assert len(versions_of(hook, release)) == 1
 
 
-def test_a_release_after_a_refusal_is_a_release(hook: MlflowHook, release: Release, judged: Release) -> None:
+def test_a_release_after_a_refusal_becomes_current(hook: MlflowHook, release: Release, judged: Release) -> None:
     first = Release(release.training_run_id, release.model_name, dag_run_id="first")
     refuse(first, judged)
     tags = tags_of(hook, release.training_run_id)
     assert (tags["status"], tags["dag_run_id"]) == ("refused", "first")
+    assert tags["reason_code"]
     release.after(judged, "parity_latency").run("upload", "register", "promote")
     tags = tags_of(hook, release.training_run_id)
-    assert (tags["status"], tags["reason"], tags["dag_run_id"]) == ("released", "", release.dag_run_id)
+    assert (tags["status"], tags["reason"], tags["reason_code"]) == ("released", "", "")
+    assert tags["dag_run_id"] == release.dag_run_id
     assert float(tags["wall_s"]) >= 0
     kept = history(hook, release)
     assert len(kept) == 2
@@ -76,7 +78,7 @@ def test_a_release_after_a_refusal_is_a_release(hook: MlflowHook, release: Relea
     assert json.loads(mlflow.artifacts.load_text(path))["status"] == "refused"
 
 
-def test_a_release_that_fails_before_its_alias_is_moved_does_not_stand(
+def test_a_release_that_fails_before_its_alias_is_moved_is_not_current(
     hook: MlflowHook, release: Release, judged: Release
 ) -> None:
     release.after(judged, "parity_latency").run("upload", "register")
@@ -87,7 +89,7 @@ def test_a_release_that_fails_before_its_alias_is_moved_does_not_stand(
     assert (tags["status"], "version" in tags, len(versions_of(hook, release))) == ("refused", False, 1)
 
 
-def test_a_refusal_after_the_version_was_deleted_speaks_of_it_no_more(
+def test_a_refusal_after_the_version_was_deleted_empties_its_tags(
     hook: MlflowHook, release: Release, judged: Release
 ) -> None:
     release.after(judged, "parity_latency").run("upload", "register", "promote")
@@ -98,7 +100,7 @@ def test_a_refusal_after_the_version_was_deleted_speaks_of_it_no_more(
     assert [tags[name] for name in ("version", "alias", "s3_uri", "wall_s")] == ["", "", "", ""]
 
 
-def test_a_refusal_under_another_name_leaves_the_success_standing(
+def test_a_refusal_under_another_name_does_not_change_the_current_release(
     hook: MlflowHook, release: Release, judged: Release
 ) -> None:
     release.after(judged, "parity_latency").run("upload", "register", "promote")
@@ -112,39 +114,39 @@ def test_a_refusal_under_another_name_leaves_the_success_standing(
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "' or name='x", "../x", "a/b"])
-def test_a_release_that_only_the_tags_know_does_not_stand(hook: MlflowHook, run_id: str, name: str) -> None:
-    assert not model_registry.holds(hook, name, "1", run_id)
-    assert not model_registry.holds(hook, name, "one", run_id)
+def test_a_release_without_a_registered_version_is_not_current(hook: MlflowHook, run_id: str, name: str) -> None:
+    assert not model_registry.is_release_of(hook, name, "1", run_id)
+    assert not model_registry.is_release_of(hook, name, "one", run_id)
 
 
-def test_more_metrics_than_fit_one_call_are_all_there(hook: MlflowHook) -> None:
+def test_more_metrics_than_fit_into_one_call_are_all_logged(hook: MlflowHook) -> None:
     run_id = hook.client.create_run("0").info.run_id
     metrics = {f"onnx_release/number_{number}": float(number) for number in range(1001)}
     hook.log_metrics(run_id, metrics)
     assert hook.client.get_run(run_id).data.metrics == metrics
 
 
-def test_a_release_says_on_the_run_that_it_has_begun(hook: MlflowHook) -> None:
+def test_the_start_of_a_release_is_tagged_on_the_run(hook: MlflowHook) -> None:
     run_id = trained_run(seed=41)
     release = Release(run_id, "begun", dag_run_id="by hand/1", conf={"mae_max": 1e-4, "training_run_id": run_id})
     release.run("wait")
     tags = tags_of(hook, run_id)
     assert (tags["status"], tags["dag_run_id"]) == ("running", "by hand/1")
     assert tags["dag_run_url"] == "http://airflow.test/dags/release_onnx/runs/by%20hand%2F1"
-    assert asked(tags["rerun_url"]) == {"mae_max": 1e-4, "training_run_id": run_id}
+    assert rerun_conf(tags["rerun_url"]) == {"mae_max": 1e-4, "training_run_id": run_id}
 
 
 @pytest.mark.parametrize("form", ["runs:/{run}/model", "models:/{model}"])
-def test_a_release_by_model_uri_is_repeated_by_it(hook: MlflowHook, run_id: str, form: str) -> None:
+def test_a_release_by_model_uri_is_repeated_by_model_uri(hook: MlflowHook, run_id: str, form: str) -> None:
     model_id = hook.client.get_run(run_id).outputs.model_outputs[0].model_id
     uri = form.format(run=run_id, model=model_id)
     context: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="uri", conf={"model_uri": uri})}
     trained = MlflowTrainingRunSensor(task_id="wait", model_uri=uri, model_name="by-uri").execute(context)
     assert (trained["training_run_id"], trained["model_uri"]) == (run_id, uri)
-    assert asked(tags_of(hook, run_id)["rerun_url"]) == {"model_uri": uri}
+    assert rerun_conf(tags_of(hook, run_id)["rerun_url"]) == {"model_uri": uri}
 
 
-def test_a_sensor_that_pokes_says_once_that_it_has_begun(hook: MlflowHook) -> None:
+def test_a_sensor_that_pokes_tags_the_start_once(hook: MlflowHook) -> None:
     run = hook.client.create_run(hook.client.create_experiment("poked"))
     context: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="poke", conf={})}
     sensor = MlflowTrainingRunSensor(
@@ -155,26 +157,3 @@ def test_a_sensor_that_pokes_says_once_that_it_has_begun(hook: MlflowHook) -> No
     hook.client.delete_tag(run.info.run_id, f"{TAG}.status")
     assert not sensor.poke(context).is_done
     assert "status" not in tags_of(hook, run.info.run_id)
-
-
-def asked(url: str) -> Any:
-    """Return what the trigger page reads from its address."""
-    parts = urlsplit(url)
-    assert (parts.scheme, parts.netloc, parts.path) == ("http", "airflow.test", "/onnx-release/trigger")
-    return json.loads(parse_qs(parts.query, strict_parsing=True)["conf"][0])
-
-
-def test_a_rerun_address_carries_hostile_text_as_data_and_fits_a_tag() -> None:
-    hostile = {"model_name": '"><script>&conf=%7B', "alias": "ü\n#?"}
-    assert asked(run_log.rerun_url("r" * 32, hostile)) == {**hostile, "training_run_id": "r" * 32}
-
-
-def test_a_rerun_address_that_would_not_fit_a_tag_leaves_out_the_longest() -> None:
-    kept = {"model_name": "n" * 128, "mae_max": 1e-4}
-    long = run_log.rerun_url("r" * 32, {"per_output": {"x": "y" * 5000}, **kept})
-    assert len(long) <= run_log.TAG_MAX_CHARACTERS
-    assert asked(long) == {**kept, "training_run_id": "r" * 32}
-    many = run_log.rerun_url("r" * 32, {f"p{number}": "v" * 50 for number in range(500)} | kept)
-    assert len(many) <= run_log.TAG_MAX_CHARACTERS
-    assert asked(many)["model_name"] == kept["model_name"]
-    assert asked(run_log.rerun_url("r", {"model_uri": "models:/" + "m" * 5000})) == {"training_run_id": "r"}

@@ -1,4 +1,4 @@
-"""Training runs of every kind on a real MLflow server: the one model that is meant, or the reason why there is none."""
+"""The trained model of training runs of every kind, on a real MLflow server."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mlflow.types import Schema, TensorSpec
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import training_run
 from onnx_release.errors import Refused, Transient
+from tests.refusals import refused
 
 SIGNATURE = ModelSignature(
     Schema([TensorSpec(np.dtype("float32"), (-1, 3), "x")]), Schema([TensorSpec(np.dtype("float32"), (-1, 2), "y")])
@@ -23,7 +24,7 @@ SIGNATURE = ModelSignature(
 
 
 def log_model(name: str = "model", step: int = 0) -> str:
-    """Log a small real model to the active run; returns its id."""
+    """Log a small PyTorch model to the active run and return its id."""
     info = mlflow.pytorch.log_model(
         torch.nn.Linear(3, 2).eval(),
         name=name,
@@ -36,66 +37,66 @@ def log_model(name: str = "model", step: int = 0) -> str:
     return str(info.model_id)
 
 
-def test_a_finished_run_gives_its_model(hook: MlflowHook) -> None:
+def test_the_model_of_a_finished_run_is_found(hook: MlflowHook) -> None:
     with mlflow.start_run(run_name="../../etc/ünï code\n") as run:
         model_id = log_model()
-    found = training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
+    found = training_run.find_trained_model(hook, run.info.run_id)
     assert found is not None
     assert (found.training_run_id, found.model_uri) == (run.info.run_id, f"models:/{model_id}")
-    assert found.run_name == "../../etc/ünï code\n", "data, carried as it is"
+    assert found.run_name == "../../etc/ünï code\n", "the name is data and stays unchanged"
     assert found.ended_at_ms
 
 
-def test_the_last_step_of_several_models_is_taken(hook: MlflowHook) -> None:
+def test_of_several_models_the_one_of_the_last_step_is_chosen(hook: MlflowHook) -> None:
     with mlflow.start_run() as run:
         last = log_model("best", step=20)
         log_model("early", step=10)
-    found = training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
+    found = training_run.find_trained_model(hook, run.info.run_id)
     assert found is not None
     assert found.model_id == last
 
 
-def test_an_unfinished_run_is_waited_for(hook: MlflowHook) -> None:
+def test_an_unfinished_run_returns_no_model(hook: MlflowHook) -> None:
     with mlflow.start_run() as run:
-        assert training_run.find_trained_model(hook, training_run.Target(run.info.run_id)) is None
+        assert training_run.find_trained_model(hook, run.info.run_id) is None
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_run_that_did_not_finish_is_refused(hook: MlflowHook, status: str) -> None:
     run = mlflow.start_run()
     mlflow.end_run(status)
-    with pytest.raises(Refused, match=f"ended as {status}"):
-        training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
+    with refused("run_not_finished", status):
+        training_run.find_trained_model(hook, run.info.run_id)
 
 
 def test_a_deleted_run_is_refused(hook: MlflowHook) -> None:
     with mlflow.start_run() as run:
         log_model()
     hook.client.delete_run(run.info.run_id)
-    with pytest.raises(Refused, match="was deleted"):
-        training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
+    with refused("run_deleted"):
+        training_run.find_trained_model(hook, run.info.run_id)
 
 
 def test_a_run_without_a_model_is_refused(hook: MlflowHook) -> None:
     with mlflow.start_run() as run:
         mlflow.log_text("no model", "notes.txt")
-    with pytest.raises(Refused, match=r"holds no PyTorch model.*log_model"):
-        training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
+    with refused("no_pytorch_model", "log_model"):
+        training_run.find_trained_model(hook, run.info.run_id)
 
 
 def test_an_unknown_run_is_refused(hook: MlflowHook) -> None:
-    with pytest.raises(Refused, match="Check the run id"):
-        training_run.find_trained_model(hook, training_run.Target("0" * 32))
+    with refused("mlflow_refused", "0" * 32):
+        training_run.find_trained_model(hook, "0" * 32)
 
 
-def test_a_model_of_mlflow_2_lies_among_the_artifacts(hook: MlflowHook, tmp_path: Path) -> None:
+def test_a_model_of_mlflow_2_is_found_among_the_artifacts(hook: MlflowHook, tmp_path: Path) -> None:
     mlflow.pytorch.save_model(
         torch.nn.Linear(3, 2), tmp_path / "m", serialization_format="pickle", pip_requirements=["torch"]
     )
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(tmp_path / "m"), "old_model")
         mlflow.log_text("x", "notes/other.txt")
-    found = training_run.find_trained_model(hook, training_run.Target(run.info.run_id))
+    found = training_run.find_trained_model(hook, run.info.run_id)
     assert found is not None
     assert (found.model_uri, found.model_id) == (f"runs:/{run.info.run_id}/old_model", None)
 
@@ -105,43 +106,49 @@ def test_a_model_of_another_flavor_is_refused(hook: MlflowHook, tmp_path: Path) 
     (tmp_path / "MLmodel").write_text(json.dumps({"flavors": {"sklearn": {"pickled_model": "model.pkl"}}}))
     with mlflow.start_run() as run:
         mlflow.log_artifacts(str(tmp_path), "model")
-    with pytest.raises(Refused, match="has no pytorch flavor"):
-        training_run.find_trained_model(hook, training_run.Target(run.info.run_id, f"runs:/{run.info.run_id}/model"))
+    with refused("no_pytorch_flavor"):
+        training_run.find_trained_model(hook, run.info.run_id, f"runs:/{run.info.run_id}/model")
 
 
-def test_every_form_of_model_uri_leads_to_its_run(hook: MlflowHook) -> None:
+def test_every_form_of_model_uri_resolves_to_its_run(hook: MlflowHook) -> None:
     with mlflow.start_run() as run:
         model_id = log_model()
     run_id = run.info.run_id
     version = mlflow.register_model(f"models:/{model_id}", "torch-models").version
     hook.client.set_registered_model_alias("torch-models", "best", version)
     uris = (f"runs:/{run_id}/model", f"models:/{model_id}", f"models:/torch-models/{version}")
-    assert [training_run.target(hook, "", uri) for uri in uris] == [training_run.Target(run_id, uri) for uri in uris]
-    by_alias = training_run.target(hook, "", "models:/torch-models@best")
-    assert by_alias == training_run.Target(run_id, uris[2]), "pinned: the alias may move while the release goes on"
-    found = training_run.find_trained_model(hook, by_alias)
+    assert [training_run.resolve(hook, None, uri) for uri in uris] == [(run_id, uri) for uri in uris]
+    by_alias = training_run.resolve(hook, None, "models:/torch-models@best")
+    assert by_alias == (run_id, uris[2]), "the version, as the alias may move while the release goes on"
+    found = training_run.find_trained_model(hook, *by_alias)
     assert found is not None
     assert found.model_uri == uris[2]
 
 
 @pytest.mark.parametrize(
-    ("run_id", "uri", "word"),
+    ("run_id", "uri", "code"),
     [
-        ("", "", "neither is given"),
-        ("abc", "models:/m@a", "both are given"),
-        ("../../x", "", "training run id"),
-        ("", "runs:/../x", "training run id"),
-        ("", "s3://bucket/x", "no known form"),
-        ("", "models:/no-such-model/1", "Check the URI"),
-        ("", "models:/m-0123456789abcdef0123456789abcdef", "Check the URI"),
+        (None, None, "run_or_model"),
+        ("abc", "models:/m@a", "run_or_model"),
+        (None, "s3://bucket/x", "model_uri_form"),
+        (None, "models:/no-such-model/1", "mlflow_refused"),
+        (None, "models:/m-0123456789abcdef0123456789abcdef", "mlflow_refused"),
     ],
 )
-def test_what_names_no_run_is_refused(hook: MlflowHook, run_id: str, uri: str, word: str) -> None:
-    with pytest.raises(Refused, match=word):
-        training_run.target(hook, run_id, uri)
+def test_arguments_that_name_no_run_are_refused(
+    hook: MlflowHook, run_id: str | None, uri: str | None, code: str
+) -> None:
+    with refused(code):
+        training_run.resolve(hook, run_id, uri)
 
 
-def test_a_model_is_downloaded_whole_and_a_missing_one_leaves_nothing(hook: MlflowHook, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("run_id", "uri"), [("../../x", None), (None, "runs:/../x")])
+def test_an_invalid_run_id_is_refused(hook: MlflowHook, run_id: str | None, uri: str | None) -> None:
+    with pytest.raises(Refused):
+        training_run.resolve(hook, run_id, uri)
+
+
+def test_a_model_is_downloaded_whole_and_a_missing_one_leaves_no_folder(hook: MlflowHook, tmp_path: Path) -> None:
     with mlflow.start_run():
         model_id = log_model()
     assert (hook.download(f"models:/{model_id}", tmp_path / "there") / "data/model.pt2").stat().st_size > 0

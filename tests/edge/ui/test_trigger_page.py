@@ -15,8 +15,8 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
+from airflow_onnx import airflow_urls
 from airflow_onnx.plugin import AirflowOnnxPlugin
-from airflow_onnx.tracking import run_log
 from airflow_onnx.ui.app import STATIC, URL_PREFIX, login_address, make_app
 
 REPO = Path(__file__).resolve().parents[3]
@@ -48,7 +48,7 @@ def user() -> Iterator[TestClient]:
 
 
 def test_the_address_in_the_tag_is_the_pages() -> None:
-    assert urlsplit(run_log.rerun_url("abc", {})).path.endswith(f"{URL_PREFIX}/trigger")
+    assert urlsplit(airflow_urls.rerun_url("abc", {}, 4000)).path.endswith(f"{URL_PREFIX}/trigger")
 
 
 def test_a_browser_that_is_not_signed_in_is_sent_to_the_login_and_back(stranger: TestClient) -> None:

@@ -1,0 +1,51 @@
+"""Names of the MLflow tags that this package reads and writes. Their meaning is in docs/operations.md."""
+
+from __future__ import annotations
+
+ROOT = "onnx_release"
+"""First part of the tags of a training run, and the folder of its release artifacts."""
+
+# MLflow refuses longer tag values on runs.
+VALUE_MAX_CHARACTERS = 4000
+
+# Set by the training script, for the release.
+MODEL_NAME = f"{ROOT}.model_name"
+FACTORY = f"{ROOT}.factory"
+FACTORY_KWARGS = f"{ROOT}.factory_kwargs"
+INPUT_SPEC = f"{ROOT}.input_spec"
+EVALUATION = f"{ROOT}.evaluation"
+
+# The state of the release.
+STATUS = f"{ROOT}.status"
+REASON = f"{ROOT}.reason"
+REASON_CODE = f"{ROOT}.reason_code"
+DAG_RUN_ID = f"{ROOT}.dag_run_id"
+DAG_RUN_URL = f"{ROOT}.dag_run_url"
+WATCHED = f"{ROOT}.watched"
+
+# The newest attempt.
+LAST_ATTEMPT = f"{ROOT}.last_attempt"
+LAST_ATTEMPT_URL = f"{ROOT}.last_attempt_url"
+RERUN_URL = f"{ROOT}.rerun_url"
+
+# The current release. `MODEL_NAME` is set too.
+SHA256 = f"{ROOT}.sha256"
+VERSION = f"{ROOT}.version"
+ALIAS = f"{ROOT}.alias"
+S3_URI = f"{ROOT}.s3_uri"
+WALL_S = f"{ROOT}.wall_s"
+PRECISION = f"{ROOT}.precision"
+
+# On a model version.
+VERSION_SHA256 = "onnx.sha256"
+VERSION_PRECISION = "onnx.precision"
+
+
+def of_precision(name: str, precision: str) -> str:
+    """Return the tag of a release of reduced precision, such as ``onnx_release.int8.version``."""
+    return f"{ROOT}.{precision}.{name.removeprefix(f'{ROOT}.')}"
+
+
+def shortened(values: dict[str, str]) -> dict[str, str]:
+    """Return the tags with values that MLflow accepts."""
+    return {name: value[:VALUE_MAX_CHARACTERS] for name, value in values.items()}

@@ -1,0 +1,47 @@
+"""Addresses of pages in Airflow."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from airflow_onnx import airflow_urls
+from airflow_onnx.tracking import tags
+
+LENGTH = tags.VALUE_MAX_CHARACTERS
+
+
+@pytest.fixture(autouse=True)
+def airflow_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
+
+
+def rerun_conf(url: str) -> Any:
+    """Return the parameters that the trigger page reads from its address."""
+    parts = urlsplit(url)
+    assert (parts.scheme, parts.netloc, parts.path) == ("http", "airflow.test", "/onnx-release/trigger")
+    return json.loads(parse_qs(parts.query, strict_parsing=True)["conf"][0])
+
+
+def test_a_dag_run_id_is_quoted() -> None:
+    assert airflow_urls.dag_run_url("a", "b c/1") == "http://airflow.test/dags/a/runs/b%20c%2F1"
+
+
+def test_a_rerun_address_carries_hostile_text_as_data() -> None:
+    hostile = {"model_name": '"><script>&conf=%7B', "alias": "ü\n#?"}
+    assert rerun_conf(airflow_urls.rerun_url("r" * 32, hostile, LENGTH)) == {**hostile, "training_run_id": "r" * 32}
+
+
+def test_a_rerun_address_that_does_not_fit_a_tag_omits_the_longest_parameters() -> None:
+    kept = {"model_name": "n" * 128, "mae_max": 1e-4}
+    long = airflow_urls.rerun_url("r" * 32, {"per_output": {"x": "y" * 5000}, **kept}, LENGTH)
+    assert len(long) <= LENGTH
+    assert rerun_conf(long) == {**kept, "training_run_id": "r" * 32}
+    many = airflow_urls.rerun_url("r" * 32, {f"p{number}": "v" * 50 for number in range(500)} | kept, LENGTH)
+    assert len(many) <= LENGTH
+    assert rerun_conf(many)["model_name"] == kept["model_name"]
+    long_uri = {"model_uri": "models:/" + "m" * 5000}
+    assert rerun_conf(airflow_urls.rerun_url("r", long_uri, LENGTH)) == {"training_run_id": "r"}
