@@ -1,4 +1,4 @@
-# Everything a newcomer types. `make` alone lists the targets.
+# All commands of the project. `make` without a target lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,24 +11,24 @@ PYTEST_ARGS ?= -n 2
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## Train a model and watch Airflow release it (ONCE=1: stop the services at the end)
+demo: $(STAMP) ## Train a model and show Airflow's release of it (ONCE=1: stop the services at the end)
 	@$(BIN)/python -m stack demo
 
 up: $(STAMP) ## Start MinIO, MLflow and Airflow in the background, on 127.0.0.1
 	@$(BIN)/python -m stack up
 
-# These two install nothing: without the environment nothing can be running.
-down: ## Stop them
+# These two install nothing: without the environment no service can run.
+down: ## Stop the services
 	@test ! -x $(BIN)/python || $(BIN)/python -m stack down
 
-status: ## Say what runs, and where
-	@if test -x $(BIN)/python; then $(BIN)/python -m stack status; else echo "Not installed yet: make up does it."; fi
+status: ## Show the services and their addresses
+	@if test -x $(BIN)/python; then $(BIN)/python -m stack status; else echo "Not installed yet. Run: make up"; fi
 
-clean-demo: $(STAMP) ## Stop them and remove their state (.local)
+clean-demo: $(STAMP) ## Stop the services and remove their state (.local)
 	@$(BIN)/python -m stack clean
 
-# These install nothing: Docker Engine, Compose and any Python 3.11 are all they need.
-env: ## Write .env, the secrets of docker-compose.yaml, once; adds what is missing and changes nothing
+# These install nothing: they need Docker Engine, Compose and Python 3.11.
+env: ## Write the secrets of docker-compose.yaml to .env; adds missing ones, changes no other
 	@$(PYTHON) -m deploy.env
 
 compose-up: env ## Start everything in containers, with Celery workers that share no disk (WORKERS=n)
@@ -37,10 +37,10 @@ compose-up: env ## Start everything in containers, with Celery workers that shar
 compose-down: ## Stop and remove the containers; their volumes stay
 	@$(PYTHON) -m deploy.compose down
 
-compose-test: $(STAMP) ## Bring docker-compose.yaml up under another name, test it, tear it down (needs Docker Engine)
+compose-test: $(STAMP) ## Start docker-compose.yaml under another name, test it, remove it (needs Docker Engine)
 	@$(BIN)/python -m pytest -m compose tests/compose
 
-test: $(STAMP) ## Run every test, those on the embedded stack too (PYTEST_ARGS="-x tests/core": in one process, these)
+test: $(STAMP) ## Run every test, including those on the local stack (PYTEST_ARGS="-x tests/core": a part)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Check format, lint rules and types
@@ -52,22 +52,22 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-zoo: $(STAMP) ## Export every model of tests/zoo and print what became of it (ONLY=name: that alone)
+zoo: $(STAMP) ## Export every model of tests/zoo and print the outcome (ONLY=name: one model)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m tests.zoo.table $(addprefix --only ,$(ONLY))
 
-bench: $(STAMP) ## Measure, and write bench/results.json (ONLY="export big": these parts; ROUNDS=n; FULL=1; REHEARSE=1)
+bench: $(STAMP) ## Measure and write bench/results.json (ONLY="export big": these parts; ROUNDS=n; FULL=1; REHEARSE=1)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m bench $(addprefix --only ,$(ONLY)) $(addprefix --rounds ,$(ROUNDS)) \
 	  $(if $(FULL),--full) $(if $(REHEARSE),--rehearse)
 
-# Set-up: again only when a list of packages has changed. A failed install leaves no stamp, so the next call repeats it.
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares Linux machines without a GPU the CUDA packages.
+# Installation: again only when a list of packages has changed. A failed one writes no stamp, so the next call repeats it.
+# On Linux without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids the CUDA packages.
 $(STAMP): requirements.txt requirements-dev.txt constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found. Install Python 3.11 or newer, or run make PYTHON=/path/to/python." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
 	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1). Python 3.11 to 3.13 is needed: run make PYTHON=/path/to/python." >&2; exit 1; }
-	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free; sys.exit(free < 4e9 and f"make: {free / 1e9:.1f} GB are free on this disk and the packages need 4 GB: free some.")'
+	@$(PYTHON) -c 'import shutil, sys; free = shutil.disk_usage(".").free; sys.exit(free < 4e9 and f"make: {free / 1e9:.1f} GB are free on this disk and the packages need 4 GB. Free some space.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
-	  rm -rf $(VENV); echo "make: $(PYTHON) cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
+	  rm -rf $(VENV); echo "make: $(PYTHON) cannot create a virtual environment. On Debian and Ubuntu: apt install python3-venv." >&2; exit 1; }
 	@echo "Installing the packages into $(VENV) (a few minutes, once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt -c constraints.txt

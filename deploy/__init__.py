@@ -1,1 +1,1 @@
-"""What runs the project on many machines: secrets, services and their set-up. `docs/many-machines.md` says how."""
+"""Deployment on many machines: secrets, services and their set-up. See `docs/many-machines.md`."""

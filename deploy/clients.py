@@ -1,6 +1,6 @@
-"""docker-compose.yaml as clients on this machine see it.
+"""Addresses and keys of docker-compose.yaml for clients on this machine.
 
-Not in `compose.py`, which runs on any Python without packages: the stack's ports need psutil.
+Separate from `compose.py`, which runs on any Python without packages: the stack's ports need psutil.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stack.layout import Layout
 from stack.ports import Ports
 
 RELEASE_ACCOUNT = "onnx-release"
-# MinIO's accounts as minio/setup.sh makes them, and where .env has the secret of each.
+# MinIO's accounts, which minio/setup.sh creates, and the names of their secrets in .env.
 ACCOUNTS = {
     RELEASE_ACCOUNT: "RELEASE_S3_SECRET_KEY",
     "mlflow": "MLFLOW_S3_SECRET_KEY",
@@ -25,10 +25,10 @@ ACCOUNTS = {
 
 
 def context(project: Project, home: Path, ports: Ports, account: str = RELEASE_ACCOUNT) -> Context:
-    """Return a running deployment's addresses and its keys for clients; the secrets that they do not use are made up.
+    """Return the addresses and keys of a running deployment. Secrets that clients do not use are random.
 
-    :param home: a folder for what clients write.
-    :param account: whose keys to MinIO they are.
+    :param home: a folder for the files of clients.
+    :param account: the MinIO account of the keys.
     """
     secrets = read(project.env_file)
     credentials = dataclasses.replace(

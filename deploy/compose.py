@@ -1,7 +1,7 @@
-"""docker-compose.yaml, brought up and down by whichever Compose there is: ``python -m deploy.compose up|down``.
+"""Start and stop of docker-compose.yaml: ``python -m deploy.compose up|down``.
 
-Compose 2 has a `--wait` of its own; docker-compose 1.29, which Debian 12 still ships, has none, and needs to be told of
-BuildKit. What is here works with both.
+Compose v2 waits for healthy services itself (`up --wait`). docker-compose 1.29, which Debian 12 has, does not; `_await`
+polls for it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from deploy.env import read
 from deploy.errors import DeployError
 
 REPO = Path(__file__).resolve().parents[1]
-# The image is built once, by this service's name; all others of ours run the same one.
+# The service that builds the image; all other services of ours use the same one.
 BUILT = "mlflow"
-WAIT_S = 600.0
+WAIT_S = 600
 POLL_S = 2.0
-# A service that has ended so often is not going to come up.
-RESTARTS_MAX = 3
 LOG_LINES = "25"
 
 
@@ -37,17 +35,17 @@ def _succeeds(*command: str) -> bool:
 
 
 def _can_build(docker: str) -> bool:
-    """Tell whether this client builds with BuildKit: from version 23 on it needs the plugin buildx for that."""
-    asked = subprocess.run([docker, "--version"], capture_output=True, text=True, check=False).stdout
-    major = asked.removeprefix("Docker version ").split(".")[0]
+    """Return True when this client builds with BuildKit. From version 23 on it needs the plugin buildx."""
+    version = subprocess.run([docker, "--version"], capture_output=True, text=True, check=False).stdout
+    major = version.removeprefix("Docker version ").split(".")[0]
     return _succeeds(docker, "buildx", "version") or (major.isdecimal() and int(major) < 23)
 
 
 @cache
 def docker() -> str:
-    """Return the docker client: $DOCKER, else the first on the path that can build, else the first."""
-    if given := os.environ.get("DOCKER"):
-        return given
+    """Return the docker client: $DOCKER, else the first one on the path that can build, else the first."""
+    if configured := os.environ.get("DOCKER"):
+        return configured
     folders = os.get_exec_path()
     found = [path for folder in folders if (path := shutil.which("docker", path=folder))]
     if not found:
@@ -57,7 +55,7 @@ def docker() -> str:
 
 @cache
 def compose() -> tuple[str, ...]:
-    """Return the words that call Compose: its plugin for docker, else the older program of its own."""
+    """Return the command of Compose: the plugin of docker (v2), else docker-compose (1.29)."""
     if _succeeds(docker(), "compose", "version"):
         return (docker(), "compose")
     if old := shutil.which("docker-compose"):
@@ -68,17 +66,20 @@ def compose() -> tuple[str, ...]:
 
 
 def require_engine() -> None:
-    """Raise `DeployError` when no engine answers, with what its client says."""
-    asked = subprocess.run([docker(), "info"], capture_output=True, text=True, check=False)
-    if asked.returncode != 0:
-        raise DeployError(f"Docker Engine does not answer: {asked.stderr.strip():.500}")
+    """Raise `DeployError` with the client's message when no engine answers."""
+    info = subprocess.run([docker(), "info"], capture_output=True, text=True, check=False)
+    if info.returncode != 0:
+        raise DeployError(f"Docker Engine does not answer: {info.stderr.strip():.500}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """One deployment: its settings, and its name when it is not the folder's; `extra` comes before the settings.
+    """One deployment.
 
-    Without `file` it is docker-compose.yaml with the user's docker-compose.override.yaml, if there is one.
+    :param env_file: its settings and secrets.
+    :param name: its project name; None for the folder's name.
+    :param file: the compose file; None for docker-compose.yaml and the user's docker-compose.override.yaml.
+    :param extra: environment variables that take precedence over the settings.
     """
 
     env_file: Path = REPO / ".env"
@@ -88,12 +89,12 @@ class Project:
 
     def command(self, *arguments: str) -> list[str]:
         """Return the whole command line of Compose."""
-        named = ["--project-name", self.name] if self.name else []
+        name = ["--project-name", self.name] if self.name else []
         files = ["--file", str(self.file)] if self.file else []
-        return [*compose(), *files, "--env-file", str(self.env_file), *named, *arguments]
+        return [*compose(), *files, "--env-file", str(self.env_file), *name, *arguments]
 
     def environment(self) -> dict[str, str]:
-        """Return the caller's environment with what the older Compose needs to build with BuildKit."""
+        """Return the caller's environment, plus the variables that make docker-compose 1.29 build with BuildKit."""
         path = os.pathsep.join([str(Path(docker()).parent), *os.get_exec_path()])
         return {**os.environ, "DOCKER_BUILDKIT": "1", "COMPOSE_DOCKER_CLI_BUILD": "1", "PATH": path, **self.extra}
 
@@ -104,7 +105,7 @@ class Project:
             raise DeployError(f"`{' '.join(arguments)}` ended with status {done.returncode}.")
 
     def output(self, *arguments: str) -> str:
-        """Return what Compose prints; raises `DeployError` with its complaint when it fails."""
+        """Return the output of Compose; raises `DeployError` with its error text when it fails."""
         command, env = self.command(*arguments), self.environment()
         done = subprocess.run(command, env=env, cwd=REPO, capture_output=True, text=True, check=False)
         if done.returncode != 0:
@@ -112,115 +113,113 @@ class Project:
         return done.stdout
 
     def build(self) -> None:
-        """Build the image, unless the settings name one that somebody else has built."""
+        """Build the image, unless the settings name an existing one."""
         if not {**read(self.env_file), **self.environment()}.get("AIRFLOW_ONNX_IMAGE"):
             self.run("build", BUILT)
 
-    def up(self, *arguments: str, wait_s: float = WAIT_S) -> None:
-        """Start every service and return once all are healthy."""
-        self.run("up", "--detach", *arguments)
-        self.wait(wait_s)
+    def up(self, *arguments: str) -> None:
+        """Start every service and return when all are healthy."""
+        if len(compose()) == 2:
+            self.run("up", "--detach", "--wait", "--wait-timeout", str(WAIT_S), *arguments)
+        else:
+            self.run("up", "--detach", *arguments)
+            self._await()
 
     def scale(self, service: str, count: int) -> None:
-        """Have so many containers of a service and return once all are healthy; the other services are left alone."""
-        # With what it depends on, Compose would also run again what is run once: airflow-init, under live workers.
+        """Run this number of containers of a service, and return when all are healthy. Other services do not change."""
+        # --no-deps: otherwise Compose also runs airflow-init again, under running workers.
         self.up("--no-deps", "--no-recreate", "--scale", f"{service}={count}", service)
 
-    def wait(self, timeout_s: float = WAIT_S) -> None:
-        """Return once every service is healthy; raises `DeployError` with the log of one that failed."""
-        deadline = time.monotonic() + timeout_s
-        while waiting := [one for one in self.containers() if not one.is_ready]:
-            if failed := [one for one in waiting if one.has_failed]:
-                raise DeployError(f"{failed[0]}. Its log ends with:\n{failed[0].log()}")
-            if time.monotonic() > deadline:
-                states = "; ".join(map(str, waiting))
-                raise DeployError(f"Not healthy after {timeout_s:.0f} s: {states}.\n{waiting[0].log()}")
-            time.sleep(POLL_S)
-
     def containers(self, *services: str) -> list[Container]:
-        """Return the containers of these services, or of all, stopped ones too."""
+        """Return the containers of these services, or of all; stopped ones too."""
         ids = self.output("ps", "--quiet", "--all", *services).split()
-        return [Container(facts) for facts in inspect(*ids)]
+        if not ids:
+            return []
+        # Without check: a container that has gone since is left out.
+        done = subprocess.run([docker(), "inspect", *ids], capture_output=True, text=True, check=False)
+        return [Container(facts) for facts in json.loads(done.stdout or "[]")]
+
+    def _await(self) -> None:
+        """Wait until all containers are ready; raises `DeployError` with the log of a failed one."""
+        deadline = time.monotonic() + WAIT_S
+        while waiting := [one for one in self.containers() if not one.is_ready]:
+            failed = next((one for one in waiting if one.has_failed), None)
+            if failed or time.monotonic() > deadline:
+                states = "; ".join(map(str, [failed] if failed else waiting))
+                raise DeployError(f"{states}. Last lines of the log:\n{(failed or waiting[0]).log()}")
+            time.sleep(POLL_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as `docker inspect` describes it."""
+    """A container; `facts` is the output of `docker inspect`."""
 
     facts: dict[str, Any]
 
     def __str__(self) -> str:
-        state = self.facts["State"]
-        health = state.get("Health", {}).get("Status", "")
-        return f"{self.service} ({self.name}) is {state['Status']} {health}".rstrip()
+        return f"{self.service} ({self.name}) is {self.facts['State']['Status']} {self._health}".rstrip()
 
     @property
     def id(self) -> str:
-        """Its whole id; the first twelve digits are the host's name inside."""
+        """The whole id. Its first twelve digits are the host name inside."""
         return str(self.facts["Id"])
 
     @property
     def name(self) -> str:
-        """Its name in the engine."""
+        """The name in the engine."""
         return str(self.facts["Name"]).removeprefix("/")
 
     @property
     def service(self) -> str:
-        """Its name in docker-compose.yaml."""
+        """The name in docker-compose.yaml."""
         return str(self.facts["Config"]["Labels"]["com.docker.compose.service"])
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is healthy, or has done what it was to do once."""
+        """True for a healthy container, and for a one-time container that ended with status 0."""
         state = self.facts["State"]
         if state["Status"] == "running":
-            return bool(state.get("Health", {}).get("Status", "healthy") == "healthy")
-        return self._is_once and state["Status"] == "exited" and state["ExitCode"] == 0
+            return self._health in ("healthy", "")
+        return self._runs_once and state["Status"] == "exited" and state["ExitCode"] == 0
 
     @property
     def has_failed(self) -> bool:
-        """Whether it is of no use to wait for it."""
+        """True for a container that does not become ready any more."""
         state = self.facts["State"]
-        unhealthy = state.get("Health", {}).get("Status") == "unhealthy"
-        ended = self._is_once and state["Status"] == "exited" and state["ExitCode"] != 0
-        return bool(unhealthy or ended or self.facts["RestartCount"] >= RESTARTS_MAX)
+        ended = self._runs_once and state["Status"] == "exited" and state["ExitCode"] != 0
+        return bool(self._health == "unhealthy" or ended or self.facts["RestartCount"] >= 3)
 
     @property
-    def _is_once(self) -> bool:
+    def _health(self) -> str:
+        return str(self.facts["State"].get("Health", {}).get("Status", ""))
+
+    @property
+    def _runs_once(self) -> bool:
         return bool(self.facts["HostConfig"]["RestartPolicy"]["Name"] in ("no", ""))
 
     def log(self) -> str:
-        """Return the last lines that it has printed."""
+        """Return the last lines of the output."""
         command = [docker(), "logs", "--tail", LOG_LINES, self.id]
         return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
 
 
-def inspect(*ids: str) -> list[dict[str, Any]]:
-    """Return what the engine knows of containers; those that are gone meanwhile are left out."""
-    if not ids:
-        return []
-    done = subprocess.run([docker(), "inspect", *ids], capture_output=True, text=True, check=False)
-    found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
-    return found
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0 when every service is healthy, or stopped."""
+    """Run the command line. Return 0 when every service is healthy, or stopped."""
     parser = argparse.ArgumentParser(prog="python -m deploy.compose", description=__doc__)
     parser.add_argument("command", choices=("up", "down"))
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="of Airflow, each in a container")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="number of Airflow's workers")
+    options = parser.parse_args(arguments)
     project = Project()
     try:
         require_engine()
-        if chosen.command == "down":
+        if options.command == "down":
             project.run("down", "--remove-orphans")
         else:
             project.build()
-            project.up("--scale", f"airflow-worker={chosen.workers}")
+            project.up("--scale", f"airflow-worker={options.workers}")
             project.run("ps")
     except DeployError as error:
-        print(f"{chosen.command}: {error}", file=sys.stderr)
+        print(f"{options.command}: {error}", file=sys.stderr)
         return 1
     return 0
 

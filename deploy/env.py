@@ -1,4 +1,4 @@
-"""The secrets of docker-compose.yaml: ``python -m deploy.env`` adds to .env what it lacks and changes nothing in it."""
+"""Secrets of docker-compose.yaml: ``python -m deploy.env`` adds the missing ones to .env and changes no other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = """\
 
 
 def _password() -> str:
-    # Letters and digits alone: it becomes a part of addresses.
+    # Only letters and digits, because it becomes a part of addresses.
     return secrets.token_hex(20)
 
 
@@ -43,33 +43,33 @@ SECRETS: dict[str, Callable[[], str]] = {
     "AIRFLOW_JWT_SECRET": _token,
     "AIRFLOW_API_SECRET_KEY": _token,
 }
-# A password in an address must need no escaping; one of MinIO's has at least eight characters.
+# A password in an address must need no escaping. MinIO requires at least eight characters.
 _IN_ADDRESSES = re.compile(r"[A-Za-z0-9._~-]{8,}")
 _LINE = re.compile(r"^[ \t]*([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 
 
 def read(path: Path) -> dict[str, str]:
-    """Return the variables of a .env file, without the quotes around their values; none when it is not there."""
+    """Return the variables of a .env file, without quotes around the values; none when the file does not exist."""
     if not path.exists():
         return {}
     return {name: value.strip("'\"") for name, value in _LINE.findall(path.read_text())}
 
 
 def complete(path: Path) -> list[str]:
-    """Write the secrets that `path` lacks, leave it readable by its owner alone, and return their names.
+    """Add the missing secrets to `path`, make it readable only for its owner, and return their names.
 
-    :raises DeployError: when a secret that is there cannot work; nothing is written then.
+    :raises DeployError: when an existing secret cannot work. Nothing is written then.
     """
-    there = read(path)
+    existing = read(path)
     for name, make in SECRETS.items():
-        if make is _password and there.get(name) and not _IN_ADDRESSES.fullmatch(there[name]):
+        if make is _password and existing.get(name) and not _IN_ADDRESSES.fullmatch(existing[name]):
             raise DeployError(
-                f"{name} in {path} has under eight characters, or some that an address cannot hold: use letters and "
-                f"digits, or delete the line and run `make env` again."
+                f"{name} in {path} has under eight characters, or characters that an address cannot contain. Use "
+                f"letters and digits, or delete the line and run `make env` again."
             )
-    missing = [name for name in SECRETS if not there.get(name)]
+    missing = [name for name in SECRETS if not existing.get(name)]
     text = path.read_text() if path.exists() else HEAD
-    # An empty value would win over the one that is added below it, or the other way round, by the tool that reads it.
+    # Remove empty values: some tools take the first value of a name, some the last.
     text = re.sub(rf"^[ \t]*(?:{'|'.join(SECRETS)})[ \t]*=[ \t]*$\n?", "", text, flags=re.MULTILINE)
     lines = [f"{name}={SECRETS[name]()}" for name in missing]
     write_private(path, "\n".join([text.rstrip("\n"), *lines]) + "\n")
@@ -77,7 +77,7 @@ def complete(path: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns 0 when the file is complete."""
+    """Run the command line. Return 0 when the file is complete."""
     parser = argparse.ArgumentParser(prog="python -m deploy.env", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, default=Path(".env"))
     path = parser.parse_args(arguments).file

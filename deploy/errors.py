@@ -1,7 +1,7 @@
-"""The one way a deployment fails on purpose."""
+"""The error class of the deployment commands."""
 
 from __future__ import annotations
 
 
 class DeployError(Exception):
-    """Something outside this code stops it; the message names it and says what to do, for a person at a terminal."""
+    """A cause outside this code. The message names it and the next step, for a person at a terminal."""

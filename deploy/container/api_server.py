@@ -1,4 +1,4 @@
-"""Starts Airflow's API server with the login that the environment gives, which then leaves the environment."""
+"""Start of Airflow's API server with the login from the environment, which is then removed from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ USER = "admin"
 
 
 def main() -> None:
-    """Write the simple auth manager's file, readable by this user alone, and become the server."""
+    """Write the simple auth manager's file, readable only for this user, and execute the server."""
     login = {USER: os.environ.pop("AIRFLOW_ADMIN_PASSWORD")}
     path = os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:

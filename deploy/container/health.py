@@ -1,7 +1,7 @@
-"""A container's own health check: ``health.py http URL``, ``health.py airflow COMPONENT`` or ``health.py worker``.
+"""Health check of a container: ``health.py http URL``, ``health.py airflow COMPONENT`` or ``health.py worker``.
 
-`airflow health` of the command line takes seconds of a processor each time, which a measurement beside it would feel;
-these take a tenth of that.
+Airflow's own command line takes seconds of CPU time for each check, which would disturb a measurement. These checks
+take a tenth of that.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ TIMEOUT_S = 5
 
 
 def http(url: str) -> bool:
-    """Tell whether the address answers without an error."""
+    """Return True when the address answers without an error."""
     with urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310 - the compose file names it
         return bool(response.status == 200)
 
 
 def airflow(component: str) -> bool:
-    """Tell whether the API server has lately seen the heartbeat of `scheduler`, `dag_processor` or `triggerer`."""
+    """Return True after a recent heartbeat of `scheduler`, `dag_processor` or `triggerer`."""
     server = os.environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"].removesuffix("/execution/")
     with urlopen(f"{server}/api/v2/monitor/health", timeout=TIMEOUT_S) as response:  # noqa: S310
         return bool(json.load(response)[component]["status"] == "healthy")
 
 
 def worker() -> bool:
-    """Tell whether this host's Celery worker answers through the broker; one whose slots are all taken does."""
+    """Return True when this host's Celery worker answers through the broker. A busy worker answers too."""
     from celery import Celery
 
     app = Celery(broker=os.environ["AIRFLOW__CELERY__BROKER_URL"])

@@ -1,7 +1,7 @@
-"""Brings Airflow's database to this version, and makes the connections and the pool that the DAGs expect.
+"""Set-up of Airflow: database migration, connections and the pool of the DAGs.
 
-Runs at each start and changes nothing that is right. The connections are always those of connections.json and the
-environment; a pool that is there keeps the slots that a person gave it.
+Runs at each start. The connections always come from connections.json and the environment. An existing pool keeps its
+slots, which a person may have changed.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from string import Template
 from typing import Any
 
 CONNECTIONS = Path(__file__).with_name("connections.json")
-# As `airflow_onnx.defaults` has it. A task whose pool is missing waits for ever, without an error.
+# The name in `airflow_onnx.defaults`. A task without its pool waits for ever, without an error.
 MEASURE_POOL = "onnx_measure"
 
 
 def filled(value: Any) -> Any:
-    """Return the JSON value with each ``${NAME}`` of its strings from the environment; a missing one is a KeyError."""
+    """Return the JSON value with each ``${NAME}`` replaced from the environment. A missing name raises KeyError."""
     if isinstance(value, dict):
         return {key: filled(item) for key, item in value.items()}
     return Template(value).substitute(os.environ) if isinstance(value, str) else value
 
 
 def airflow(*arguments: str) -> int:
-    """Run Airflow's command line, its output shown, and return its status."""
+    """Run Airflow's command line with visible output and return its status."""
     return subprocess.run([sys.executable, "-m", "airflow", *arguments], check=False).returncode
 
 
 def main() -> int:
-    """Do all of it; returns the status of the first command that fails."""
+    """Run all steps. Return the status of the first failed command, or 0."""
     if status := airflow("db", "migrate"):
         return status
-    # Airflow reads a file only, by its suffix; this one is gone a moment later.
+    # Airflow reads connections only from a file with a known suffix.
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(filled(json.loads(CONNECTIONS.read_text())), file)
         file.flush()

@@ -1,4 +1,4 @@
-"""Which docker and which Compose are called, and what is said when there is none."""
+"""The choice of docker and Compose, and the errors without them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from deploy.compose import Project, compose, docker, main, require_engine
 from deploy.errors import DeployError
 
-# As the clients answer: 28 cannot build without its plugin buildx, 20 has BuildKit itself.
+# Answers of the clients: 28 cannot build without the plugin buildx, 20 includes BuildKit.
 WITHOUT_BUILDX = 'case "$*" in --version) echo "Docker version 28.2.2, build e6534b4";; *) exit 1;; esac'
 OLD = 'case "$*" in --version) echo "Docker version 20.10.24+dfsg1, build 297e128";; *) exit 1;; esac'
 COMPLETE = 'case "$*" in --version) echo "Docker version 28.2.2, build e6534b4";; *) exit 0;; esac'
@@ -38,20 +38,20 @@ def on_path(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
     monkeypatch.setenv("PATH", ":".join(map(str, folders)))
 
 
-def test_a_client_that_cannot_build_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_cannot_build_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = program(tmp_path / "first", "docker", WITHOUT_BUILDX)
     second = program(tmp_path / "second", "docker", OLD)
     on_path(monkeypatch, tmp_path / "first", tmp_path / "second")
     assert docker() == second
     docker.cache_clear()
     on_path(monkeypatch, tmp_path / "first")
-    assert docker() == first, "better than none: the image may be there already"
+    assert docker() == first, "the image may exist already"
     docker.cache_clear()
     monkeypatch.setenv("DOCKER", "/opt/docker")
     assert docker() == "/opt/docker"
 
 
-def test_the_plugin_goes_before_the_older_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plugin_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path / "new", "docker", COMPLETE)
     program(tmp_path / "old", "docker", OLD)
     older = program(tmp_path / "old", "docker-compose", "exit 0")
@@ -63,7 +63,7 @@ def test_the_plugin_goes_before_the_older_program(tmp_path: Path, monkeypatch: p
     assert compose() == (str(tmp_path / "new" / "docker"), "compose")
 
 
-def test_what_is_missing_is_named(
+def test_a_missing_program_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     on_path(monkeypatch, tmp_path)
@@ -76,7 +76,7 @@ def test_what_is_missing_is_named(
         compose()
 
 
-def test_a_failing_command_says_what_compose_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_command_shows_the_text_of_compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, "docker", OLD)
     program(tmp_path, "docker-compose", 'echo "run make env" >&2; exit 1')
     on_path(monkeypatch, tmp_path)
@@ -84,10 +84,18 @@ def test_a_failing_command_says_what_compose_said(tmp_path: Path, monkeypatch: p
         Project(env_file=tmp_path / ".env").output("ps")
 
 
-def test_more_workers_run_nothing_else_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_workers_change_no_other_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(tmp_path, "docker", OLD)
-    program(tmp_path, "docker-compose", f'echo "$*" >> {tmp_path}/asked')
+    program(tmp_path, "docker-compose", f'echo "$*" >> {tmp_path}/calls')
     on_path(monkeypatch, tmp_path)
     Project(env_file=tmp_path / ".env").scale("airflow-worker", 3)
-    up, _ = (tmp_path / "asked").read_text().splitlines()
+    up, _ = (tmp_path / "calls").read_text().splitlines()
     assert up.endswith(" up --detach --no-deps --no-recreate --scale airflow-worker=3 airflow-worker")
+
+
+def test_compose_v2_waits_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "docker", f'echo "$*" >> {tmp_path}/calls; {COMPLETE}')
+    on_path(monkeypatch, tmp_path, Path("/usr/bin"), Path("/bin"))
+    Project(env_file=tmp_path / ".env").up("--scale", "airflow-worker=2")
+    last = (tmp_path / "calls").read_text().splitlines()[-1]
+    assert last.endswith(" up --detach --wait --wait-timeout 600 --scale airflow-worker=2")
