@@ -1,4 +1,5 @@
-"""From a trained PyTorch model to a judged ONNX artifact: files and arrays in, records out.
+"""The core of the release: a trained PyTorch model becomes a tested ONNX artifact.
 
-Nothing in this package knows Airflow, a server or a remote store; it runs in a plain shell.
+The core reads files and arrays and returns records. It imports neither Airflow nor a client of MLflow or S3, so it runs
+in a plain shell. `onnx_release.run_step` contains its public calls.
 """

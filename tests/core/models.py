@@ -1,4 +1,4 @@
-"""Two-layer models, sound and unsound, and their saving as a training script does it."""
+"""Two-layer models with and without faults, saved as a training script saves them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OUTPUTS = {"positions": (-1, 2), "uncertainties": (-1, 2)}
 
 
 class TwoHeads(nn.Module):
-    """A convolution, a linear layer, and all that train mode changes; weights and statistics are seeded."""
+    """A convolution, a batch norm, a dropout and a linear layer, with seeded weights and statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class TwoHeads(nn.Module):
 
 
 class ReturnsDict(TwoHeads):
-    """The same, as a dict in another order than the signature's."""
+    """The same outputs as a dict in another order than in the signature."""
 
     def forward(self, image: Tensor) -> Any:
         positions, uncertainties = super().forward(image)
@@ -73,14 +73,14 @@ class Doubles(TwoHeads):
 
 
 class AlwaysDrops(TwoHeads):
-    """`functional.dropout` forgets to ask for the mode: `eval()` does not reach it."""
+    """A dropout that is active in evaluation mode too: `functional.dropout` ignores the mode of the module."""
 
     def forward(self, image: Tensor) -> Any:
         return super().forward(nn.functional.dropout(image))
 
 
 class Masked(TwoHeads):
-    """An attention mask is a buffer with -inf that means it."""
+    """A buffer of 0 and -inf, as attention masks have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ class Masked(TwoHeads):
 
 
 class Sum(nn.Module):
-    """Two inputs."""
+    """A model with two inputs."""
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         return left + 2 * right
 
 
 class Payload:
-    """Pickles to a call that leaves a folder behind when it is loaded."""
+    """An object whose pickle makes a folder when it is loaded."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -122,8 +122,8 @@ def signature(inputs: dict[str, Any] | None = None, outputs: dict[str, Any] | No
 
 
 def save(model: nn.Module, folder: Path, **settings: Any) -> Path:
-    """Save as `mlflow.pytorch.log_model` does: pt2, with a signature and an example of 4, unless told otherwise."""
-    # Not above: a process that unpickles one of these models imports this file, and this brings all of Lightning along.
+    """Save as `mlflow.pytorch.log_model` does, by default as pt2 with a signature and an example of 4 rows."""
+    # Not at module level: a process that unpickles one of these models imports this file, and MLflow imports Lightning.
     import mlflow.pytorch
 
     defaults = {"signature": signature(), "input_example": image(4), "pip_requirements": ["torch"]}

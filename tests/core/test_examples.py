@@ -1,3 +1,5 @@
+"""The example model, its data, its training and its command line."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -33,7 +35,7 @@ SMALLEST = BackboneSize(depths=(1, 1, 1, 1), widths=(4, 8, 8, 8), stochastic_dep
 
 @pytest.fixture
 def tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A fresh SQLite store; MLflow puts the artifacts of such a store under the working directory."""
+    """The URI of an empty SQLite store, whose artifacts MLflow writes to the working directory."""
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
         monkeypatch.setenv(name, "")
@@ -42,7 +44,7 @@ def tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
     mlflow.set_tracking_uri(None)
 
 
-# The backbones' published counts, less the 1000-class classifier that the two heads (0.2 to 0.4 M) replace.
+# The published counts without the 1000-class classifier, which the two heads (0.2 to 0.4 M) replace.
 @pytest.mark.parametrize(
     ("size", "millions"), [("tiny", 28.0), ("small", 49.7), ("base", 87.9), ("large", 197.0), ("huge", 658.0)]
 )
@@ -54,7 +56,7 @@ def test_each_size_has_the_published_number_of_parameters(size: str, millions: f
     assert count / 1e6 == pytest.approx(millions, rel=0.02)
 
 
-def test_an_unknown_size_names_the_known_ones() -> None:
+def test_an_unknown_size_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'giant' is none of nano, tiny, small, base, large, huge"):
         LocalizationNet("giant")
 
@@ -80,7 +82,7 @@ def test_outputs_have_their_shapes_and_bounds(size: str | BackboneSize, batch_si
     torch.testing.assert_close(uncertainties, torch.tensor([[UNCERTAINTY_MIN, UNCERTAINTY_MAX]]).expand(batch_size, 2))
 
 
-def test_eval_is_deterministic_and_training_is_not() -> None:
+def test_evaluation_is_deterministic_and_training_is_not() -> None:
     model = LocalizationNet(SMALLEST)
     inputs = torch.randn(4, *INPUT_SHAPE)
     with torch.no_grad():
@@ -119,14 +121,14 @@ def levels(inputs: Floats) -> Floats:
 
 
 def delays(inputs: Floats) -> Floats:
-    """When each receiver hears most, against the others: each one's loudness plays no part in it."""
+    """Return the time of the highest power at each receiver, relative to the mean; independent of loudness."""
     power = (10 ** (SCALE_DB / 10.0 * inputs)).sum(axis=2)
     centres = (power * np.arange(power.shape[-1])).sum(-1) / power.sum(-1)
     return np.asarray(centres - centres.mean(axis=1, keepdims=True), dtype=np.float32)
 
 
 @pytest.mark.parametrize("features", [levels, delays])
-def test_a_linear_fit_of_levels_or_of_delays_finds_the_position(features: Callable[[Floats], Floats]) -> None:
+def test_a_linear_fit_of_levels_or_delays_predicts_the_position(features: Callable[[Floats], Floats]) -> None:
     train_inputs, train_positions = make_spectrograms(400, seed=1)
     test_inputs, test_positions = make_spectrograms(200, seed=2)
     weights, *_ = np.linalg.lstsq(np.c_[features(train_inputs), np.ones(400)], train_positions, rcond=None)
@@ -151,7 +153,7 @@ def test_a_fixed_number_of_epochs_gives_the_same_training_twice() -> None:
     assert torch.equal(first[1], second[1])
 
 
-def test_a_diverging_training_is_stopped() -> None:
+def test_a_diverging_training_stops() -> None:
     model = LocalizationNet(SMALLEST)
     nn.init.constant_(last_layer(model.position_head).bias, float("nan"))
     with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1"):
@@ -176,7 +178,7 @@ def test_training_learns_and_logs_a_model_with_a_dynamic_batch(tracking_uri: str
     assert [(s.name, s.shape) for s in info.signature.inputs] == [("mel_spectrogram", (-1, *INPUT_SHAPE))]
     assert [(s.name, s.shape) for s in info.signature.outputs] == [("positions", (-1, 2)), ("uncertainties", (-1, 2))]
     example = mlflow.models.Model.load(str(folder)).load_input_example(str(folder))
-    # MLflow takes a bare array and gives back a dict, named by the signature.
+    # MLflow stores a bare array and returns a dict with the names of the signature.
     assert list(example) == ["mel_spectrogram"]
     example = example["mel_spectrogram"]
     np.testing.assert_allclose(example, validation_set(config.fit_options())[0][: len(example)], rtol=1e-6)
@@ -194,7 +196,7 @@ def test_training_learns_and_logs_a_model_with_a_dynamic_batch(tracking_uri: str
 
 def test_a_failed_training_leaves_a_failed_run(tracking_uri: str) -> None:
     config = TrainConfig(tracking_uri=tracking_uri, experiment="tests", size="nano", seconds=0.0)
-    # MLflow refuses this only once the epochs are done and the run would be easiest to take for finished.
+    # MLflow refuses this value after the last epoch, when the run is almost finished.
     config = dataclasses.replace(config, serialization="zip")  # type: ignore[arg-type]
     with pytest.raises(MlflowException, match="must be one of 'pickle' or 'pt2'"):
         train(config)
@@ -205,9 +207,9 @@ def test_a_failed_training_leaves_a_failed_run(tracking_uri: str) -> None:
     assert run.info.status == "FAILED"
 
 
-def test_the_command_line_ends_with_the_run_id_of_a_pickled_model(tracking_uri: str, tmp_path: Path) -> None:
+def test_the_command_line_prints_the_run_id_of_a_pickled_model_last(tracking_uri: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "examples.train", "--tracking-uri", tracking_uri, "--experiment", "tests"]
-    command += ["--size", "nano", "--seconds", "0", "--serialization", "pickle", "--run-name", "by hand"]
+    command += ["--size", "nano", "--seconds", "0", "--serialization", "pickle", "--run-name", "manual"]
     environment = os.environ | {"PYTHONPATH": str(INCLUDE)}
     done = subprocess.run(
         command,
@@ -223,7 +225,7 @@ def test_the_command_line_ends_with_the_run_id_of_a_pickled_model(tracking_uri: 
     name, run_id = last.split("=")
     run = MlflowClient(tracking_uri).get_run(run_id)
     assert name == "run_id"
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "by hand")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "manual")
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{run.outputs.model_outputs[0].model_id}"))
     assert (folder / "code" / "examples" / "localization.py").is_file()
     model = torch.load(folder / "data" / "model.pth", weights_only=False)
@@ -231,6 +233,6 @@ def test_the_command_line_ends_with_the_run_id_of_a_pickled_model(tracking_uri: 
     assert not model.training
 
 
-def test_the_command_line_explains_a_store_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_explains_a_missing_store(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tracking-uri", "nonsense://store", "--size", "nano", "--seconds", "0"]) == 1
     assert "training failed: " in capsys.readouterr().err

@@ -58,6 +58,20 @@ class InputSpec(Record):
         low = self.low if self.low is not None else min(0.0, self.high or 0.0)
         return low, self.high if self.high is not None else max(low + 1.0, 1.0)
 
+    def problems(self) -> Iterator[str]:
+        """Yield the mistakes in this description, as phrases for a message."""
+        label = f"input {self.name!r:.80}"
+        if not self.name:
+            yield "an input has no name"
+        if self.dtype not in _DTYPES:
+            yield f"{label} has dtype {self.dtype!r:.40}, none of {', '.join(sorted(_DTYPES))}"
+        for size in self.shape:
+            if isinstance(size, int) and size < 1:
+                yield f"{label} has a dimension of {size}; a dimension that varies needs a name"
+            if isinstance(size, str) and not _DIMENSION.fullmatch(size):
+                yield f"{label} has a dimension named {size!r:.80}; use letters, digits and underscores"
+        yield from _range_problems(self, label)
+
 
 def parse_input_spec(value: object) -> tuple[InputSpec, ...]:
     """Read the parameter.
@@ -81,26 +95,12 @@ def parse_input_spec(value: object) -> tuple[InputSpec, ...]:
     if not isinstance(value, list | tuple):
         raise ParameterRefused(_SUBJECT, f"is {value!r:.120}, not a list of inputs", _ACTION, code="input_spec")
     specs = tuple(InputSpec.from_dict(entry) for entry in value)
-    problems = [problem for spec in specs for problem in _problems(spec)]
+    problems = [problem for spec in specs for problem in spec.problems()]
     if len({spec.name for spec in specs}) != len(specs):
         problems.append(f"two inputs share a name: {[spec.name for spec in specs]}")
     if problems:
         raise ParameterRefused(_SUBJECT, f"is wrong: {'; '.join(problems)}", _ACTION, code="input_spec")
     return specs
-
-
-def _problems(spec: InputSpec) -> Iterator[str]:
-    label = f"input {spec.name!r:.80}"
-    if not spec.name:
-        yield "an input has no name"
-    if spec.dtype not in _DTYPES:
-        yield f"{label} has dtype {spec.dtype!r:.40}, none of {', '.join(sorted(_DTYPES))}"
-    for size in spec.shape:
-        if isinstance(size, int) and size < 1:
-            yield f"{label} has a dimension of {size}; a dimension that varies needs a name"
-        if isinstance(size, str) and not _DIMENSION.fullmatch(size):
-            yield f"{label} has a dimension named {size!r:.80}; use letters, digits and underscores"
-    yield from _range_problems(spec, label)
 
 
 def _range_problems(spec: InputSpec, label: str) -> Iterator[str]:

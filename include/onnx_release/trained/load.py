@@ -8,7 +8,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
@@ -41,7 +40,12 @@ def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: Factor
         TrainedModelRefused: The file is a pickle that is not allowed, is broken, or is not a model; or weights contain
             NaN or infinity. The message lists those tensors with the number of values.
     """
-    _require_intact(package)
+    with _loading(package):
+        # torch's reader ignores the checksums of an archive. A pickle of torch 1.5 or older is not an archive.
+        if zipfile.is_zipfile(package.data_path):
+            with zipfile.ZipFile(package.data_path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"the checksum of record {damaged} differs")
     model: LoadedModel
     if package.format == "pt2":
         if not allow_pickle:
@@ -61,16 +65,6 @@ def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: Factor
     return model
 
 
-def _require_intact(package: TrainedPackage) -> None:
-    """Compare each record of an archive with its checksum, which torch's reader ignores."""
-    with _loading(package):
-        # A pickle of torch 1.5 or older is not an archive and has no checksums.
-        if zipfile.is_zipfile(package.data_path):
-            with zipfile.ZipFile(package.data_path) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"the checksum of record {damaged} differs")
-
-
 def _load_pickle(package: TrainedPackage, allow_pickle: bool) -> torch.nn.Module:
     subject = f"The model file {package.data_path.name}"
     if not allow_pickle:
@@ -81,8 +75,13 @@ def _load_pickle(package: TrainedPackage, allow_pickle: bool) -> torch.nn.Module
             "To trust every training run instead, set [onnx_release] allow_pickle = True.",
             code="pickle",
         )
-    with _loading(package), _without_warnings(), _importable(package.code_paths):
-        model = torch.load(package.data_path, map_location="cpu", weights_only=False)
+    former_path = list(sys.path)
+    sys.path[:0] = [str(folder) for folder in package.code_paths]
+    try:
+        with _loading(package), _without_warnings():
+            model = torch.load(package.data_path, map_location="cpu", weights_only=False)
+    finally:
+        sys.path[:] = former_path
     # torch.compile returns a wrapper around the module.
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, torch.nn.Module):
@@ -131,16 +130,6 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(former)
 
 
-@contextmanager
-def _importable(folders: tuple[Path, ...]) -> Iterator[None]:
-    former = list(sys.path)
-    sys.path[:0] = [str(folder) for folder in folders]
-    try:
-        yield
-    finally:
-        sys.path[:] = former
-
-
 def _refuse_non_finite(model: LoadedModel) -> None:
     if isinstance(model, ExportedProgram):
         named = {**model.constants, **model.state_dict}
@@ -152,7 +141,7 @@ def _refuse_non_finite(model: LoadedModel) -> None:
     for name, tensor in tensors.items():
         if tensor.is_meta:
             bad.append(f"{name} has no values (device meta)")
-        elif not _range_is_finite(tensor) and (count := _count_non_finite(tensor)):
+        elif count := _count_non_finite(tensor.detach()):
             bad.append(f"{name} has {count} of {tensor.numel()}")
         pages.read(tensor.nbytes)
     pages.drop()
@@ -165,21 +154,17 @@ def _refuse_non_finite(model: LoadedModel) -> None:
         )
 
 
-def _range_is_finite(tensor: torch.Tensor) -> bool:
-    """Return True when smallest and largest value are finite: one pass without a second tensor of this size."""
-    if not tensor.is_floating_point() and not tensor.is_complex():
-        return True
-    if tensor.is_complex() or tensor.itemsize < 2 or not tensor.numel():
-        # Complex numbers have no order, and torch has no comparison of 8-bit floats.
-        return False
-    low, high = torch.aminmax(tensor.detach())
-    return bool(torch.isfinite(low) & torch.isfinite(high))
-
-
 def _count_non_finite(tensor: torch.Tensor) -> int:
-    tensor = tensor.detach()
+    if not tensor.numel() or not (tensor.is_floating_point() or tensor.is_complex()):
+        return 0
+    # Complex numbers have no order, and torch has no comparison of 8-bit floats.
+    if tensor.is_floating_point() and tensor.itemsize >= 2:
+        # One pass, without a second tensor of this size.
+        low, high = torch.aminmax(tensor)
+        if torch.isfinite(low) & torch.isfinite(high):
+            return 0
     finite = torch.isfinite(tensor)
-    # A buffer of 0 and -inf is an attention mask.
-    if tensor.is_floating_point() and not isinstance(tensor, torch.nn.Parameter):
+    # A tensor of only 0 and -inf is an attention mask.
+    if tensor.is_floating_point():
         finite |= (tensor == -torch.inf) & bool((tensor.nan_to_num(neginf=0.0) == 0).all())
     return int(finite.numel() - finite.sum())
