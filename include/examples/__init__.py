@@ -1,1 +1,1 @@
-"""The reference model that the demo, the benchmark and the tests release, with its data and its training."""
+"""Reference model, data and training of the demo, the benchmark and the tests."""

@@ -1,4 +1,4 @@
-"""The training loop: AdamW on the Gaussian negative log-likelihood, fresh data in every epoch, bounded by time."""
+"""Training loop with a time limit: AdamW, Gaussian negative log-likelihood, new data in each epoch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from examples.spectrograms import make_spectrograms
 
 WARMUP_FRACTION = 0.1
 GRADIENT_NORM_MAX = 5.0
-# Data seeds of validation and training never meet: an epoch's seed is the run's, moved by its number.
+# The seed of an epoch is the run's seed plus the number of the epoch. The offset keeps validation data apart.
 VALIDATION_SEED_OFFSET = 1_000_003
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
-    """How long and how to train.
+    """Options of the training.
 
-    Training ends after the epoch in which `seconds` have passed and `epochs_min` are done. With ``seconds=0`` the
-    number of epochs alone decides, and the learning rate no longer depends on how fast the machine is.
+    Training ends after the first epoch that passes both `seconds` and `epochs_min`. With ``seconds=0``, `epochs_min`
+    is the number of epochs, and the learning rate does not depend on the speed of the machine.
     """
 
     seconds: float = 60.0
@@ -41,9 +41,9 @@ class FitOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One epoch's outcome: likelihoods in nats per coordinate, errors in the positions' unit (100 m).
+    """Metrics of one epoch: likelihoods in nats per coordinate, errors in the unit of the positions (100 m).
 
-    `val_mae_baseline` is the error of always answering the mean of the training positions.
+    `val_mae_baseline` is the error of a constant prediction, the mean of the training positions.
     """
 
     number: int
@@ -55,20 +55,21 @@ class Epoch:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The values that are logged for each epoch, by name."""
+        """The metrics to log for this epoch, by name."""
         names = ("train_nll", "val_nll", "val_mae", "val_mae_baseline")
         return {name: getattr(self, name) for name in names}
 
 
 def validation_set(options: FitOptions) -> tuple[Tensor, Tensor]:
-    """Return the spectrograms and positions that no epoch trains on."""
+    """Return spectrograms and positions that are not used for training."""
     return _tensors(options.validation_samples, options.seed + VALIDATION_SEED_OFFSET)
 
 
 def fit(model: nn.Module, options: FitOptions) -> Iterator[Epoch]:
-    """Train `model` in place, on the device it is on, and yield after each epoch; at every yield it is in eval mode.
+    """Train `model` in place, on its device, and yield after each epoch. The model is in eval mode at each yield.
 
-    Raises FloatingPointError when the loss is no longer finite.
+    Raises:
+        FloatingPointError: If the loss is NaN or infinite.
     """
     start = time.monotonic()
     torch.manual_seed(options.seed)
@@ -91,7 +92,7 @@ def fit(model: nn.Module, options: FitOptions) -> Iterator[Epoch]:
 
 
 def predict(model: nn.Module, inputs: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Return positions and uncertainties, on the CPU, of inputs of any number; leaves the model in eval mode."""
+    """Return positions and uncertainties on the CPU, for any number of inputs. The model stays in eval mode."""
     model.eval()
     device = next(model.parameters()).device
     with torch.inference_mode():
@@ -102,7 +103,7 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int) -> tuple[Tensor, 
 
 @dataclass(frozen=True, slots=True)
 class _Clock:
-    """Knows how far the training is, from 0 to 1, by whichever of its two limits is further away."""
+    """Progress of the training from 0 to 1: the smaller of time and epochs."""
 
     start: float
     epochs_done: int
@@ -114,7 +115,7 @@ class _Clock:
 
 
 def _train_epoch(model: nn.Module, optimizer: Optimizer, data: tuple[Tensor, Tensor], clock: _Clock) -> float:
-    """Take one step for each batch; return the mean loss over the epoch's samples."""
+    """Take one step for each batch, and return the mean loss of the samples."""
     model.train()
     device = next(model.parameters()).device
     inputs, targets = data
@@ -141,7 +142,7 @@ def negative_log_likelihood(outputs: tuple[Tensor, Tensor], targets: Tensor) -> 
 
 
 def _schedule(progress: float) -> float:
-    """Linear warm-up, then half a cosine down to a hundredth."""
+    """Return the factor of the learning rate: a linear warm-up, then half a cosine down to 0.01."""
     if progress < WARMUP_FRACTION:
         return 0.1 + 0.9 * progress / WARMUP_FRACTION
     rest = min(1.0, (progress - WARMUP_FRACTION) / (1.0 - WARMUP_FRACTION))

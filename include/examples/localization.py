@@ -1,7 +1,7 @@
-"""`LocalizationNet`: where a source is, and how sure the network is of it, from three receivers' mel-spectrograms.
+"""`LocalizationNet`: the position of a sound source and its uncertainty, from mel-spectrograms of three receivers.
 
-The backbone is ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022) written out in plain torch, so that nothing but
-torch is needed to train, load or export it.
+The backbone is ConvNeXt (Liu et al., "A ConvNet for the 2020s", 2022), written in plain torch. Training, loading and
+exporting it need no other library.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _NORM_EPS = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackboneSize:
-    """Blocks and channels of each of the four stages.
+    """Blocks and channels of the four stages.
 
-    `stochastic_depth` is the chance to skip the last block in training; earlier blocks are skipped less, linearly.
+    `stochastic_depth` is the probability to skip the last block in training. It grows linearly from the first block.
     """
 
     depths: tuple[int, int, int, int]
@@ -34,8 +34,8 @@ class BackboneSize:
     stochastic_depth: float = 0.0
 
 
-# Depths and widths as published, stochastic depth as torchvision trains them. `nano` is ours, for tests and demos in
-# a hurry: it is no published size, and not the 15 M variant that other libraries call by that name.
+# Depths and widths are the published ones, stochastic depth is torchvision's. `nano` is a small size for tests and
+# demos. It is not published, and it is not the variant of 15 M parameters that other libraries call "nano".
 SIZES = {
     "nano": BackboneSize(depths=(1, 1, 2, 1), widths=(16, 32, 64, 128)),
     "tiny": BackboneSize(depths=(3, 3, 9, 3), widths=(96, 192, 384, 768), stochastic_depth=0.1),
@@ -47,7 +47,7 @@ SIZES = {
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of a (B, C, H, W) tensor, at each place by itself."""
+    """Layer normalisation over the channels of a (B, C, H, W) tensor, separately at each position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=_NORM_EPS)
@@ -57,7 +57,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class StochasticDepth(nn.Module):
-    """In training, drops a residual branch for a random part of the batch; does nothing in eval mode."""
+    """Stochastic depth: in training, drops a residual branch for random samples. In eval mode: identity."""
 
     def __init__(self, drop: float) -> None:
         super().__init__()
@@ -71,12 +71,12 @@ class StochasticDepth(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, layer norm, a four times wider MLP at each place, layer scale; added to its input."""
+    """Residual block: 7x7 depthwise convolution, layer norm, MLP of four times the width, layer scale."""
 
     def __init__(self, channels: int, drop: float) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, kernel_size=7, padding=3, groups=channels)
-        # Linear layers on channels-last data are the 1x1 convolutions of the paper, and one plain GEMM each.
+        # Linear layers on channels-last data equal the 1x1 convolutions of the paper. Each is one GEMM.
         self.norm = nn.LayerNorm(channels, eps=_NORM_EPS)
         self.expand = nn.Linear(channels, 4 * channels)
         self.contract = nn.Linear(4 * channels, channels)
@@ -93,8 +93,11 @@ class Block(nn.Module):
 class LocalizationNet(nn.Module):
     """ConvNeXt, a global average pool with layer norm, and two heads.
 
-    `size` is a name in `SIZES` or a `BackboneSize` of one's own. Parameters: tiny 28.0 M, small 49.7 M, base 87.9 M,
-    large 196.7 M, huge 658 M. Weights are random (truncated normal, 0.02), drawn from torch's global generator.
+    Parameters: tiny 28.0 M, small 49.7 M, base 87.9 M, large 196.7 M, huge 658 M. The initial weights are drawn from
+    torch's global generator (truncated normal, 0.02).
+
+    Args:
+        size: A name in `SIZES`, or a `BackboneSize`.
     """
 
     def __init__(self, size: str | BackboneSize = "tiny") -> None:
@@ -107,9 +110,9 @@ class LocalizationNet(nn.Module):
         self.apply(_init_weights)
 
     def forward(self, mel_spectrogram: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn (B, 3, 128, 32) float32 into positions (B, 2), unbounded, and their standard deviations (B, 2).
+        """Return positions (B, 2) and their standard deviations (B, 2) for spectrograms (B, 3, 128, 32) in float32.
 
-        The standard deviations lie in [UNCERTAINTY_MIN, UNCERTAINTY_MAX], in the unit of the positions.
+        Positions are unbounded. Standard deviations are in [UNCERTAINTY_MIN, UNCERTAINTY_MAX], in the same unit.
         """
         features = self.norm(self.backbone(mel_spectrogram).mean(dim=(2, 3)))
         uncertainties = functional.softplus(self.uncertainty_head(features))
@@ -118,7 +121,7 @@ class LocalizationNet(nn.Module):
 
 def _find_size(name: str) -> BackboneSize:
     if name not in SIZES:
-        raise ValueError(f"size {name!r} is none of {', '.join(SIZES)}; give one of them, or a BackboneSize")
+        raise ValueError(f"size {name!r} is unknown: use one of {', '.join(SIZES)}, or a BackboneSize")
     return SIZES[name]
 
 
@@ -139,7 +142,7 @@ def _backbone_layers(size: BackboneSize) -> Iterator[nn.Module]:
 
 
 def _head(features: int) -> nn.Sequential:
-    """Features to 128 to 64 to 2, as the original network's two heads are built."""
+    """Return a head with layers of 128, 64 and 2 units, as in the original network."""
     layers: list[nn.Module] = []
     for width_in, width_out, dropout in ((features, 128, 0.3), (128, 64, 0.2)):
         layers += [nn.Linear(width_in, width_out), nn.BatchNorm1d(width_out), nn.ReLU(), nn.Dropout(dropout)]

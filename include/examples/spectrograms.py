@@ -1,8 +1,8 @@
-"""Synthetic mel-spectrograms of one sound source, as three receivers around it would record them.
+"""Synthetic mel-spectrograms of one sound source at three receivers.
 
-The source stands anywhere in a square of 200 m by 200 m and makes a few bursts with a spectrum of its own. What tells
-its place is what tells it outdoors: each receiver hears it softer with distance (20 log10 d), duller (air absorbs
-high tones first), and later (343 m/s). Loudness, pitch, and the time of the bursts are random and say nothing.
+The source is at a random position in a square of 200 m by 200 m and emits a few bursts with a random spectrum. The
+position determines three properties at each receiver: attenuation with distance (20 log10 d), absorption of high
+frequencies by air, and delay (343 m/s). Loudness, pitch and the time of the bursts are random.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# Positions are in units of 100 m; the receivers stand on masts of 20 m, in a triangle around the square.
+# Positions are in units of 100 m. The receivers are on masts of 20 m, in a triangle around the square.
 RECEIVERS = np.array([[0.0, 1.3], [-1.2, -0.7], [1.2, -0.7]], dtype=np.float32)
 MAST_HEIGHT = 0.2
 FRAMES_PER_UNIT = 100.0 / 343.0 / 0.032  # a frame is 32 ms
@@ -25,7 +25,7 @@ TONES = 4
 
 NOISE_POWER = 1e-3
 SPECKLE_DB = 1.5
-# Centre and scale of the data in dB, so that a network sees about zero mean and unit variance.
+# Centre and scale of the data in dB. They give about zero mean and unit variance.
 MEAN_DB = -24.0
 SCALE_DB = 8.0
 
@@ -54,15 +54,15 @@ def _spectra(rng: np.random.Generator, distances: Floats) -> Floats:
     source = np.exp(-0.5 * ((bands - centres) / widths) ** 2).sum(1) * 10.0 ** rng.normal(0.0, 0.2, (count, 1))
     absorbed_db = ABSORPTION_DB * (bands / (MEL_BINS - 1)) ** 2 * distances[:, :, None]
     loss = 10.0 ** (-absorbed_db / 10.0) / distances[:, :, None] ** 2
-    heard: Floats = (source[:, None, :] * loss).astype(np.float32)
-    return heard
+    power: Floats = (source[:, None, :] * loss).astype(np.float32)
+    return power
 
 
 def _envelopes(rng: np.random.Generator, distances: Floats) -> Floats:
-    """Return the power in each frame at each receiver, (count, 3, 32), from when the nearest receiver can hear it."""
+    """Return the power in each frame at each receiver, (count, 3, 32). Delays are relative to the nearest receiver."""
     delays = (distances - distances.min(axis=1, keepdims=True)) * FRAMES_PER_UNIT
     starts = rng.uniform(1.0, 9.0, (len(distances), 1, BURSTS, 1))
     widths = rng.uniform(0.8, 2.0, (len(distances), 1, BURSTS, 1))
-    late = np.arange(FRAMES) - starts - delays[:, :, None, None]
-    heard: Floats = np.exp(-0.5 * (late / widths) ** 2).sum(2).astype(np.float32)
-    return heard
+    offsets = np.arange(FRAMES) - starts - delays[:, :, None, None]
+    power: Floats = np.exp(-0.5 * (offsets / widths) ** 2).sum(2).astype(np.float32)
+    return power

@@ -1,4 +1,4 @@
-"""Train `LocalizationNet` on synthetic spectrograms into an MLflow run: ``python -m examples.train --help``."""
+"""Training script: trains `LocalizationNet` and logs it to an MLflow run. ``python -m examples.train --help``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# OpenMP's threads spin while they wait for each other, and on cores that others use too an epoch then takes two to
-# three times as long. OpenMP reads this as torch is loaded; an importing process keeps its own choice.
+# OpenMP threads spin while they wait for each other. On shared cores, an epoch then takes two to three times as long.
+# OpenMP reads this variable when torch is loaded. An importing process keeps its own setting.
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -28,20 +28,21 @@ from mlflow.types import Schema, TensorSpec
 from examples.fit import Epoch, FitOptions, fit, validation_set
 from examples.localization import INPUT_SHAPE, SIZES, LocalizationNet
 
-# With a batch of 1 torch.export would freeze the batch at 1 in the pt2 archive that MLflow writes.
+# MLflow traces the model with this example. A batch of 1 would be frozen in the pt2 archive.
 EXAMPLE_BATCH_SIZE = 4
 EVALUATION_FILE = "evaluation.npz"
 
-# An epoch takes nano about two seconds on two idle cores and tiny about five; a run is at most that much late.
+# On two idle cores, an epoch takes about two seconds for nano and five for tiny. A run exceeds its time by at most one
+# epoch.
 SAMPLES_PER_EPOCH = {"nano": 1024}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Where to log a training, what to train, and for how long; `seconds` and `epochs_min` as in `FitOptions`.
+    """Configuration of a training run. `seconds`, `epochs_min` and `seed` are those of `FitOptions`.
 
-    Without `tracking_uri` MLflow's own settings decide. `serialization` is how MLflow stores the model: ``pt2`` (an
-    exported program, no code needed to load it) or ``pickle`` (the module, with this package beside it).
+    MLflow's own settings decide if `tracking_uri` is None. `serialization` is MLflow's storage format: ``pt2`` (an
+    exported program, loaded without code) or ``pickle`` (the module, with this package as its code).
     """
 
     tracking_uri: str | None = None
@@ -54,7 +55,7 @@ class TrainConfig:
     serialization: Literal["pt2", "pickle"] = "pt2"
 
     def fit_options(self) -> FitOptions:
-        """Return what the training loop takes from this, with an epoch's length that suits the size."""
+        """Return the options of the training loop, with an epoch length for the size of the model."""
         return FitOptions(
             seconds=self.seconds,
             epochs_min=self.epochs_min,
@@ -64,10 +65,10 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> str:
-    """Train and log one run, printing a line for each epoch; return the run's id.
+    """Train and log one run, print a line for each epoch, and return the run id.
 
-    The run is FINISHED only once the model is logged; whatever is raised before that leaves it FAILED. MLflow's global
-    tracking URI and experiment are set and stay so.
+    The run is FINISHED after the model is logged. An error before that leaves it FAILED. MLflow's global tracking URI
+    and experiment stay changed.
     """
     torch.manual_seed(config.seed)
     model = LocalizationNet(config.size).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -109,8 +110,8 @@ def _log_settings(model: LocalizationNet, config: TrainConfig, options: FitOptio
 
 
 def _log_model(model: LocalizationNet, config: TrainConfig, options: FitOptions) -> None:
-    """Log `model`, on the CPU and in eval mode: a pt2 archive keeps the device and the mode it was traced in."""
-    # Given requirements spare MLflow loading the model again to guess them; PyPI knows no "+cpu" versions.
+    """Log `model`, which must be on the CPU and in eval mode: a pt2 archive keeps the device and mode of its trace."""
+    # Without requirements, MLflow loads the model again to infer them. PyPI has no "+cpu" versions.
     versions = {"mlflow": mlflow.__version__, "numpy": np.__version__, "torch": torch.__version__.split("+")[0]}
     mlflow.pytorch.log_model(
         model,
@@ -124,7 +125,7 @@ def _log_model(model: LocalizationNet, config: TrainConfig, options: FitOptions)
 
 
 def _log_evaluation(options: FitOptions) -> None:
-    """Log inputs with the positions that are wanted, and say where: a release measures the model's variants on them."""
+    """Log an evaluation file and its tag. A release measures the variants of the model on these samples."""
     inputs, positions = validation_set(options)
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder, EVALUATION_FILE)
@@ -145,7 +146,7 @@ def _signature() -> ModelSignature:
 def _progress_line(epoch: Epoch, options: FitOptions) -> str:
     when = f"epoch {epoch.number:3d}  {epoch.elapsed_s:5.0f} of {options.seconds:.0f} s"
     likelihood = f"train_nll {epoch.train_nll:6.3f}  val_nll {epoch.val_nll:6.3f}"
-    return f"{when}  {likelihood}  val_mae {epoch.val_mae:.3f}  (guessing the mean: {epoch.val_mae_baseline:.3f})"
+    return f"{when}  {likelihood}  val_mae {epoch.val_mae:.3f}  (baseline: {epoch.val_mae_baseline:.3f})"
 
 
 def _parse(arguments: list[str] | None) -> TrainConfig:
@@ -155,15 +156,17 @@ def _parse(arguments: list[str] | None) -> TrainConfig:
     parser.add_argument("--experiment", default=default.experiment, metavar="NAME")
     parser.add_argument("--run-name", metavar="NAME")
     parser.add_argument("--size", choices=tuple(SIZES), default=default.size)
-    parser.add_argument("--seconds", type=float, default=default.seconds, help="end after the epoch that passes this")
-    parser.add_argument("--epochs-min", type=int, default=default.epochs_min, metavar="N", help="but not before these")
+    parser.add_argument("--seconds", type=float, default=default.seconds, help="minimum duration of the training")
+    parser.add_argument(
+        "--epochs-min", type=int, default=default.epochs_min, metavar="N", help="minimum number of epochs"
+    )
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--serialization", choices=("pt2", "pickle"), default=default.serialization)
     return TrainConfig(**vars(parser.parse_args(arguments)))
 
 
 def _quiet_mlflow() -> None:
-    """Leave the terminal to the progress lines: no migrations, no progress bars, no links, no pickle lecture."""
+    """Silence MLflow's messages: migrations, progress bars, links and the warning about pickles."""
     for variable in ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "MLFLOW_DISABLE_TELEMETRY"):
         os.environ.setdefault(variable, "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -172,10 +175,10 @@ def _quiet_mlflow() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the last line of the output is ``run_id=<id>``."""
+    """Run the command line. The last line of the output is ``run_id=<id>``."""
     config = _parse(arguments)
     _quiet_mlflow()
-    # Python dies of SIGTERM without unwinding, which would leave the run RUNNING for ever.
+    # By default, SIGTERM ends Python without cleanup, and the run would stay RUNNING.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         run_id = train(config)

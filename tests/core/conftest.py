@@ -1,4 +1,4 @@
-"""Small models in MLflow's own folders, and what the export makes of them."""
+"""Fixtures: small models in MLflow folders, and their artifacts."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def trained_pt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained_pickle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # In train mode, as a training script leaves it: the loader has to see to that.
+    # In training mode, as at the end of a training script. The loader has to switch to eval mode.
     return save(TwoHeads().train(), tmp_path_factory.mktemp("mlflow") / "pickle", serialization_format="pickle")
 
 
 @pytest.fixture(scope="module")
 def released(trained_pt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """What the export made of the pt2 model; not to be written to."""
+    """The artifact of the pt2 model. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("exported") / "artifact"
     return Exported(folder, export_trained(trained_pt2, folder, ExportStepOptions(device="cpu")))
 
 
 @pytest.fixture
 def exported(released: Exported, tmp_path: Path) -> Exported:
-    """A copy that a test may damage."""
+    """A copy of the artifact that a test may damage."""
     return Exported(Path(shutil.copytree(released.folder, tmp_path / "artifact")), released.artifact)
 
 
 @pytest.fixture
 def log_and_export(tmp_path: Path) -> Callable[..., Exported]:
-    """Save a model as a pickle (which traces nothing) unless told otherwise, and export it."""
+    """Return a function that saves a model, as a pickle by default (no trace), and exports it."""
 
     def run(model: torch.nn.Module, opset: int | None = None, **logged: object) -> Exported:
         trained = save(model, tmp_path / "trained", **{"serialization_format": "pickle"} | logged)

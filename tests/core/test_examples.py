@@ -57,7 +57,7 @@ def test_each_size_has_the_published_number_of_parameters(size: str, millions: f
 
 
 def test_an_unknown_size_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'giant' is none of nano, tiny, small, base, large, huge"):
+    with pytest.raises(ValueError, match="'giant' is unknown: use one of nano, tiny, small, base, large, huge"):
         LocalizationNet("giant")
 
 

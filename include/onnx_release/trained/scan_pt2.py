@@ -56,6 +56,7 @@ def refuse_code(path: Path) -> None:
     """
     subject = f"The model file {path.name}"
     try:
+        # The private reader that torch.export.load uses. Remove when torch has a public reader of pt2 archives.
         archive = torch._C.PyTorchFileReader(str(path))
         problems = list(_problems(archive))
     except RuntimeError as error:

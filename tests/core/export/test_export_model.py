@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256
-from onnx_release.errors import Refused
 from onnx_release.export.contract import ModelContract
 from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.export.fallback import ExportOptions, export_onnx
@@ -237,12 +236,12 @@ def test_an_output_of_another_dtype_is_refused(log_and_export: Exporter) -> None
 
 
 def test_a_missing_output_is_refused(log_and_export: Exporter) -> None:
-    with pytest.raises(Refused, match="positions, uncertainties"):
+    with refused("outputs_differ", "positions, uncertainties"):
         log_and_export(OneOutput())
 
 
 def test_an_output_that_is_not_in_the_signature_is_refused(log_and_export: Exporter) -> None:
-    with pytest.raises(Refused, match="positions"):
+    with refused("outputs_differ", "positions"):
         log_and_export(TwoHeads(), signature=signature(outputs={"positions": (-1, 2)}))
 
 
@@ -257,7 +256,7 @@ def test_weights_with_nan_are_refused_and_leave_no_files(tmp_path: Path) -> None
     with torch.no_grad():
         model.linear.weight[1, 1] = torch.nan
     trained = save(model, tmp_path / "trained")
-    with pytest.raises(Refused, match=r"linear\.weight has 1 of 32"):
+    with refused("nan_weights", "linear.weight", "1 of 32"):
         export_trained(trained, tmp_path / "out", ExportStepOptions(device="cpu"))
     assert not (tmp_path / "out").exists()
 
