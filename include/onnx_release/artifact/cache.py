@@ -123,26 +123,18 @@ class Cache:
         # The lease comes before publication, so that no other process evicts the entry in between.
         lease = stack.enter_context(_locked(self._lease(entry.sha256), shared=True))
         os.utime(lease)
+        target = self._entry(entry.sha256)
         with _locked(self._root / "fills" / "room"):
-            published = self._publish(entry)
-        if published is None:
-            _log.info("%s (%d bytes) does not fit into the cache and is not kept.", request.name, entry.size_bytes)
-            return entry
+            if not target.is_dir() or _verified(target, entry.sha256) is None:
+                if not self._make_room(entry.size_bytes, entry.sha256):
+                    _log.info("%s, %d bytes, does not fit into the cache.", request.name, entry.size_bytes)
+                    return entry
+                # A process that still uses the damaged entry continues with the intact files.
+                self._discard(target)
+                entry.folder.rename(target)
         if request.key:
             _write(self._key_file(request.key), entry.sha256)
-        return replace(entry, folder=published)
-
-    def _publish(self, entry: CacheEntry) -> Path | None:
-        """Move a fetched folder to its place. Return None if it does not fit. The caller has the lock `room`."""
-        target = self._entry(entry.sha256)
-        if target.is_dir() and _verified(target, entry.sha256) is not None:
-            return target
-        if not self._make_room(entry.size_bytes, entry.sha256):
-            return None
-        # A process that still uses the damaged entry continues with the intact files.
-        self._discard(target)
-        entry.folder.rename(target)
-        return target
+        return replace(entry, folder=target)
 
     def _make_room(self, size_bytes: int, sha256: str) -> bool:
         """Evict the least recently used entries until the size fits. Entries in use stay."""
@@ -223,18 +215,14 @@ class Cache:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                with suppress(OSError):
-                    self._clear()
+                with suppress(OSError), _locked(self._root / "fills" / "room"):
+                    for entry in (self._root / "entries").iterdir():
+                        self._evict(entry.name)
             raise Transient(
                 "The worker's cache folder",
                 f"cannot be used: {error.strerror or type(error).__name__}",
                 "Check its disk and its permissions. [onnx_release] cache_max_bytes limits its size; 0 turns it off.",
             ) from error
-
-    def _clear(self) -> None:
-        with _locked(self._root / "fills" / "room"):
-            for entry in (self._root / "entries").iterdir():
-                self._evict(entry.name)
 
 
 def _fetch(request: CacheRequest, folder: Path) -> CacheEntry:

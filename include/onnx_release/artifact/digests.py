@@ -135,22 +135,18 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         temporary.mkdir()
     try:
         yield temporary
+        # A folder cannot be renamed onto a folder with files, so the old one is renamed first.
+        old = temporary.with_name(f"{temporary.name}.old")
         with _disk_errors(target):
-            _replace(temporary, target)
+            if os.path.lexists(target):
+                target.rename(old)
+            temporary.rename(target)
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(source: Path, target: Path) -> None:
-    # A folder cannot be renamed onto a folder with files, so the old one is renamed first.
-    old = source.with_name(f"{source.name}.old")
-    if os.path.lexists(target):
-        target.rename(old)
-    source.rename(target)
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old)
-    else:
-        old.unlink(missing_ok=True)
 
 
 @contextmanager
