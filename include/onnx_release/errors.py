@@ -197,6 +197,9 @@ class ParityRefused(Refused):
     """A parity comparison that cannot be made."""
 
     codes: ClassVar[Mapping[str, str]] = {
+        "other_inputs": "The exported program and the ONNX graph have different numbers of inputs.",
+        "part_failed": "ONNX Runtime does not run a part of the graph in the search for the first difference.",
+        "part_rejected": "ONNX Runtime does not load a part of the graph in the search for the first difference.",
         "wrong_limits": "A parity limit is unknown or out of its bounds, or an output has no limit.",
     }
 

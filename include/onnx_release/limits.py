@@ -1,6 +1,6 @@
-"""Every number and pattern that someone may want to change, in one place.
+"""Numbers of the core: limits, sizes and times, with the records of parity, latency and measurement.
 
-The DAG's Params form takes its defaults from here and hands changed values back as `ParityLimits` and `LatencyBudget`.
+The trigger form takes its defaults from here.
 """
 
 from __future__ import annotations
@@ -11,92 +11,92 @@ from pydantic import Field
 
 from onnx_release.records.base import Record
 
-# Opset 20 is where Gelu becomes one node; 18 is the oldest that torch's dynamo exporter writes.
+# 18 is the oldest opset that torch's dynamo exporter writes.
 OPSET_MIN = 18
 OPSET_MAX = 23
 
-# The newest that the TorchScript exporter writes.
+# The newest opset that the TorchScript exporter writes.
 TORCHSCRIPT_OPSET = 20
 
-# The example that the exporter traces must have a batch of at least 2: torch.export makes sizes 0 and 1 constants.
+# The traced example needs a batch of at least 2: torch.export makes the sizes 0 and 1 constants.
 EXPORT_BATCH_SIZE = 2
 BATCH_SIZES = (1, 8, 32)
 SERVING_BATCH_SIZE = 1
-# Added to the parity check when no other size differs from the one the exporter saw.
+# Added to the comparison when every other batch size is that of the export.
 UNSEEN_BATCH_SIZE = 3
 BATCH_SIZE_MAX = 4096
 SAMPLE_SEEDS = (11, 23)
-# The size of a dimension that varies, is not the batch, and of which the run left no example.
+# The size of a varying dimension, except the batch, without an example.
 VARYING_DIMENSION_SIZE = 16
 
-# External data keeps one name: mlflow's own writer picks a random one, which would change the sha256 at each save.
+# External data has a fixed name: MLflow's writer uses a random one, which would change the sha256 at each save.
 MODEL_FILE = "model.onnx"
 EXTERNAL_DATA_FILE = "model.onnx.data"
 REPORT_FILE = "report.json"
 
-# How files of PyTorch models and weights are called.
+# File suffixes of PyTorch models and weights.
 MODEL_SUFFIXES = (".pt2", ".ckpt", ".pth", ".pt", ".safetensors")
 
-# Protocol buffers stop at 2 GiB; a model with its weights inside the file cannot be larger.
+# The size limit of a protocol buffer, and so of a model without external data.
 PROTO_MAX_BYTES = 2**31 - 1
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
-# Operators that ONNX Runtime has besides ONNX's own.
+# The domain of ONNX Runtime's own operators.
 RUNTIME_DOMAIN = "com.microsoft"
 
 FACTORY_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
-# A block of timed calls lasts at least this long, so that a switch of sides weighs little; at most this many calls.
+# The minimum duration of a block of timed calls, which makes a switch of sides negligible, and its maximum of calls.
 MEASURE_BLOCK_S = 0.02
 CALLS_PER_ROUND_MAX = 200
-# Above this part of its time spent waiting for a CPU, a round timed the host's other work too. Measured on 2 CPUs:
-# 0.03 when alone; at 0.5, with one other busy process, PyTorch's threads took 16 times as long.
+# Above this share of time spent waiting for a CPU, a round counts as disturbed. Measured on 2 CPUs: 0.03 on an idle
+# host; 0.5 with one other busy process, where PyTorch's threads took 16 times as long.
 CPU_WAIT_SHARE_MAX = 0.05
-# A speedup differs from process to process by this standard deviation, as a part of it, however long each measures:
-# every process lays out weights and buffers anew (ten of them on two CPUs: `speedup_repeatability` of the bench).
+# The relative standard deviation of a speedup between processes, for any duration of the measurement: each process lays
+# out weights and buffers differently (ten processes on two CPUs: `speedup_repeatability` of the bench).
 PROCESS_SPREAD = 0.03
 
-# How long a measurement waits for another on its host, and how often it asks, in s.
+# The wait of a measurement for another one on its host, and the interval of its attempts, in s.
 MEASURE_LOCK_TIMEOUT_S = 1800.0
 MEASURE_LOCK_POLL_S = 0.5
 
 
-# What half precision can hold: a step of float16 is 1e-3 of its value, of bfloat16 8e-3, and a network adds them up.
+# A rounding step of float16 is 1e-3 of the value, of bfloat16 8e-3, and a network adds the steps up.
 DTYPE_LIMITS: dict[str, dict[str, float | None]] = {
     "float16": {"mae_max": 2e-3, "sqnr_min_db": 40.0},
     "bfloat16": {"mae_max": 1.6e-2, "sqnr_min_db": 25.0},
 }
 
-# What a model of reduced precision is held to, over all of its outputs, whatever their dtype: the error relative to the
-# output's scale (26 dB are 5 % of it), the cosine, and the share of equal values of integer outputs.
+# Limits of a model of reduced precision, for outputs of every dtype: the error relative to the output's scale (26 dB
+# are 5 % of it), the cosine, and the share of equal values of integer outputs.
 PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
     "int8": {"mae_max": None, "sqnr_min_db": 26.0, "cosine_min": 0.999, "agreement_min": 0.99},
     "float16": {"mae_max": None, "sqnr_min_db": 40.0, "cosine_min": 0.9999, "agreement_min": 0.999},
 }
 
-# Tuning: how long it may take in all, and which part of that may be spent before the contest begins.
+# The time limit of a tuning, and the share of it for building candidates before the race.
 TUNE_MAX_S = 300.0
 TUNE_BUILD_SHARE = 0.6
-# How much worse than PyTorch's a candidate's metric on the evaluation sample may be, as a part of PyTorch's.
+# The allowed relative loss of a candidate's metric on the evaluation sample, compared with PyTorch's.
 METRIC_LOSS_MAX = 0.01
-# Where an export may gain by another opset: Gelu is one node from 20 on, attention from 23 on.
+# Opsets from which an export may be faster: Gelu is one node from 20 on, attention from 23 on.
 TUNE_OPSETS = (20, 23)
-# Rounds of a heat before a candidate may be dropped as slower, and a heat's longest measuring in s.
+# The rounds before the race may eliminate a candidate as slower, and the longest measurement of one candidate in s.
 HEAT_ROUNDS_MIN = 10
 HEAT_MAX_S = 30.0
-# Static quantisation of convolutions is tried where they hold at least this share of the weights of all layers.
+# Convolutions get a static quantisation when they have at least this share of the weights of all layers.
 CONVOLUTION_SHARE_MIN = 0.2
-# Rows that the ranges of a static quantisation are taken from: of the evaluation sample, and of each other sample.
+# Rows for the ranges of a static quantisation: from the evaluation sample, and from each other sample.
 CALIBRATION_ROWS_MAX = 64
 CALIBRATION_SAMPLE_ROWS = 8
-# An evaluation sample is run in batches of this size.
+# The batch size for the evaluation sample.
 EVALUATION_BATCH_SIZE = 32
 
-# How much of a memory-mapped file of weights stays in memory after it was read.
+# The part of a memory-mapped file of weights that stays in memory after it was read.
 MAPPED_PAGES_KEPT_BYTES = 32 * 2**20
 
-# A reproduction bundle holds the model itself up to this size.
+# A reproduction bundle contains the model up to this size.
 REPRODUCTION_MODEL_MAX_BYTES = 256 * 2**20
 
 
@@ -168,12 +168,15 @@ class ParityLimits(OutputLimits):
 
 
 class LatencyBudget(Record):
-    """What speed a release must reach, at the batch size it is served with; other batch sizes are only reported.
+    """Limits on latency at the serving batch size; other batch sizes are only reported.
 
-    `speedup_min` is required and `speedup_goal` wished for (PyTorch's median time over ONNX Runtime's). `p95_max_ms`
-    bounds ONNX Runtime's 95th percentile. `on_miss` says what a missed requirement does: ``refuse`` the model, or
-    ``warn`` and go on. An interval that straddles `speedup_min` after `measure_max_s` is not settled, and is treated
-    as a miss under either policy, in its own words.
+    Attributes:
+        batch_size: The serving batch size.
+        speedup_min: The required speedup: PyTorch's median time over ONNX Runtime's.
+        speedup_goal: The speedup to aim at; reaching it is only reported.
+        p95_max_ms: The limit on ONNX Runtime's 95th percentile in ms.
+        on_miss: The effect of a missed limit: ``refuse`` the model, or ``warn``. A speedup that is not settled counts
+            as missed.
     """
 
     batch_size: int = SERVING_BATCH_SIZE
@@ -184,12 +187,12 @@ class LatencyBudget(Record):
 
 
 class MeasurePlan(Record):
-    """How long and how often to measure, per batch size; a round times each side once, in a block of calls.
+    """Duration of the measurement of one batch size. A round times each side once, in a block of calls.
 
-    Measuring stops when the interval of the speedup is no wider than `interval_width_max` times the speedup and clear
-    of the budget's limit, but not before `measure_min_s` and `rounds_min`; and at `measure_max_s` in any case, or at
-    `reported_max_s` for a batch size that the budget says nothing about. With fewer than 10 rounds the verdict is not
-    settled. `threads` of None means every CPU that the process may use.
+    The measurement stops when the interval of the speedup is at most `interval_width_max` times the speedup wide and
+    does not contain the budget's limit. It never stops before `measure_min_s` and `rounds_min`. It always stops at
+    `measure_max_s`, or at `reported_max_s` for a batch size without a budget. With fewer than 10 rounds the speedup is
+    not settled. `threads` of None means every CPU that the process may use.
     """
 
     threads: int | None = None

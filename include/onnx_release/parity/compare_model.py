@@ -1,4 +1,4 @@
-"""Both sides run on every sample: what was compared, what was left out, and the first case that failed."""
+"""Comparison of both sides on every sample, with notes about skipped samples and the first failed case."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from onnx_release.trained.arrays import Arrays
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedCase:
-    """A sample on which the sides differ, with what each made of it."""
+    """Sample on which the sides differ, with the outputs of each."""
 
     sample: Sample
     reference: Arrays
@@ -28,7 +28,17 @@ class FailedCase:
 
 @dataclass(slots=True)
 class Comparison:
-    """What PyTorch gave for each sample that it could run, and then what ONNX Runtime made of the same."""
+    """Comparison in two steps, so that only one side needs to be in memory: `run_reference`, then `run_candidate`.
+
+    Attributes:
+        artifact: The record of the exported folder.
+        limits: The parity limits.
+        expected: The samples that PyTorch ran, with its outputs.
+        compared: One result per output and sample.
+        failures: Reasons against the artifact besides failed results.
+        notes: The skipped samples with the reason.
+        failed_case: The first sample with a failed result.
+    """
 
     artifact: OnnxArtifact
     limits: ParityLimits
@@ -39,32 +49,29 @@ class Comparison:
     failed_case: FailedCase | None = None
 
     def run_reference(self, runner: Runner, samples: Sequence[Sample]) -> None:
-        """Run PyTorch on every sample; a probing one that it cannot run, or answers with NaN, is left out."""
+        """Run PyTorch on every sample. A probing sample on which it fails or returns NaN is skipped."""
         for sample in samples:
             try:
                 outputs = run(runner, sample)
             except Refused as refusal:
                 if sample.probing:
-                    self.notes.append(f"'{sample.name}' was left out: PyTorch itself does not run it")
+                    self.notes.append(f"'{sample.name}' was skipped: PyTorch itself fails on it")
                 else:
                     self.failures.append(str(refusal))
                 continue
             if sample.probing and not sample.varied and not_finite(outputs):
-                self.notes.append(f"'{sample.name}' was left out: PyTorch itself answers with NaN or infinity")
+                self.notes.append(f"'{sample.name}' was skipped: PyTorch itself returns NaN or infinity")
                 continue
             self.expected.append((sample, outputs))
-        self._require_other_sizes()
-
-    def _require_other_sizes(self) -> None:
         for dimension in varying_dimensions(self.artifact.inputs):
             if not any(sample.varied == dimension for sample, _ in self.expected):
                 self.failures.append(
-                    f"dimension '{dimension}' varies by the signature, and PyTorch runs at no other size of it than "
-                    "the example's: give the signature its one size, or the parameter input_spec the sizes to test"
+                    f"dimension '{dimension}' varies in the signature, and PyTorch runs only at the size of the "
+                    "example: write the one size into the signature, or the sizes to test into the parameter input_spec"
                 )
 
     def run_candidate(self, runner: Runner) -> None:
-        """Run ONNX Runtime on what PyTorch ran, and compare."""
+        """Run ONNX Runtime on the samples that PyTorch ran, and compare the outputs."""
         scales = output_scales(outputs for _, outputs in self.expected)
         for index, (sample, reference) in enumerate(self.expected):
             try:
@@ -77,21 +84,21 @@ class Comparison:
             if self.failed_case is None and not all(result.passed for result in results):
                 self.failed_case = FailedCase(sample=sample, reference=reference, candidate=candidate)
             if index == 0:
-                # The smoke test before registration asks this too, and is too late to find it first.
+                # The smoke test before registration checks this too, but only after the upload.
                 self.failures += not_finite(candidate)
 
     def report(self) -> ParityReport:
-        """Return the verdict over all that was compared."""
+        """Return the report of all comparisons."""
         return evaluate_parity(self.artifact, self.compared, self.limits, self.failures, self.notes)
 
 
 def run(runner: Runner, sample: Sample) -> Arrays:
-    """Run a copy: a model that writes into its input must not change what the other side is given."""
+    """Run a copy of the sample: a model may write into its input, and the other side gets the same sample."""
     return runner.run({name: array.copy() for name, array in sample.inputs.items()})
 
 
 def not_finite(outputs: Arrays) -> list[str]:
-    """Return a line for each output that holds NaN or infinity."""
+    """Return one failure for each output with NaN or infinity."""
     return [
         f"output '{name}' holds NaN or infinity on the model's own example"
         for name, array in outputs.items()

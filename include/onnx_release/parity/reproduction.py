@@ -127,8 +127,8 @@ Artifact {{ case.sha256 | inline }}, on the sample {{ case.sample.name | inline 
 - no node was found that differs from PyTorch by itself
 {% else %}
 {% if at.node %}
-- node {{ at.node | inline }} ({{ at.op_type | inline }}), seen in the value {{ at.value | inline }}
-- module {{ (at.module or "the model itself") | inline }} ({{ at.module_type | inline }})
+- node {{ at.node | inline }} ({{ at.op_type | inline }}), first seen in the value {{ at.value | inline }}
+- module {{ (at.module or "the model itself") | inline }} ({{ (at.module_type or "unknown class") | inline }})
 {% endif %}
 {% if at.mae is not none and at.max_abs is not none %}
 - MAE {{ "%.3g" % at.mae }}, largest difference {{ "%.3g" % at.max_abs }}, scale {{ "%.3g" % (at.scale or 0.0) }}

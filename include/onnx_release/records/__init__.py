@@ -1,6 +1,6 @@
 """Records: the immutable results of the release steps.
 
-Airflow's XCom, `report.json` and the tags of a model version are made from these.
+They travel as dicts in Airflow's XCom and in `report.json`. The tags of a model version come from them.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from onnx_release.records.tensors import TensorSpec
 
 
 class FileDigest(Record):
-    """One file of a folder: its path in the folder (``/``-separated), the sha256 of its bytes, and their count."""
+    """File of a folder: its path in the folder (``/``-separated), and the sha256 and the number of its bytes."""
 
     path: str
     sha256: str
@@ -21,19 +21,30 @@ class FileDigest(Record):
 
 
 class Finding(Record):
-    """One thing a check saw. An ``error`` refuses the model; ``warning`` and ``info`` are for the reader.
+    """Finding of a check. An ``error`` refuses the model; a ``warning`` or an ``info`` does not.
 
-    `fix` is the line that cures it, where there is one: code for the training script, or a parameter of the release.
+    Attributes:
+        severity: The weight of the finding.
+        code: The stable name of the finding.
+        message: The finding as a sentence.
+        fix: Code for the training script, or a parameter of the release, that removes the finding.
     """
 
     severity: Literal["error", "warning", "info"]
     code: str
     message: str
-    fix: str = ""
+    fix: str | None = None
 
 
 class ExportAttempt(Record):
-    """One strategy of the export: ``taken``, ``failed`` (it wrote nothing), or ``unfit`` (what it wrote is wrong)."""
+    """Attempt of the export with one strategy.
+
+    Attributes:
+        strategy: The name of the strategy.
+        outcome: ``taken``, ``failed`` (it wrote nothing), or ``unfit`` (its file is wrong).
+        reason: The reason of an outcome other than ``taken``.
+        wall_s: The duration in seconds.
+    """
 
     strategy: str
     outcome: Literal["taken", "failed", "unfit"]
@@ -42,7 +53,7 @@ class ExportAttempt(Record):
 
 
 class Precision(StrEnum):
-    """Number format that a model computes in. ``exact`` is the model as it was trained, with its own dtypes."""
+    """Number format of a model. ``exact`` is the trained model with its own dtypes."""
 
     EXACT = "exact"
     FLOAT16 = "float16"
@@ -50,18 +61,28 @@ class Precision(StrEnum):
 
     @property
     def is_exact(self) -> bool:
-        """True for the model as it was trained."""
+        """True for the trained model with its own dtypes."""
         return self is Precision.EXACT
 
 
 class TuneCandidate(Record):
-    """One contestant of the tuning, and what became of it.
+    """Candidate of a tuning, with its outcome.
 
-    `outcome`: ``reference`` (PyTorch), ``chosen``, ``passed`` (fit, and not chosen), ``slower`` (dropped in a heat),
-    ``refused`` (by its gate), ``failed`` (could not be made or run), ``left out`` (never tried); `reason` says why.
-    `speedup` is the plain export's median time over its own, with its bootstrap interval. `measures` are the
-    worst over all outputs and samples. `task_metrics` are those of the evaluation sample, by output. `build_s` is the
-    time of building and comparing.
+    Attributes:
+        name: The name of the candidate.
+        precision: Its number format.
+        outcome: ``reference`` (PyTorch), ``chosen``, ``passed`` (accepted, not chosen), ``slower`` (eliminated),
+            ``refused`` (by the acceptance test), ``failed`` (not built, or it does not run), ``left out`` (not built).
+        reason: The reason of the outcome.
+        speedup: The median time of the plain export over its own, with a bootstrap interval from `speedup_low` to
+            `speedup_high`.
+        p50_ms: The median of the time per call in ms; `p95_ms` is the 95th percentile.
+        rounds: The number of measured rounds.
+        measures: The worst measures over all outputs and samples.
+        task_metrics: The metrics on the evaluation sample, by output.
+        size_bytes: The size of model and external data.
+        build_s: The duration of building and comparing in seconds.
+        session_options: The session options of this candidate.
     """
 
     name: str
@@ -82,10 +103,20 @@ class TuneCandidate(Record):
 
 
 class TuneReport(Record):
-    """Every candidate of one tuning, measured at the serving `batch_size`; `sha256` is the plain export's.
+    """Result of one tuning.
 
-    `precision_limits` are those that reduced precisions were held to, `task_metric` says what the evaluation sample's
-    metric is, by output, and `notes` what limited the search.
+    Attributes:
+        sha256: The sha256 of the plain export.
+        chosen: The name of the chosen candidate.
+        candidates: Every candidate, also those that were left out.
+        batch_size: The serving batch size, at which all were measured.
+        threads: The threads of each session.
+        confidence: The confidence of the speedup intervals.
+        max_s: The time limit in seconds.
+        wall_s: The duration in seconds.
+        precision_limits: The parity limits of the reduced precisions.
+        task_metric: The name of the metric on the evaluation sample, by output.
+        notes: The restrictions of the search.
     """
 
     sha256: str
@@ -102,20 +133,32 @@ class TuneReport(Record):
 
 
 class OnnxArtifact(Record):
-    """An exported model folder: ``model.onnx``, its external data, and what MLflow needs to load them.
+    """Exported model folder: ``model.onnx``, its external data, and the files of its MLflow package.
 
-    `sha256` names the folder's bytes (see `artifact.folder_sha256`); every later record repeats it.
-    `staging_uri` is the staged folder, and None for a folder that only the current process uses. A release report never
-    contains it. `trained_sha256` is the digest of the trained model's files.
-
-    `trained_format` is the trained model's storage format (``pt2``, ``pickle``, ``torchscript`` or ``state_dict``),
-    `strategy` the export strategy that made the file and `attempts` every one that was tried, in order; `findings` are
-    the export doctor's. `device` is where it was exported. `providers` are the execution providers that its package
-    asks for, and that it is therefore tested with.
-
-    `variant` names the tuning's candidate that these bytes are, and is empty for the plain export; `session_options`
-    are those that its package asks for, under the names of MLflow's ``onnx_session_options``. `tuning` is what the
-    tuning found, where there was one, whichever candidate it chose.
+    Attributes:
+        staging_uri: The staged folder; None for a folder that only the current process uses. A release report never
+            contains it.
+        trained_sha256: The digest of the trained model's files.
+        sha256: The digest of the folder (see `artifact.digests`); every later record repeats it.
+        size_bytes: The size of all files.
+        files: The digest of each file.
+        opset: The version of ONNX's own operators.
+        ir_version: The version of the ONNX file format.
+        inputs: The inputs of the graph.
+        outputs: The outputs of the graph.
+        strategy: The export strategy that wrote the file.
+        trained_format: The storage format of the trained model.
+        device: The device of the export.
+        providers: The execution providers of the package, with which it is tested.
+        export_batch_size: The batch size of the exporter's example.
+        export_wall_s: The duration of the export in seconds.
+        tool_versions: The versions of the packages that exported the model.
+        attempts: Every strategy of the export, in order.
+        findings: Findings about the trained model and its export.
+        precision: The number format of the model.
+        variant: The chosen candidate of the tuning; None for the plain export.
+        session_options: The session options of the package, by MLflow's names in ``onnx_session_options``.
+        tuning: The result of the tuning, also when it chose the plain export.
     """
 
     staging_uri: str | None = None
@@ -137,6 +180,6 @@ class OnnxArtifact(Record):
     attempts: tuple[ExportAttempt, ...] = ()
     findings: tuple[Finding, ...] = ()
     precision: Precision = Precision.EXACT
-    variant: str = ""
+    variant: str | None = None
     session_options: dict[str, Any] = Field(default_factory=dict)
     tuning: TuneReport | None = None

@@ -11,7 +11,7 @@ from onnx_release.errors import RecordRefused
 
 
 class Record(BaseModel):
-    """An immutable result or option set. Types are strict and unknown fields are refused."""
+    """Immutable result or set of options. Types are strict and unknown fields are refused."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", ser_json_inf_nan="null", protected_namespaces=()
@@ -26,7 +26,8 @@ class Record(BaseModel):
     def from_dict(cls, data: object) -> Self:
         """Build the record from the output of `to_dict`.
 
-        :raises RecordRefused: when a field is unknown, missing or of another type; the message names the field.
+        Raises:
+            RecordRefused: when a field is unknown, missing or of another type; the message names the field.
         """
         try:
             # JSON mode: JSON has lists where the record has tuples, and strings where it has enums.

@@ -15,25 +15,32 @@ SCHEMA_VERSION: Final = 1
 
 
 class TrainedModel(Record):
-    """A finished training run and the one PyTorch model of it that is to be released.
+    """PyTorch model of a finished training run.
 
-    `model_uri` is resolved: ``models:/m-…`` (an MLflow 3 logged model) or ``runs:/<run id>/<path>`` (a model of MLflow
-    2, or a file of weights). `chosen` says why this one.
+    Attributes:
+        training_run_id: The id of the run in MLflow.
+        model_uri: The resolved URI: ``models:/m-…`` (a logged model of MLflow 3) or ``runs:/<run id>/<path>`` (a model
+            of MLflow 2, or a file of weights).
+        model_id: The id of the logged model.
+        run_name: The name of the run.
+        experiment_id: The id of the run's experiment, else empty.
+        ended_at_ms: The end of the run, in milliseconds since 1970.
+        chosen: The reason for this model of the run.
     """
 
     training_run_id: str
     model_uri: str
     model_id: str | None = None
-    run_name: str = ""
+    run_name: str | None = None
     experiment_id: str = ""
     ended_at_ms: int | None = None
-    chosen: str = ""
+    chosen: str | None = None
 
 
 class ReleaseReport(Record):
-    """The evidence of one release, as `report.json` holds it beside the model and in the training run.
+    """Evidence of one release: the content of `report.json` beside the model and in the training run.
 
-    `status` is the verdict on the artifact; what became of it afterwards (version, alias) is MLflow's to tell.
+    `status` is the verdict on the artifact. Its version and alias are only in MLflow.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -44,7 +51,7 @@ class ReleaseReport(Record):
     artifact: OnnxArtifact | None = None
     check: CheckReport | None = None
     benchmark: BenchmarkReport | None = None
-    dag_run_url: str = ""
+    dag_run_url: str | None = None
 
     @field_validator("artifact")
     @classmethod
@@ -54,7 +61,7 @@ class ReleaseReport(Record):
 
 
 class S3Object(Record):
-    """The uploaded folder: of every object under `uri` the store was found to hold the bytes that `files` says."""
+    """Uploaded folder. Every object under `uri` was verified: it has the bytes of its entry in `files`."""
 
     uri: str
     bucket: str
@@ -65,12 +72,12 @@ class S3Object(Record):
 
 
 class ModelVersion(Record):
-    """A version in MLflow's registry whose source is the uploaded folder; `alias` is empty until it is promoted."""
+    """Version in MLflow's registry. Its source is the uploaded folder. `alias` is None until it is promoted."""
 
     name: str
     version: int
     sha256: str
     source: str
     training_run_id: str
-    alias: str = ""
+    alias: str | None = None
     created: bool = False

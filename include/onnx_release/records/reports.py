@@ -13,7 +13,7 @@ from onnx_release.records.tensors import TensorSpec
 
 
 class CheckReport(Record):
-    """What static checks of the ONNX file found; `passed` only when every check ran and none found an error."""
+    """Result of the static checks of the ONNX file. It passes only when every check ran and none found an error."""
 
     sha256: str
     passed: bool
@@ -41,31 +41,39 @@ class OutputParity(Record):
 
 
 class Divergence(Record):
-    """Where ONNX Runtime's values first leave PyTorch's, in the order of the ONNX graph.
+    """First difference between the two sides, in the order of the ONNX graph.
 
-    `value` is what the node gives, `module` the path of the PyTorch module that it belongs to (empty when unknown),
-    `scale` the root mean square of PyTorch's values, `compared` how many intermediate values were compared, and `note`
-    what limits the finding.
+    Attributes:
+        sample: The sample of the comparison, at `batch_size`.
+        node: The name of the node at fault, of the type `op_type`; None when no single node is at fault.
+        value: The output of the node.
+        module: The path of the PyTorch module that computes the value, of the class `module_type`.
+        mae: The mean absolute difference of the value.
+        max_abs: Its largest absolute difference.
+        scale: The root mean square of PyTorch's value.
+        compared: The number of compared intermediate values.
+        note: A restriction of the finding.
     """
 
     sample: str
     batch_size: int
-    node: str
-    op_type: str
-    value: str
-    module: str = ""
-    module_type: str = ""
+    node: str | None = None
+    op_type: str | None = None
+    value: str | None = None
+    module: str | None = None
+    module_type: str | None = None
     mae: float | None = None
     max_abs: float | None = None
     scale: float | None = None
     compared: int = 0
-    note: str = ""
+    note: str | None = None
 
 
 class ParityReport(Record):
-    """PyTorch against ONNX Runtime on the same inputs: every output, every sample, several sizes of what may vary.
+    """Comparison of PyTorch and ONNX Runtime on the same inputs: every output, sample and size.
 
-    `notes` say what was left out, and why. `divergence` is looked for when the outputs differ.
+    `notes` are the skipped samples with the reason. `divergence` is set when the outputs differ and the first
+    difference was found.
     """
 
     sha256: str
@@ -87,7 +95,7 @@ class ParityReport(Record):
 
 
 class SideLatency(Record):
-    """One side's time per call, in ms; `throughput_per_s` counts samples (calls times batch size) a second."""
+    """Time per call of one side in ms; `throughput_per_s` counts samples (calls times batch size) per second."""
 
     p50_ms: float
     p95_ms: float
@@ -96,13 +104,21 @@ class SideLatency(Record):
 
 
 class BatchLatency(Record):
-    """Both sides at one batch size. `speedup` is PyTorch's median over ONNX Runtime's, with its bootstrap interval.
+    """Latency of both sides at one batch size.
 
-    `rounds` counts interleaved rounds, of `calls_per_round` timed calls of each side. `cpu_wait_share` is the part of
-    their time that this process's threads were ready to run and waited for a CPU that others had (None where the
-    kernel does not count it): a busy host slows PyTorch more than ONNX Runtime, and flatters the speedup. So disturbed
-    rounds, `rounds_disturbed` of them, are not among `rounds`, unless there were too few without; then the figures are
-    not `conclusive`.
+    Attributes:
+        batch_size: The batch size.
+        reference: PyTorch's times.
+        candidate: ONNX Runtime's times.
+        speedup: PyTorch's median over ONNX Runtime's, with a bootstrap interval from `speedup_low` to `speedup_high` at
+            `confidence`.
+        rounds: The number of interleaved rounds, each with `calls_per_round` timed calls per side.
+        measured_s: The duration of the measurement in seconds.
+        conclusive: False when the interval is too wide or disturbed rounds had to be used.
+        rounds_disturbed: The rounds that are not in `rounds` because the threads waited for a CPU. A busy host slows
+            PyTorch more than ONNX Runtime and raises the speedup.
+        cpu_wait_share: The share of the time in which threads of this process waited for a CPU; None where the kernel
+            does not count it.
     """
 
     batch_size: int
@@ -121,7 +137,7 @@ class BatchLatency(Record):
 
 
 class HostInfo(Record):
-    """The machine that measured. `load_1m` is the load average when the measuring began."""
+    """Host of the measurement. `load_1m` is the load average at its start."""
 
     cpu_model: str
     logical_cpus: int
@@ -155,7 +171,7 @@ class LatencyReport(Record):
 
 
 class BenchmarkReport(Record):
-    """Parity and latency of one artifact; a model that failed parity is not timed (`latency` is None)."""
+    """Parity and latency of one artifact. A model that failed parity has no `latency`."""
 
     sha256: str
     passed: bool

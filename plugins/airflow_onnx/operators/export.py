@@ -98,6 +98,6 @@ class OnnxExportOperator(ReleaseStepOperator):
         for attempt in artifact.attempts:
             self.log.info("strategy %s: %s %s", attempt.strategy, attempt.outcome, attempt.reason)
         for finding in artifact.findings:
-            self.log.info("%s %s: %s %s", finding.severity, finding.code, finding.message, finding.fix)
+            self.log.info("%s %s: %s %s", finding.severity, finding.code, finding.message, finding.fix or "")
         self.log.info("Exported %s (%d bytes, opset %d).", artifact.sha256, artifact.size_bytes, artifact.opset)
         return artifact.replace(trained_sha256=trained.sha256)

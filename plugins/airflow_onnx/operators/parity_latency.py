@@ -62,7 +62,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             self.log.info("parity: %s", note)
         if at := report.parity.divergence:
             where = f"node {at.node} ({at.op_type}) of module '{at.module}'"
-            self.log.error("The difference begins at %s, MAE %s. %s", where, at.mae, at.note)
+            self.log.error("The difference begins at %s, MAE %s. %s", where, at.mae, at.note or "")
         for b in report.latency.batches if report.latency else ():
             self.log.info(
                 "batch %d: PyTorch p50 %.3f ms, ONNX Runtime p50 %.3f ms, speedup %.2f [%.2f, %.2f]",

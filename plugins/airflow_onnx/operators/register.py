@@ -100,7 +100,7 @@ def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Obje
         "s3_uri": uploaded.uri,
         "training_run_id": report.trained_model.training_run_id,
         "training_model_uri": report.trained_model.model_uri,
-        "dag_run_url": report.dag_run_url,
+        "dag_run_url": report.dag_run_url or "",
     }
     if artifact.variant:
         tags |= {"variant": artifact.variant}

@@ -102,7 +102,7 @@ def find_trained_model(hook: MlflowHook, training_run_id: str, model_uri: str | 
         training_run_id=training_run_id,
         model_uri=model_uri,
         model_id=model_uri.removeprefix("models:/") if model_uri.startswith("models:/m-") else None,
-        run_name=run.info.run_name or "",
+        run_name=run.info.run_name or None,
         experiment_id=run.info.experiment_id,
         ended_at_ms=run.info.end_time,
         chosen=chosen,

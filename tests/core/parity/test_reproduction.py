@@ -143,7 +143,7 @@ def test_the_readme_says_what_failed_and_where(tmp_path: Path) -> None:
     write_reproduction(tmp_path / "bundle", _case(tmp_path, off=0.5))
     readme = (tmp_path / "bundle" / "README.md").read_text()
     assert "MAE 0.1 is not below 1e-05" in readme
-    assert r"node node\_\*add\* (Add), seen in the value add" in readme
+    assert r"node node\_\*add\* (Add), first seen in the value add" in readme
     assert "module head.0 (Linear)" in readme
     assert "MAE 0.001, largest difference 0.25, scale 1.5" in readme
     assert json.loads((tmp_path / "bundle" / "versions.json").read_text())["exported with"] == {"torch": "2.13.0"}

@@ -1,1 +1,1 @@
-"""Which node of an exported graph computes something else than PyTorch: one heavy library a file, `search` on top."""
+"""Search for the first node of an exported graph that differs from PyTorch. Each file uses one heavy library."""

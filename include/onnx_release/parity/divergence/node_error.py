@@ -1,4 +1,4 @@
-"""How far one intermediate value is from PyTorch's, and from where on that is no rounding."""
+"""Error of one intermediate value, and the limits of rounding."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from onnx_release.parity.measures import root_mean_square
 
 Array = npt.NDArray[Any]
 
-# One node that is given PyTorch's own inputs. Measured over the test zoo's models: a faithful float32 node stays below
-# 1e-6; sums of thousands of terms may reach ten times that. Half precision rounds each result to 1e-3 of itself.
-# Integers and booleans must be equal.
+# Limits for one node on PyTorch's inputs. Measured on the test zoo: a correct float32 node stays below 1e-6, and a sum
+# of thousands of terms below ten times that. Half precision rounds each result to 1e-3 of its value. Integers and
+# booleans must be equal.
 NODE_ERROR_MAX = {"float16": 2e-2, "float32": 2e-5, "float64": 1e-10}
-# The whole graph, where the rounding of all nodes adds up.
+# Limits for the whole graph, in which the rounding of all nodes adds up.
 GRAPH_ERROR_MAX = {"float16": 5e-2, "float32": 1e-4, "float64": 1e-9}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distance:
-    """One value on both sides.
+    """Difference of one value on both sides.
 
-    `error` is the largest difference in units of the value's own size: ``|a - b| / (scale + |b|)`` with b PyTorch's
-    value and `scale` the root mean square of all of them; infinite when the two cannot be compared, and `problem`
-    then says why. `mae` and `max_abs` are in the value's own unit, over what is finite on both sides.
+    Attributes:
+        dtype: PyTorch's dtype.
+        error: The largest of ``|a - b| / (scale + |b|)``, with b PyTorch's elements; infinite when the arrays cannot
+            be compared.
+        mae: The mean absolute difference of the elements that are finite on both sides.
+        max_abs: The largest absolute difference of these elements.
+        scale: The root mean square of PyTorch's elements.
+        problem: The reason why the arrays cannot be compared, else empty.
     """
 
     dtype: str
@@ -37,21 +42,21 @@ class Distance:
     problem: str = ""
 
     def beyond(self, limits: dict[str, float]) -> bool:
-        """Say whether this is more than rounding; integers and booleans have no rounding."""
+        """Return True when the error is more than rounding. Integers and booleans have no rounding."""
         return not self.error <= limits.get(self.dtype, 0.0)
 
 
 def distance(reference: Array, candidate: Array) -> Distance:
-    """Measure ONNX Runtime's value against PyTorch's."""
+    """Compare ONNX Runtime's array with PyTorch's."""
     dtype = reference.dtype.name
     if problem := _misfit(reference, candidate):
         return Distance(dtype=dtype, error=float("inf"), problem=problem)
     wide, other = reference.astype(np.float64), candidate.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(other)
-    # NaN is no number equal to itself; a mask's infinities are values like any other.
+    # NaN differs from itself. The infinities of a mask are ordinary values.
     special = (wide != other) & ~(np.isnan(wide) & np.isnan(other)) & ~finite
     if special.any():
-        problem = f"{int(special.sum())} of {special.size} places hold NaN or infinity on one side alone"
+        problem = f"{int(special.sum())} of {special.size} elements are NaN or infinity on only one side"
     wide, other = wide[finite], other[finite]
     if not wide.size:
         return Distance(dtype=dtype, error=float("inf") if problem else 0.0, problem=problem)
@@ -60,16 +65,18 @@ def distance(reference: Array, candidate: Array) -> Distance:
 
 def _misfit(reference: Array, candidate: Array) -> str:
     if reference.dtype != candidate.dtype:
-        return f"it is {candidate.dtype}, PyTorch's is {reference.dtype}"
+        return f"its dtype is {candidate.dtype}, PyTorch's is {reference.dtype}"
     if reference.shape != candidate.shape:
-        return f"it is of shape {list(candidate.shape)}, PyTorch's of {list(reference.shape)}"
+        return f"its shape is {list(candidate.shape)}, PyTorch's is {list(reference.shape)}"
     return ""
 
 
 def _measured(reference: Array, candidate: Array, dtype: str, problem: str) -> Distance:
     difference = np.abs(reference - candidate)
     scale = root_mean_square(reference)
-    relative = float((difference / (scale + np.abs(reference) + _floor(dtype))).max())
+    # An array of zeros has no scale, so this keeps the quotient finite.
+    floor = 0.1 * float(np.finfo(dtype).eps) if dtype.startswith("float") else 1e-300
+    relative = float((difference / (scale + np.abs(reference) + floor)).max())
     return Distance(
         dtype=dtype,
         error=float("inf") if problem else relative,
@@ -78,8 +85,3 @@ def _measured(reference: Array, candidate: Array, dtype: str, problem: str) -> D
         scale=scale,
         problem=problem,
     )
-
-
-def _floor(dtype: str) -> float:
-    """Return what counts as nothing: a value that is zero throughout has no scale to measure by."""
-    return 0.1 * float(np.finfo(dtype).eps) if dtype.startswith("float") else 1e-300

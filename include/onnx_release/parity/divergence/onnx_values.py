@@ -1,4 +1,4 @@
-"""ONNX Runtime on pieces of a graph that are in no file, with weights that stay in theirs."""
+"""Sessions of ONNX Runtime on a part of a graph, which is only in memory; its weights stay in their file."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ from pathlib import Path
 
 import onnxruntime
 
-from onnx_release.errors import Refused
+from onnx_release.errors import ParityRefused, shorten
 from onnx_release.latency.host import usable_cpus
 from onnx_release.trained.arrays import Arrays
 
 _SILENT = 4
-_ACTION = "Look at the node that the message names."
+_ACTION = "Compare the node of the message with the model."
 
 
 class Piece:
-    """A session on a serialised graph, on the CPU; relative paths of external data are below `folder`."""
+    """Session on a serialised part of a graph, on the CPU.
+
+    Args:
+        model: The bytes of the ONNX model.
+        folder: The folder of its external data.
+        optimize: True for ONNX Runtime's graph optimisations.
+
+    Raises:
+        ParityRefused: when ONNX Runtime does not load the part.
+    """
 
     def __init__(self, model: bytes, folder: Path, *, optimize: bool = False) -> None:
-        """Open the session, without graph optimisations unless told; raises `Refused` when it is not accepted."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
         options.intra_op_num_threads = usable_cpus()
@@ -29,21 +37,20 @@ class Piece:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise Refused("a piece of the graph", f"is not accepted: {_words(error)}", _ACTION) from error
+            problem = f"is not loaded by ONNX Runtime: {shorten(error)}"
+            raise ParityRefused("A part of the graph", problem, _ACTION, code="part_rejected") from error
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._outputs = [value.name for value in self._session.get_outputs()]
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Return every output by name; inputs that the piece does not take are left out.
+        """Return every output by name. Arrays that are not inputs of the part are ignored.
 
-        :raises Refused: when it cannot be run on them.
+        Raises:
+            ParityRefused: when ONNX Runtime does not run the part.
         """
         try:
             found = self._session.run(None, {name: array for name, array in inputs.items() if name in self._inputs})
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise Refused("a piece of the graph", f"does not run: {_words(error)}", _ACTION) from error
+            problem = f"does not run: {shorten(error)}"
+            raise ParityRefused("A part of the graph", problem, _ACTION, code="part_failed") from error
         return dict(zip(self._outputs, found, strict=True))
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

@@ -1,4 +1,4 @@
-"""PyTorch's side: every value of an exported program, by the names that the exporter gave on to the ONNX graph."""
+"""PyTorch's values: every tensor of an exported program, by its name in the ONNX graph."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_release.errors import Refused
+from onnx_release.errors import ParityRefused, shorten
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.call_model import FlatModule, name_outputs
 
-# What numpy holds and ONNX Runtime can be fed with.
+# Dtypes that numpy and the inputs of ONNX Runtime have.
 _COMPARABLE = {
     torch.float16, torch.float32, torch.float64, torch.bool,
     torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8,
 }  # fmt: skip
-# Their values are whatever the memory held.
+# Their values are undefined.
 _UNDEFINED = ("aten::empty", "aten::new_empty")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
-    """A module of the model: its path, such as ``backbone.2.expand`` (empty for the model itself), and its class.
+    """Module of the model.
 
-    `prefix` is what weights of the module are called by in the exported graph.
+    Attributes:
+        path: Its path, for example ``backbone.2.expand``; empty for the model itself.
+        kind: The name of its class.
+        prefix: The prefix of its weights' names in the exported graph.
     """
 
     path: str = ""
@@ -36,16 +39,18 @@ class Module:
 
 
 class ProgramReference:
-    """An exported program that is run node by node, in inference mode, on the device that it was traced for.
+    """Exported program that runs node by node, in inference mode, on the device of its export.
 
-    Values go by their names in the ONNX graph: those of the program's nodes, but for its inputs and outputs, which the
-    export renamed.
+    Its values have their names in the ONNX graph. These are the names of the program's nodes, except for the inputs and
+    outputs, which the export renamed.
+
+    Raises:
+        ParityRefused: when the program and the ONNX graph have different numbers of inputs.
     """
 
     def __init__(
         self, program: torch.export.ExportedProgram, inputs: tuple[str, ...], outputs: tuple[str, ...]
     ) -> None:
-        """Take the names of the graph's inputs and outputs; raises `Refused` when the program has others."""
         self._program = program
         self._nodes = {node.name: node for node in program.graph.nodes}
         self._inputs = _input_names(program, inputs)
@@ -58,7 +63,7 @@ class ProgramReference:
         self._targets = {getattr(spec.arg, "name", ""): spec.target for spec in program.graph_signature.input_specs}
 
     def sizes(self, inputs: Arrays) -> tuple[dict[str, int], str]:
-        """Return the bytes of every value that can be compared, and why the program stopped early, if it did."""
+        """Return the bytes of every comparable value, and the reason of an early stop, else an empty string."""
         sizes: dict[str, int] = {}
 
         def see(name: str, tensor: torch.Tensor) -> None:
@@ -66,30 +71,30 @@ class ProgramReference:
 
         return sizes, self._run(inputs, see)
 
-    def values(self, inputs: Arrays, wanted: Collection[str]) -> Arrays:
-        """Return these values; one that the program did not come to is missing."""
+    def values(self, inputs: Arrays, names: Collection[str]) -> Arrays:
+        """Return these values. A value that the program did not reach is missing."""
         found: Arrays = {}
 
         def see(name: str, tensor: torch.Tensor) -> None:
-            if name in wanted:
+            if name in names:
                 found[name] = tensor.detach().cpu().contiguous().numpy()
 
         self._run(inputs, see)
         return found
 
     def module(self, value: str) -> Module:
-        """Return the innermost module that was running when the value came about."""
+        """Return the innermost module that computes the value."""
         node = self._node(value)
         return Module() if node is None else _module(node)
 
     def modules(self, value: str, known: Collection[str]) -> list[Module]:
-        """Return the modules of everything between the known values and this one, in order and without repetition."""
+        """Return the modules between the known values and this one, in order and without repetition."""
         return list(dict.fromkeys(_module(node) for node in self._span(value, known)))
 
     def parameters(self, value: str, known: Collection[str]) -> Arrays:
-        """Return the floating-point weights, by name, of the one operator between the known values and this one.
+        """Return the floating-point weights of the only operator between the known values and this one, by name.
 
-        Empty when several operators have weights: the exporter may have folded them into each other.
+        The result is empty when several operators have weights: the exporter may have folded them into each other.
         """
         found: list[Arrays] = []
         for node in self._span(value, known):
@@ -104,7 +109,7 @@ class ProgramReference:
         return self._nodes.get(self._renamed.get(value, value))
 
     def _span(self, value: str, known: Collection[str]) -> list[Any]:
-        """Return the program's nodes that make a value out of known ones, in order."""
+        """Return the program's nodes between the known values and this one, in order."""
         stops = {self._renamed.get(name, name) for name in known if name != value}
         last = self._node(value)
         waiting, seen = [last] if last is not None else [], set()
@@ -117,7 +122,7 @@ class ProgramReference:
         return [node for node in self._nodes.values() if node in seen]
 
     def _run(self, inputs: Arrays, see: Any) -> str:
-        """Run the program and show each value; return why it stopped, or nothing."""
+        """Run the program and pass each value to `see`; return the reason of an early stop, else an empty string."""
         aliases: dict[str, list[str]] = {}
         for name, node_name in self._renamed.items():
             aliases.setdefault(node_name, []).append(name)
@@ -126,7 +131,7 @@ class ProgramReference:
             with torch.inference_mode():
                 walk.run(*self._arguments(inputs), enable_io_processing=False)
         except Exception as error:  # noqa: BLE001 - the model's own operators raise anything
-            return f"PyTorch's program stops at {walk.at}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return f"PyTorch's program stops at {walk.at}: {type(error).__name__}: {shorten(error)}"
         return ""
 
     def _arguments(self, inputs: Arrays) -> Iterator[Any]:
@@ -142,7 +147,7 @@ class ProgramReference:
 
 
 class _Walk(torch.fx.Interpreter):
-    """Runs a graph and shows each tensor under its node's name, and under the names of the outputs that it becomes."""
+    """Interpreter that passes each tensor to `see`, by its node's name and by the names of its outputs."""
 
     def __init__(self, module: torch.fx.GraphModule, aliases: Mapping[str, list[str]], see: Any) -> None:
         super().__init__(module)
@@ -172,7 +177,7 @@ def _module(node: torch.fx.Node) -> Module:
         return Module()
     path, kind = stack[-1]
     kind = kind if isinstance(kind, str) else kind.__qualname__
-    # torch marks the root by a prefix, and a module's later calls by a count.
+    # torch marks the root with a prefix, and later calls of a module with a count.
     prefix = re.sub(r"@\d+", "", re.sub(r"^L__self___?", "", str(path)))
     path = re.sub(r"^model\.?", "", prefix) if _is_wrapper(stack[0][1]) else prefix
     return Module(path=path, kind=kind.rsplit(".", 1)[-1], prefix=prefix)
@@ -188,21 +193,22 @@ def _tensor(program: torch.export.ExportedProgram, target: str) -> torch.Tensor 
 
 
 def _input_names(program: torch.export.ExportedProgram, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the ONNX name of each of the program's inputs: the same where they agree, else by their order."""
+    """Return the ONNX name of each input of the program: by name when the names are the same, else by order."""
     own = [str(name) for name in program.graph_signature.user_inputs if isinstance(name, str)]
     if set(own) == set(names):
         return {name: name for name in own}
     if len(own) != len(names):
-        raise Refused(
-            "the exported program",
-            f"takes {len(own)} tensors and the ONNX graph {len(names)}: they cannot be fed alike",
-            "Compare them by hand.",
+        raise ParityRefused(
+            "The exported program",
+            f"has {len(own)} inputs and the ONNX graph {len(names)}, so they cannot run on the same inputs",
+            "Compare the two graphs manually.",
+            code="other_inputs",
         )
     return dict(zip(own, names, strict=True))
 
 
 def _output_names(program: torch.export.ExportedProgram, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the node behind each output of the ONNX graph, by the rules that the export named them with."""
+    """Return the node of each output of the ONNX graph, by the naming rules of the export."""
     places = [torch.empty(0) for _ in program.graph_signature.user_outputs]
     positions = {id(place): node for place, node in zip(places, program.graph_signature.user_outputs, strict=True)}
     structure = pytree.tree_unflatten(places, program.call_spec.out_spec)

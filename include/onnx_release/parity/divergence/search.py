@@ -1,9 +1,9 @@
-"""The first node that computes something else than PyTorch, each node being given PyTorch's own values.
+"""Search for the first node that differs from PyTorch on PyTorch's own values.
 
-Run as a whole, an error travels and grows through the graph, and a threshold for it would have to tell rounding that
-added up from a fault that is still small. So the graph is cut at every value that PyTorch also has: each piece, mostly
-one node, is fed with PyTorch's values, and its result is as far off as the piece itself makes it. Only when no piece is
-at fault are the outputs of the whole graph compared, with and without ONNX Runtime's optimisations.
+In the whole graph an error grows from node to node, and no threshold separates accumulated rounding from a small fault.
+So the graph is cut at every value that PyTorch also has. Each part, mostly one node, runs on PyTorch's values, and its
+error is its own. When no part is at fault, the outputs of the whole graph are compared, with and without the graph
+optimisations of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from onnx_release.trained.arrays import Arrays
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-# Values that are held and compared at once: PyTorch's, ONNX Runtime's, and what the pieces need between.
+# Values in memory at the same time: PyTorch's, ONNX Runtime's, and those between them.
 CHUNK_VALUES = 64
 CHUNK_BYTES = 256 * 2**20
 SEARCH_MAX_S = 120.0
@@ -44,17 +44,21 @@ def find_divergence(
     expected: Arrays | None = None,
     max_s: float = SEARCH_MAX_S,
 ) -> Divergence | None:
-    """Return the first value of the graph that is not PyTorch's, or None when all agree up to rounding.
+    """Return the first value of the graph that differs from PyTorch's, or None when all agree up to rounding.
 
-    A finding without a node says in its note what else was seen: nothing to compare by, the time was over, only the
-    outputs of the whole graph differ, or the program itself is not the model.
+    A finding without a node has a note: no common names, no time left, a difference only in the outputs of the whole
+    graph, or a program that differs from the model.
 
-    :param program: what the exporter converted, decomposed as it did; the graph's values go by its nodes' names.
-    :param folder: the artifact's folder; nothing in it is changed.
-    :param sample: inputs by the names of the graph, of a failed comparison.
-    :param expected: the outputs of the trained model itself on the sample, where they are known.
-    :raises Refused: when program and graph do not take the same inputs or give the same outputs, or the graph cannot
-        be opened.
+    Args:
+        program: The program that the exporter converted, with the exporter's decompositions. Its nodes have the names
+            of the graph's values.
+        folder: The artifact's folder; it is only read.
+        sample: The inputs of a failed comparison, by the graph's names.
+        expected: The outputs of the trained model on the sample.
+        max_s: The time limit of the search.
+
+    Raises:
+        ParityRefused: when program and graph have different inputs, or ONNX Runtime does not run the whole graph.
     """
     graph = ExportedGraph(folder / MODEL_FILE)
     reference = ProgramReference(program, graph.inputs, graph.outputs)
@@ -69,12 +73,12 @@ def find_divergence(
         deadline=time.monotonic() + max_s,
     )
     if not known:
-        return search.without_node(stopped or "the exporter kept no names of PyTorch's values in this graph")
+        return search.without_node(stopped or "the graph has none of the names of PyTorch's values")
     found = search.first_fault()
     if found is None and not search.out_of_time:
         found = search.outputs(expected)
     if found is None and search.out_of_time:
-        found = search.without_node(f"the search was ended after {max_s:g} s and found nothing until then")
+        found = search.without_node(f"the search stopped after {max_s:g} s without a finding")
     if found is not None and stopped:
         found = found.replace(note=_joined(found.note, stopped))
     return found
@@ -82,7 +86,7 @@ def find_divergence(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fault:
-    """A value that is off, or that could not be computed."""
+    """A value that differs, or that cannot be computed."""
 
     value: str
     distance: Distance
@@ -90,7 +94,7 @@ class _Fault:
 
 @dataclass(kw_only=True)
 class _Search:
-    """One search; `known` holds the sizes in bytes of the values that both sides have, in the graph's order."""
+    """State of one search. `known` has the bytes of each value of both sides, in the graph's order."""
 
     graph: ExportedGraph
     reference: ProgramReference
@@ -104,15 +108,15 @@ class _Search:
     out_of_time: bool = False
 
     def first_fault(self) -> Divergence | None:
-        """Return the first value, in the graph's order, that a piece computes wrongly or not at all."""
+        """Return the first value, in the graph's order, whose part has a wrong result or does not run."""
         for chunk in self._chunks():
             if time.monotonic() > self.deadline:
                 self.out_of_time = True
                 return None
-            wanted = {*chunk, *self.graph.sources(chunk, self.known)}
-            fault = self._check(chunk, self.reference.values(self.sample.inputs, wanted))
+            names = {*chunk, *self.graph.sources(chunk, self.known)}
+            fault = self._check(chunk, self.reference.values(self.sample.inputs, names))
             if fault is not None:
-                return self._blame(fault)
+                return self._locate(fault)
         return None
 
     def _chunks(self) -> Iterator[list[str]]:
@@ -128,7 +132,7 @@ class _Search:
             yield chunk
 
     def _check(self, chunk: Sequence[str], values: Arrays) -> _Fault | None:
-        """Return the first fault among some values; halves of them are tried where all at once cannot be computed."""
+        """Return the first fault among these values. When their part does not run, check each half of them."""
         cut = self.graph.cut(chunk, {value: values[value].dtype for value in self.known if value in values})
         try:
             piece = Piece(cut.model, self.folder)
@@ -159,65 +163,56 @@ class _Search:
         return self._check(chunk[:middle], values) or self._check(chunk[middle:], values)
 
     def _skip(self, value: str, _: Refused) -> None:
-        # PyTorch's value is of a kind that the node after it does not take: the names meet by chance.
+        # The next node does not accept PyTorch's value: the two names are equal by chance.
         self.skipped.append(value)
 
     def outputs(self, expected: Arrays | None) -> Divergence | None:
-        """Compare the outputs of the whole graph, after no single node was found at fault."""
+        """Compare the outputs of the whole graph, when no single node is at fault."""
         ours = self.reference.values(self.sample.inputs, self.graph.outputs)
         if expected is not None and (found := _first_beyond(expected, ours)):
-            why = (
-                "PyTorch's own exported program differs from the model here: the tracing changed it, not the conversion"
-            )
-            return self._record(found, note=why)
+            note = "the exported program itself differs from the model here: the tracing changed it, not the conversion"
+            return self._record(found, note=note)
         whole = self.graph.whole()
-        plain = _first_beyond(ours, Piece(whole, self.folder).run(self.sample.inputs))
-        if plain is not None:
-            return self._added_up(plain)
+        if plain := _first_beyond(ours, Piece(whole, self.folder).run(self.sample.inputs)):
+            note = (
+                f"no node alone is at fault on PyTorch's values, and the output '{plain.value}' of the whole graph "
+                f"differs by {plain.distance.error:.2g} of its scale: differences add up. "
+                f"This node has the largest error of all nodes"
+            )
+            return self._record(self.worst or plain, note=note)
         if optimized := _first_beyond(ours, Piece(whole, self.folder, optimize=True).run(self.sample.inputs)):
-            why = "only with ONNX Runtime's graph optimisations: without them the graph agrees"
-            return self._record(optimized, note=why)
+            return self._record(optimized, note="only the graph optimisations of ONNX Runtime cause the difference")
         return None
 
-    def _added_up(self, output: _Fault) -> Divergence:
-        """Name the node with the largest error of its own, where no error is large and their sum is."""
-        note = (
-            f"no node alone is at fault when it is given PyTorch's values, and the whole graph's output "
-            f"'{output.value}' is off by {output.distance.error:.2g} of its scale: differences add up. "
-            f"The node named here has the largest of its own"
-        )
-        return self._record(self.worst or output, note=note)
-
     def without_node(self, note: str) -> Divergence:
-        """Return a finding that names no node."""
+        """Return a finding without a node."""
         return Divergence(
             sample=self.sample.name,
             batch_size=self.sample.batch_size,
-            node="",
-            op_type="",
-            value="",
             compared=self.compared,
-            note=_joined(note, self._left_out()),
+            note=_joined(note, self._skipped_note()),
         )
 
-    def _blame(self, fault: _Fault) -> Divergence:
-        """Choose among the nodes between the last values that agree and this one."""
+    def _locate(self, fault: _Fault) -> Divergence:
+        """Return the node at fault among those between the last equal values and this one."""
         nodes = self.graph.segment(fault.value, self.known)
         parameters = self.reference.parameters(fault.value, self.known)
         altered = altered_weights(self.graph, nodes, parameters)
         if len({weight.node for weight in altered}) == 1:
             weight = altered[0]
             note = (
-                f"its weight '{weight.weight}' is not the model's '{weight.parameter}', "
+                f"its weight '{weight.weight}' differs from the model's '{weight.parameter}', "
                 f"the largest difference is {weight.max_abs:.3g}"
             )
             return self._record(fault, note=note, node=weight.node)
         others = ", ".join(f"{node.name} ({node.op_type})" for node in nodes[:-1][-8:])
-        note = f"PyTorch has no values between this node and {others}: one of these may be at fault" if others else ""
-        choice = "among equal values the two may choose differently" if nodes[-1].op_type in _CHOOSING else ""
-        return self._record(fault, note=_joined(note, choice), node=nodes[-1])
+        hidden = (
+            f"PyTorch has no values between this node and {others}: one of these may be at fault" if others else None
+        )
+        choice = "among equal values the two sides may choose differently" if nodes[-1].op_type in _CHOOSING else None
+        return self._record(fault, note=_joined(hidden, choice), node=nodes[-1])
 
-    def _record(self, fault: _Fault, *, note: str, node: Node | None = None) -> Divergence:
+    def _record(self, fault: _Fault, *, note: str | None, node: Node | None = None) -> Divergence:
         if node is None and fault.value in self.graph.values:
             node = self.graph.producer(fault.value)
         module = self._module(fault.value, node)
@@ -225,32 +220,32 @@ class _Search:
         return Divergence(
             sample=self.sample.name,
             batch_size=self.sample.batch_size,
-            node=node.name if node else "",
-            op_type=node.op_type if node else "",
+            node=node.name if node else None,
+            op_type=node.op_type if node else None,
             value=fault.value,
-            module=module.path,
-            module_type=module.kind,
+            module=module.path or None,
+            module_type=module.kind or None,
             mae=found.mae,
             max_abs=found.max_abs,
             scale=found.scale,
             compared=self.compared,
-            note=_joined(found.problem, note, self._left_out()),
+            note=_joined(found.problem, note, self._skipped_note()),
         )
 
     def _module(self, value: str, node: Node | None) -> Module:
-        """Return the module whose weights the node has, if it did a part of the value; else the one that gave it.
+        """Return the module of the node's weights if it computes a part of the value, else the module of the value.
 
-        A convolution with a batch norm folded into it gives the norm's value, with the convolution's weights.
+        A convolution with a folded batch norm computes the norm's value with the convolution's weights.
         """
         names = self.graph.weight_names(node) if node else ()
         owners = {name.rpartition(".")[0] for name in names}
         owned = [module for module in self.reference.modules(value, self.known) if module.prefix in owners - {""}]
         return owned[0] if owned else self.reference.module(value)
 
-    def _left_out(self) -> str:
-        return (
-            f"{len(self.skipped)} values could not be compared ({', '.join(self.skipped[:3])})" if self.skipped else ""
-        )
+    def _skipped_note(self) -> str | None:
+        if not self.skipped:
+            return None
+        return f"{len(self.skipped)} values could not be compared ({', '.join(self.skipped[:3])})"
 
 
 def _cannot_run(value: str, refusal: Refused) -> _Fault:
@@ -262,5 +257,5 @@ def _first_beyond(reference: Arrays, candidate: Arrays) -> _Fault | None:
     return next((fault for fault in faults if fault.distance.beyond(GRAPH_ERROR_MAX)), None)
 
 
-def _joined(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)
+def _joined(*parts: str | None) -> str | None:
+    return "; ".join(part for part in parts if part) or None

@@ -1,4 +1,4 @@
-"""The exported graph taken apart: what makes a value, and a graph of a few nodes that is fed with known values."""
+"""Parts of an exported graph: the nodes that compute a value, as a graph of their own with known values as inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx_release.trained.arrays import Arrays
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node of the graph, by its place in it."""
+    """Node of the graph, with its index in the list of nodes."""
 
     index: int
     name: str
@@ -26,14 +26,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """A graph in bytes: `outputs` gives the name that each value asked for has in it."""
+    """Part of a graph as bytes; `outputs` maps each requested value to its name in the part."""
 
     model: bytes
     outputs: dict[str, str]
 
 
 class ExportedGraph:
-    """An ONNX file, its weights left on disk. Only the graph itself is looked into, not the bodies of its loops."""
+    """ONNX file whose weights stay on disk. Only the main graph is searched, not the bodies of its loops."""
 
     def __init__(self, path: Path) -> None:
         self._folder = path.parent
@@ -47,34 +47,34 @@ class ExportedGraph:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """What the nodes give, in the order of the graph, which ONNX requires to be topological."""
+        """The outputs of the nodes, in the order of the graph, which ONNX requires to be topological."""
         return tuple(self._producer)
 
     def node(self, index: int) -> Node:
-        """Return the node at a place."""
+        """Return the node with this index."""
         node = self._nodes[index]
         return Node(index=index, name=node.name or f"node {index} (unnamed)", op_type=node.op_type)
 
     def producer(self, value: str) -> Node:
-        """Return the node that gives a value."""
+        """Return the node that computes a value."""
         return self.node(self._producer[value])
 
     def segment(self, value: str, known: Collection[str]) -> list[Node]:
-        """Return the nodes that make `value` out of known ones, in order; the last of them gives it."""
+        """Return the nodes between the known values and `value`, in order; the last one computes it."""
         return [self.node(index) for index in sorted(self._needed([value], known)[0])]
 
     def sources(self, values: Sequence[str], known: Collection[str]) -> set[str]:
-        """Return the known values and graph inputs that `values` are made of."""
+        """Return the known values and graph inputs from which `values` are computed."""
         return self._needed(values, known)[1]
 
     def whole(self) -> bytes:
-        """Return the graph as it is in the file."""
+        """Return the graph of the file."""
         return bytes(self._model.SerializeToString())
 
     def cut(self, values: Sequence[str], known: Mapping[str, np.dtype[Any]]) -> Cut:
-        """Return a graph that computes `values`, each from known ones and the graph's inputs, which become its inputs.
+        """Return a graph that computes `values` from known values and the graph's inputs, which become its inputs.
 
-        A value may be known and asked for: what reads it is given the known one, so no error is handed on.
+        A requested value may also be known. Nodes that read it get the known one, so no error travels on.
         """
         indices, sources = self._needed(values, known)
         nodes = [self._nodes[index] for index in sorted(indices)]
@@ -94,7 +94,7 @@ class ExportedGraph:
         return Cut(model=model.SerializeToString(), outputs={value: renamed[value] for value in values})
 
     def weights(self, node: Node) -> Arrays:
-        """Return the node's own floating-point constants, read from disk."""
+        """Return the floating-point constants of the node, read from disk."""
         tensors = (self._weights[name] for name in self._nodes[node.index].input if name in self._weights)
         return {
             tensor.name: numpy_helper.to_array(tensor, str(self._folder)) for tensor in tensors if _floating(tensor)
@@ -110,7 +110,7 @@ class ExportedGraph:
         return tuple(name for name in self._nodes[node.index].input if name in self._weights)
 
     def _needed(self, values: Sequence[str], known: Collection[str]) -> tuple[set[int], set[str]]:
-        """Return the nodes between `values` and what is known, and the known values that they read."""
+        """Return the nodes between the known values and `values`, and the known values that they read."""
         indices: set[int] = set()
         sources: set[str] = set()
         waiting = [self._producer[value] for value in values]
@@ -139,14 +139,14 @@ class ExportedGraph:
 
     def _input(self, name: str, known: Mapping[str, np.dtype[Any]]) -> onnx.ValueInfoProto:
         if name in known:
-            # Without a shape: a graph whose shapes are wrong shall open, and be found out when it runs.
+            # Without a shape: a graph with wrong shapes then opens, and fails when it runs.
             kind = onnx.helper.np_dtype_to_tensor_dtype(known[name])
             return onnx.helper.make_tensor_value_info(name, kind, None)
         return next(value for value in self._model.graph.input if value.name == name)
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield what a node reads, also from inside the bodies of an If, Loop or Scan."""
+    """Yield the names of the values that a node reads, also in the bodies of an If, Loop or Scan."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         for body in (attribute.g, *attribute.graphs):

@@ -1,4 +1,4 @@
-"""Which of several nodes between two known values holds a weight that is not PyTorch's."""
+"""Comparison of the weights of several nodes with PyTorch's parameters."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onnx_release.parity.divergence.subgraph import ExportedGraph, Node
 
 Array = npt.NDArray[Any]
 
-# Reading and sorting weights of this many bytes takes seconds; above, nodes are not told apart by them.
+# Reading and sorting weights of this size takes seconds; larger ones are not compared.
 WEIGHT_MAX_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Altered:
-    """A constant of a node that has a parameter's size and not its values."""
+    """Constant of a node with the size of a parameter and other values."""
 
     node: Node
     weight: str
@@ -28,9 +28,9 @@ class Altered:
 
 
 def altered_weights(graph: ExportedGraph, nodes: list[Node], parameters: Mapping[str, Array]) -> list[Altered]:
-    """Return the constants of these nodes that equal none of the parameters of their size, in whatever order.
+    """Return the constants of these nodes that differ from every parameter of their size.
 
-    The exporter transposes and reorders weights, so values are compared sorted.
+    The exporter transposes and reorders weights, so the sorted values are compared.
     """
     if not parameters or graph.weight_bytes(nodes) > WEIGHT_MAX_BYTES:
         return []
@@ -46,13 +46,13 @@ def altered_weights(graph: ExportedGraph, nodes: list[Node], parameters: Mapping
 
 
 def _joined_biases(parameters: Mapping[str, Array]) -> dict[str, Array]:
-    """Return all biases as one: ONNX's recurrent operators take those of input and state in one tensor."""
+    """Return all biases as one array: ONNX's recurrent operators have those of input and state in one tensor."""
     biases = {name: parameter for name, parameter in parameters.items() if parameter.ndim == 1}
     return {" + ".join(biases): np.concatenate(list(biases.values()))} if len(biases) > 1 else {}
 
 
 def _differences(weight: Array, parameters: Mapping[str, Array]) -> dict[str, float]:
-    """Return how far the weight is from each parameter of its size: 0 when it has the same values in some order."""
+    """Return the largest difference from each parameter of the same size; 0 for the same values in any order."""
     return {
         name: _difference(weight, parameter)
         for name, parameter in parameters.items()
@@ -64,6 +64,6 @@ def _difference(weight: Array, parameter: Array) -> float:
     if np.array_equal(np.sort(weight, axis=None), np.sort(parameter, axis=None)):
         return 0.0
     flat = weight.ravel()
-    # The exporter transposes the weights of linear layers; the order that agrees at more places is the one meant.
+    # The exporter transposes the weights of linear layers, so the order with more equal elements is used.
     order = max((parameter.ravel(), parameter.T.ravel()), key=lambda values: int((values == flat).sum()))
     return float(np.abs(flat - order).max())
