@@ -1,1 +1,1 @@
-"""Measurements of this project on the reference model: `python -m bench`, each with its goal and its uncertainty."""
+"""Measurements of this project: ``python -m bench``."""

@@ -1,4 +1,4 @@
-"""The main figures in one picture, drawn from the results alone: the same results give the same bytes."""
+"""Picture of the main figures; equal results give equal bytes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Entry = Mapping[str, Any]
 
 GOOD, BAD, PLAIN = "#0e7490", "#b91c1c", "#94a3b8"
 _SPEEDS = ("speedup_fp32_", "speedup_int8_", "vs_compile_")
-# Measures of the measuring: no one is the faster for them.
+# Quality of the measurement and size: not costs.
 _LEFT_OUT = ("speedup_repeatability", "artifact_overhead")
 _STYLE: Any = {"svg.hashsalt": "bench", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.0}
 
 
 def draw(entries: Sequence[Entry], path: Path) -> None:
-    """Draw speedups against PyTorch, and costs as parts of their limits; figures that are missing are left out."""
+    """Draw speedups over PyTorch, and costs as parts of their limits; missing figures are left out."""
     speeds = [entry for entry in entries if entry["name"].startswith(_SPEEDS)]
     costs = [entry for entry in entries if limit_of(entry, "<=") and entry["name"] not in _LEFT_OUT]
     with plt.rc_context(_STYLE):
@@ -40,7 +40,7 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
 
 
 def limit_of(entry: Entry, sign: str) -> float | None:
-    """Return the number that a goal such as ``<= 1.3, released`` begins with; None for a goal of another kind."""
+    """Return the limit of a goal such as ``<= 1.3, released``; None for another kind of goal."""
     found = re.match(rf"{re.escape(sign)} ([\d.]+)", entry["goal"])
     return float(found[1]) if found else None
 
@@ -61,6 +61,6 @@ def _bars(panel: Axes, entries: Sequence[Entry], title: str, *, relative: bool) 
     panel.set_yticks(range(len(entries)), [entry["name"] for entry in entries])
     panel.invert_yaxis()
     panel.margins(x=0.12)
-    # Of two noisy times the difference can be less than nothing; there is nothing to see of that.
+    # The difference of two noisy times can be negative.
     panel.set_xlim(left=0.0)
     panel.spines[["top", "right"]].set_visible(False)

@@ -1,40 +1,21 @@
-"""A measurement's result: as a row of the table, and as an entry of ``results.json``."""
+"""Results on a terminal and in ``results.json``."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stack.errors import StackError
+from bench.figure import Result
 
 RESULTS = Path(__file__).parent / "results.json"
 
 
-class NotMeasured(StackError):
-    """What a figure needs is not to be had on this machine; the message says what, and where to get it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One figure, in an interval or range `spread`, from `n` repetitions; `met` is None where there is no goal."""
-
-    name: str
-    value: float
-    unit: str
-    goal: str
-    met: bool | None
-    n: int
-    spread: tuple[float, float]
-    detail: dict[str, Any] = field(default_factory=dict)
-
-
 def table(results: Sequence[Result]) -> str:
-    """Return the results as text, one a line."""
+    """Return the results as text, one per line."""
     lines = [f"{'name':<28} {'value':>9}  {'spread':<17} {'goal':<28} {'met':<4} n"]
     for r in results:
         met = {None: "-", True: "yes", False: "no"}[r.met]
@@ -44,21 +25,16 @@ def table(results: Sequence[Result]) -> str:
 
 
 def read(path: Path = RESULTS) -> list[dict[str, Any]]:
-    """Return the entries of an earlier run, none where there was none."""
+    """Return the entries of earlier runs, empty without any."""
     entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return entries
 
 
 def write(results: Sequence[Result], path: Path = RESULTS) -> None:
-    """Write the results and the time; those of an earlier run whose names are not among them are kept."""
+    """Write the results with the time; entries of other figures are kept."""
     measured_at = datetime.now(UTC).isoformat(timespec="seconds")
     new = {r.name: asdict(r) | {"detail": {**r.detail, "measured_at": measured_at}} for r in results}
     entries = {entry["name"]: entry for entry in read(path)} | new
     part = path.with_suffix(".part")
     part.write_text(json.dumps(list(entries.values()), indent=2) + "\n", encoding="utf-8")
     part.replace(path)
-
-
-def say(text: str) -> None:
-    """Tell a person who waits how far a measurement is."""
-    print(f"  {text}", file=sys.stderr, flush=True)

@@ -1,8 +1,7 @@
-"""How fast the shipped model is beside PyTorch, and how far the measuring of it can be trusted."""
+"""Speed of the released model beside PyTorch, and reliability of its measurement."""
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import statistics
@@ -13,129 +12,150 @@ from typing import Any
 
 import numpy as np
 
-from bench.models import LARGE, TINY
-from bench.release_steps import ARTIFACT
-from bench.results import NotMeasured, Result, say
-from bench.setting import Setting
-from bench.sides import Step, run_step
-from onnx_release.latency.host import describe_host
+from bench.figure import Figure, NotMeasured, Result, Setting, Spread, part, progress
+from bench.models import ARTIFACT, LARGE, TINY
+from bench.sides import Step
 from onnx_release.limits import MODEL_FILE
 
-GOALS = {1: 1.5, 8: 1.1, 32: 1.0}
-COMPILE_GOAL = 1.2
-REPEATS, SPREAD_GOAL, COVERED_SHARE = 10, 0.15, 0.9
-# A rehearsal shows that it works, not how fast.
+SELF = {
+    "onnxruntime": Figure("speedup_self_onnxruntime", condition="1 within interval"),
+    "torch": Figure("speedup_self_torch", condition="1 within interval"),
+    "pt2": Figure("speedup_pt2_reference", condition="1 within interval"),
+}
+FP32 = {
+    (name, batch): Figure(f"speedup_fp32_{name}_b{batch}", at_least=goal)
+    for name in (TINY, LARGE)
+    for batch, goal in {1: 1.5, 8: 1.1, 32: 1.0}.items()
+}
+COMPILED = {name: Figure(f"vs_compile_{name}_b1", at_least=1.2) for name in (TINY, LARGE)}
+INT8 = {batch: Figure(f"speedup_int8_large_b{batch}", at_least=2.0) for batch in (1, 8)}
+REPEATABILITY = Figure("speedup_repeatability", "", at_most=0.15, condition="9/10 cover")
+REPEATS, COVERED_SHARE = 10, 0.9
+COSINE_MIN = 0.999
+TUNE_MAX_S, TUNE_REHEARSAL_S = 300, 20
+# A rehearsal only shows that the measurement runs.
 _REHEARSAL_S = 1.0
 
 
-def fp32(setting: Setting) -> Iterator[Result]:
-    """`speedup_fp32_SIZE_bN`: ONNX Runtime against eager PyTorch, both with every CPU, measured as a release does."""
-    for name in (TINY, LARGE):
-        for batch, goal in GOALS.items():
-            found = latency(setting, "fp32", name, batch, goal)
-            yield speedup(f"speedup_fp32_{name}_b{batch}", found, goal)
-
-
-def compiled(setting: Setting) -> Iterator[Result]:
-    """`vs_compile_SIZE_b1`: ONNX Runtime against what torch.compile makes of the model, which needs a C++ compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise NotMeasured(f"torch.compile needs a C++ compiler and {compiler!r} is not there: install g++ or set CXX")
-    for name in (TINY, LARGE):
-        # An empty cache: what it compiled for an earlier measurement is not what a user waits for.
-        with tempfile.TemporaryDirectory(prefix="bench-") as cache:
-            env = {"TORCHINDUCTOR_CACHE_DIR": cache}
-            found = latency(setting, "compile", name, 1, COMPILE_GOAL, env)
-        compile_s = found["ready_s"]
-        say(f"compiled in {compile_s:.0f} s")
-        yield speedup(f"vs_compile_{name}_b1", found, COMPILE_GOAL, {"compile_s": compile_s})
-
-
+@part("own", 1, *SELF.values())
 def own(setting: Setting) -> Iterator[Result]:
-    """`speedup_self_*` and `speedup_pt2_reference`: one thing against itself must come out at 1 within the interval."""
-    names = {"onnxruntime": "speedup_self_onnxruntime", "torch": "speedup_self_torch", "pt2": "speedup_pt2_reference"}
-    for pair, name in names.items():
-        found = latency(setting, pair, TINY, 1)
+    """Compare each side with itself: 1 must lie within the interval."""
+    for pair, figure in SELF.items():
+        found = time_pair(setting, pair, TINY, 1)
         low, high = _interval(found)
-        yield _result(name, found, "1 within interval", low <= 1.0 <= high)
+        yield _speedup(figure, found, condition=low <= 1.0 <= high)
 
 
+@part("speed", 4, *FP32.values())
+def fp32(setting: Setting) -> Iterator[Result]:
+    """Compare ONNX Runtime with eager PyTorch, both with every CPU, measured as in a release."""
+    for (name, batch), figure in FP32.items():
+        yield _speedup(figure, time_pair(setting, "fp32", name, batch, figure.at_least))
+
+
+@part("repeatability", 3, REPEATABILITY)
 def repeatability(setting: Setting) -> Iterator[Result]:
-    """`speedup_repeatability`: how far fresh processes' speedups of one artifact lie apart, (p90 - p10) / median.
+    """Measure one artifact in fresh processes: (90th - 10th percentile) / median of the speedups.
 
-    The interval that each states must also hold the median of all of them, but for one in ten.
+    The interval of nine in ten processes must contain the median of all.
     """
-    repeats = 2 if setting.models.rehearsal else REPEATS
-    found = [latency(setting, "fp32", TINY, 1, GOALS[1]) for _ in range(repeats)]
+    repeats = setting.choose(REPEATS, REPEATS, 2)
+    found = [time_pair(setting, "fp32", TINY, 1, FP32[TINY, 1].at_least) for _ in range(repeats)]
     speedups = [float(one["latency"]["speedup"]) for one in found]
     median = statistics.median(speedups)
     low, high = (float(edge) for edge in np.quantile(speedups, (0.1, 0.9)))
     covered = sum(a <= median <= b for a, b in map(_interval, found))
-    value = (high - low) / median
-    yield Result(
-        name="speedup_repeatability",
-        value=value,
-        unit="",
-        goal=f"<= {SPREAD_GOAL:g}, {math.ceil(COVERED_SHARE * repeats)}/{repeats} cover",
-        met=value <= SPREAD_GOAL and covered >= COVERED_SHARE * repeats,
-        n=repeats,
-        spread=(min(speedups), max(speedups)),
-        detail={
-            "spread_is": "the least and the largest speedup",
-            "median_speedup": median,
-            "intervals_that_hold_the_median": covered,
-            "latencies": [one["latency"] for one in found],
-            "host": describe_host().to_dict(),
-        },
-    )
+    detail = {
+        "spread_is": "the least and the largest speedup",
+        "median_speedup": median,
+        "intervals_that_hold_the_median": covered,
+        "latencies": [one["latency"] for one in found],
+    }
+    spread = (min(speedups), max(speedups))
+    enough = covered >= COVERED_SHARE * repeats
+    yield REPEATABILITY.result((high - low) / median, detail, spread, n=repeats, condition=enough)
 
 
-def latency(
+@part("compile", 3, *COMPILED.values())
+def compiled(setting: Setting) -> Iterator[Result]:
+    """Compare ONNX Runtime with torch.compile, which needs a C++ compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise NotMeasured(
+            f"torch.compile needs the C++ compiler {compiler!r}, which is missing. Install g++ or set CXX"
+        )
+    for name, figure in COMPILED.items():
+        # An empty cache: a user also waits for the first compilation.
+        with tempfile.TemporaryDirectory(prefix="bench-") as cache:
+            found = time_pair(setting, "compile", name, 1, figure.at_least, env={"TORCHINDUCTOR_CACHE_DIR": cache})
+        progress(f"compiled in {found['ready_s']:.0f} s")
+        yield _speedup(figure, found, {"compile_s": found["ready_s"]})
+
+
+@part("int8", 6, *INT8.values())
+def int8(setting: Setting) -> Iterator[Result]:
+    """Compare the fastest int8 variant of a tuning with eager PyTorch.
+
+    The goal also requires a cosine of at least 0.999 on all samples of a release. The tuning limits the mean absolute
+    error of the positions, too.
+    """
+    models = setting.models
+    out = setting.folder / "int8"
+    longest_s = setting.choose(TUNE_MAX_S, TUNE_MAX_S, TUNE_REHEARSAL_S)
+    paths = (models.fitted(LARGE), models.exported(LARGE, fitted=True), out, longest_s)
+    tuned = Step("bench.release_steps:tune", (models.size(LARGE), *map(str, paths))).run()
+    variants = tuned["table"]["candidates"]
+    if not tuned["variant"]:
+        tried = "; ".join(_in_words(one) for one in variants if one["precision"] == "int8")
+        raise NotMeasured(f"no int8 variant passed and was faster than the plain export: {tried}")
+    best = next(one for one in variants if one["name"] == tuned["variant"])
+    progress(f"{tuned['variant']}: {tuned['size_bytes'] / 1e6:.0f} MB, least cosine {best['cosine']:.6f}")
+    detail = {
+        "variant": tuned["variant"],
+        "least_cosine": best["cosine"],
+        "sqnr_db": best["sqnr_db"],
+        "positions_mae": best["task_metrics"],
+        "tuning": tuned,
+    }
+    for batch, figure in INT8.items():
+        found = time_pair(setting, "fp32", LARGE, batch, figure.at_least, onnx=out / MODEL_FILE)
+        yield _speedup(figure, found, detail, condition=best["cosine"] >= COSINE_MIN)
+
+
+def time_pair(
     setting: Setting,
     pair: str,
     name: str,
     batch: int,
     limit: float | None = None,
+    *,
     env: dict[str, str] | None = None,
     onnx: Path | None = None,
 ) -> dict[str, Any]:
-    """Time a pair of `bench.latency_steps` in a fresh process; `onnx` is another file than the plain export's."""
+    """Time a pair of `bench.latency_steps` in a fresh process; `onnx` replaces the file of the plain export."""
     onnx = onnx or setting.models.exported(name) / ARTIFACT / MODEL_FILE
-    longest_s = str(_REHEARSAL_S) if setting.models.rehearsal else ""
+    longest_s = setting.choose("", "", str(_REHEARSAL_S))
     arguments = (pair, setting.models.size(name), str(batch), str(onnx), str(limit or ""), longest_s)
-    found = run_step(Step("bench.latency_steps", arguments, env or {}))
+    found = Step("bench.latency_steps:time_pair", arguments, env or {}).run()
     timed = found["latency"]
     sides = " and ".join(f"{timed[side]['p50_ms']:.2f} ms" for side in ("reference", "candidate"))
     disturbed = f", {timed['rounds_disturbed']} more disturbed" if timed["rounds_disturbed"] else ""
-    say(f"{pair} {name} batch {batch}: {sides}, {timed['rounds']} rounds{disturbed}")
+    progress(f"{pair} {name} batch {batch}: {sides}, {timed['rounds']} rounds{disturbed}")
     return found
 
 
-def _interval(found: dict[str, Any]) -> tuple[float, float]:
+def _interval(found: dict[str, Any]) -> Spread:
     return float(found["latency"]["speedup_low"]), float(found["latency"]["speedup_high"])
 
 
-def speedup(
-    name: str, found: dict[str, Any], goal: float, detail: dict[str, Any] | None = None, *, holds: bool = True
+def _speedup(
+    figure: Figure, found: dict[str, Any], detail: dict[str, Any] | None = None, *, condition: bool = True
 ) -> Result:
-    """Return what was timed as a figure, met when the speedup is the goal or more and whatever else `holds`."""
-    return _result(name, found, f">= {goal:g}", holds and found["latency"]["speedup"] >= goal, detail)
-
-
-def _result(name: str, found: dict[str, Any], goal: str, met: bool, detail: dict[str, Any] | None = None) -> Result:
     latency = found["latency"]
-    return Result(
-        name=name,
-        value=latency["speedup"],
-        unit="x",
-        goal=goal,
-        met=met,
-        n=latency["rounds"],
-        spread=_interval(found),
-        detail={
-            "latency": latency,
-            "threads": found["threads"],
-            "host": describe_host().to_dict(),
-            **(detail or {}),
-        },
-    )
+    detail = {"latency": latency, "threads": found["threads"], **(detail or {})}
+    return figure.result(latency["speedup"], detail, _interval(found), n=latency["rounds"], condition=condition)
+
+
+def _in_words(variant: dict[str, Any]) -> str:
+    figures = [f"{name} {variant[name]:.4g}" for name in ("speedup", "cosine") if variant[name] is not None]
+    return f"{variant['name']} {variant['outcome']} ({', '.join(filter(None, [*figures, variant['reason']]))})"

@@ -1,1 +1,1 @@
-"""What releases on many machines cost: docker-compose.yaml under load, and what that comes to in a year of them."""
+"""Cost of releases on many machines: docker-compose.yaml under load, and a model of larger deployments."""

@@ -1,4 +1,4 @@
-"""What the containers' own logs tell: requests by caller and by what they ask for, and how long workers were at it."""
+"""Figures from logs: requests by caller and endpoint, occupied slots of workers, and use of the workers' caches."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _AIRFLOW = re.compile(r"client_addr=(?P<caller>[\d.]+):\d+ .*method=(?P<verb>[A-
 _WORKLOAD = re.compile(r"Task execute_workload\[\S+\] succeeded in ([\d.]+)s")
 # trained model models:/m-…, 113246208 bytes: in the cache.
 _CACHE = re.compile(r", (\d+) bytes: (in the cache|fetched)\.$")
-# Below these of MLflow's API a second word says what is done.
+# For these words of MLflow's API the second word is the action.
 _TWO_WORDS = {"runs", "experiments", "model-versions", "registered-models", "mlflow-artifacts"}
 _WORD = re.compile(r"[a-z][a-z-]*")
 
 
 def mlflow_requests(lines: Iterable[str], callers: Mapping[str, str]) -> Counter[str]:
-    """Count as ``CALLER VERB ENDPOINT``; `callers` has a service by its address. Health checks are left out."""
+    """Count requests as ``CALLER VERB ENDPOINT``, without health checks; `callers` maps addresses to services."""
     return _counted(_MLFLOW, lines, callers, mlflow_endpoint)
 
 
 def airflow_requests(lines: Iterable[str], callers: Mapping[str, str]) -> Counter[str]:
-    """Count what tasks, workers and the triggerer ask of Airflow's API server; not what a person or this bench asks."""
+    """Count requests of tasks, workers and the triggerer to Airflow's API server."""
     return _counted(_AIRFLOW, lines, callers, airflow_endpoint)
 
 
 def workloads(lines: Iterable[str]) -> dict[str, float]:
-    """Return how many tasks a worker has ended, as ``ended``, and for how long they held a slot of it, as ``slot_s``.
+    """Return the number of tasks that a worker ended (``ended``) and the time that they used a slot (``slot_s``).
 
-    That is longer than the tasks' own records say: a slot is also held while the log goes to the store.
+    The time is longer than in the tasks' records: the slot is also used while the log is uploaded.
     """
     seconds = [float(found[1]) for line in lines if (found := _WORKLOAD.search(line))]
     return {"ended": float(len(seconds)), "slot_s": sum(seconds)}
@@ -55,13 +55,13 @@ def _counted(
     count: Counter[str] = Counter()
     for line in lines:
         found = pattern.search(line)
-        if found and (caller := callers.get(found["caller"])) and (asked := endpoint(found["path"])):
-            count[f"{caller} {found['verb']} {asked}"] += 1
+        if found and (caller := callers.get(found["caller"])) and (name := endpoint(found["path"])):
+            count[f"{caller} {found['verb']} {name}"] += 1
     return count
 
 
 def mlflow_endpoint(path: str) -> str:
-    """Return what is asked for, without names and ids; empty for a health check."""
+    """Return the endpoint of a path without names and ids; empty for a health check."""
     words = [word for word in path.partition("?")[0].split("/") if word]
     if words[:1] == ["api"]:
         words = words[2:]
@@ -74,10 +74,10 @@ def mlflow_endpoint(path: str) -> str:
 
 
 def airflow_endpoint(path: str) -> str:
-    """Return what is asked of the API for tasks, without names and ids; empty for what is not of that API."""
+    """Return the endpoint of a path of the API for tasks, without names and ids; empty for other paths."""
     words = [word for word in path.partition("?")[0].split("/") if word]
     if words[:1] != ["execution"] or len(words) < 2:
         return ""
-    # task-instances/ID/heartbeat: the third word says what is done.
+    # task-instances/ID/heartbeat: the third word is the action.
     third = words[3] if words[1] == "task-instances" and len(words) == 4 else ""
     return "/".join(filter(None, (words[1], third)))

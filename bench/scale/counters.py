@@ -1,4 +1,4 @@
-"""All counters of a deployment at one moment, and what became of them between two."""
+"""Counters of a deployment at one moment, and their differences between two moments."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Counts = dict[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Counters that only rise, by name, at a time of a monotonic clock."""
+    """Values of rising counters by name, at a time of a monotonic clock."""
 
     at_s: float
     counts: Counts
 
 
 class Counters:
-    """Reads them from the containers that run when it is made."""
+    """Reader of all counters, for the containers that run at its creation."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -35,7 +35,7 @@ class Counters:
         self._of = {one.service: one for one in self._containers}
 
     def snapshot(self) -> Snapshot:
-        """Read everything; what happened in the last `servers.SETTLE_S` may be missing from it."""
+        """Read all counters; events of the last `servers.SETTLE_S` may be missing."""
         counts: defaultdict[str, float] = defaultdict(float)
         for one in self._containers:
             for name, number in servers.container(_inside(one, "sh", "-c", servers.CONTAINER_SCRIPT)).items():
@@ -52,17 +52,17 @@ class Counters:
         return Snapshot(at_s=time.monotonic(), counts=dict(counts))
 
     def settled(self) -> Snapshot:
-        """Read everything once the servers have counted all that was asked of them."""
+        """Read all counters after the servers have counted all requests."""
         time.sleep(servers.SETTLE_S)
         return self.snapshot()
 
-    def held(self) -> dict[str, int]:
-        """Return the connections of now: to PostgreSQL as ``SERVICE DATABASE``, and all of Redis's."""
+    def connections(self) -> dict[str, int]:
+        """Return the open connections: to PostgreSQL as ``SERVICE DATABASE``, and all of Redis."""
         server = self._sql("postgres", servers.SERVER_SQL)
         return servers.connections(server, self._callers) | {"redis": servers.redis_clients(self._redis())}
 
     def images(self) -> dict[str, str]:
-        """Return which image each service runs, by its digest on this machine."""
+        """Return the digest of each service's image."""
         return {one.service: str(one.facts["Image"]) for one in self._containers}
 
     def _sql(self, database: str, query: str) -> Any:
@@ -79,27 +79,31 @@ class Counters:
 
 
 def between(before: Snapshot, after: Snapshot) -> tuple[float, Counts]:
-    """Return the seconds between two snapshots, and by how much each counter rose; what did not is left out."""
+    """Return the seconds between two snapshots, and the increase of each counter that rose."""
     risen = {name: number - before.counts.get(name, 0.0) for name, number in after.counts.items()}
     return after.at_s - before.at_s, {name: number for name, number in risen.items() if number}
 
 
 def rates(before: Snapshot, after: Snapshot) -> Counts:
-    """Return what happened a second."""
+    """Return the increase of each counter per second."""
     seconds, risen = between(before, after)
     return {name: number / seconds for name, number in risen.items()}
 
 
 def of_each(seconds: float, risen: Counts, idle: Counts, count: int) -> Counts:
-    """Return what each of `count` releases cost above what would have happened without them.
+    """Return the cost of each of `count` releases above the counts of an idle deployment.
 
-    :param idle: counts a second with nothing to do.
+    Args:
+        seconds: Duration of the releases.
+        risen: Increase of each counter.
+        idle: Increase per second of an idle deployment.
+        count: Number of releases.
     """
     return {name: (number - idle.get(name, 0.0) * seconds) / count for name, number in risen.items()}
 
 
 def on_line(few: tuple[int, Counts], many: tuple[int, Counts], workers: int) -> Counts:
-    """Return the counts for a number of workers on the straight line through those of two numbers."""
+    """Return the counts for a number of workers, on the straight line through the counts of two numbers."""
     (x1, low), (x2, high) = few, many
     share = (workers - x1) / (x2 - x1)
     names = low.keys() | high.keys()

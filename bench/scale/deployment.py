@@ -1,4 +1,4 @@
-"""docker-compose.yaml for a measurement: under a name of its own, on free ports, gone when the block is left."""
+"""Deployment of docker-compose.yaml for a measurement: a separate project on free ports, removed at the end."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 
 import mlflow
 
-from bench.results import NotMeasured, say
+from bench.figure import NotMeasured, progress
+from bench.servers import CLIENT, EXPERIMENT, QUICK, environment
 from bench.watch import airflow_runs
 from bench.watch.airflow_runs import AirflowRuns
-from bench.watch.stacks import CLIENT, EXPERIMENT, QUICK, environment
 from deploy import clients, env
 from deploy.compose import REPO, Project, docker, require_engine
 from deploy.errors import DeployError
@@ -31,7 +31,7 @@ from stack.release import WATCH_DAG_ID, Release
 WORKER = "airflow-worker"
 # As docker-compose.yaml has it.
 IMAGE = "airflow-onnx-release:local"
-# Older than the lookback: the bell must not start what is asked for by hand.
+# Older than the lookback: the trigger must not start these releases.
 DAYS_AGO = 3
 RANGE = timedelta(hours=1)
 RELEASE_MAX_S = 180.0
@@ -40,7 +40,7 @@ POLL_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What runs, as its clients on this machine see it."""
+    """Running deployment, for clients on this machine."""
 
     project: Project
     context: Context
@@ -51,12 +51,12 @@ class Deployment:
         return AirflowRuns(self.context)
 
     def scale(self, workers: int) -> None:
-        """Have so many workers, all of them healthy; the other services are left alone."""
+        """Change the number of workers and wait until all are healthy; other services are unchanged."""
         self.project.scale(WORKER, workers)
-        say(f"{workers} workers")
+        progress(f"{workers} workers")
 
     def end_in_the_past(self, training_runs: Sequence[str], number: int) -> None:
-        """End training runs within an hour of the past that no other `number` has."""
+        """End training runs within an hour of the past, a different one for each `number`."""
         client = mlflow.MlflowClient(self.context.mlflow_url, self.context.mlflow_url)
         begin, _ = _range(number)
         for place, run in enumerate(training_runs):
@@ -64,11 +64,17 @@ class Deployment:
             client.set_terminated(run, end_time=int(1000 * ended_at.timestamp()))
 
     def release(
-        self, training_runs: Sequence[str], number: int, look: Callable[[], None] = lambda: None
+        self, training_runs: Sequence[str], number: int, read: Callable[[], None] = lambda: None
     ) -> list[dict[str, Any]]:
-        """Let the watch release the runs that ended in that hour, all at once; return their DAG runs.
+        """Release the runs of that hour at the same time with the watch; return their DAG runs.
 
-        `look` is called now and then meanwhile. Raises `StackError` unless all of them succeed.
+        Args:
+            training_runs: The runs.
+            number: Number of their hour, see `end_in_the_past`.
+            read: Called now and then until the end.
+
+        Raises:
+            StackError: A release failed.
         """
         begin, end = _range(number)
         conf = {"since": begin.isoformat(), "until": end.isoformat(), "at_once": len(training_runs)}
@@ -77,18 +83,18 @@ class Deployment:
         runs.api.post(f"/dags/{WATCH_DAG_ID}/dagRuns", body)
 
         def over() -> bool:
-            look()
+            read()
             (watch,) = (row for row in runs.watches() if row["dag_run_id"] == body["dag_run_id"])
             if watch["state"] == "failed":
-                raise StackError(f"{WATCH_DAG_ID} has failed: see its DAG run {watch['dag_run_id']} in Airflow.")
+                raise StackError(f"{WATCH_DAG_ID} failed: see its DAG run {watch['dag_run_id']} in Airflow.")
             return airflow_runs.ended(runs.releases(training_runs)) == len(training_runs)
 
         limit_s = RELEASE_MAX_S * (1 + len(training_runs))
         airflow_runs.wait_for("not every release has ended", over, limit_s, poll_s=POLL_S)
         rows = runs.releases(training_runs)
         if failed := [row["conf"]["training_run_id"] for row in rows if row["state"] != "success"]:
-            why = Release(runs.api, failed[0]).failure()
-            raise StackError(f"{len(failed)} of {len(training_runs)} releases have failed. The first: {why}")
+            reason = Release(runs.api, failed[0]).failure()
+            raise StackError(f"{len(failed)} of {len(training_runs)} releases failed. The first: {reason}")
         return rows
 
 
@@ -100,9 +106,10 @@ def _range(number: int) -> tuple[datetime, datetime]:
 
 @contextlib.contextmanager
 def deployment(folder: Path) -> Iterator[Deployment]:
-    """Bring the file up with one worker of one slot; its containers and volumes are removed at the end.
+    """Start the file with one worker of one slot; its containers and volumes are removed at the end.
 
-    Raises `NotMeasured` when there is no engine, no Compose, or not every image.
+    Raises:
+        NotMeasured: Docker Engine, Compose or an image is missing.
     """
     name, (airflow, mlflow_port, minio, console) = f"onnx-bench-{secrets.token_hex(4)}", free_ports(4)
     settings = {
@@ -134,7 +141,7 @@ def deployment(folder: Path) -> Iterator[Deployment]:
 
 @contextlib.contextmanager
 def _own_image(project: Project) -> Iterator[None]:
-    """Give our image a name that a build meanwhile does not move: workers that come later must be like the first."""
+    """Give our image a separate name: a build during the measurement must not change later workers."""
     image = project.environment().get("AIRFLOW_ONNX_IMAGE") or IMAGE
     own = f"{project.name}:measured"
     subprocess.run([docker(), "tag", image, own], check=True)
@@ -142,7 +149,7 @@ def _own_image(project: Project) -> Iterator[None]:
     try:
         yield
     finally:
-        # The name alone: the image has its other one.
+        # This removes only the name: the image has another one.
         with interrupts.ignored():
             subprocess.run([docker(), "rmi", own], check=False, stdout=subprocess.DEVNULL)
 
@@ -150,18 +157,18 @@ def _own_image(project: Project) -> Iterator[None]:
 def _require(project: Project) -> None:
     try:
         require_engine()
-        asked = project.output("config")
+        config = project.output("config")
     except DeployError as error:
         raise NotMeasured(str(error)) from error
-    if missing := [image for image in images(asked) if not _is_here(image)]:
+    if missing := [image for image in images(config) if not _is_here(image)]:
         raise NotMeasured(
             f"These images are not on this machine: {', '.join(missing)}. `docker compose pull --ignore-buildable` and "
-            f"`docker compose build` get them; that is not part of the measurement."
+            f"`docker compose build` get them."
         )
 
 
 def images(config: str) -> list[str]:
-    """Return the images that the services of a `docker compose config` run, each once."""
+    """Return the images of a `docker compose config`, each once."""
     return sorted(set(re.findall(r"^ +image: *[\"']?([^\s\"']+)", config, re.MULTILINE)))
 
 

@@ -1,4 +1,4 @@
-"""What a deployment's counts come to as figures: rates, what a release moved, what a cache spared."""
+"""Figures of a deployment's counts: rates, bytes of a release, and hits of the caches."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from bench.results import Result
+from bench.figure import Figure, Result
 from bench.scale.counters import Counts, of_each, on_line
-from bench.watch.stacks import QUICK
-from onnx_release.latency.host import describe_host
+from bench.servers import QUICK
 
 WORKERS = (1, 2, 4)
-# What large models move is counted with so many: of a small one the files beside the weights are the larger part.
+# Number of workers for the large models. Of a small one most bytes are not weights.
 LARGE_ON = 2
+FIGURES = {
+    figure.name: figure
+    for figure in (
+        *(Figure(f"releases_per_hour_w{workers}", "/h") for workers in WORKERS),
+        *(Figure(f"workers_ratio_w{workers}") for workers in WORKERS[1:]),
+        Figure("moved_over_artifact"),
+        Figure("cache_hit_rate", ""),
+    )
+}
 HOUR_S = 3600.0
 _POSTGRES = ("postgres/", "table/")
 
 
 def summary(rows: Sequence[dict[str, Any]], tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a batch's wall time and rate by its DAG runs' records, and what their tasks took."""
+    """Return wall time and rate of a batch from its DAG runs' records, and the times of their tasks."""
     begun, over = (
         [datetime.fromisoformat(row[name]).timestamp() for row in rows] for name in ("start_date", "end_date")
     )
@@ -37,14 +45,14 @@ def summary(rows: Sequence[dict[str, Any]], tasks: Sequence[dict[str, Any]]) -> 
         "per_hour": HOUR_S * len(rows) / wall_s,
         "task_s": {name: statistics.fmean(each) for name, each in seconds.items()},
         "tasks_by_host": dict(Counter(task["hostname"] for task in tasks if task["hostname"])),
-        # The pool for measuring has one slot: at 1 no further worker helps.
+        # The measurement pool has one slot: at 1 further workers do not help.
         "measuring_share": sum(seconds.get("parity_latency", [])) / wall_s,
         "tries_again": sum(task["try_number"] > 1 for task in tasks),
     }
 
 
 def above_idle(batch: dict[str, Any], idle: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return a batch with what each of its releases cost, and the part of all processors' time that went into it."""
+    """Return a batch with the cost of each release, and its share of all processors' time."""
     rest = idle_with(batch["workers"], idle)
     each = of_each(batch["seconds"], batch["risen"], rest, batch["releases"])
     own_s = batch["releases"] * added(each, "cpu_s/")
@@ -53,10 +61,10 @@ def above_idle(batch: dict[str, Any], idle: dict[int, dict[str, Any]]) -> dict[s
 
 
 def idle_with(workers: int, idle: dict[int, dict[str, Any]]) -> Counts:
-    """Return what happens a second with so many workers that have nothing to do, from two numbers of them.
+    """Return the counts per second with idle workers, from two numbers of workers.
 
-    PostgreSQL cleans up after a load when it sees fit, and grows and writes then; it does nothing for idle workers. So
-    the quieter of both times is its idleness.
+    PostgreSQL cleans up some time after a load and writes then; idle workers cost it nothing. Its lesser count of both
+    times is used.
     """
     first, last = min(idle), max(idle)
     few, many = idle[first]["rates"], idle[last]["rates"]
@@ -66,7 +74,7 @@ def idle_with(workers: int, idle: dict[int, dict[str, Any]]) -> Counts:
 
 
 def added(counts: Counts, prefix: str) -> float:
-    """Add up the counts whose names begin so."""
+    """Add up the counts with a prefix."""
     return sum(number for name, number in counts.items() if name.startswith(prefix))
 
 
@@ -79,33 +87,28 @@ def hit_rate(used: Sequence[Mapping[str, int]], unit: str = "") -> float:
 
 
 def results(found: dict[str, Any]) -> Iterator[Result]:
-    """Turn what `bench.scale.workers.gather` returned into figures."""
-    common = {
-        "plan": found["plan"],
-        "release_params": QUICK,
-        "images": found["images"],
-        "host": describe_host().to_dict(),
-    }
+    """Return all figures of the counts of `bench.scale.workers`."""
+    common = {"plan": found["plan"], "release_params": QUICK, "images": found["images"]}
     batches = {workers: above_idle(batch, found["idle"]) for workers, batch in found["batches"].items()}
     for workers, batch in batches.items():
         detail = batch | common
         if workers in found["idle"]:
             detail["idle"] = found["idle"][workers]
-        yield _result(f"releases_per_hour_w{workers}", [batch["per_hour"]], "/h", batch["releases"], detail)
+        figure = FIGURES[f"releases_per_hour_w{workers}"]
+        yield figure.result(batch["per_hour"], detail, n=batch["releases"])
     for workers in WORKERS[1:]:
-        detail = {"cpu_share": {w: one["cpu_share"] for w, one in batches.items()}}
-        detail |= {"measuring_share": {w: one["measuring_share"] for w, one in batches.items()}, **common}
+        detail = {name: {w: one[name] for w, one in batches.items()} for name in ("cpu_share", "measuring_share")}
         ratio = batches[workers]["per_hour"] / batches[1]["per_hour"]
-        yield _result(f"workers_ratio_w{workers}", [ratio], "x", batches[workers]["releases"], detail)
+        yield FIGURES[f"workers_ratio_w{workers}"].result(ratio, detail | common, n=batches[workers]["releases"])
     large = above_idle(found["large"], found["idle"])
     made_of = bytes_over_artifact(large)
-    moved = made_of["received"] + made_of["sent"]
-    yield _result("moved_over_artifact", [moved], "x", large["releases"], large | {"made_of": made_of} | common)
+    detail = large | {"made_of": made_of} | common
+    yield FIGURES["moved_over_artifact"].result(sum(made_of.values()), detail, n=large["releases"])
     rates = {w: hit_rate(one["cache"]) for w, one in batches.items()}
     detail = {"by_workers": rates, "by_bytes": {w: hit_rate(b["cache"], "_bytes") for w, b in batches.items()}}
-    detail |= {"large": hit_rate(large["cache"]), "large_by_bytes": hit_rate(large["cache"], "_bytes")}
+    detail |= {"large": hit_rate(large["cache"]), "large_by_bytes": hit_rate(large["cache"], "_bytes")} | common
     each = [hit_rate([one]) for one in batches[LARGE_ON]["cache"]]
-    yield _result("cache_hit_rate", each, "", len(each), detail | common, rates[LARGE_ON])
+    yield FIGURES["cache_hit_rate"].result(rates[LARGE_ON], detail, (min(each), max(each)), n=len(each))
 
 
 def bytes_over_artifact(batch: dict[str, Any]) -> dict[str, float]:
@@ -113,18 +116,3 @@ def bytes_over_artifact(batch: dict[str, Any]) -> dict[str, float]:
     artifact_bytes = batch["artifact_bytes"] / batch["releases"]
     each = batch["of_each_release"]
     return {way: each.get(f"minio/{way}_bytes", 0.0) / artifact_bytes for way in ("received", "sent")}
-
-
-def _result(
-    name: str, each: Sequence[float], unit: str, n: int, detail: dict[str, Any], value: float | None = None
-) -> Result:
-    return Result(
-        name=name,
-        value=statistics.median(each) if value is None else value,
-        unit=unit,
-        goal="",
-        met=None,
-        n=n,
-        spread=(min(each), max(each)),
-        detail=detail,
-    )

@@ -1,4 +1,4 @@
-"""What a million releases and ten thousand workers would ask of each service, from what was counted of a few."""
+"""Model of a million releases and ten thousand workers, from the counts of a few."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.scale.figures import added
 RUNS, WORKERS = 1_000_000, 10_000
 WEEK_S, YEAR_S = 7 * 86_400.0, 365 * 86_400.0
 RATES = (RUNS / YEAR_S, RUNS / WEEK_S)
-# Airflow's `[workers] min_heartbeat_interval`: a running task's supervisor asks the API server this often.
+# Airflow's `[workers] min_heartbeat_interval`: interval of a running task's requests to the API server.
 HEARTBEAT_S = 5.0
 LINK_BYTES_PER_S = 10e9 / 8
 # Redis's own default, and that of docker-compose.yaml for PostgreSQL.
@@ -37,7 +37,7 @@ Counts = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What the bench counted: of a release of a small and of a large model, with nothing to do, and a worker more."""
+    """Counts of a release of a small and of a large model, of an idle deployment, and of a further worker."""
 
     small: dict[str, float]
     large: dict[str, float]
@@ -45,13 +45,13 @@ class Measured:
     large_task_s: dict[str, float]
     idle: dict[str, float]
     each_worker: dict[str, float]
-    held: dict[str, float]
-    held_each_worker: dict[str, float]
+    connections: dict[str, float]
+    connections_each_worker: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """Something of which one may not be enough: `needs` is how many, for a million a year, a week, and many workers."""
+    """Limited resource; `needs` is the number needed for a million a year, a week, and with many workers."""
 
     name: str
     one: str
@@ -60,30 +60,30 @@ class Resource:
 
 
 def measured(entries: Sequence[Entry]) -> Measured:
-    """Return what the results hold, which must be all of `NEEDED`."""
+    """Return the counts of the results, which must contain all of `NEEDED`."""
     of = {entry["name"]: entry["detail"] for entry in entries}
     batches = [of[name] for name in SMALL]
     few, many = of[FIRST], of[LAST]
     more = many["workers"] - few["workers"]
     idle, later = _with_sums(few["idle"]["rates"]), _with_sums(many["idle"]["rates"])
-    held, held_later = _connected(few), _connected(many)
+    connections, later_connections = _connected(few), _connected(many)
     slot = {"worker/slot_s": few["of_each_release"]["worker/slot_s"]}
     return Measured(
         small=_with_sums(_mean([batch["of_each_release"] for batch in batches]) | slot),
         large=_with_sums(of[LARGE]["of_each_release"]),
-        # With one worker nothing of ours competes with a task for a processor.
+        # With one worker no other task competes for a processor.
         small_task_s=few["task_s"],
         large_task_s=of[LARGE]["task_s"],
         idle=idle,
         each_worker=_slope(idle, later, more),
-        held=held,
-        held_each_worker=_slope(held, held_later, more),
+        connections=connections,
+        connections_each_worker=_slope(connections, later_connections, more),
     )
 
 
 def _connected(detail: Mapping[str, Any]) -> dict[str, float]:
-    """Return the most connections that were seen, with nothing to do or under load."""
-    idle, load = detail["idle"]["held"], detail["held_max"]
+    """Return the largest number of connections, idle or under load."""
+    idle, load = detail["idle"]["connections"], detail["connections_max"]
     return {name: float(max(idle.get(name, 0), load.get(name, 0))) for name in idle.keys() | load.keys()}
 
 
@@ -97,10 +97,10 @@ def _mean(each: Sequence[Counts]) -> dict[str, float]:
 
 
 def _with_sums(counts: Counts) -> dict[str, float]:
-    """Add what is a sum of others."""
+    """Add the sums of other counts."""
     found = dict(counts)
     for name in ("airflow", "celery", "mlflow"):
-        # Of its own tables alone: the catalogue's are written when PostgreSQL analyses them.
+        # Without the catalogue's tables, which PostgreSQL writes when it analyses.
         tables = {key: number for key, number in counts.items() if key.startswith(f"table/{name}/")}
         found[f"rows_written/{name}"] = sum(number for key, number in tables.items() if key.endswith(_WRITTEN))
         found[f"growth_bytes/{name}"] = sum(number for key, number in tables.items() if key.endswith("/size_bytes"))
@@ -110,24 +110,24 @@ def _with_sums(counts: Counts) -> dict[str, float]:
 
 
 def resources(found: Measured) -> list[Resource]:
-    """Return what could run out, the scarcest first by the third load: a million a week on ten thousand workers.
+    """Return the limited resources, the scarcest first with a million a week on ten thousand workers.
 
-    Each worker is then busy all the time with one task: its heartbeats come on top, at the mean cost of a request.
+    Each worker is then always busy with one task. Its heartbeats are added at the mean cost of a request.
     """
-    return sorted(_rates(found) + _processors(found) + _held(found), key=lambda one: one.needs[2], reverse=True)
+    return sorted(_rates(found) + _processors(found) + _connections(found), key=lambda one: one.needs[2], reverse=True)
 
 
 def _rates(found: Measured) -> list[Resource]:
-    """Return what each release needs for so long, or so much of."""
+    """Return the resources that a release uses for a time, or an amount of."""
     measuring_s, slot_s = found.small_task_s["parity_latency"], found.small["worker/slot_s"]
     bytes_s = found.large["minio/moved_bytes"] / LINK_BYTES_PER_S
     year, week = (rate * slot_s / RELEASES_ACTIVE_MAX for rate in RATES)
     active = (year, week, WORKERS / RELEASES_ACTIVE_MAX)
-    at_once = f"{RELEASES_ACTIVE_MAX} at once, as it is set"
+    limit = f"{RELEASES_ACTIVE_MAX} at once, as it is set"
     return [
         Resource("measuring", "slot, one host each", 1 / measuring_s, _needs(measuring_s)),
         Resource("MinIO, releases of 113 MB", "link of 10 Gbit/s", 1 / bytes_s, _needs(bytes_s)),
-        Resource("DAG runs of `release_onnx`", at_once, RELEASES_ACTIVE_MAX / slot_s, active),
+        Resource("DAG runs of `release_onnx`", limit, RELEASES_ACTIVE_MAX / slot_s, active),
     ]
 
 
@@ -143,27 +143,27 @@ def _processors(found: Measured) -> list[Resource]:
 
 
 def _needs(each: float, always: float = 0.0, workers: float = 0.0) -> tuple[float, float, float]:
-    """Return what is needed, with what is always needed, and what many workers need on top."""
+    """Return the need at both rates, above a constant one, and with many workers."""
     year, week = (rate * each + always for rate in RATES)
     return year, week, week + workers
 
 
-def _held(found: Measured) -> list[Resource]:
-    """Return connections, over what one server takes."""
-    clients = found.held["redis"]
-    sessions = sum(number for name, number in found.held.items() if name != "redis")
+def _connections(found: Measured) -> list[Resource]:
+    """Return the connections over the limit of one server."""
+    clients = found.connections["redis"]
+    sessions = sum(number for name, number in found.connections.items() if name != "redis")
     return [
-        _server("Redis", "clients", REDIS_CLIENTS_MAX, clients, found.held_each_worker["redis"]),
+        _server("Redis", "clients", REDIS_CLIENTS_MAX, clients, found.connections_each_worker["redis"]),
         _server(
             "PostgreSQL",
             "connections",
             POSTGRES_CONNECTIONS_MAX,
             sessions,
-            found.held_each_worker["airflow-worker celery"],
+            found.connections_each_worker["airflow-worker celery"],
         ),
     ]
 
 
-def _server(name: str, what: str, limit: int, held: float, more: float) -> Resource:
-    few, many = held / limit, (held + WORKERS * more) / limit
-    return Resource(name, f"server of {limit} {what}", 0.0, (few, few, many))
+def _server(name: str, unit: str, limit: int, first: float, more: float) -> Resource:
+    few, many = first / limit, (first + WORKERS * more) / limit
+    return Resource(name, f"server of {limit} {unit}", 0.0, (few, few, many))

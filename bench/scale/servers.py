@@ -1,4 +1,4 @@
-"""What the servers themselves say that they have done: PostgreSQL, Redis, MinIO, and the kernel for every container."""
+"""Counters of the servers: PostgreSQL, Redis, MinIO, and the kernel's counters of every container."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 import jwt
 
-from bench.results import NotMeasured
+from bench.figure import NotMeasured
 from stack.http import TIMEOUT_S, session
 
 DATABASES = ("airflow", "celery", "mlflow")
-# MinIO's server keeps its figures for 10 s before it counts anew, and an idle PostgreSQL session its own as long.
+# MinIO's server and an idle PostgreSQL session update their figures every 10 s.
 SETTLE_S = 12.0
 
 # One row, in JSON. The write-ahead log is that of all databases together.
@@ -39,7 +39,7 @@ CONTAINER_SCRIPT = (
 
 
 def container(text: str) -> dict[str, float]:
-    """Return from `CONTAINER_SCRIPT`'s output the CPU seconds, and the bytes that came and went by the network."""
+    """Return from `CONTAINER_SCRIPT`'s output the CPU seconds and the network bytes in and out."""
     found = {"net_in_bytes": 0.0, "net_out_bytes": 0.0}
     for device, numbers in re.findall(r"^ *(\S+):(.*)$", text, re.MULTILINE):
         if device != "lo":
@@ -50,7 +50,7 @@ def container(text: str) -> dict[str, float]:
         return found | {"cpu_s": int(usage[1]) / 1e6}
     if usage := re.search(r"^(\d+)$", text, re.MULTILINE):
         return found | {"cpu_s": int(usage[1]) / 1e9}
-    raise NotMeasured("The containers' control groups say nothing of CPU time: they must be mounted at /sys/fs/cgroup.")
+    raise NotMeasured("The containers' control groups have no CPU time. Mount them at /sys/fs/cgroup.")
 
 
 def postgres(server: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -65,13 +65,13 @@ def postgres(server: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[
 
 
 def connections(server: dict[str, Any], callers: dict[str, str]) -> dict[str, int]:
-    """Return how many sessions each service has in each database, as ``SERVICE DATABASE``."""
+    """Return the number of sessions of each service in each database, as ``SERVICE DATABASE``."""
     count = Counter(f"{callers.get(address, address)} {name}" for name, address in server["connections"] or [])
     return dict(count)
 
 
 def redis(info: str) -> dict[str, float]:
-    """Return from ``INFO all`` the commands by name, and the bytes; and the clients, which is no count."""
+    """Return from ``INFO all`` the commands by name and the bytes."""
     found = {f"redis/command/{name}": float(n) for name, n in re.findall(r"^cmdstat_(\S+?):calls=(\d+)", info, re.M)}
     for name, key in (("in_bytes", "total_net_input_bytes"), ("out_bytes", "total_net_output_bytes")):
         found[f"redis/{name}"] = _number(info, key)
@@ -79,7 +79,7 @@ def redis(info: str) -> dict[str, float]:
 
 
 def redis_clients(info: str) -> int:
-    """Return how many clients are connected."""
+    """Return the number of connected clients."""
     return int(_number(info, "connected_clients"))
 
 
@@ -92,18 +92,18 @@ def minio(text: str) -> dict[str, float]:
     """Return from MinIO's metrics the S3 requests by kind, and the bytes of all of them."""
     found: dict[str, float] = {}
     for line in text.splitlines():
-        if asked := re.match(r'minio_s3_requests_total\{.*?api="([^"]+)".*\} (\S+)', line):
-            found[f"minio/request/{asked[1]}"] = float(asked[2])
-        elif moved := re.match(r"minio_s3_traffic_(received|sent)_bytes(?:\{.*\})? (\S+)", line):
-            found[f"minio/{moved[1]}_bytes"] = float(moved[2])
+        if request := re.match(r'minio_s3_requests_total\{.*?api="([^"]+)".*\} (\S+)', line):
+            found[f"minio/request/{request[1]}"] = float(request[2])
+        elif traffic := re.match(r"minio_s3_traffic_(received|sent)_bytes(?:\{.*\})? (\S+)", line):
+            found[f"minio/{traffic[1]}_bytes"] = float(traffic[2])
     return found
 
 
 def minio_metrics(url: str, user: str, password: str) -> str:
-    """Return the metrics that MinIO's server has for Prometheus, as its root account sees them."""
+    """Return MinIO's metrics for Prometheus, with the rights of its root account."""
     claims = {"exp": int(time.time()) + 600, "sub": user, "iss": "prometheus"}
     with warnings.catch_warnings():
-        # MinIO's algorithm and its password, which is as long as MinIO takes them.
+        # MinIO requires this algorithm and limits the length of the password.
         warnings.simplefilter("ignore")
         token = jwt.encode(claims, password, algorithm="HS512")
     headers = {"Authorization": f"Bearer {token}"}

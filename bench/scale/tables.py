@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md."""
+"""Tables of docs/scaling.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stack.layout import REPO
 
 PAGE = REPO / "docs" / "scaling.md"
 
-ASKED = (
+RELEASE = (
     ("requests to MLflow", "mlflow/request/", ""),
     ("requests of tasks to Airflow's API server", "airflow/request/", ""),
     ("transactions in the database `airflow`", "postgres/airflow/transactions", ""),
@@ -33,28 +33,28 @@ ASKED = (
     ("tasks on a worker", "worker/ended", ""),
     ("a worker's slot", "worker/slot_s", "s"),
 )
-# With nothing to do. A worker that waits asks nothing of the API server and of MLflow: it only listens to Redis.
+# An idle worker sends no requests to the API server or MLflow: it only listens to Redis.
 IDLE = (
-    ("requests to MLflow (the bell)", "mlflow/request/", False),
+    ("requests to MLflow (the trigger)", "mlflow/request/", False),
     ("transactions in `airflow`", "postgres/airflow/transactions", False),
     ("transactions in `mlflow`", "postgres/mlflow/transactions", False),
     ("commands in Redis", "redis/command/", True),
     ("bytes in and out of Redis", "redis/moved_bytes", True),
 )
-# Connections of which each worker has some of its own.
+# Connections of each worker.
 OF_WORKERS = {"redis": "Redis", "airflow-worker celery": "PostgreSQL's database `celery`"}
 
 
 def tables(entries: Sequence[Entry]) -> str:
-    """Return the page's tables: what a release asks for, what idleness costs, and what is needed at scale."""
+    """Return the tables: cost of a release, cost of an idle deployment, and needs at scale."""
     found = measured(entries)
-    return "\n\n".join((_asked(found), _idle(found), _scarce(found)))
+    return "\n\n".join((_release(found), _idle(found), _scarce(found)))
 
 
-def _asked(found: Measured) -> str:
-    rows = ["| one release asks for | small model | 113 MB | a million small ones |", "|---|---|---|---|"]
-    for name, prefix, unit in ASKED:
-        # Less than with nothing to do is within the noise of that.
+def _release(found: Measured) -> str:
+    rows = ["| one release needs | small model | 113 MB | a million small ones |", "|---|---|---|---|"]
+    for name, prefix, unit in RELEASE:
+        # A negative count is within the noise of the idle one.
         small, large = (max(0.0, added(counts, prefix)) for counts in (found.small, found.large))
         rows.append(_row(name, unit, small, large))
     small, large = (each["parity_latency"] for each in (found.small_task_s, found.large_task_s))
@@ -74,7 +74,7 @@ def _idle(found: Measured) -> str:
         cells = [short(more), short(one + WORKERS * more)] if of_workers else ["–", short(one)]
         rows.append(f"| {name}, a second | {short(one)} | {' | '.join(cells)} |")
     for key, name in OF_WORKERS.items():
-        one, more = found.held[key], found.held_each_worker[key]
+        one, more = found.connections[key], found.connections_each_worker[key]
         rows.append(f"| connections to {name} | {short(one)} | {short(more)} | {short(one + WORKERS * more)} |")
     return "\n".join(rows)
 
@@ -91,7 +91,7 @@ def _scarce(found: Measured) -> str:
 
 
 def short(number: float, unit: str = "") -> str:
-    """Return the number with two or three digits that count: whole from 100 on, with k, M, G or T where it is long."""
+    """Return the number with two or three significant digits, whole from 100 on, with k, M, G or T if long."""
     if unit == "s" and number >= 10 * HOUR_S:
         return short(number / HOUR_S, "h")
     from_k = 1e3 if unit == "B" else 1e4

@@ -1,1 +1,1 @@
-"""Measurements of watching and backfilling, on real servers that each starts and stops itself."""
+"""Measurements of the watch and of backfills, on servers that each starts and stops."""

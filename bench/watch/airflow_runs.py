@@ -1,4 +1,4 @@
-"""What Airflow says of the DAG runs that a measurement has caused."""
+"""Airflow's records of the DAG runs of a measurement."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from stack.errors import StackError
 from stack.release import DAG_ID, ENDED, WATCH_DAG_ID, Release
 
 PAGE = 100
-ANY_RUN = "~"
 
 
 class AirflowRuns:
-    """The DAG runs of `release_onnx` and of `watch_training` in one stack."""
+    """DAG runs of `release_onnx` and of `watch_training` in one stack."""
 
     def __init__(self, context: Context) -> None:
         self.api = AirflowApi(context)
@@ -29,10 +28,10 @@ class AirflowRuns:
         Release(self.api, "none").await_dags()
 
     def releases(self, training_runs: Sequence[str]) -> list[dict[str, Any]]:
-        """Return every DAG run that releases one of the training runs, whatever its own id."""
-        wanted = set(training_runs)
+        """Return every DAG run that releases one of the training runs."""
+        ids = set(training_runs)
         rows = self._pages(f"/dags/{DAG_ID}/dagRuns", "dag_runs")
-        return [row for row in rows if (row["conf"] or {}).get("training_run_id") in wanted]
+        return [row for row in rows if (row["conf"] or {}).get("training_run_id") in ids]
 
     def watches(self, run_type: str | None = None) -> list[dict[str, Any]]:
         """Return the DAG runs of `watch_training`, or those of one type."""
@@ -40,12 +39,12 @@ class AirflowRuns:
         return [row for row in rows if run_type in (None, row["run_type"])]
 
     def release_tasks(self) -> list[dict[str, Any]]:
-        """Return every task instance of `release_onnx`, each with its last try's state and duration in seconds."""
-        return self._pages(f"/dags/{DAG_ID}/dagRuns/{ANY_RUN}/taskInstances", "task_instances")
+        """Return every task instance of `release_onnx`, with state and duration in seconds of its last try."""
+        return self._pages(f"/dags/{DAG_ID}/dagRuns/~/taskInstances", "task_instances")
 
     def watch_tasks(self) -> list[dict[str, Any]]:
         """Return every task instance of `watch_training`."""
-        return self._pages(f"/dags/{WATCH_DAG_ID}/dagRuns/{ANY_RUN}/taskInstances", "task_instances")
+        return self._pages(f"/dags/{WATCH_DAG_ID}/dagRuns/~/taskInstances", "task_instances")
 
     def log(self, task: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the lines of the log of a task instance's last try."""
@@ -54,7 +53,7 @@ class AirflowRuns:
         return list(log["content"])
 
     def summary(self, watch_dag_run_id: str) -> dict[str, Any]:
-        """Return what a DAG run of `watch_training` reported, empty when it reported nothing."""
+        """Return the report of a DAG run of `watch_training`, empty without one."""
         return dict(self.api.xcom(WATCH_DAG_ID, watch_dag_run_id, "start_releases") or {})
 
     def backfills(self) -> list[dict[str, Any]]:
@@ -70,17 +69,17 @@ class AirflowRuns:
                 return rows
 
 
-def wait_for(what: str, condition: Callable[[], bool], timeout_s: float, poll_s: float = 1.0) -> None:
-    """Wait until the condition holds; raises `StackError` when it does not within the time."""
+def wait_for(problem: str, condition: Callable[[], bool], timeout_s: float, poll_s: float = 1.0) -> None:
+    """Wait for a condition; raises `StackError` with the problem after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise StackError(f"After {timeout_s:.0f} s: {what}.")
+            raise StackError(f"After {timeout_s:.0f} s: {problem}.")
         time.sleep(poll_s)
 
 
 def ended(rows: Sequence[dict[str, Any]]) -> int:
-    """Count the DAG runs that have ended, well or badly."""
+    """Count the DAG runs that succeeded or failed."""
     return sum(row["state"] in ENDED for row in rows)
 
 
@@ -90,6 +89,6 @@ def states(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 
 
 def started_at_s(row: dict[str, Any]) -> float | None:
-    """Return when a DAG run was started, in seconds since 1970; None while it is queued."""
+    """Return the start of a DAG run in seconds since 1970; None while it is queued."""
     text = row["start_date"]
     return datetime.fromisoformat(text).timestamp() if text else None

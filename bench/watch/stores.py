@@ -1,6 +1,6 @@
-"""Fills an MLflow server's database with training runs that ended and were decided long ago.
+"""MLflow databases with many old training runs that ended and were handled long ago.
 
-MLflow's own store takes some 20 ms for each run; ten thousand are inserted through its table definitions instead.
+MLflow's store needs 20 ms per run. Ten thousand runs are inserted through its table definitions instead.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from mlflow.store.model_registry.dbmodels import models as registry
 from mlflow.store.tracking.dbmodels import models as tracking
 
 from airflow_onnx.defaults import MODEL_NAME
-from bench.watch.stacks import EXPERIMENT
+from bench.servers import EXPERIMENT
 from stack.context import Context
 from stack.mlflow_server import DATABASE
 
 HOUR_MS = 3_600_000
 SPAN_H = {"100_days": 100 * 24.0, "24_h": 24.0}
-"""How far back the old runs' ends reach, spread evenly: the usual store, and one that a single day has filled."""
+"""Hours over which the ends of old runs are spread evenly: a usual store, and one filled within a day."""
 
 _PARAMS = {"lr": "0.001", "batch_size": "64", "epochs": "40", "optimizer": "adamw", "seed": "7", "size": "tiny"}
 _METRICS = ("train_loss", "val_loss", "val_mae", "onnx_release.mae_max", "onnx_release.speedup_b1")
-# One run in ten was refused, and one in ten holds no model.
+# One run in ten was refused, and one in ten has no model.
 _KINDS = ("released",) * 8 + ("refused", "skipped")
 _ROWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class OldRun:
-    """A run to be inserted."""
+    """Old run to insert."""
 
     run_id: str
     number: int
 
     @property
     def kind(self) -> str:
-        """What was decided about it."""
+        """Result of its release."""
         return _KINDS[self.number % len(_KINDS)]
 
     @property
@@ -52,10 +52,10 @@ class OldRun:
         return hashlib.sha256(self.run_id.encode()).hexdigest()
 
     def tags(self) -> dict[str, str]:
-        """Return the tags that MLflow's client, the watch and the release leave."""
+        """Return the tags of MLflow's client, of the watch and of the release."""
         own = {"mlflow.user": "bench", "mlflow.runName": f"old-{self.number}", "mlflow.source.name": "train.py"}
         if self.kind == "skipped":
-            return own | {"onnx_release.watched": "skip: the run holds no PyTorch model"}
+            return own | {"onnx_release.watched": "skip: the run has no PyTorch model"}
         tried = {
             "watched": "new",
             "status": self.kind,
@@ -71,7 +71,7 @@ class OldRun:
 
 
 class Store:
-    """One server's database, filled and changed behind its back while nobody else uses it."""
+    """Database of one server, changed directly while no other client uses the server."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -81,7 +81,7 @@ class Store:
         self._new: list[str] = []
 
     def fill(self, count: int) -> None:
-        """Insert so many old runs, and a model version for each that was released."""
+        """Insert old runs, and a model version for each released one."""
         runs = [OldRun(uuid.uuid4().hex, number) for number in range(count)]
         self._client.create_registered_model(MODEL_NAME)
         self._insert(tracking.SqlRun, (self._run(run) for run in runs))
@@ -94,7 +94,7 @@ class Store:
         self._insert(registry.SqlModelVersionTag, (_version_tag(number, run) for number, run in enumerate(released, 1)))
 
     def spread(self, hours: float) -> None:
-        """Set the ends of the old runs evenly over the last hours, the last of them a minute ago."""
+        """Spread the ends of the old runs evenly over the last hours; the latest was a minute ago."""
         table, now_ms = tracking.SqlRun.__table__, int(time.time() * 1000) - 60_000
         with self._engine.begin() as connection:
             query = sqlalchemy.select(table.c.run_uuid).where(table.c.run_uuid.not_in(self._new))
@@ -105,7 +105,7 @@ class Store:
             connection.execute(update, [{"id": run_id, "end": end} for run_id, end in zip(ids, ends, strict=True)])
 
     def set_new(self, count: int) -> None:
-        """Let so many runs, without a model, have ended just now; those of an earlier call are deleted."""
+        """End new runs without a model now, and delete those of an earlier call."""
         for run_id in self._new:
             self._client.delete_run(run_id)
         self._new = [self._client.create_run(self._experiment_id).info.run_id for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Servers for a measurement: in a temporary folder, on free ports, gone when the block is left, whatever happened."""
+"""Servers for a measurement: in a temporary folder, on free ports, stopped and removed at the end of the block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from stack import interrupts, lifecycle, minio, mlflow_server, processes
+from bench.sides import Step
+from stack import interrupts, lifecycle, minio, mlflow_server, processes, setup
 from stack.console import make_error_console
 from stack.context import Context
 from stack.credentials import Credentials
@@ -18,15 +19,15 @@ from stack.layout import Layout
 from stack.ports import Ports, free_ports
 
 EXPERIMENT = "bench"
-# How fast a model is does not matter here, but each release measures it in the one-slot pool, as in earnest.
+# Short measurements: these figures do not depend on a model's speed. Each still uses the pool with one slot.
 QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 1.0}
-# MLflow's client in this process: no usage reports, and no line for each run that it ends.
+# MLflow's client in this process: no usage reports, and no line for each ended run.
 CLIENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 @contextlib.contextmanager
 def embedded_stack() -> Iterator[Context]:
-    """Run the whole embedded stack, which watches `EXPERIMENT` and releases its runs with the parameters `QUICK`."""
+    """Run the embedded stack; it watches `EXPERIMENT` and releases its runs with the parameters `QUICK`."""
     ports = Ports.free()
     variables = {
         "AIRFLOW_PORT": str(ports.airflow),
@@ -46,7 +47,7 @@ def embedded_stack() -> Iterator[Context]:
 
 @contextlib.contextmanager
 def mlflow_servers(count: int) -> Iterator[list[Context]]:
-    """Run MLflow servers as the stack starts them, each with a database of its own, over one object store."""
+    """Run MLflow servers, each with a separate database, over one object store."""
     store, *ports = free_ports(1 + count)
     secrets = Credentials.generate()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, environment(**CLIENT):
@@ -57,7 +58,7 @@ def mlflow_servers(count: int) -> Iterator[list[Context]]:
         try:
             for context in contexts:
                 context.layout.create()
-            start_store(contexts[0])
+            _start_store(contexts[0])
             for context in contexts:
                 processes.start(context.layout, mlflow_server.command(context))
             for context in contexts:
@@ -70,8 +71,34 @@ def mlflow_servers(count: int) -> Iterator[list[Context]]:
                 processes.stop(contexts[0].layout, [minio.NAME])
 
 
-def start_store(context: Context) -> None:
-    """Make the object store with its buckets, and start it."""
+@contextlib.contextmanager
+def object_store() -> Iterator[dict[str, str]]:
+    """Run the object store; yields the environment of a step that reaches it with boto3 or Airflow's connection."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        layout = Layout(Path(folder, "state").resolve())
+        context = Context(layout, Ports.free(), Credentials.generate())
+        try:
+            layout.create()
+            _start_store(context)
+            yield {
+                "S3_URL": context.minio_url,
+                "S3_BUCKET": minio.BUCKETS[0],
+                "AWS_ACCESS_KEY_ID": context.credentials.minio_access_key,
+                "AWS_SECRET_ACCESS_KEY": context.credentials.minio_secret_key,
+                "AIRFLOW_HOME": str(layout.airflow_home),
+                **setup.connection_environment(context),
+            }
+        finally:
+            with interrupts.ignored():
+                processes.stop(layout, [minio.NAME])
+
+
+def clear_store(env: dict[str, str]) -> None:
+    """Delete all objects: each side starts with an empty store."""
+    Step("bench.upload_steps:clear", (), env).run()
+
+
+def _start_store(context: Context) -> None:
     minio.prepare(context)
     processes.start(context.layout, minio.command(context))
     processes.await_ready(context.layout, minio.NAME, partial(minio.is_healthy, context))
@@ -80,7 +107,7 @@ def start_store(context: Context) -> None:
 
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Set variables of this process for as long as the block lasts."""
+    """Set variables of this process during the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,0 +1,69 @@
+"""Delay between the end of a training run and the start of its release."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from croniter import croniter  # type: ignore[import-untyped]
+
+from airflow_onnx.defaults import WATCH_CRON, WATCH_POLL_S
+from bench.figure import Figure, Result, Setting, part
+from bench.servers import QUICK, embedded_stack
+from bench.sides import median_and_range
+from bench.watch.training_runs import Watched, train_runs
+
+
+def cron_interval_s() -> float:
+    """Return the interval of the watch's schedule in seconds."""
+    times = croniter(WATCH_CRON, datetime(2026, 1, 1, tzinfo=UTC))
+    first, second = times.get_next(datetime), times.get_next(datetime)
+    return float((second - first).total_seconds())
+
+
+DELAY = Figure("run_to_release_s", "s", at_most=10.0, condition=f"all <= {cron_interval_s():g}")
+# A second start of a run would happen within this time after a burst.
+SETTLE_S = 30.0
+# Runs that end one after the other, and runs that end at the same time.
+USUAL, FULL, REHEARSAL = (5, 8), (12, 20), (1, 2)
+
+
+@part("watch", 6, DELAY)
+def measure(setting: Setting) -> Iterator[Result]:
+    """Measure from the end of a training run, by its client's clock, to the start of its DAG run of `release_onnx`.
+
+    Runs end one after the other, each on an idle stack; then many end within a second. A first run makes sure that the
+    watch is active.
+    """
+    singles, burst = setting.choose(USUAL, FULL, REHEARSAL)
+    with embedded_stack() as context:
+        watched = Watched(context)
+        first, *alone = train_runs(context, range(1 + singles))
+        together = train_runs(context, range(1 + singles, 1 + singles + burst))
+        first_s = watched.delays([first])[0]
+        watched.await_releases([first])
+        alone_s = []
+        for run in alone:
+            alone_s += watched.delays([run])
+            watched.await_releases([run])
+        burst_s = watched.delays(together)
+        time.sleep(SETTLE_S)
+        facts = watched.facts([first, *alone, *together])
+    detail = {
+        "singles": singles,
+        "burst": burst,
+        "in_full": list(FULL),
+        "first_s": first_s,
+        "singles_s": alone_s,
+        "burst_s": burst_s,
+        "burst_max_s": max(burst_s),
+        "burst_median_s": median_and_range(burst_s)[0],
+        "cron_interval_s": cron_interval_s(),
+        "poll_interval_s": WATCH_POLL_S,
+        "release_params": QUICK,
+    }
+    in_time = max(*alone_s, *burst_s, first_s) <= cron_interval_s()
+    value, spread = median_and_range(alone_s)
+    condition = in_time and facts["each_started_once"]
+    yield DELAY.result(value, detail | facts, spread, n=len(alone_s), condition=condition)
