@@ -21,7 +21,8 @@ from onnx_release.latency.measure import Sides, measure
 from onnx_release.limits import MeasurePlan
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner, TorchModel
-from onnx_release.samples.generate import Sample, make_samples
+from onnx_release.samples.generate import make_samples
+from onnx_release.samples.sample import Sample
 
 # A side compared with itself must result in 1; every wide interval would contain that.
 _SELF_WIDTH_MAX = 0.2

@@ -1,4 +1,4 @@
-"""The bench's own tools: what a side's process is charged with, what a broken part stops, what a page says."""
+"""Tools of the bench: costs of processes, failures of parts, results and pages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bench import __main__ as command
-from bench import document, profile_steps, results, sides, tasks
-from bench.gemm_shapes import Gemm, products_of
-from bench.parts import PARTS, Part, chosen
-from bench.results import NotMeasured, Result
-from bench.setting import Setting
-from bench.sides import Side, Step, Taken, by_turns, ratio, run_step
+from bench import airflow_parts, document, profile, results, sides
+from bench.figure import Figure, NotMeasured, Part, Result, Setting
+from bench.gemm_steps import Gemm, products_of
+from bench.parts import PARTS, chosen
+from bench.sides import Cost, Side, Step, interleave, ratio
 from stack.errors import StackError
 
 MB = 10**6
@@ -35,12 +34,12 @@ def result(name: str = "one", value: float = 1.0, **changes: Any) -> Result:
 
 @pytest.fixture
 def module(tmp_path: Path) -> Iterator[Any]:
-    """Turns source text into a step's module."""
+    """Write a module whose function `run` is the step."""
 
     def write(name: str, text: str) -> Step:
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
         root = Path(__file__).parents[2]
-        return Step(name, (), {"PYTHONPATH": f"{tmp_path}:{root}:{root / 'include'}"})
+        return Step(f"{name}:run", (), {"PYTHONPATH": f"{tmp_path}:{root}:{root / 'include'}"})
 
     return write
 
@@ -51,19 +50,18 @@ def test_memory_counts_from_the_imports_on_and_time_where_it_is_marked(module: A
         "spender",
         """
         import time
-        from bench.marking import Marked
-        bytearray(200_000_000)   # an import that needs more than what it leaves
-        held = bytearray(60_000_000)
-        marked = Marked()
-        with marked.aside("load_s"):
-            time.sleep(1.0)
-        with marked.work():
-            time.sleep(0.1)
-            bytearray(120_000_000)
-        marked.report(answer=42)
+        bytearray(200_000_000)   # an import that needs more memory than it keeps
+        kept = bytearray(60_000_000)
+        def run(meter):
+            with meter.aside("load_s"):
+                time.sleep(1.0)
+            with meter.work():
+                time.sleep(0.1)
+                bytearray(120_000_000)
+            return {"answer": 42}
         """,
     )
-    found = run_step(step)
+    found = step.run()
     assert 0.1 <= found["wall_s"] < 1.0 <= found["load_s"]
     assert 119 * MB < found["peak_bytes"] < 130 * MB
     assert found["imports_bytes"] > 60 * MB
@@ -75,89 +73,103 @@ def test_a_childs_memory_is_that_of_its_own_and_is_part_of_the_sides_peak(module
         "parent",
         """
         import subprocess, sys
-        from bench.marking import Marked
-        marked = Marked()
-        held = bytearray(50_000_000)
-        with marked.work():
-            work = "import time; held = bytearray(150_000_000); time.sleep(0.5)"
-            subprocess.run([sys.executable, "-c", work], check=True)
-        marked.report()
+        def run(meter):
+            meter.start()
+            kept = bytearray(50_000_000)
+            with meter.work():
+                work = "import time; kept = bytearray(150_000_000); time.sleep(0.5)"
+                subprocess.run([sys.executable, "-c", work], check=True)
         """,
     )
-    taken = Side(name="one", steps=lambda: [step]).run()
-    assert 49 * MB < taken.steps[0]["peak_bytes"] < 70 * MB
-    assert 150 * MB < taken.peak_bytes < 190 * MB
+    cost = Side(name="one", steps=lambda: [step]).run()
+    assert 49 * MB < cost.steps[0]["peak_bytes"] < 70 * MB
+    assert 150 * MB < cost.peak_bytes < 190 * MB
 
 
 def test_a_child_that_has_ended_and_is_not_yet_waited_for_keeps_its_peak(module: Any) -> None:
-    module("holder", "import time; held = bytearray(150_000_000); time.sleep(0.4)")
+    module("holder", "import time; kept = bytearray(150_000_000); time.sleep(0.4)")
     step = module(
         "forgetful",
         """
         import subprocess, sys, time
-        from bench.marking import Marked
-        marked = Marked()
-        child = subprocess.Popen([sys.executable, "-m", "holder"])
-        time.sleep(1.5)
-        child.wait()
-        marked.report()
+        def run(meter):
+            meter.start()
+            child = subprocess.Popen([sys.executable, "-m", "holder"])
+            time.sleep(1.5)
+            child.wait()
         """,
     )
-    (child,) = run_step(step)["children"]
+    (child,) = step.run()["children"]
     assert child["module"] == "holder"
     assert child["peak_bytes"] > 150 * MB
 
 
-def test_a_side_that_fails_says_why_and_is_cleaned_up(module: Any) -> None:
-    step, cleaned = module("broken", "raise SystemExit('the disk is full')"), []
+def test_a_failed_side_raises_with_its_output_and_is_reset(module: Any) -> None:
+    step, cleaned = module("broken", "def run(meter): raise SystemExit('the disk is full')"), []
     side = Side(name="one", steps=lambda: [step], reset=lambda: cleaned.append(True))
-    with pytest.raises(StackError, match=r"broken ended with status 1:\nthe disk is full"):
+    with pytest.raises(StackError, match=r"broken:run ended with status 1:\nthe disk is full"):
         side.run()
     assert cleaned
 
 
-def test_sides_take_turns_at_being_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_sides_alternates(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
-    def run(self: Side) -> Taken:
+    def run(self: Side) -> Cost:
         order.append(self.name)
-        return Taken(wall_s=1.0, peak_bytes=1, steps=[])
+        return Cost(wall_s=1.0, peak_bytes=1, steps=[])
 
     monkeypatch.setattr(sides.Side, "run", run)
-    by_turns([Side(name=name, steps=list) for name in "ab"], 3)
+    interleave([Side(name=name, steps=list) for name in "ab"], 3)
     assert "".join(order) == "abbaab"
 
 
 def test_the_ratio_is_of_medians_and_lies_within_the_rounds() -> None:
-    ours, theirs = ([Taken(wall_s=s, peak_bytes=0, steps=[]) for s in times] for times in ((1, 9, 2), (2, 3, 4)))
+    ours, theirs = ([Cost(wall_s=s, peak_bytes=0, steps=[]) for s in times] for times in ((1, 9, 2), (2, 3, 4)))
     assert ratio(ours, theirs) == (2 / 3, (0.5, 3.0))
 
 
-def test_every_figure_has_one_name_and_is_asked_for_by_it() -> None:
-    names = [name for part in PARTS for name in (part.name, *part.figures)]
+def test_every_figure_has_a_unique_name_and_is_chosen_by_it() -> None:
+    names = [name for part in PARTS for name in (part.name, *(figure.name for figure in part.figures))]
     assert len(names) == len(set(names))
     assert [part.name for part in chosen(["export_peak_over_model", "own"])] == ["own", "export"]
+    assert [part.name for part in chosen(["release", "dag_parse"])] == ["release", "dag_parse"]
     assert chosen([]) == list(PARTS)
-    with pytest.raises(KeyError, match="speedup_int8 is no part"):
+    with pytest.raises(KeyError, match="speedup_int8: not a part"):
         chosen(["own", "speedup_int8"])
 
 
-def test_a_part_that_cannot_run_stops_no_other(
+def test_the_goal_of_a_figure_decides_whether_it_is_met() -> None:
+    figure = Figure("one", at_most=1.3, condition="released")
+    assert figure.goal == "<= 1.3, released"
+    assert figure.result(1.3, {}).met is True
+    assert figure.result(1.31, {}).met is False
+    assert figure.result(1.0, {}, condition=False).met is False
+    assert Figure("two", at_least=1.5).result(1.4, {}, (1.3, 1.6), n=3).met is False
+    plain = Figure("three", "s").result(2.0, {})
+    assert (plain.met, plain.goal, plain.spread) == (None, "", (2.0, 2.0))
+    assert "host" in plain.detail
+
+
+def test_other_parts_run_after_a_failed_part(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(_: Setting) -> Iterator[Result]:
         yield result("first")
         raise NotMeasured("no compiler here")
 
-    parts = (Part("sad", ("first",), broken, 1), Part("glad", ("last",), lambda _: iter([result("last")]), 1))
+    parts = (
+        Part("sad", 1, (Figure("first"),), broken),
+        Part("glad", 1, (Figure("last"),), lambda _: iter([result("last")])),
+    )
     monkeypatch.setattr(command, "chosen", lambda _: list(parts))
     monkeypatch.setattr(command, "write", lambda new: results.write(new, tmp_path / "results.json"))
     monkeypatch.setattr(command.interrupts, "install", lambda: None)
     assert command.main([]) == 1
-    said = capsys.readouterr()
-    assert "NOT MEASURED sad: no compiler here" in said.err
+    output = capsys.readouterr()
+    assert "NOT MEASURED sad: no compiler here" in output.err
     assert {entry["name"] for entry in results.read(tmp_path / "results.json")} == {"first", "last"}
-    assert "last" in said.out
+    assert "last" in output.out
 
 
 def test_results_of_another_call_are_kept(tmp_path: Path) -> None:
@@ -185,7 +197,7 @@ def test_the_page_takes_the_figures_between_its_marks() -> None:
 def test_the_page_takes_the_profile_where_one_was_measured() -> None:
     page = f"before\n{document.PROFILE_BEGIN}\nnone\n{document.PROFILE_END}\nafter\n"
     assert document.with_profile(page, []) == page
-    row = {"step": "check", "what": "onnx.checker, by path", "wall_s": 0.254, "cpu_s": 0.25, "peak_bytes": 20}
+    row = {"step": "check", "span": "onnx.checker, by path", "wall_s": 0.254, "cpu_s": 0.25, "peak_bytes": 20}
     entry = results.asdict(result("release_profile_s", detail={"model_bytes": 100, "rows": [row]}))
     new = document.with_profile(page, [entry])
     assert "| check | onnx.checker, by path | 0.25 | 0.25 | 0.20 |" in new
@@ -197,36 +209,36 @@ def test_a_profile_charges_each_moment_once_to_the_innermost_span(module: Any) -
     step = module(
         "profiled",
         """
-        import json, sys, time
-        from bench.profile_steps import Clock
+        import time
+        from bench.profile import Clock
         def inner():
             time.sleep(0.2)
         def outer():
             time.sleep(0.1)
-            held = bytearray(80_000_000)
-            del held
-            sys.modules["__main__"].inner()
-        clock = Clock()
-        clock.put_on("__main__:outer", "outer")
-        clock.put_on("__main__:inner", "inner")
-        outer()
-        clock.charge()
-        spans = {name: vars(span) for name, span in clock.spans.items()}
-        print(json.dumps({"spans": spans, "wall_s": 0, "peak_bytes": 0, "imports_bytes": 0, "import_s": 0}))
+            kept = bytearray(80_000_000)
+            del kept
+            inner()
+        def run(meter):
+            clock = Clock()
+            clock.attach("profiled:outer", "outer")
+            clock.attach("profiled:inner", "inner")
+            outer()
+            clock.charge()
+            return {"spans": {name: vars(span) for name, span in clock.spans.items()}}
         """,
     )
-    spans = run_step(step)["spans"]
+    spans = step.run()["spans"]
     assert set(spans) == {"the rest", "outer", "inner"}
     assert spans["inner"]["wall_s"] >= 0.2
     assert spans["outer"]["wall_s"] >= 0.1
     assert spans["outer"]["cpu_s"] < spans["outer"]["wall_s"]
     assert 78 * MB < spans["outer"]["peak_bytes"] < 100 * MB
-    assert spans["inner"]["peak_bytes"] < 40 * MB, "what is freed before is not its own"
+    assert spans["inner"]["peak_bytes"] < 40 * MB, "memory that was freed before does not count"
 
 
-@pytest.mark.parametrize("step", profile_steps.SPANS)
-def test_a_profiles_clocks_are_put_on_what_exists(step: str) -> None:
-    for target in profile_steps.SPANS[step]:
+@pytest.mark.parametrize("step", profile.SPANS)
+def test_the_timed_functions_of_a_profile_exist(step: str) -> None:
+    for target in profile.SPANS[step]:
         module, _, path = target.partition(":")
         assert callable(operator.attrgetter(path)(import_module(module))), target
 
@@ -236,7 +248,7 @@ def test_the_page_explains_every_figure() -> None:
     described = page.partition(document.BEGIN)[0] + page.partition(document.END)[2]
     for part in PARTS:
         assert f"`{part.name}`" in described, part.name
-        for name in part.figures:
+        for name in (figure.name for figure in part.figures):
             general = re.sub(r"_(tiny|large)_b\d+$", "_SIZE_bN", name)
             assert f"`{name}`" in described or f"`{general}`" in described, name
 
@@ -285,7 +297,7 @@ def test_products_are_read_from_the_graph_at_any_batch(tmp_path: Path) -> None:
     assert products.flop == 2 * 32 * 16 * (12 * 8 + 8 * 5)
 
 
-def test_a_tasks_own_work_is_what_its_log_frames() -> None:
+def test_work_of_an_operator_lies_between_the_marks_of_its_log() -> None:
     lines = [
         {"event": "::group::Log message source details"},
         {"event": "::endgroup::"},
@@ -296,18 +308,18 @@ def test_a_tasks_own_work_is_what_its_log_frames() -> None:
         {"event": "::endgroup::", "timestamp": "2026-01-01T00:00:06Z"},
     ]
     zero = 1767225600.0
-    assert tasks.work_of(lines, zero, zero + 7) == (zero + 1, zero + 2, zero + 5)
-    assert tasks.work_of(lines[:4], zero, zero + 7) == (zero + 1, zero + 2, zero + 7)
-    assert tasks.work_of([], zero, zero + 7) == (zero, zero, zero + 7)
+    assert airflow_parts.work_of(lines, zero, zero + 7) == (zero + 1, zero + 2, zero + 5)
+    assert airflow_parts.work_of(lines[:4], zero, zero + 7) == (zero + 1, zero + 2, zero + 7)
+    assert airflow_parts.work_of([], zero, zero + 7) == (zero, zero, zero + 7)
 
 
-def test_what_is_not_work_is_accounted_for_to_the_last_part() -> None:
-    def times(at: float) -> tasks.Times:
-        return tasks.Times(
+def test_parts_of_the_overhead_add_up_to_it() -> None:
+    def times(at: float) -> airflow_parts.Times:
+        return airflow_parts.Times(
             scheduled=at, queued=at + 1, started=at + 3, entered=at + 4, begins=at + 6, ends=at + 16, ended=at + 17
         )
 
-    found = tasks.summary(0.0, 42.0, {"one": times(2.0), "two": times(22.0)})
+    found = airflow_parts.summary(0.0, 42.0, {"one": times(2.0), "two": times(22.0)})
     assert found["overhead_s"] == (42.0 - 20.0) / 2
     assert sum(found["made_of_s"].values()) == found["overhead_s"]
     assert found["made_of_s"]["until_scheduled"] == (2.0 + 3.0) / 2

@@ -1,4 +1,4 @@
-"""The bench's part on many machines: what it counts, what it makes of that, and that it tidies up. No engine needed."""
+"""Counts, model and clean-up of the part on many machines; no Docker Engine is needed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from bench import document
+from bench.figure import NotMeasured, Result
 from bench.parts import PARTS
-from bench.results import NotMeasured, Result
 from bench.scale import access_logs, counters, deployment, model, servers, tables
 from bench.scale import figures as figures_of
 from deploy import compose
@@ -70,7 +70,7 @@ def test_requests_are_counted_by_caller_and_kind() -> None:
     }
 
 
-def test_a_slot_is_held_for_as_long_as_the_worker_says() -> None:
+def test_time_of_slots_is_read_from_the_log_of_a_worker() -> None:
     line = "2026-11-26T11:47:37Z [info] Task execute_workload[df674c2a-f9d4] {} in 3.25s: None [celery.app.trace]"
     assert access_logs.workloads([line.format("succeeded"), line.format("received")]) == {"ended": 1, "slot_s": 3.25}
 
@@ -80,12 +80,12 @@ def test_a_containers_counters_are_read_from_either_kind_of_control_group(usage:
     assert servers.container(NET + usage) == {"net_in_bytes": 1030, "net_out_bytes": 204, "cpu_s": 2.5}
 
 
-def test_a_container_that_says_nothing_of_its_time_is_no_zero() -> None:
+def test_a_container_without_cpu_time_is_not_measured() -> None:
     with pytest.raises(NotMeasured, match="control groups"):
         servers.container(NET)
 
 
-def test_the_servers_own_figures_are_read() -> None:
+def test_counters_of_the_servers_are_read() -> None:
     info = "connected_clients:19\r\ntotal_net_input_bytes:200\r\ntotal_net_output_bytes:80\r\n"
     info += "cmdstat_brpop:calls=105,usec=1924\r\ncmdstat_script|load:calls=3,usec=289\r\n"
     assert servers.redis(info) == {
@@ -107,7 +107,7 @@ def test_the_servers_own_figures_are_read() -> None:
     assert servers.connections(server, CALLERS) == {"airflow-worker celery": 2, "172.21.0.99 airflow": 1}
 
 
-def test_what_happens_without_releases_is_not_theirs() -> None:
+def test_counts_of_an_idle_deployment_are_subtracted() -> None:
     before = counters.Snapshot(at_s=100.0, counts={"a": 10.0, "c": 5.0})
     after = counters.Snapshot(at_s=150.0, counts={"a": 110.0, "b": 8.0, "c": 5.0})
     seconds, risen = counters.between(before, after)
@@ -175,14 +175,14 @@ def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:
         "measuring_share": 0.3,
         "artifact_bytes": 4 * 100_000_000,
         "cache": [{"hits": 1, "misses": 3, "hit_bytes": 100, "miss_bytes": 300}] * 4,
-        "held_max": {"redis": 5 + 10 * number},
+        "connections_max": {"redis": 5 + 10 * number},
     }
 
 
 def idle(number: int) -> dict[str, Any]:
     rates = {"redis/command/brpop": 1.0 + number, "cpu_s/redis": 0.001 * number, "cpu_s/airflow-scheduler": 0.1}
-    held = {"redis": 4 + 3 * number, "airflow-worker celery": number, "airflow-scheduler airflow": 2}
-    return {"seconds": 30.0, "workers": number, "rates": rates, "held": held}
+    connections = {"redis": 4 + 3 * number, "airflow-worker celery": number, "airflow-scheduler airflow": 2}
+    return {"seconds": 30.0, "workers": number, "rates": rates, "connections": connections}
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def entries(figures: list[Result]) -> list[dict[str, Any]]:
 def test_one_deployment_gives_every_figure_of_the_part(figures: list[Result]) -> None:
     (part,) = (part for part in PARTS if part.name == "workers")
     found = {one.name: one for one in figures}
-    assert tuple(found) == part.figures
+    assert tuple(found) == tuple(figure.name for figure in part.figures)
     assert found["workers_ratio_w2"].value == pytest.approx(1.8)
     assert found["moved_over_artifact"].value == pytest.approx(10.0)
     assert found["cache_hit_rate"].value == 0.25
@@ -221,7 +221,7 @@ def test_the_limit_is_in_the_detail(figures: list[Result]) -> None:
     assert first["of_each_release"]["cpu_s/airflow-scheduler"] == pytest.approx(2.0)
 
 
-def test_what_postgres_does_when_it_likes_is_not_taken_off() -> None:
+def test_the_lesser_idle_count_of_postgres_is_subtracted() -> None:
     busy, calm = idle(1), idle(4)
     busy["rates"] |= {"postgres/wal_bytes": 900.0, "cpu_s/postgres": 0.4}
     calm["rates"] |= {"postgres/wal_bytes": 20.0, "cpu_s/postgres": 0.1}
@@ -231,12 +231,12 @@ def test_what_postgres_does_when_it_likes_is_not_taken_off() -> None:
     assert figures_of.idle_with(2, {1: busy})["redis/command/brpop"] == 2.0
 
 
-def test_the_model_multiplies_what_was_counted(entries: list[dict[str, Any]]) -> None:
+def test_the_model_multiplies_the_counts(entries: list[dict[str, Any]]) -> None:
     found = model.measured(entries)
     assert (found.small["rows_written/airflow"], found.small["growth_bytes/airflow"]) == (100.0, 9e4)
     assert found.each_worker["redis/command/brpop"] == pytest.approx(1.0)
-    assert found.held["redis"] == 15.0
-    assert found.held_each_worker["redis"] == pytest.approx(10.0)
+    assert found.connections["redis"] == 15.0
+    assert found.connections_each_worker["redis"] == pytest.approx(10.0)
     of = {(one.name, one.one): one for one in model.resources(found)}
     year, week, many = of["measuring", "slot, one host each"].needs
     assert week == many == pytest.approx(1e6 / (7 * 86400) * 6.0)
@@ -282,7 +282,7 @@ def test_numbers_are_short(number: float, unit: str, text: str) -> None:
 
 
 class Engine:
-    """A program in docker's place, which notes what it is asked."""
+    """Program in place of docker that records its calls."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder = folder
@@ -318,7 +318,7 @@ def test_without_an_engine_it_is_not_measured(engine: Engine, tmp_path: Path) ->
         pass
 
 
-def test_images_that_are_not_there_are_named_and_not_built(engine: Engine, tmp_path: Path) -> None:
+def test_missing_images_are_named_and_not_built(engine: Engine, tmp_path: Path) -> None:
     engine.answers(f"{CONFIG}\n'image inspect our/image:local') exit 1 ;;")
     with (
         pytest.raises(NotMeasured, match=r"not on this machine: our/image:local\. .*build"),
@@ -328,7 +328,7 @@ def test_images_that_are_not_there_are_named_and_not_built(engine: Engine, tmp_p
     assert not [line for line in engine.asked if " up " in line or " build" in line]
 
 
-def test_what_fails_half_way_is_torn_down_with_its_volumes(engine: Engine, tmp_path: Path) -> None:
+def test_a_failed_deployment_is_removed_with_its_volumes(engine: Engine, tmp_path: Path) -> None:
     engine.answers(f"{CONFIG}\n*' up '*) exit 1 ;;")
     with pytest.raises(DeployError, match="ended with status 1"), deployment.deployment(tmp_path):
         pass
@@ -340,11 +340,11 @@ def test_what_fails_half_way_is_torn_down_with_its_volumes(engine: Engine, tmp_p
     assert image == f"rmi {name}:measured"
 
 
-def test_workers_that_come_later_are_of_the_image_of_the_first(engine: Engine, tmp_path: Path) -> None:
+def test_later_workers_have_the_image_of_the_first(engine: Engine, tmp_path: Path) -> None:
     engine.answers(f'{CONFIG}\n*" up "*) echo "image $AIRFLOW_ONNX_IMAGE" >> {tmp_path}/asked; exit 1 ;;')
     with pytest.raises(DeployError), deployment.deployment(tmp_path):
         pass
     (own,) = (line.split()[1] for line in engine.asked if line.startswith("image onnx-"))
     assert f"tag {deployment.IMAGE} {own}" in engine.asked
-    # What the file says when nothing is set.
+    # The default of the file.
     assert f":-{deployment.IMAGE}}}" in (compose.REPO / "docker-compose.yaml").read_text()
