@@ -13,7 +13,7 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronDataI
 from airflow_onnx import defaults
 from airflow_onnx.deployment import settings
 from airflow_onnx.form_fields import as_json, field, given
-from airflow_onnx.operators.start_releases import WatchTrainingOperator
+from airflow_onnx.operators.start_releases import StartReleasesOperator
 from airflow_onnx.triggers.mlflow_finished_runs import MlflowFinishedRunsTrigger
 
 EXPERIMENTS, CONN_ID = settings.watch_experiments(), "mlflow_default"
@@ -107,7 +107,7 @@ with DAG(
         "max_retry_delay": timedelta(minutes=5),
     },
 ):
-    WatchTrainingOperator(
+    StartReleasesOperator(
         task_id="start_releases",
         plan_only=as_json("dry_run"),
         **{name: as_json(name) for name in ("experiments", "release_params", "lookback_h", "at_once")},

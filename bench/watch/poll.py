@@ -146,16 +146,18 @@ class _Watched:
         from airflow_onnx.defaults import WATCH_LOOKBACK_H
         from airflow_onnx.hooks.mlflow_rest import MlflowRest
         from airflow_onnx.watch import summary
-        from airflow_onnx.watch.decide import Defaults
-        from airflow_onnx.watch.look import Look
+        from airflow_onnx.watch.decide import Decider, ReleaseDefaults
         from airflow_onnx.watch.queries import Scope
 
         with MlflowRest(self.server) as rest:
             scope = Scope(experiments=(EXPERIMENT,))
-            look = Look(rest=rest, scope=scope, defaults=Defaults(), dag_state=lambda _: State.ABSENT)
-            planned = list(look.new_runs(WATCH_LOOKBACK_H))
-            summary.total_line(summary.as_dict(planned, None))
-        return len(planned)
+            release_defaults = ReleaseDefaults()
+            decider = Decider(
+                rest=rest, scope=scope, release_defaults=release_defaults, dag_state=lambda _: State.ABSENT
+            )
+            decisions = list(decider.new_runs(WATCH_LOOKBACK_H))
+            summary.total_line(summary.to_dict(decisions))
+        return len(decisions)
 
 
 def _poller() -> RunPoller:

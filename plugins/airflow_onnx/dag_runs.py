@@ -1,7 +1,6 @@
-"""The DAG runs of `release_onnx`, seen from a task or a trigger: started once, counted, never read from the database.
+"""DAG runs of `release_onnx`, started and counted from a task or a trigger.
 
-A task may not touch Airflow's database; it asks the API server through its supervisor. `TriggerDagRunOperator` speaks
-the same message, but starts one DAG run a task, and a scheduler that starts twenty tasks for twenty runs is late.
+A task has no access to Airflow's database. It calls the API server through its supervisor process.
 """
 
 from __future__ import annotations
@@ -9,89 +8,88 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
-from urllib.parse import quote
 
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 
 from airflow_onnx import validation
-from airflow_onnx.deployment import settings
-from onnx_release.errors import Refused, Transient
+from airflow_onnx.errors import WatchRefused
+from onnx_release.errors import Transient, shorten
 
 RELEASE_DAG_ID = "release_onnx"
-ALIVE = ("queued", "running")
-ENDED = ("success", "failed")
-# The ids of one question travel in its address, which servers limit to some 8 kB.
-IDS_A_QUESTION = 50
+ACTIVE_STATES = ("queued", "running")
+# The ids of one call travel in its address, which servers limit to about 8 kB.
+IDS_PER_CALL_MAX = 50
 
 
 class State(Enum):
-    """What became of a DAG run; `ABSENT` when there is none of that id."""
+    """State of a DAG run. `ABSENT` means that no DAG run has the id."""
 
     ABSENT = "absent"
-    ALIVE = "alive"
+    ACTIVE = "active"
     SUCCESS = "success"
     FAILED = "failed"
 
 
-def release_id(training_run_id: str) -> str:
-    """Return the id of the DAG run that releases a training run: one, whoever asks for it."""
+def release_dag_run_id(training_run_id: str) -> str:
+    """Return the id of the one DAG run that releases a training run."""
     return f"release__{validation.run_id(training_run_id)}"
 
 
-def url(dag_run_id: str) -> str:
-    """Return the address of the release's page in Airflow."""
-    return f"{settings.airflow_url()}/dags/{RELEASE_DAG_ID}/runs/{quote(dag_run_id, safe='')}"
-
-
 def start(dag_run_id: str, conf: dict[str, Any]) -> bool:
-    """Start the release; False when there is a DAG run of that id already, in whatever state.
+    """Start a release. Return False if a DAG run of that id exists already, in any state.
 
-    Raises `Refused` when Airflow refuses the parameters or has no such DAG, `Transient` when it does not answer.
+    :raises WatchRefused: if Airflow refuses the parameters, or has no such DAG.
+    :raises Transient: if Airflow does not answer.
     """
+    # `TriggerDagRunOperator` sends the same message, but starts one DAG run for each task.
+    # `SUPERVISOR_COMMS` is private in Airflow 3.3. Remove when its task SDK has a function that triggers a DAG run.
+    from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import ErrorResponse, TriggerDagRun
 
-    answer = _ask(TriggerDagRun(dag_id=RELEASE_DAG_ID, run_id=dag_run_id, conf=conf, logical_date=None), dag_run_id)
+    message = TriggerDagRun(dag_id=RELEASE_DAG_ID, run_id=dag_run_id, conf=conf, logical_date=None)
+    try:
+        answer = task_runner.SUPERVISOR_COMMS.send(message)
+    except AirflowRuntimeError as error:
+        raise _error(f"The release {dag_run_id}", error.error.detail or {}) from error
     if isinstance(answer, ErrorResponse):
         if answer.error == ErrorType.DAGRUN_ALREADY_EXISTS:
             return False
-        raise _error(dag_run_id, answer.detail or {})
+        raise _error(f"The release {dag_run_id}", answer.detail or {})
     return True
 
 
 def state(dag_run_id: str) -> State:
-    """Return what became of one DAG run."""
+    """Return the state of one DAG run."""
     if not count([dag_run_id]):
         return State.ABSENT
-    if count([dag_run_id], ALIVE):
-        return State.ALIVE
+    if count([dag_run_id], ACTIVE_STATES):
+        return State.ACTIVE
     return State.SUCCESS if count([dag_run_id], ["success"]) else State.FAILED
 
 
 def count(dag_run_ids: Sequence[str], states: Sequence[str] | None = None) -> int:
-    """Return how many of the DAG runs exist, or are in one of the states."""
-    from airflow.sdk.execution_time.comms import GetDRCount
+    """Return the number of the DAG runs that exist and are in one of the states, None for any state."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
     total = 0
-    for begin in range(0, len(dag_run_ids), IDS_A_QUESTION):
-        ids = list(dag_run_ids[begin : begin + IDS_A_QUESTION])
-        question = GetDRCount(dag_id=RELEASE_DAG_ID, run_ids=ids, states=list(states) if states else None)
-        total += _ask(question, f"{len(ids)} releases").count
+    for begin in range(0, len(dag_run_ids), IDS_PER_CALL_MAX):
+        ids = list(dag_run_ids[begin : begin + IDS_PER_CALL_MAX])
+        try:
+            total += RuntimeTaskInstance.get_dr_count(
+                RELEASE_DAG_ID, run_ids=ids, states=list(states) if states else None
+            )
+        except AirflowRuntimeError as error:
+            raise _error(f"The count of {len(ids)} releases", error.error.detail or {}) from error
     return total
 
 
-def _ask(message: Any, subject: str) -> Any:
-    from airflow.sdk.execution_time import task_runner
-
-    try:
-        return task_runner.SUPERVISOR_COMMS.send(message)
-    except AirflowRuntimeError as error:
-        raise _error(subject, error.error.detail or {}) from error
-
-
-def _error(dag_run_id: str, detail: dict[str, Any]) -> Refused | Transient:
-    status, said = int(detail.get("status_code") or 0), detail.get("detail") or detail.get("message") or detail
-    subject = f"release {dag_run_id}"
+def _error(subject: str, detail: dict[str, Any]) -> WatchRefused | Transient:
+    status, text = int(detail.get("status_code") or 0), detail.get("detail") or detail.get("message") or detail
     if 400 <= status < 500:
-        hint = f"Check the parameters against the form of '{RELEASE_DAG_ID}', and that Airflow lists this DAG."
-        return Refused(subject, f"Airflow refuses it ({status}): {str(said)[:600]}", hint)
-    return Transient(subject, f"Airflow did not answer as it should: {str(said)[:400]}", "It is tried again.")
+        return WatchRefused(
+            subject,
+            f"is refused by Airflow ({status}): {shorten(text, 600)}",
+            f"Compare the parameters with the form of '{RELEASE_DAG_ID}', and check that Airflow lists this DAG.",
+            code="airflow_refused",
+        )
+    return Transient(subject, f"failed in Airflow: {shorten(text, 400)}", "Airflow tries again.")

@@ -54,7 +54,17 @@ class StorageRefused(Refused):
 class WatchRefused(Refused):
     """A search for training runs that cannot be made, or a release that cannot be started."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "airflow_refused": "Airflow refuses the parameters of a release, or has no DAG release_onnx.",
+        "empty_range": "The begin of a range of time is not before its end.",
+        "filter_too_long": "The filter for training runs has too many characters.",
+        "no_data_interval": "The DAG run of a backfill has no data interval.",
+        "no_experiment": "No experiment is given or configured.",
+        "no_factory": "The training run has a file of weights and names no factory that creates the model.",
+        "no_since": "A range of time has an end and no begin.",
+        "not_a_time": "A parameter is not a time in ISO 8601.",
+        "pickle_not_allowed": "The model is a pickle or TorchScript, and the deployment does not allow pickles.",
+    }
 
 
 class DeploymentRefused(Refused):

@@ -1,4 +1,4 @@
-"""What Airflow's command line reads of this package: names and arguments, and no code of theirs until one is called."""
+"""Commands of this package in Airflow's command line: names and arguments. Their code is imported by a call."""
 
 from __future__ import annotations
 
@@ -15,25 +15,34 @@ from airflow.cli.cli_config import (
 from airflow_onnx import defaults
 from airflow_onnx.hooks.mlflow import MlflowHook
 
-ARG_SINCE = Arg(
-    ("--from-date",),
-    help="Runs that ended since this time (ISO 8601, UTC if it names no zone), by the training's clock",
-    required=True,
-)
-ARG_UNTIL = Arg(("--to-date",), help="Runs that ended before then; default: now")
-ARG_EXPERIMENT = Arg(
-    ("--experiment",),
-    help="Name or id of an experiment, or '*'; may be repeated. Default: the deployment's setting watch_experiments",
-    action="append",
-)
-ARG_FILTER = Arg(("--filter",), help="More conditions, in MLflow's filter language")
-ARG_MODEL = Arg(("--model-name",), help="Registered model of runs that name none", default=defaults.MODEL_NAME)
-ARG_NEWEST = Arg(("--newest-first",), help="List the newest runs first", action="store_true")
-ARG_AT_ONCE = Arg(
-    ("--at-once",), help="Releases side by side, for the estimate", type=int, default=defaults.RELEASES_AT_ONCE
-)
-ARG_CONNECTION = Arg(
-    ("--mlflow-conn-id",), help="Airflow connection of type mlflow", default=MlflowHook.default_conn_name
+PLAN_ARGUMENTS = (
+    Arg(
+        ("--from-date",),
+        help="Runs that ended at or after this time (ISO 8601, in UTC without a time zone), by the training's clock",
+        required=True,
+    ),
+    Arg(("--to-date",), help="Runs that ended before this time. Default: now"),
+    Arg(
+        ("--experiment",),
+        help="Name or id of an experiment, or '*'. May be repeated. Default: the option watch_experiments",
+        action="append",
+    ),
+    Arg(("--filter",), help="More conditions, in MLflow's filter language. Default: the option watch_filter"),
+    Arg(
+        ("--model-name",),
+        help="Registered model of runs without the tag onnx_release.model_name",
+        default=defaults.MODEL_NAME,
+    ),
+    Arg(("--newest-first",), help="List the newest runs first", action="store_true"),
+    Arg(
+        ("--at-once",),
+        help="Releases at the same time, for the estimate",
+        type=int,
+        default=defaults.RELEASES_AT_ONCE,
+    ),
+    Arg(("--mlflow-conn-id",), help="Airflow connection of type mlflow", default=MlflowHook.default_conn_name),
+    ARG_OUTPUT,
+    ARG_VERBOSE,
 )
 
 
@@ -41,19 +50,8 @@ def get_commands() -> list[CLICommand]:
     """Return the commands below ``airflow onnx-release``."""
     plan = ActionCommand(
         name="plan",
-        help="List old training runs, and what releasing a range of them would do with each; starts nothing",
+        help="List the training runs of a range of time, and the decision about each. Nothing is started",
         func=lazy_load_command("airflow_onnx.cli.plan.plan"),
-        args=(
-            ARG_SINCE,
-            ARG_UNTIL,
-            ARG_EXPERIMENT,
-            ARG_FILTER,
-            ARG_MODEL,
-            ARG_NEWEST,
-            ARG_AT_ONCE,
-            ARG_CONNECTION,
-            ARG_OUTPUT,
-            ARG_VERBOSE,
-        ),
+        args=PLAN_ARGUMENTS,
     )
     return [GroupCommand(name="onnx-release", help="Release training runs as ONNX models", subcommands=(plan,))]

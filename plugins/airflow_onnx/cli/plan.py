@@ -1,4 +1,4 @@
-"""``airflow onnx-release plan``: what a backfill would do, before it is started."""
+"""Command ``airflow onnx-release plan``: decisions about a range of old training runs, without a start."""
 
 from __future__ import annotations
 
@@ -13,62 +13,86 @@ from airflow.cli.simple_table import AirflowConsole
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+from rich.markup import escape
 
 from airflow_onnx import dag_runs
 from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
+from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.watch import summary
-from airflow_onnx.watch.decide import Defaults
-from airflow_onnx.watch.look import Look
-from airflow_onnx.watch.queries import Scope, Span, moment
+from airflow_onnx.watch.decide import Decider, ReleaseDefaults
+from airflow_onnx.watch.queries import Scope, TimeSpan, parse_time
 from onnx_release.errors import Refused, Transient
 
 
 @suppress_logs_and_warning
 @providers_configuration_loaded
 def plan(args: argparse.Namespace) -> None:
-    """Print the plan: as a table with a line of totals, or as one JSON object."""
-    # As Airflow's own commands do: connections are then read from its database too, not from the environment alone.
+    """Print the plan as a table with a line of totals, or as one JSON object."""
+    # Private to Airflow 3.3, whose own commands set it too: Airflow then also reads connections from its database.
+    # Remove when Airflow sets it for the commands of providers.
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
     try:
-        found = _planned(args)
+        found = make_plan(args)
     except (Refused, Transient, AirflowNotFoundException) as error:
         sys.exit(f"plan: {error}")
     if args.output == "json":
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
-    rows = [{column: run[column] for column in summary.COLUMNS} for run in found["runs"]]
-    AirflowConsole().print_as(data=rows, output=args.output)
-    # Not among the rows, which a program may read.
+    print_rows(found["runs"], args.output)
+    # On standard error: a program may read the rows.
     sys.stderr.write(summary.total_line(found) + "\n")
 
 
-def _planned(args: argparse.Namespace) -> dict[str, Any]:
+def make_plan(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the summary of the decisions, with all runs of the range.
+
+    :raises WatchRefused: if an argument cannot be used.
+    """
     scope = Scope(
         experiments=tuple(args.experiment or settings.watch_experiments()),
         run_filter=args.filter if args.filter is not None else settings.watch_filter(),
     )
     if not scope.experiments:
-        raise Refused("experiments", "none is named", "Give --experiment, or set [onnx_release] watch_experiments.")
-    until = moment(args.to_date, "--to-date") if args.to_date else datetime.now(UTC)
-    span = Span.of(moment(args.from_date, "--from-date"), until)
+        raise WatchRefused(
+            "The list of experiments",
+            "is empty",
+            "Give --experiment, or set [onnx_release] watch_experiments.",
+            code="no_experiment",
+        )
+    until = parse_time(args.to_date, "--to-date") if args.to_date else datetime.now(UTC)
+    span = TimeSpan.between(parse_time(args.from_date, "--from-date"), until)
     with MlflowRest(MlflowHook(args.mlflow_conn_id).server) as rest:
-        look = Look(rest=rest, scope=scope, defaults=Defaults(model_name=args.model_name), dag_state=_dag_state)
-        planned = list(look.runs_between(span, newest_first=args.newest_first))
-        return summary.as_dict(planned, lambda: look.estimate(max(1, args.at_once)), rows_max=None)
+        decider = Decider(
+            rest=rest,
+            scope=scope,
+            release_defaults=ReleaseDefaults(model_name=args.model_name),
+            dag_state=_dag_state,
+        )
+        decisions = list(decider.runs_between(span, newest_first=args.newest_first))
+        return summary.to_dict(decisions, lambda: decider.estimate(max(1, args.at_once)), rows_max=None)
+
+
+def print_rows(runs: list[dict[str, Any]], output: str) -> None:
+    """Print the decisions in one of Airflow's output formats: ``table``, ``plain`` or ``yaml``."""
+    rows = [summary.row(run) for run in runs]
+    if output == "table":
+        # Airflow's table interprets rich's markup, and names of runs are free text.
+        rows = [{column: escape(cell) for column, cell in row.items()} for row in rows]
+    AirflowConsole().print_as(data=rows, output=output)
 
 
 def _dag_state(dag_run_id: str) -> State:
-    """Return what became of a release, from Airflow's database, which its command line may read."""
+    # A command line has no supervisor. It may read Airflow's database.
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    wanted = select(DagRun.state).where(DagRun.dag_id == dag_runs.RELEASE_DAG_ID, DagRun.run_id == dag_run_id)
+    query = select(DagRun.state).where(DagRun.dag_id == dag_runs.RELEASE_DAG_ID, DagRun.run_id == dag_run_id)
     with create_session() as session:
-        state = session.scalar(wanted)
+        state = session.scalar(query)
     if state is None:
         return State.ABSENT
-    return State.ALIVE if state in dag_runs.ALIVE else State(str(state))
+    return State.ACTIVE if state in dag_runs.ACTIVE_STATES else State(str(state))

@@ -1,4 +1,4 @@
-"""Waits in the triggerer while releases go on, so that a backfill of a thousand runs holds no worker."""
+"""Trigger that waits for releases in progress, so that a backfill of a thousand runs occupies no worker."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from onnx_release.errors import Refused, Transient
 
 
 class ReleaseDagRunsTrigger(BaseTrigger):
-    """Fires when enough of the DAG runs have ended, or at the latest after `wait_max_s`.
+    """Trigger that fires when enough of the DAG runs have ended, or after `wait_max_s`.
 
-    :param dag_run_ids: releases that go on.
-    :param ended_min: how many of them must have ended.
-    :param poll_interval_s: seconds between two looks.
+    :param dag_run_ids: releases in progress. Without any the trigger only waits.
+    :param ended_min: the number of them that must have ended.
+    :param wait_max_s: the longest time to wait, in seconds.
+    :param poll_interval_s: seconds between two polls.
     """
 
     def __init__(
@@ -43,18 +44,19 @@ class ReleaseDagRunsTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until it is time to fire, then fire once; the task looks at each DAG run anew."""
+        """Poll until the condition is met, then fire once. The task itself then reads the state of each DAG run."""
         waited_s = 0.0
-        while waited_s < self.wait_max_s and await self._going_on() > len(self.dag_run_ids) - self.ended_min:
+        while waited_s < self.wait_max_s and not await self._enough_ended():
             await asyncio.sleep(self.poll_interval_s)
             waited_s += self.poll_interval_s
         yield TriggerEvent({"waited_s": waited_s})
 
-    async def _going_on(self) -> int:
+    async def _enough_ended(self) -> bool:
         if not self.dag_run_ids:
-            return 1  # nothing of its own to wait for: only the time counts
+            return False
         try:
-            return int(await sync_to_async(dag_runs.count)(self.dag_run_ids, dag_runs.ALIVE))
+            active = await sync_to_async(dag_runs.count)(self.dag_run_ids, dag_runs.ACTIVE_STATES)
         except (Refused, Transient) as error:
-            self.log.warning("Cannot see the releases, and looks again: %s", error)
-            return len(self.dag_run_ids)
+            self.log.warning("The state of the releases cannot be read, and the trigger tries again: %s", error)
+            return False
+        return len(self.dag_run_ids) - active >= self.ended_min

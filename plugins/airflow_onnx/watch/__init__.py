@@ -1,1 +1,1 @@
-"""Which training runs are to be released: found in MLflow, judged by what is known of them, planned."""
+"""Search for finished training runs, decisions about them, and the start of their releases."""

@@ -1,10 +1,12 @@
-"""What is to become of each training run, and why: asked of MLflow and Airflow, before anything is started."""
+"""Decisions about training runs: release, wait, skip or refuse. Nothing is started here."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
 from statistics import median
 from typing import Any, Literal
@@ -12,22 +14,28 @@ from typing import Any, Literal
 from airflow_onnx import dag_runs, defaults, validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
+from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, RunQuery, TrainingRun
 from airflow_onnx.tracking import tags
 from airflow_onnx.watch.model_kind import kind_of_model
+from airflow_onnx.watch.queries import Scope, TimeSpan
 from onnx_release.errors import Refused
+from onnx_release.records.artifact import Precision
 from onnx_release.records.base import Record
 
+HOUR_MS = 3_600_000
+# An estimate uses at most this many earlier releases.
+ESTIMATE_RELEASES_MAX = 50
+
 Action = Literal["release", "wait", "skip", "refuse"]
-# Of how many former releases an estimate is made.
-ESTIMATED_FROM = 50
 
 
-class Planned(Record):
-    """What would be done with one training run.
+class Decision(Record):
+    """The decision about one training run.
 
-    `action`: ``release`` it; ``wait``, as a release of it goes on; ``skip`` it, as there is nothing to do or it was
-    tried before; ``refuse`` it, as it cannot be released. `ended_at` is in UTC, by the training's clock.
+    `action`: ``release`` it; ``wait`` for a release in progress; ``skip`` a run without anything to do or with an
+    earlier attempt; ``refuse`` a run that cannot be released. `reason_code` is the code of a refusal. `ended_at` is in
+    UTC, by the clock of the training's machine.
     """
 
     training_run_id: str
@@ -36,138 +44,168 @@ class Planned(Record):
     ended_at: str
     action: Action
     reason: str
+    reason_code: str | None = None
     model_name: str
     dag_run_id: str
 
 
+class Estimate(Record):
+    """The duration of the releases to start: `release_wall_s` for one, `at_once` of them at the same time."""
+
+    release_wall_s: float
+    at_once: int
+    basis: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Defaults:
-    """The registered model's name, and parameters of `release_onnx`, for runs that say nothing of their own."""
+class ReleaseDefaults:
+    """The registered model's name and the parameters of `release_onnx` for runs without their own tags."""
 
     model_name: str = defaults.MODEL_NAME
     params: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Planner:
-    """Decides about runs, one at a time.
+@dataclass(kw_only=True)
+class Decider:
+    """Decisions about the training runs of a scope.
 
-    :param experiments: MLflow's experiments by id, as its API returns them.
-    :param dag_state: tells what became of a DAG run of `release_onnx`.
+    :param dag_state: returns the state of a DAG run of `release_onnx`.
     """
 
     rest: MlflowRest
-    experiments: dict[str, Experiment]
-    defaults: Defaults
+    scope: Scope
+    release_defaults: ReleaseDefaults
     dag_state: Callable[[str], State]
 
-    def plan(self, run: TrainingRun) -> Planned:
-        """Return what is to be done with the run; a run that cannot be judged is refused, with the reason."""
-        name, experiment = self._model_name(run), self.experiments.get(run.experiment_id)
+    @cached_property
+    def experiments(self) -> dict[str, Experiment]:
+        """The watched experiments of MLflow by id."""
+        return self.scope.watched(self.rest.experiments())
+
+    def new_runs(self, lookback_h: float) -> Iterator[Decision]:
+        """Yield a decision for each finished run that was not handled yet, oldest first."""
+        query = self.scope.new_runs(list(self.experiments), hours_ago_ms(lookback_h))
+        # All pages first: a run that the caller handles leaves the result of the search, and the pages would shift.
+        for run in list(self.rest.runs(query)):
+            yield self.decide(run)
+
+    def runs_between(self, span: TimeSpan, *, newest_first: bool = False) -> Iterator[Decision]:
+        """Yield a decision for each run that ended in the range, in the order of their ends."""
+        for run in self.rest.runs(self.scope.runs_between(list(self.experiments), span, newest_first=newest_first)):
+            yield self.decide(run)
+
+    def run(self, training_run_id: str) -> Decision:
+        """Return the decision about one run, read from MLflow now.
+
+        :raises TrackingRefused: if the run does not exist.
+        """
+        return self.decide(self.rest.run(validation.run_id(training_run_id)))
+
+    def decide(self, run: TrainingRun) -> Decision:
+        """Return the decision about a run. A run that cannot be checked is refused."""
+        experiment = self.experiments.get(run.experiment_id)
+        name = run.tags.get(tags.MODEL_NAME) or (experiment.tags.get(tags.MODEL_NAME) if experiment else None)
+        name = name or self.release_defaults.model_name
+        reason_code = None
         try:
-            action, reason = self._decide(run, validation.model_name(name))
+            action, reason = self._action(run, validation.model_name(name))
         except Refused as error:
-            action, reason = "refuse", str(error)
-        return Planned(
+            action, reason, reason_code = "refuse", str(error), error.code
+        return Decision(
             training_run_id=run.run_id,
             run_name=run.name,
             experiment=experiment.name if experiment else run.experiment_id,
             ended_at=datetime.fromtimestamp(run.ended_at_ms / 1000, UTC).isoformat(timespec="seconds"),
             action=action,
             reason=reason,
+            reason_code=reason_code,
             model_name=name,
-            dag_run_id=dag_runs.release_id(run.run_id),
+            dag_run_id=dag_runs.release_dag_run_id(run.run_id),
         )
 
-    def _model_name(self, run: TrainingRun) -> str:
-        """Return the name that the run, else its experiment, asks for by a tag; else the deployment's own."""
-        experiment = self.experiments.get(run.experiment_id)
-        by_experiment = experiment.tags.get(tags.MODEL_NAME) if experiment else None
-        return run.tags.get(tags.MODEL_NAME) or by_experiment or self.defaults.model_name
+    def conf(self, decision: Decision) -> dict[str, Any]:
+        """Return the parameters of the run's release."""
+        return {
+            **self.release_defaults.params,
+            "training_run_id": decision.training_run_id,
+            "model_name": decision.model_name,
+        }
 
-    def _decide(self, run: TrainingRun, name: str) -> tuple[Action, str]:
-        steps = (self._by_its_end, self._by_the_registry, self._by_its_releases, self._by_its_model)
-        decided = (step(run, name) for step in steps)
-        return next((decision for decision in decided if decision), ("release", "finished, with a PyTorch model"))
+    def estimate(self, at_once: int) -> Estimate:
+        """Return the estimated duration of releases in these experiments."""
+        query = RunQuery(
+            experiment_ids=list(self.experiments),
+            filter=f"tags.`{tags.STATUS}` = 'released'",
+            newest_first=True,
+            page_size=ESTIMATE_RELEASES_MAX,
+        )
+        texts = [run.tags.get(tags.WALL_S, "") for run in islice(self.rest.runs(query), ESTIMATE_RELEASES_MAX)]
+        # A tag may have been changed to any text.
+        seconds = [float(text) for text in texts if text.replace(".", "", 1).isdecimal()]
+        if not seconds:
+            basis = "assumed: these experiments have no release yet"
+            return Estimate(release_wall_s=defaults.RELEASE_ASSUMED_S, at_once=at_once, basis=basis)
+        basis = f"the median of {len(seconds)} releases in these experiments"
+        return Estimate(release_wall_s=median(seconds), at_once=at_once, basis=basis)
 
-    def _by_its_end(self, run: TrainingRun, _: str) -> tuple[Action, str] | None:
+    def _action(self, run: TrainingRun, name: str) -> tuple[Action, str]:
         if run.deleted:
             return "skip", "the run was deleted"
-        return None if run.status == "FINISHED" else ("skip", f"the run ended as {run.status}")
+        if run.status != "FINISHED":
+            return "skip", f"the run ended as {run.status}"
+        if (version := self._released_version(run, name)) is not None:
+            return "skip", f"released as version {version} of '{name}'"
+        return self._by_dag_runs(run) or self._by_model(run) or ("release", "finished, with a PyTorch model")
 
-    def _by_the_registry(self, run: TrainingRun, name: str) -> tuple[Action, str] | None:
+    def _released_version(self, run: TrainingRun, name: str) -> str | None:
+        params = self.release_defaults.params
+        precisions = params.get("tune_precisions") if params.get("tune") else None
+        # A release that may ship int8 only ends in an int8 version. Otherwise an int8 version is not the release.
+        shipped = set(map(str, precisions)) if isinstance(precisions, list) else {str(Precision.EXACT)}
         for version, found in self.rest.versions(name, run.run_id).items():
-            # A version of reduced precision, made by hand, is not the one that is still to come.
-            if (
-                tags.VERSION_SHA256 in found
-                and found.get(tags.VERSION_PRECISION, validation.EXACT) in self._precisions()
-            ):
-                return "skip", f"released as version {version} of '{name}'"
+            precision = found.get(tags.VERSION_PRECISION, str(Precision.EXACT))
+            if tags.VERSION_SHA256 in found and precision in shipped:
+                return version
         return None
 
-    def _precisions(self) -> set[str]:
-        """Return the precisions that the releases which are started here may have."""
-        params = self.defaults.params
-        asked = params.get("tune_precisions") if params.get("tune") else None
-        return set(map(str, asked)) if isinstance(asked, list) else {validation.EXACT}
-
-    def _by_its_releases(self, run: TrainingRun, _: str) -> tuple[Action, str] | None:
-        own, other = dag_runs.release_id(run.run_id), run.tags.get(tags.DAG_RUN_ID, "")
+    def _by_dag_runs(self, run: TrainingRun) -> tuple[Action, str] | None:
+        own, other = dag_runs.release_dag_run_id(run.run_id), run.tags.get(tags.DAG_RUN_ID)
         states = {dag_run_id: self.dag_state(dag_run_id) for dag_run_id in dict.fromkeys([own, other]) if dag_run_id}
-        if alive := [dag_run_id for dag_run_id, state in states.items() if state is State.ALIVE]:
-            return "wait", f"its release goes on as DAG run {alive[0]}"
+        for dag_run_id, state in states.items():
+            if state is State.ACTIVE:
+                return "wait", f"its release is in progress as DAG run {dag_run_id}"
+        status, reason = run.tags.get(tags.STATUS, "without a recorded outcome"), run.tags.get(tags.REASON)
+        outcome = f"{status} ({reason[:200]})" if reason else status
         if states[own] is not State.ABSENT:
-            return "skip", f"tried before: {_outcome(run)}; clear DAG run {own}, or trigger it by hand"
-        if run.tags.get(tags.STATUS) == "refused":
-            return "skip", f"refused before: {_outcome(run)}; trigger it by hand"
+            return "skip", f"tried before: {outcome}; clear DAG run {own}, or trigger release_onnx manually"
+        if status == "refused":
+            return "skip", f"refused before: {outcome}; trigger release_onnx manually"
         return None
 
-    def _by_its_model(self, run: TrainingRun, _: str) -> tuple[Action, str] | None:
+    def _by_model(self, run: TrainingRun) -> tuple[Action, str] | None:
         kind = kind_of_model(self.rest, run)
         if kind == "none":
-            return "skip", "the run holds no PyTorch model"
+            return "skip", "the run has no PyTorch model"
         if kind == "gone":
             return "skip", "the model was logged, but its artifacts are gone"
         if kind == "pickle" and not settings.allow_pickle():
-            # A TorchScript module has a pickle's name, and only its contents tell.
-            return "refuse", "the model is a pickle, and [onnx_release] allow_pickle is not set (TorchScript: by hand)"
-        if kind == "weights" and not self._has_factory(run):
-            return "refuse", f"the run left weights alone, and nothing says what makes the model (tag {tags.FACTORY})"
+            raise WatchRefused(
+                f"The training run {run.run_id}",
+                "has a model that is a pickle or TorchScript, and [onnx_release] allow_pickle is not set",
+                "Trigger release_onnx manually for TorchScript, or log the model in pt2 format.",
+                code="pickle_not_allowed",
+            )
+        has_factory = run.tags.get(tags.FACTORY) or self.release_defaults.params.get("factory")
+        if kind == "weights" and not has_factory:
+            raise WatchRefused(
+                f"The training run {run.run_id}",
+                "has a file of weights and names no factory that creates the model",
+                f"Set the tag {tags.FACTORY} on the run.",
+                code="no_factory",
+            )
         return None
 
-    def _has_factory(self, run: TrainingRun) -> bool:
-        return bool(run.tags.get(tags.FACTORY) or self.defaults.params.get("factory"))
 
-    def conf(self, planned: Planned) -> dict[str, Any]:
-        """Return the parameters that the run's release is started with."""
-        return {
-            **self.defaults.params,
-            "training_run_id": planned.training_run_id,
-            "model_name": planned.model_name,
-        }
-
-
-def _outcome(run: TrainingRun) -> str:
-    status = run.tags.get(tags.STATUS, "no outcome on record")
-    reason = run.tags.get(tags.REASON, "")
-    return f"{status} ({reason[:200]})" if reason else status
-
-
-def release_wall_s(rest: MlflowRest, experiment_ids: list[str]) -> tuple[float, str]:
-    """Return how long a release takes, in seconds, and what that is made of: the latest releases, or an assumption."""
-    query = RunQuery(
-        experiment_ids=experiment_ids,
-        filter=f"tags.`{tags.STATUS}` = 'released'",
-        newest_first=True,
-        page_size=ESTIMATED_FROM,
-    )
-    seconds = [number for run in islice(rest.runs(query), ESTIMATED_FROM) for number in _wall_s(run)]
-    if not seconds:
-        return defaults.RELEASE_ASSUMED_S, "assumed: no release is on record in these experiments"
-    return median(seconds), f"the median of {len(seconds)} releases in these experiments"
-
-
-def _wall_s(run: TrainingRun) -> Iterator[float]:
-    text = run.tags.get(tags.WALL_S, "")
-    if text.replace(".", "", 1).isdecimal():
-        yield float(text)
+def hours_ago_ms(hours: float) -> int:
+    """Return the time so many hours ago, in milliseconds since 1970."""
+    return int(time.time() * 1000 - hours * HOUR_MS)

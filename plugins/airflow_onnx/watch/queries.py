@@ -1,4 +1,4 @@
-"""Which runs MLflow is asked for: those that ended lately and nobody has looked at, or all that ended in a range."""
+"""Searches for training runs in MLflow: new finished runs, or all runs that ended in a range of time."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow_rest import PAGE_SIZE, Experiment, RunQuery
 from airflow_onnx.tracking import tags
-from onnx_release.errors import Refused
 
-# Set on a run once it has been decided what becomes of it; a look asks only for runs without it, so what a look costs
-# follows the new runs and not the old ones.
-WATCHED = tags.WATCHED
-ALL = "*"
+ALL_EXPERIMENTS = "*"
 FILTER_MAX_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Which training runs a deployment releases.
+    """The training runs that a deployment releases.
 
     :param experiments: names or ids of experiments, or ``*`` for all.
     :param run_filter: more conditions in MLflow's filter language, for example ``tags.release = 'yes'``.
@@ -30,8 +27,11 @@ class Scope:
 
     def __post_init__(self) -> None:
         if len(self.run_filter) > FILTER_MAX_CHARACTERS:
-            raise Refused(
-                "run filter", f"has {len(self.run_filter)} characters", f"Use at most {FILTER_MAX_CHARACTERS}."
+            raise WatchRefused(
+                "The run filter",
+                f"has {len(self.run_filter)} characters",
+                f"Use at most {FILTER_MAX_CHARACTERS}.",
+                code="filter_too_long",
             )
 
     def watched(self, experiments: Sequence[Experiment]) -> dict[str, Experiment]:
@@ -40,63 +40,71 @@ class Scope:
         return {
             experiment.experiment_id: experiment
             for experiment in experiments
-            if ALL in names or names & {experiment.experiment_id, experiment.name}
+            if ALL_EXPERIMENTS in names or names & {experiment.experiment_id, experiment.name}
         }
 
     def new_runs(self, experiment_ids: Sequence[str], since_ms: int, page_size: int = PAGE_SIZE) -> RunQuery:
-        """Ask for finished runs that ended since then, by their own clock, and that nobody has looked at."""
-        conditions = [
+        """Return the query for finished runs without the tag ``watched`` that ended at or after `since_ms`.
+
+        The tag keeps the result small: it grows with the new runs and not with the old ones.
+        """
+        conditions = (
             "attributes.status = 'FINISHED'",
             f"attributes.end_time >= {since_ms}",
-            f"tags.`{WATCHED}` IS NULL",
-            *self._own(),
-        ]
-        return RunQuery(experiment_ids=experiment_ids, filter=" AND ".join(conditions), page_size=page_size)
+            f"tags.`{tags.WATCHED}` IS NULL",
+        )
+        return RunQuery(experiment_ids=experiment_ids, filter=self._joined(conditions), page_size=page_size)
 
-    def runs_between(self, experiment_ids: Sequence[str], span: Span, *, newest_first: bool) -> RunQuery:
-        """Ask for every run that ended in the span, whatever became of it, deleted ones too."""
-        conditions = [
-            f"attributes.end_time >= {span.begin_ms}",
-            f"attributes.end_time < {span.end_ms}",
-            *self._own(),
-        ]
+    def runs_between(self, experiment_ids: Sequence[str], span: TimeSpan, *, newest_first: bool) -> RunQuery:
+        """Return the query for all runs that ended in the range, in any state and also deleted ones."""
+        conditions = (f"attributes.end_time >= {span.begin_ms}", f"attributes.end_time < {span.end_ms}")
         return RunQuery(
             experiment_ids=experiment_ids,
-            filter=" AND ".join(conditions),
+            filter=self._joined(conditions),
             newest_first=newest_first,
             with_deleted=True,
         )
 
-    def _own(self) -> list[str]:
-        return [self.run_filter.strip()] if self.run_filter.strip() else []
+    def _joined(self, conditions: Sequence[str]) -> str:
+        return " AND ".join((*conditions, self.run_filter.strip()) if self.run_filter.strip() else conditions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """A range of time in milliseconds since 1970, its end left out."""
+class TimeSpan:
+    """A range of time in milliseconds since 1970, without its end."""
 
     begin_ms: int
     end_ms: int
 
     @classmethod
-    def of(cls, begin: datetime, end: datetime) -> Span:
-        """Return the range between two times with a time zone; raises `Refused` when it is empty."""
+    def between(cls, begin: datetime, end: datetime) -> TimeSpan:
+        """Return the range between two times with a time zone.
+
+        :raises WatchRefused: if the range is empty.
+        """
         if not begin < end:
-            raise Refused(
-                "range of time", f"{begin.isoformat()} is not before {end.isoformat()}", "Exchange or change the ends."
+            raise WatchRefused(
+                "The range of time",
+                f"is empty: {begin.isoformat()} is not before {end.isoformat()}",
+                "Exchange or change the ends.",
+                code="empty_range",
             )
-        return cls(begin_ms=to_ms(begin), end_ms=to_ms(end))
+        return cls(begin_ms=int(begin.timestamp() * 1000), end_ms=int(end.timestamp() * 1000))
 
 
-def to_ms(moment: datetime) -> int:
-    """Return a time with a time zone as milliseconds since 1970."""
-    return int(moment.timestamp() * 1000)
+def parse_time(text: str, parameter: str) -> datetime:
+    """Return the time of a parameter, in UTC if the text has no time zone.
 
-
-def moment(text: str, name: str) -> datetime:
-    """Read the time that a parameter names, in UTC where it names no zone; raises `Refused` for any other text."""
+    :param text: a time in ISO 8601.
+    :raises WatchRefused: for any other text.
+    """
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise Refused(f"'{name}'", f"is {text!r:.80}, no time", "Give one like 2026-11-01T00:00:00+00:00.") from None
+        raise WatchRefused(
+            f"The parameter '{parameter}'",
+            f"is {text!r:.80}, which is not a time",
+            "Give one like 2026-11-01T00:00:00+00:00.",
+            code="not_a_time",
+        ) from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -1,82 +1,93 @@
-"""Starts the release of a training run exactly once, and writes on the run that it did."""
+"""Start of the release of a training run, once, and the tags that record it on the run."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from airflow_onnx import airflow_urls, dag_runs
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
 from airflow_onnx.tracking import tags
-from airflow_onnx.watch.decide import Planned
-from airflow_onnx.watch.queries import WATCHED
+from airflow_onnx.watch.decide import Decider, Decision
 from onnx_release.errors import Refused
 
 log = logging.getLogger(__name__)
 
-NEW, OLD = "new", "old"
+Origin = Literal["new", "old"]
+"""``new``: a run that has just ended. ``old``: a run of a range in the past. The value of the tag ``watched``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Starter:
-    """Starts releases and notes on each run what was decided.
+class ReleaseStarter:
+    """Starts releases and tags each run with its decision.
 
-    The DAG run's id is made from the training run's, and Airflow has one DAG run of an id: whoever asks, and however
-    often, there is one. The mark that keeps later looks away comes last, so that a look which dies in between is
-    repeated by the next.
-
-    :param origin: `NEW` for runs that have just ended, `OLD` for a range of the past.
+    The DAG run's id is made from the training run's id. Airflow has at most one DAG run of an id, so that any number of
+    calls starts one release. The tag ``watched`` is set last: a start that crashes before it is repeated.
     """
 
     rest: MlflowRest
-    origin: str
+    origin: Origin
 
-    def start(self, planned: Planned, conf: dict[str, Any]) -> bool:
-        """Start the run's release; False when it was started before. Raises `Refused` for bad parameters."""
-        dag_run_id = planned.dag_run_id
-        self.rest.set_tags(
-            planned.training_run_id,
-            {
-                tags.STATUS: "triggered",
-                tags.DAG_RUN_ID: dag_run_id,
-                tags.DAG_RUN_URL: dag_runs.url(dag_run_id),
-                tags.RERUN_URL: airflow_urls.rerun_url(planned.training_run_id, conf, tags.VALUE_MAX_CHARACTERS),
-            },
-        )
+    def start(self, decision: Decision, conf: dict[str, Any]) -> bool:
+        """Start the run's release. Return False if it was started before, or if Airflow refuses its parameters."""
+        run_id, dag_run_id = decision.training_run_id, decision.dag_run_id
+        started_tags = {
+            tags.STATUS: "triggered",
+            tags.DAG_RUN_ID: dag_run_id,
+            tags.DAG_RUN_URL: airflow_urls.dag_run_url(dag_runs.RELEASE_DAG_ID, dag_run_id),
+            tags.RERUN_URL: airflow_urls.rerun_url(run_id, conf, tags.VALUE_MAX_CHARACTERS),
+        }
+        self.rest.set_tags(run_id, started_tags)
         try:
             started = dag_runs.start(dag_run_id, conf)
         except Refused as error:
-            self.refuse(planned.training_run_id, str(error))
-            raise
-        self._mark(planned.training_run_id, self.origin)
+            # The other runs do not wait until a person corrects this one.
+            self._tag_refusal(run_id, str(error), error.code)
+            log.error("Not released: %s", error)  # noqa: TRY400 - the message has all facts
+            return False
+        self._tag_watched(run_id, self.origin)
         log.info("%s %s", dag_run_id, "started" if started else "was started before")
         return started
 
-    def pass_over(self, planned: Planned) -> None:
-        """Note on a run that nothing is started for it, so that no later look asks again."""
-        if planned.action == "refuse":
-            self.refuse(planned.training_run_id, planned.reason)
+    def record(self, decision: Decision) -> None:
+        """Tag a run for which no release is started, so that later searches omit it."""
+        if decision.action == "refuse":
+            self._tag_refusal(decision.training_run_id, decision.reason, decision.reason_code)
         else:
-            self._mark(planned.training_run_id, f"{planned.action}: {planned.reason}")
+            self._tag_watched(decision.training_run_id, f"{decision.action}: {decision.reason}")
 
-    def refuse(self, training_run_id: str, reason: str) -> None:
-        """Put a refusal on the run, where its owner looks."""
-        text = reason[: tags.VALUE_MAX_CHARACTERS]
-        self.rest.set_tags(training_run_id, {tags.STATUS: "refused", tags.REASON: text, WATCHED: "refuse"})
+    def _tag_refusal(self, training_run_id: str, reason: str, code: str | None) -> None:
+        found = {tags.STATUS: "refused", tags.REASON: reason, tags.REASON_CODE: code or "", tags.WATCHED: "refuse"}
+        self.rest.set_tags(training_run_id, tags.shortened(found))
 
-    def _mark(self, training_run_id: str, text: str) -> None:
-        self.rest.set_tags(training_run_id, {WATCHED: text[: tags.VALUE_MAX_CHARACTERS]})
+    def _tag_watched(self, training_run_id: str, text: str) -> None:
+        self.rest.set_tags(training_run_id, tags.shortened({tags.WATCHED: text}))
 
 
-def new_releases_go_on(rest: MlflowRest, experiment_ids: list[str], since_ms: int) -> bool:
-    """Tell whether the release of a run that has just ended is waiting or running; old runs then stand back."""
+def start_new_releases(decider: Decider, lookback_h: float) -> list[Decision]:
+    """Start the releases of new finished runs, tag the runs without a release, and return all decisions."""
+    starter = ReleaseStarter(decider.rest, "new")
+    decisions = []
+    for decision in decider.new_runs(lookback_h):
+        if decision.action == "release":
+            starter.start(decision, decider.conf(decision))
+        elif decision.action != "wait":
+            starter.record(decision)
+        decisions.append(decision)
+    return decisions
+
+
+def new_releases_active(rest: MlflowRest, experiment_ids: list[str], since_ms: int) -> bool:
+    """Return True while the release of a run that has just ended is queued or running."""
+    new: Origin = "new"
     conditions = [
         f"attributes.end_time >= {since_ms}",
-        f"tags.`{WATCHED}` = '{NEW}'",
+        f"tags.`{tags.WATCHED}` = '{new}'",
         f"tags.`{tags.STATUS}` != 'released'",
         f"tags.`{tags.STATUS}` != 'refused'",
     ]
     query = RunQuery(experiment_ids=experiment_ids, filter=" AND ".join(conditions))
-    return any(dag_runs.state(dag_runs.release_id(run.run_id)) is State.ALIVE for run in rest.runs(query))
+    ids = (dag_runs.release_dag_run_id(run.run_id) for run in rest.runs(query))
+    return any(dag_runs.state(dag_run_id) is State.ACTIVE for dag_run_id in ids)

@@ -1,73 +1,69 @@
-"""A plan, or what became of it, as a person and a program read it: a table, totals, JSON."""
+"""Summary of decisions for people and programs: a table, totals, JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from airflow_onnx.watch.decide import Planned
+from airflow_onnx.watch.decide import Decision, Estimate
 
 COLUMNS = ("training_run_id", "run_name", "experiment", "ended_at", "action", "reason")
-# A summary travels through XCom, a row of Airflow's database; beyond this many runs it says how many it leaves out.
+# A summary travels through XCom, which is a row of Airflow's database.
 ROWS_MAX = 1000
 CELL_MAX_CHARACTERS = 120
-WORDS = {"release": "to release", "wait": "under way", "skip": "to skip", "refuse": "to refuse"}
+_ACTION_TEXTS = {"release": "to release", "wait": "in progress", "skip": "to skip", "refuse": "to refuse"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """How long the releases of a plan take: `release_wall_s` for one, `at_once` of them side by side."""
-
-    release_wall_s: float
-    at_once: int
-    basis: str
-
-    def to_dict(self, releases: int) -> dict[str, Any]:
-        """Return the estimate for so many releases."""
-        return {
-            "releases": releases,
-            "at_once": self.at_once,
-            "release_wall_s": round(self.release_wall_s, 1),
-            "total_wall_s": round(releases * self.release_wall_s / self.at_once, 1),
-            "basis": self.basis,
-        }
-
-
-def as_dict(
-    planned: Sequence[Planned], estimate: Callable[[], Estimate] | None, rows_max: int | None = ROWS_MAX
+def to_dict(
+    decisions: Sequence[Decision], estimate: Callable[[], Estimate] | None = None, rows_max: int | None = ROWS_MAX
 ) -> dict[str, Any]:
-    """Return the plan as JSON has it: totals by action, the estimate, and the runs, at most `rows_max` of them.
+    """Return totals by action, the estimate, and the decisions, as JSON-safe values.
 
-    :param estimate: asked only when there is something to release, as it costs a search; None for no estimate.
+    :param estimate: called only if there is a run to release, because it costs a search. None for no estimate.
+    :param rows_max: the largest number of decisions in the result, None for all.
     """
-    shown = planned[:rows_max]
-    totals = Counter(plan.action for plan in planned)
+    shown = decisions[:rows_max]
+    totals = Counter(decision.action for decision in decisions)
     return {
-        "totals": {"runs": len(planned), **{action: totals[action] for action in sorted(totals)}},
-        "estimate": estimate().to_dict(totals["release"]) if estimate and totals["release"] else None,
-        "runs": [plan.to_dict() for plan in shown],
-        "runs_left_out": len(planned) - len(shown),
+        "totals": {"runs": len(decisions), **{action: totals[action] for action in sorted(totals)}},
+        "estimate": _estimate(estimate(), totals["release"]) if estimate and totals["release"] else None,
+        "runs": [decision.to_dict() for decision in shown],
+        "runs_omitted": len(decisions) - len(shown),
     }
 
 
-def lines(planned: Sequence[Planned]) -> list[str]:
-    """Return the runs as the lines of a table with a heading."""
-    rows = [COLUMNS, *(tuple(_cell(getattr(plan, column)) for column in COLUMNS) for plan in planned)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _estimate(estimate: Estimate, releases: int) -> dict[str, Any]:
+    return {
+        "releases": releases,
+        "at_once": estimate.at_once,
+        "release_wall_s": round(estimate.release_wall_s, 1),
+        "total_wall_s": round(releases * estimate.release_wall_s / estimate.at_once, 1),
+        "basis": estimate.basis,
+    }
 
 
-def total_line(plan: dict[str, Any]) -> str:
-    """Return the totals and the estimate of `as_dict` in a sentence."""
-    totals, estimate = plan["totals"], plan["estimate"]
-    counted = ", ".join(f"{totals[action]} {words}" for action, words in WORDS.items() if action in totals)
+def lines(decisions: Sequence[Decision]) -> list[str]:
+    """Return the decisions as the lines of a table with a heading."""
+    rows = [COLUMNS, *(tuple(row(decision.to_dict()).values()) for decision in decisions)]
+    widths = [max(len(cells[column]) for cells in rows) for column in range(len(COLUMNS))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
+
+
+def row(decision: dict[str, Any]) -> dict[str, str]:
+    """Return the cells of one decision of `to_dict` by column, each of printable characters and limited length."""
+    return {column: _cell(decision[column]) for column in COLUMNS}
+
+
+def total_line(summary: dict[str, Any]) -> str:
+    """Return the totals and the estimate of `to_dict` as a sentence."""
+    totals, estimate = summary["totals"], summary["estimate"]
+    counts = ", ".join(f"{totals[action]} {text}" for action, text in _ACTION_TEXTS.items() if action in totals)
     if estimate is None:
-        return f"{totals['runs']} runs: {counted or 'nothing to do'}."
+        return f"{totals['runs']} runs: {counts or 'nothing to do'}."
     return (
-        f"{totals['runs']} runs: {counted}. About {_duration(estimate['total_wall_s'])}, "
-        f"{estimate['at_once']} at once, {estimate['release_wall_s']:.0f} s each ({estimate['basis']})."
+        f"{totals['runs']} runs: {counts}. About {_duration(estimate['total_wall_s'])} in total, "
+        f"{estimate['at_once']} at the same time, {estimate['release_wall_s']:.0f} s each ({estimate['basis']})."
     )
 
 

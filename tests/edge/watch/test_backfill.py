@@ -1,4 +1,4 @@
-"""The releases of a range of old runs: in turn, whatever happens meanwhile, and planned without any."""
+"""Releases of the runs of a range of time, and plans of them, on a real MLflow server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run, context
 
 
-def test_a_backfill_names_every_run_of_its_interval_and_releases_what_it_can(lab: Lab, model_folder: Path) -> None:
+def test_a_backfill_reports_every_run_of_its_interval_and_releases_the_releasable(lab: Lab, model_folder: Path) -> None:
     new, gone, deleted = lab.run(), lab.run(), lab.run()
     failed, released = lab.run(status="KILLED"), lab.run()
     outside = lab.run(ended_h_ago=30)
@@ -43,7 +43,7 @@ def test_a_backfill_names_every_run_of_its_interval_and_releases_what_it_can(lab
     assert outside not in report
 
 
-def test_a_backfill_keeps_so_many_releases_going_in_the_order_asked_for(lab: Lab) -> None:
+def test_a_backfill_keeps_the_given_number_of_releases_in_progress_in_order(lab: Lab) -> None:
     runs = [lab.run(ended_h_ago=hours) for hours in (4, 3, 2, 1)]
     with pytest.raises(TaskDeferred) as deferred:
         lab.backfill(at_once="2", order="newest")
@@ -58,7 +58,7 @@ def test_a_backfill_keeps_so_many_releases_going_in_the_order_asked_for(lab: Lab
     assert f"release__{runs[0]}" not in lab.supervisor.confs
 
 
-def test_a_backfill_that_is_repeated_or_died_goes_on_where_it_was(lab: Lab) -> None:
+def test_a_repeated_or_crashed_backfill_continues(lab: Lab) -> None:
     runs = [lab.run(ended_h_ago=hours) for hours in (2, 1)]
     with pytest.raises(TaskDeferred):
         lab.backfill(at_once="1")
@@ -71,43 +71,43 @@ def test_a_backfill_that_is_repeated_or_died_goes_on_where_it_was(lab: Lab) -> N
     assert report["totals"] == {"runs": 2, "skip": 2}
     before = dict(lab.supervisor.confs)
     assert lab.backfill()["totals"]["skip"] == 2
-    assert lab.supervisor.confs == before, "a second backfill of the range makes nothing new"
+    assert lab.supervisor.confs == before, "a second backfill of the range starts nothing"
 
 
-def test_a_run_that_vanishes_before_its_turn_holds_up_no_other(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, vanishing, last = (lab.run(ended_h_ago=hours) for hours in (3, 2, 1))
+def test_a_run_that_is_deleted_before_its_turn_is_skipped(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, deleted_run, last = (lab.run(ended_h_ago=hours) for hours in (3, 2, 1))
     with pytest.raises(TaskDeferred) as deferred:
         lab.backfill(at_once="1")
     assert deferred.value.kwargs
-    deferred.value.kwargs["backlog"]["pending"] = ["0" * 32, vanishing, last]
-    lab.hook.client.delete_run(vanishing)
+    deferred.value.kwargs["backlog"]["pending"] = ["0" * 32, deleted_run, last]
+    lab.hook.client.delete_run(deleted_run)
     lab.supervisor.states[f"release__{first}"] = "success"
     with pytest.raises(TaskDeferred):
         _resume(lab, deferred.value, at_once="1")
     assert set(lab.supervisor.confs) == {f"release__{first}", f"release__{last}"}
 
 
-def test_old_runs_stand_back_while_the_release_of_a_new_one_goes_on(lab: Lab) -> None:
+def test_old_runs_wait_while_the_release_of_a_new_run_is_in_progress(lab: Lab) -> None:
     old = [lab.run(ended_h_ago=hours) for hours in (60, 50)]
     with pytest.raises(TaskDeferred) as deferred:
         lab.backfill(hours=100, at_once="1")
     new = lab.run()
-    lab.look("asset_triggered")
+    lab.start("asset_triggered")
     lab.supervisor.states[f"release__{old[0]}"] = "success"
-    with pytest.raises(TaskDeferred) as standing_back:
+    with pytest.raises(TaskDeferred) as delayed:
         _resume(lab, deferred.value, at_once="1")
     assert f"release__{old[1]}" not in lab.supervisor.confs
-    assert standing_back.value.trigger.wait_max_s < 60
+    assert delayed.value.trigger.wait_max_s < 60
     lab.supervisor.states[f"release__{new}"] = "success"
     with pytest.raises(TaskDeferred):
-        _resume(lab, standing_back.value, at_once="1")
+        _resume(lab, delayed.value, at_once="1")
     assert f"release__{old[1]}" in lab.supervisor.confs
 
 
-def test_a_plan_starts_nothing_and_leaves_no_mark(lab: Lab) -> None:
+def test_a_plan_starts_nothing_and_sets_no_tag(lab: Lab) -> None:
     run = lab.run(ended_h_ago=48)
     since = (datetime.now(UTC) - timedelta(hours=72)).isoformat()
-    report = lab.look("manual", since=since, plan_only="true")
+    report = lab.start("manual", since=since, plan_only="true")
     assert by_run(report)[run][0] == "release"
     assert report["totals"] == {"runs": 1, "release": 1}
     assert report["estimate"]["total_wall_s"] == pytest.approx(30.0)
@@ -116,14 +116,14 @@ def test_a_plan_starts_nothing_and_leaves_no_mark(lab: Lab) -> None:
     assert not [tag for tag in lab.tags(run) if tag.startswith(TAG)]
 
 
-def test_an_estimate_is_made_from_the_latest_releases(lab: Lab) -> None:
+def test_an_estimate_uses_the_latest_releases(lab: Lab) -> None:
     for seconds in ("10.0", "20.0", "90.0", "hostile"):
         run = lab.run(ended_h_ago=400)
         lab.hook.client.set_tag(run, f"{TAG}.status", "released")
         lab.hook.client.set_tag(run, f"{TAG}.wall_s", seconds)
     for _ in range(3):
         lab.run()
-    estimate = lab.look("manual", plan_only="true", at_once="1")["estimate"]
+    estimate = lab.start("manual", plan_only="true", at_once="1")["estimate"]
     assert estimate["total_wall_s"] == pytest.approx(60.0)
     assert estimate["basis"] == "the median of 3 releases in these experiments"
 
@@ -134,7 +134,7 @@ def _resume(lab: Lab, deferred: TaskDeferred, **arguments: Any) -> Any:
 
 
 def _finish(lab: Lab, deferred: TaskDeferred, **arguments: Any) -> Any:
-    """Let every release fail, and go on until the backfill ends."""
+    """Let every release fail until the backfill ends."""
     for _ in range(20):
         for run_id in lab.supervisor.states:
             lab.supervisor.states[run_id] = "failed"
@@ -146,7 +146,7 @@ def _finish(lab: Lab, deferred: TaskDeferred, **arguments: Any) -> Any:
 
 
 def _remove_artifacts(uri: str) -> None:
-    """Empty a run's folder in the store, as a careless lifecycle rule does."""
+    """Delete a run's objects in the store, as a wrong lifecycle rule does."""
     prefix = uri.removeprefix("mlflow-artifacts:/") + "/"
     folder = s3.S3Folder(hook=S3Hook("minio_default"), bucket="mlflow", prefix=prefix)
     paths = sorted(s3.sizes(folder))

@@ -1,4 +1,4 @@
-"""Which training runs are released, under which name, and which are not and why: on a real MLflow server."""
+"""Decisions about training runs, on a real MLflow server."""
 
 from __future__ import annotations
 
@@ -12,40 +12,38 @@ from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run
 
 
-def test_weights_alone_are_started_where_the_run_says_what_makes_its_model(lab: Lab) -> None:
+def test_weights_are_released_if_the_run_names_a_factory(lab: Lab) -> None:
     bare, described, two = (lab.run(model=False) for _ in range(3))
     for run, path in ((bare, "checkpoints/best.ckpt"), (described, "w/a.pth"), (two, "w/a.ckpt"), (two, "w/b.ckpt")):
         lab.hook.client.log_text(run, "weights", path)
     lab.hook.client.set_tag(described, f"{TAG}.factory", "our.nets:make")
-    report = by_run(lab.look())
+    report = by_run(lab.start())
     assert report[described][0] == "release"
-    assert report[bare] == (
-        "refuse",
-        f"the run left weights alone, and nothing says what makes the model (tag {TAG}.factory)",
-    )
-    assert report[two][0] == "refuse"
-    assert "2 files that could be it: w/a.ckpt, w/b.ckpt" in report[two][1]
+    assert report[bare][0] == report[two][0] == "refuse"
+    assert lab.tags(bare)[f"{TAG}.reason_code"] == "no_factory"
+    assert lab.tags(two)[f"{TAG}.reason_code"] == "several_model_files"
+    assert "w/a.ckpt, w/b.ckpt" in report[two][1]
 
 
-def test_only_what_can_be_released_is_started_and_the_rest_is_decided_for_good(lab: Lab) -> None:
+def test_only_releasable_runs_are_started_and_the_others_are_handled_once(lab: Lab) -> None:
     without, failed = lab.run(model=False), lab.run(status="FAILED")
     late = lab.run(ended_h_ago=23)
     too_old = lab.run(ended_h_ago=25)
-    report = by_run(lab.look())
-    assert report[without] == ("skip", "the run holds no PyTorch model")
+    report = by_run(lab.start())
+    assert report[without] == ("skip", "the run has no PyTorch model")
     assert report[late][0] == "release"
     assert failed not in report
     assert too_old not in report
     assert "no PyTorch model" in lab.tags(without)[f"{TAG}.watched"]
-    assert by_run(lab.look()) == {}, "nothing is left to decide"
+    assert by_run(lab.start()) == {}, "every run is handled"
 
 
-def test_the_clock_of_a_training_may_be_ahead(lab: Lab) -> None:
+def test_a_run_of_a_clock_that_is_ahead_is_released(lab: Lab) -> None:
     run = lab.run(ended_h_ago=-5)
-    assert by_run(lab.look())[run][0] == "release"
+    assert by_run(lab.start())[run][0] == "release"
 
 
-def test_a_pickle_is_refused_where_the_deployment_allows_none(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_is_refused_unless_the_deployment_allows_pickles(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     pickled = lab.hook.client.create_run(lab.experiment_id).info.run_id
     lab.hook.client.log_artifacts(pickled, str(lab.model_folder), "model")
     lab.hook.client.log_text(pickled, "x", "other/data/model.pth")
@@ -55,56 +53,57 @@ def test_a_pickle_is_refused_where_the_deployment_allows_none(lab: Lab, monkeypa
     lab.hook.client.log_text(only_pickle, "flavors: {}", "model/MLmodel")
     for run in (pickled, only_pickle):
         lab.hook.client.set_terminated(run)
-    report = by_run(lab.look())
+    report = by_run(lab.start())
     assert report[pickled][0] == "release"
     assert report[only_pickle][0] == "refuse"
     assert "allow_pickle" in lab.tags(only_pickle)[f"{TAG}.reason"]
+    assert lab.tags(only_pickle)[f"{TAG}.reason_code"] == "pickle_not_allowed"
     assert lab.tags(only_pickle)[f"{TAG}.status"] == "refused"
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
     assert by_run(lab.backfill(plan_only="true"))[only_pickle][0] != "refuse"
 
 
-def test_a_run_that_somebody_releases_by_hand_is_left_to_him_and_taken_up_if_that_fails(lab: Lab) -> None:
+def test_a_run_with_a_manual_release_waits_and_is_released_if_that_fails(lab: Lab) -> None:
     run = lab.run()
     lab.hook.client.set_tag(run, f"{TAG}.status", "running")
-    lab.hook.client.set_tag(run, f"{TAG}.dag_run_id", "by-hand")
-    lab.supervisor.states["by-hand"] = "running"
-    assert by_run(lab.look())[run] == ("wait", "its release goes on as DAG run by-hand")
-    lab.supervisor.states["by-hand"] = "failed"
-    assert by_run(lab.look())[run][0] == "release"
+    lab.hook.client.set_tag(run, f"{TAG}.dag_run_id", "manual")
+    lab.supervisor.states["manual"] = "running"
+    assert by_run(lab.start())[run] == ("wait", "its release is in progress as DAG run manual")
+    lab.supervisor.states["manual"] = "failed"
+    assert by_run(lab.start())[run][0] == "release"
 
 
 @pytest.mark.parametrize("where", ["run", "experiment"])
-def test_a_run_or_its_experiment_names_the_registered_model(lab: Lab, where: str) -> None:
+def test_a_tag_of_the_run_or_its_experiment_names_the_registered_model(lab: Lab, where: str) -> None:
     run = lab.run()
     if where == "run":
         lab.hook.client.set_tag(run, f"{TAG}.model_name", "beacons-onnx")
     else:
         lab.hook.client.set_experiment_tag(lab.experiment_id, f"{TAG}.model_name", "beacons-onnx")
-    lab.look(release_params='{"alias": "nightly"}', model_name="other")
+    lab.start(release_params='{"alias": "nightly"}', model_name="other")
     conf = lab.supervisor.confs[f"release__{run}"]
     assert conf == {"training_run_id": run, "model_name": "beacons-onnx", "alias": "nightly"}
 
 
-def test_a_hostile_model_name_is_refused_and_holds_up_no_other_run(lab: Lab) -> None:
+def test_a_hostile_model_name_is_refused_and_other_runs_are_released(lab: Lab) -> None:
     hostile, good = lab.run(ended_h_ago=0.3), lab.run()
     lab.hook.client.set_tag(hostile, f"{TAG}.model_name", "x' or name != '../../")
-    report = by_run(lab.look())
+    report = by_run(lab.start())
     assert report[hostile][0] == "refuse"
-    assert "model name" in report[hostile][1]
+    assert "model name" in report[hostile][1].lower()
     assert set(lab.supervisor.confs) == {f"release__{good}"}
 
 
-def test_a_filter_narrows_and_a_broken_one_is_explained(lab: Lab) -> None:
+def test_a_filter_selects_runs_and_an_invalid_one_is_refused(lab: Lab) -> None:
     chosen, _ = lab.run(name="chosen"), lab.run(name="other")
-    assert list(by_run(lab.look(run_filter="attributes.run_name = 'chosen'"))) == [chosen]
+    assert list(by_run(lab.start(run_filter="attributes.run_name = 'chosen'"))) == [chosen]
     with pytest.raises(AirflowFailException, match="Invalid clause"):
-        lab.look(run_filter="this is no filter")
+        lab.start(run_filter="this is no filter")
 
 
-def test_a_version_of_reduced_precision_is_not_the_release_that_is_still_to_come(lab: Lab) -> None:
-    name, wanted, asked = f"m-{uuid.uuid4().hex[:8]}", lab.run(), lab.run()
-    for run_id in (wanted, asked):
+def test_a_version_of_reduced_precision_is_no_exact_release(lab: Lab) -> None:
+    name, exact, int8 = f"m-{uuid.uuid4().hex[:8]}", lab.run(), lab.run()
+    for run_id in (exact, int8):
         request = VersionRequest(
             name=name,
             training_run_id=run_id,
@@ -114,8 +113,8 @@ def test_a_version_of_reduced_precision_is_not_the_release_that_is_still_to_come
             tags={PRECISION_TAG: "int8"},
         )
         ensure_version(lab.hook, request)
-    only = f"attributes.run_id = '{asked}'"
-    told = lab.look(model_name=name, run_filter=only, release_params='{"tune": true, "tune_precisions": ["int8"]}')
-    assert by_run(told)[asked] == ("skip", f"released as version 2 of '{name}'")
-    assert by_run(lab.look(model_name=name))[wanted][0] == "release"
-    assert set(lab.supervisor.confs) == {f"release__{wanted}"}
+    only = f"attributes.run_id = '{int8}'"
+    report = lab.start(model_name=name, run_filter=only, release_params='{"tune": true, "tune_precisions": ["int8"]}')
+    assert by_run(report)[int8] == ("skip", f"released as version 2 of '{name}'")
+    assert by_run(lab.start(model_name=name))[exact][0] == "release"
+    assert set(lab.supervisor.confs) == {f"release__{exact}"}

@@ -1,4 +1,4 @@
-"""An MLflow experiment with runs that have ended, and the Airflow that watches it."""
+"""Fixture class for tests of the watch: an MLflow experiment with finished runs, and a stand-in for Airflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.operators.start_releases import WatchTrainingOperator
+from airflow_onnx.operators.start_releases import StartReleasesOperator
 from tests.edge.airflow_stand_in import Supervisor
 
 HOUR_MS = 3_600_000
@@ -19,7 +19,7 @@ HOUR_MS = 3_600_000
 
 @dataclass
 class Lab:
-    """An experiment of its own with runs whose end can be set, and the Airflow that watches it."""
+    """A separate experiment with runs whose end can be set, and a stand-in for Airflow."""
 
     hook: MlflowHook
     supervisor: Supervisor
@@ -27,7 +27,7 @@ class Lab:
     model_folder: Path
 
     def run(self, *, ended_h_ago: float = 0.1, status: str = "FINISHED", model: bool = True, name: str = "r") -> str:
-        """Make a run that has ended, with the model's files among its artifacts as MLflow 2 laid them."""
+        """Create a run that has ended, with the model's files among its artifacts as in MLflow 2."""
         run_id = str(self.hook.client.create_run(self.experiment_id, run_name=name).info.run_id)
         if model:
             self.hook.client.log_artifacts(run_id, str(self.model_folder), "model")
@@ -37,12 +37,12 @@ class Lab:
     def tags(self, run_id: str) -> dict[str, str]:
         return dict(self.hook.client.get_run(run_id).data.tags)
 
-    def operator(self, **arguments: Any) -> WatchTrainingOperator:
-        return WatchTrainingOperator(
+    def operator(self, **arguments: Any) -> StartReleasesOperator:
+        return StartReleasesOperator(
             task_id="start_releases", experiments=json.dumps([self.experiment_id]), **arguments
         )
 
-    def look(self, run_type: str = "scheduled", **arguments: Any) -> Any:
+    def start(self, run_type: str = "scheduled", **arguments: Any) -> Any:
         return self.operator(**arguments).execute(context(run_type))
 
     def backfill(self, hours: float = 24, **arguments: Any) -> Any:

@@ -1,0 +1,107 @@
+"""Releases of the training runs of a range of time, a limited number at the same time."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from airflow_onnx import dag_runs, defaults
+from airflow_onnx.dag_runs import State
+from airflow_onnx.watch.decide import Decider, Decision, hours_ago_ms
+from airflow_onnx.watch.queries import TimeSpan
+from airflow_onnx.watch.start import ReleaseStarter, new_releases_active
+from onnx_release.errors import Refused
+from onnx_release.records.base import Record
+
+log = logging.getLogger(__name__)
+
+
+class BackfillOptions(Record):
+    """Order and parallelism of a backfill.
+
+    `lookback_h` is the time in hours in which a run counts as new: while its release is active, no old one is started.
+    """
+
+    order: Literal["oldest", "newest"] = "oldest"
+    at_once: int = Field(default=defaults.RELEASES_AT_ONCE, ge=1, le=defaults.RELEASES_AT_ONCE_MAX)
+    lookback_h: float = defaults.WATCH_LOOKBACK_H
+
+
+class Backlog(Record):
+    """Progress of a backfill, as ids of training runs. Airflow's database stores it while the task is deferred."""
+
+    begin_ms: int
+    end_ms: int
+    pending: tuple[str, ...]
+    active: tuple[str, ...]
+    started: int = 0
+
+    @property
+    def span(self) -> TimeSpan:
+        """The range of the backfill."""
+        return TimeSpan(begin_ms=self.begin_ms, end_ms=self.end_ms)
+
+    @property
+    def active_dag_run_ids(self) -> list[str]:
+        """The DAG runs of the releases in progress."""
+        return [dag_runs.release_dag_run_id(run_id) for run_id in self.active]
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """Starts the releases of old runs step by step."""
+
+    decider: Decider
+    options: BackfillOptions
+
+    def decisions(self, span: TimeSpan) -> list[Decision]:
+        """Return the decisions about all runs of the range, in the order of the options."""
+        return list(self.decider.runs_between(span, newest_first=self.options.order == "newest"))
+
+    def begin(self, span: TimeSpan) -> Backlog:
+        """Tag the refused runs and return the runs to release. The backfill also waits for releases in progress."""
+        decisions, starter = self.decisions(span), ReleaseStarter(self.decider.rest, "old")
+        for decision in decisions:
+            if decision.action == "refuse":
+                starter.record(decision)
+        return Backlog(
+            begin_ms=span.begin_ms,
+            end_ms=span.end_ms,
+            pending=tuple(decision.training_run_id for decision in decisions if decision.action == "release"),
+            active=tuple(decision.training_run_id for decision in decisions if decision.action == "wait"),
+        )
+
+    def advance(self, backlog: Backlog) -> tuple[Backlog, bool]:
+        """Start as many releases as the options allow.
+
+        :return: the new backlog, and True if releases of new runs delay the old ones.
+        """
+        pending, started = list(backlog.pending), 0
+        active = [
+            run_id
+            for run_id, dag_run_id in zip(backlog.active, backlog.active_dag_run_ids, strict=True)
+            if dag_runs.state(dag_run_id) is State.ACTIVE
+        ]
+        since_ms = hours_ago_ms(self.options.lookback_h)
+        delayed = bool(pending) and new_releases_active(self.decider.rest, list(self.decider.experiments), since_ms)
+        while pending and not delayed and len(active) < self.options.at_once:
+            run_id = pending.pop(0)
+            if self._start(run_id):
+                active.append(run_id)
+                started += 1
+        changed = backlog.replace(pending=tuple(pending), active=tuple(active), started=backlog.started + started)
+        return changed, delayed
+
+    def _start(self, run_id: str) -> bool:
+        # Decided again: the run may have been released or deleted since the backfill began.
+        try:
+            decision = self.decider.run(run_id)
+        except Refused as error:
+            log.warning("The training run %s is skipped: %s", run_id, error)
+            return False
+        if decision.action != "release":
+            return False
+        return ReleaseStarter(self.decider.rest, "old").start(decision, self.decider.conf(decision))
