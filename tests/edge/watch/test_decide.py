@@ -7,7 +7,8 @@ import uuid
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx.tracking.model_registry import PRECISION_TAG, VersionRequest, ensure_version
+from airflow_onnx.tracking import tags
+from airflow_onnx.tracking.model_registry import VersionRequest, ensure_version
 from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run
 
@@ -110,7 +111,7 @@ def test_a_version_of_reduced_precision_is_no_exact_release(lab: Lab) -> None:
             sha256="a" * 64,
             source="s3://heimdall-models/x",
             description="",
-            tags={PRECISION_TAG: "int8"},
+            tags={tags.VERSION_PRECISION: "int8"},
         )
         ensure_version(lab.hook, request)
     only = f"attributes.run_id = '{int8}'"

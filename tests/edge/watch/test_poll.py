@@ -15,11 +15,12 @@ from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest
+from airflow_onnx.tracking import tags
 from airflow_onnx.triggers.mlflow_finished_runs import MlflowFinishedRunsTrigger
 from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from airflow_onnx.watch import poll as poll_module
 from airflow_onnx.watch.poll import LATE_MS, WATERMARK, RunPoller
-from airflow_onnx.watch.queries import WATCHED, Scope
+from airflow_onnx.watch.queries import Scope
 from tests.edge.airflow_stand_in import Supervisor
 from tests.edge.conftest import Services
 
@@ -77,7 +78,7 @@ def test_each_run_that_ends_is_returned_once(hook: MlflowHook, experiment: str) 
 
 def test_a_new_triggerer_returns_unhandled_runs_only(hook: MlflowHook, experiment: str) -> None:
     unhandled, handled = ended_run(hook, experiment), ended_run(hook, experiment)
-    hook.client.set_tag(handled, WATCHED, "new")
+    hook.client.set_tag(handled, tags.WATCHED, "new")
     assert poll(hook, make_poller(experiment)) == {unhandled}
 
 
@@ -86,7 +87,7 @@ def test_the_watermark_limits_the_search_and_outlives_the_triggerer(hook: Mlflow
     old = ended_run(hook, experiment, now_ms() - HOUR_MS)
     assert poll(hook, make_poller(experiment, state)) == {old}
     assert state == {}, "not every run is handled"
-    hook.client.set_tag(old, WATCHED, "new")
+    hook.client.set_tag(old, tags.WATCHED, "new")
     assert poll(hook, make_poller(experiment, state)) == set()
     assert abs(state[WATERMARK] - now_ms()) < HOUR_MS // 60
     long_before = ended_run(hook, experiment, now_ms() - HOUR_MS)
