@@ -1,4 +1,4 @@
-"""The end of a training run, and a backfill of old ones, through the real scheduler and triggerer, which are killed."""
+"""Releases of new training runs and of a backfill, with a real scheduler and triggerer that are killed."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ TIMEOUT_S = 400
 
 
 def small_runs(stack: RunningStack, *seeds: int) -> list[str]:
-    """Train models into runs of the watched experiment, which then still go on."""
-    said = stack.python("-m", "tests.system.small_runs", WATCHED, *map(str, seeds))
-    ids = [line for line in said.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)]
-    assert len(ids) == len(seeds), said
+    """Train models into runs of the watched experiment that are still running."""
+    printed = stack.python("-m", "tests.system.small_runs", WATCHED, *map(str, seeds))
+    ids = [line for line in printed.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)]
+    assert len(ids) == len(seeds), printed
     return ids
 
 
 def kill(stack: RunningStack, *names: str) -> None:
-    """End services as the kernel does when memory is short: at once, with all their children."""
+    """Kill services with all their children, as the kernel does when memory is short."""
     for name in names:
         record = processes.find(stack.context.layout, name)
         assert record, name
@@ -45,10 +45,10 @@ def kill(stack: RunningStack, *names: str) -> None:
         wait_for(f"{name} does not die", lambda record=record: not record.is_alive())
 
 
-def wait_for(what: str, condition: Callable[[], Any]) -> Any:
+def wait_for(failure: str, condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + TIMEOUT_S
     while not (found := condition()):
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, failure
         time.sleep(0.5)
     return found
 
@@ -63,7 +63,7 @@ def ended(stack: RunningStack, *runs: str) -> bool:
 
 
 def releases(stack: RunningStack, runs: list[str]) -> list[str]:
-    """Return the id of every DAG run of `release_onnx` that is about one of the runs."""
+    """Return the id of every DAG run of `release_onnx` for one of the runs."""
     found = stack.api.get("/dags/release_onnx/dagRuns", limit=100, order_by="-run_after")["dag_runs"]
     return sorted(row["dag_run_id"] for row in found if (row["conf"] or {}).get("training_run_id") in runs)
 
@@ -77,7 +77,7 @@ def assert_released_once(stack: RunningStack, client: mlflow.MlflowClient, runs:
 
 
 def airflow(stack: RunningStack, *arguments: str) -> str:
-    """Run Airflow's command line as `docs/operations.md` says."""
+    """Run Airflow's command line as `docs/operations.md` describes."""
     script = f'source "{stack.context.layout.env_file}" && exec "$@"'
     done = subprocess.run(
         ["bash", "-c", script, "-", tool("airflow"), *arguments],
@@ -91,8 +91,8 @@ def airflow(stack: RunningStack, *arguments: str) -> str:
 
 
 @dataclass(frozen=True)
-class Night:
-    """What happened: a backfill of two old runs, three runs that ended meanwhile, and a crash in the middle."""
+class CrashedBackfill:
+    """The runs and the plan of a backfill of two old runs, during which three runs end and services crash."""
 
     old: list[str]
     new: list[str]
@@ -101,8 +101,8 @@ class Night:
 
 
 @pytest.fixture(scope="module")
-def night(stack: RunningStack, client: mlflow.MlflowClient) -> Night:
-    """Live through it once: the tests look at what is left of it."""
+def crashed(stack: RunningStack, client: mlflow.MlflowClient) -> CrashedBackfill:
+    """Run the scenario once. The tests check its results."""
     *old, first, second, third = small_runs(stack, *range(5))
     begin = (datetime.now(UTC) - timedelta(days=3)).replace(minute=0, second=0, microsecond=0)
     for number, run in enumerate(old):
@@ -115,52 +115,52 @@ def night(stack: RunningStack, client: mlflow.MlflowClient) -> Night:
     airflow(stack, "backfill", "create", "--dag-id", WATCH_DAG_ID, *span, *conf)
     wait_for("the backfill has not begun", lambda: release_of(stack, old[0]))
     client.set_terminated(first)
-    wait_for("the bell has not rung", lambda: release_of(stack, first))
+    wait_for("no event started the release of the first run", lambda: release_of(stack, first))
     client.set_terminated(second)
     kill(stack, "airflow-triggerer", "airflow-scheduler")
     client.set_terminated(third)
     assert stack.command("up").returncode == 0
     new = [first, second, third]
     wait_for("not all were released", lambda: ended(stack, *old, *new))
-    return Night(old=old, new=new, span=span, plan=plan)
+    return CrashedBackfill(old=old, new=new, span=span, plan=plan)
 
 
 def test_each_run_is_released_once_though_scheduler_and_triggerer_were_killed(
-    stack: RunningStack, client: mlflow.MlflowClient, night: Night
+    stack: RunningStack, client: mlflow.MlflowClient, crashed: CrashedBackfill
 ) -> None:
-    assert_released_once(stack, client, [*night.old, *night.new])
+    assert_released_once(stack, client, [*crashed.old, *crashed.new])
 
 
-def test_the_end_of_a_training_run_calls_the_watch(stack: RunningStack, night: Night) -> None:
-    called = stack.api.get(f"/dags/{WATCH_DAG_ID}/dagRuns", limit=100)["dag_runs"]
-    assert {"asset_triggered", "backfill"} <= {row["run_type"] for row in called}
+def test_the_end_of_a_training_run_sends_an_asset_event(stack: RunningStack, crashed: CrashedBackfill) -> None:
+    dag_runs = stack.api.get(f"/dags/{WATCH_DAG_ID}/dagRuns", limit=100)["dag_runs"]
+    assert {"asset_triggered", "backfill"} <= {row["run_type"] for row in dag_runs}
 
 
-def test_a_plan_says_what_the_backfill_then_did(night: Night) -> None:
-    assert night.plan["totals"] == {"runs": 2, "release": 2}
-    assert [run["training_run_id"] for run in night.plan["runs"]] == night.old
-    assert night.plan["estimate"]["total_wall_s"] > 0
+def test_the_plan_matches_the_backfill(crashed: CrashedBackfill) -> None:
+    assert crashed.plan["totals"] == {"runs": 2, "release": 2}
+    assert [run["training_run_id"] for run in crashed.plan["runs"]] == crashed.old
+    assert crashed.plan["estimate"]["total_wall_s"] > 0
 
 
-def test_old_runs_stand_back_for_new_ones(stack: RunningStack, night: Night) -> None:
-    first = release_of(stack, night.new[0])
-    waiting = release_of(stack, night.old[1])
-    # ISO 8601 in one zone sorts as time does.
-    assert release_of(stack, night.old[0])["start_date"] < first["start_date"]
+def test_old_runs_wait_for_new_ones(stack: RunningStack, crashed: CrashedBackfill) -> None:
+    first = release_of(stack, crashed.new[0])
+    waiting = release_of(stack, crashed.old[1])
+    # Times in ISO 8601 with the same zone sort by time.
+    assert release_of(stack, crashed.old[0])["start_date"] < first["start_date"]
     assert waiting["start_date"] > first["end_date"]
 
 
-def test_a_second_backfill_of_the_range_makes_nothing_new(
-    stack: RunningStack, client: mlflow.MlflowClient, night: Night
+def test_a_second_backfill_of_the_range_starts_nothing(
+    stack: RunningStack, client: mlflow.MlflowClient, crashed: CrashedBackfill
 ) -> None:
     wait_for("the backfill has not ended", lambda: all(row["completed_at"] for row in backfills(stack)))
-    _, begin, _, end = night.span
-    # As the UI does it, and with every interval looked at again.
+    _, begin, _, end = crashed.span
+    # As the UI does it, with all intervals again.
     body = {"dag_id": WATCH_DAG_ID, "from_date": begin, "to_date": end, "reprocess_behavior": "completed"}
     stack.api.post("/backfills", body)
     wait_for("the second backfill has not ended", lambda: all(row["completed_at"] for row in backfills(stack)))
     assert len(backfills(stack)) == 2
-    assert_released_once(stack, client, night.old)
+    assert_released_once(stack, client, crashed.old)
 
 
 def backfills(stack: RunningStack) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from torch import nn
 
 from airflow_onnx import validation
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking.model_registry import PRECISION_TAG
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
+from airflow_onnx.tracking.tags import VERSION_PRECISION
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
 from tests.edge.conftest import Services
@@ -70,7 +70,7 @@ def test_int8_by_request_stands_beside_the_exact_release(hook: MlflowHook, servi
     assert tuned["sha256"] != reduced.returned["export"]["sha256"]
     assert tuned["tuning"]["task_metric"] == {"positions": "MAE"}
     stored = {v.version: v.tags for v in versions_of(hook, exact)}
-    assert {number: tags[PRECISION_TAG] for number, tags in stored.items()} == {"1": "float32", "2": "int8"}
+    assert {number: tags[VERSION_PRECISION] for number, tags in stored.items()} == {"1": "float32", "2": "int8"}
     assert (stored["2"]["onnx.variant"], "onnx.variant" in stored["1"]) == (tuned["variant"], False)
     aliases = hook.client.get_registered_model(exact.model_name).aliases
     assert {alias: str(number) for alias, number in aliases.items()} == {"candidate": "1", "candidate-int8": "2"}
