@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import os
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from airflow.sdk import Connection
 
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.hooks.mlflow_auth import PROVIDER_NAME
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from tests.refusals import refused
 
@@ -109,3 +113,10 @@ def test_the_connection_test_names_an_unreachable_server() -> None:
     good, message = hook_for(Connection(conn_id="c", conn_type="mlflow", host="http://127.0.0.1:9")).test_connection()
     assert not good
     assert "http://127.0.0.1:9" in message
+
+
+def test_the_entry_point_of_the_wheel_names_the_auth_provider() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    points = project["entry-points"]["mlflow.request_auth_provider"]
+    provider = EntryPoint(PROVIDER_NAME, points[PROVIDER_NAME], "mlflow.request_auth_provider").load()
+    assert provider().get_name() == PROVIDER_NAME
