@@ -43,7 +43,9 @@ def test_a_plan_has_every_run_of_the_range(lab: Lab) -> None:
 @pytest.mark.parametrize("output", ["table", "plain", "yaml"])
 def test_a_run_name_with_markup_is_printed_as_text(lab: Lab, capsys: pytest.CaptureFixture[str], output: str) -> None:
     lab.run(name="[/1] [red]x\x1b[31m")
-    plan.print_rows(plan.make_plan(arguments(lab.experiment_id))["runs"], output)
+    found = plan.make_plan(arguments(lab.experiment_id))
+    capsys.readouterr()
+    plan.print_rows(found["runs"], output)
     printed = capsys.readouterr().out
     assert "[/1] [red]x" in printed
     assert "\x1b[31m" not in printed
