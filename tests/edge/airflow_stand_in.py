@@ -1,4 +1,4 @@
-"""Airflow's supervisor as a task sees it: the two messages by which `release_onnx` is started and counted."""
+"""Stand-in for Airflow's supervisor: the two messages that start and count DAG runs of `release_onnx`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from airflow.sdk.execution_time.comms import DRCount, ErrorResponse, GetDRCount,
 
 @dataclass
 class Supervisor:
-    """Holds DAG runs by id, with their parameters and states; `fails_with` answers the next start with an error."""
+    """DAG runs by id, with their parameters and states. `fails_with` is the error of the next start."""
 
     confs: dict[str, dict[str, Any]] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     fails_with: ErrorResponse | None = None
 
     def send(self, message: Any) -> Any:
-        """Answer as the real one does."""
+        """Answer as Airflow's supervisor does."""
         if isinstance(message, TriggerDagRun):
             return self._start(message)
         assert isinstance(message, GetDRCount), message
@@ -38,6 +38,6 @@ class Supervisor:
 
 
 def api_error(status: int, text: str) -> ErrorResponse:
-    """Return what the supervisor says when Airflow's API server answers with an error."""
+    """Return the supervisor's response to an error of Airflow's API server."""
     detail = {"status_code": status, "message": text, "detail": {"reason": "value_error", "message": text}}
     return ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail)
