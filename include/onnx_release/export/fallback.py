@@ -167,9 +167,21 @@ class _Fallback:
             if result is not None and reason is None:
                 return _with_attempts(result, attempts)
         unfit = next((attempt.strategy for attempt in attempts if attempt.outcome == "unfit"), None)
-        if unfit is None:
-            raise _not_exportable(attempts, codes)
-        return _with_attempts(self._write(unfit), attempts)
+        if unfit is not None:
+            return _with_attempts(self._write(unfit), attempts)
+        specific = [code for code in codes if code in ExportRefused.codes and code != "not_exportable"]
+        strategies: dict[str, list[str]] = {}
+        for attempt in attempts:
+            strategies.setdefault(attempt.reason, []).append(attempt.strategy)
+        reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in strategies.items())
+        raise ExportRefused(
+            "The model",
+            f"cannot be exported to ONNX. {reasons}",
+            "Rewrite the code that the messages name: an `if` or a loop that depends on the values of a tensor or on "
+            "the batch size cannot be exported. torch.where and torch.cond can.",
+            # The first strategy is the most faithful one, so its code comes first.
+            code=specific[0] if specific else "not_exportable",
+        )
 
     def _write(self, strategy: str) -> ExportResult:
         began = time.perf_counter()
@@ -228,19 +240,3 @@ def _failure(error: Exception) -> tuple[str, str]:
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(causes[-1]))
     lines = [line for line in text.splitlines() if line.strip()]
     return code, f"{type(causes[-1]).__name__}: {shorten(' '.join(lines[:4]), 600)}"
-
-
-def _not_exportable(attempts: Sequence[ExportAttempt], codes: Sequence[str]) -> ExportRefused:
-    specific = [code for code in codes if code in ExportRefused.codes and code != "not_exportable"]
-    strategies: dict[str, list[str]] = {}
-    for attempt in attempts:
-        strategies.setdefault(attempt.reason, []).append(attempt.strategy)
-    reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in strategies.items())
-    return ExportRefused(
-        "The model",
-        f"cannot be exported to ONNX. {reasons}",
-        "Rewrite the code that the messages name: an `if` or a loop that depends on the values of a tensor or on the "
-        "batch size cannot be exported. torch.where and torch.cond can.",
-        # The first strategy is the most faithful one, so its code comes first.
-        code=specific[0] if specific else "not_exportable",
-    )

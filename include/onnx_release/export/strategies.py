@@ -59,7 +59,7 @@ def strategies_for(model: LoadedModel) -> dict[str, Strategy]:
         # Two inputs that share the name of a dimension must vary together.
         DYNAMO: partial(_module, dimension=torch.export.Dim),
         # torch derives how dimensions depend on each other, and unifies equal ones.
-        AUTO: partial(_module, dimension=_any_size),
+        AUTO: partial(_module, dimension=lambda _: torch.export.Dim.DYNAMIC),
         WRAPPED: _wrapped,
         UNOPTIMIZED: partial(_wrapped, optimize=False),
         TORCHSCRIPT: _torchscript,
@@ -72,10 +72,6 @@ def retrace(model: LoadedModel, contract: ModelContract, strategy: str) -> Conve
     The program of the result has the names of the values in the graph that the same strategy wrote before.
     """
     return strategies_for(model)[strategy](model, contract, None, "cpu")
-
-
-def _any_size(_: str) -> Any:
-    return torch.export.Dim.DYNAMIC
 
 
 def _module(

@@ -15,16 +15,17 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.onnx._internal.exporter import _decomp, _fx_passes
+from torch.onnx._internal.torchscript_exporter import utils as torchscript_utils
 from torch.utils import _pytree
 
 # Remove when torch publishes its pytree functions.
@@ -79,13 +80,17 @@ def recurrent_dispatch_cleared() -> Iterator[None]:
 def graph_printing_disabled() -> Iterator[None]:
     """Keep the TorchScript exporter from printing the graph of a failed export to the standard output.
 
+    torch 2.13 enables this log for every export: `setup_onnx_logging` does not call the function that it tests.
+
     Remove when the strategy ``torchscript`` is removed, or torch prints nothing by default.
     """
-    was_enabled = torch._C._jit_is_onnx_log_enabled()
+    was_enabled, original = torch._C._jit_is_onnx_log_enabled(), torchscript_utils.setup_onnx_logging
     torch._C._jit_set_onnx_log_enabled(False)
+    setattr(torchscript_utils, original.__name__, lambda verbose: nullcontext())
     try:
         yield
     finally:
+        setattr(torchscript_utils, original.__name__, original)
         torch._C._jit_set_onnx_log_enabled(was_enabled)
 
 
@@ -146,7 +151,15 @@ def _with_batch_norms_translated(program: ExportedProgram) -> ExportedProgram:
     graph = copy.deepcopy(program.graph)
     for node in list(graph.nodes):
         if node.op == "call_function" and _is_eval_batch_norm(node):
-            _translate_batch_norm(graph, node)
+            values, (_, momentum, eps, _) = node.args[:5], node.args[5:]
+            with graph.inserting_before(node):
+                norm = graph.call_function(_BATCH_NORM_IN_EVAL, (*values, momentum, eps))
+                first = graph.call_function(operator.getitem, (norm, 0))
+            value = node.meta["val"]
+            norm.meta = {**node.meta, "val": (value, value.new_empty(0), value.new_empty(0))}
+            first.meta = dict(node.meta)
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
     return ExportedProgram(
         root=program.graph_module,
         graph=graph,
@@ -158,15 +171,3 @@ def _with_batch_norms_translated(program: ExportedProgram) -> ExportedProgram:
         constants=program.constants,
         verifiers=program.verifiers,
     )
-
-
-def _translate_batch_norm(graph: Graph, node: Node) -> None:
-    values, (_, momentum, eps, _) = node.args[:5], node.args[5:]
-    with graph.inserting_before(node):
-        norm = graph.call_function(_BATCH_NORM_IN_EVAL, (*values, momentum, eps))
-        first = graph.call_function(operator.getitem, (norm, 0))
-    value = node.meta["val"]
-    norm.meta = {**node.meta, "val": (value, value.new_empty(0), value.new_empty(0))}
-    first.meta = dict(node.meta)
-    node.replace_all_uses_with(first)
-    graph.erase_node(node)

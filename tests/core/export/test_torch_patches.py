@@ -9,17 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from packaging.requirements import Requirement
 from torch import Tensor, nn
 from torch.onnx._internal.exporter import _decomp, _fx_passes
+from torch.onnx._internal.torchscript_exporter import utils as torchscript_utils
 from torch.utils import _pytree
 
 from examples.localization import LocalizationNet
 from onnx_release.export import torch_patches
-from onnx_release.export.strategies import quiet_exporter
+from onnx_release.export.contract import ModelContract
+from onnx_release.export.strategies import quiet_exporter, retrace
 from onnx_release.export.torch_patches import DecompositionSkip, decompositions_where_needed
+from onnx_release.records import TensorSpec
 
 ROOT = Path(__file__).parents[3]
 BATCH = ({0: torch.export.Dim("batch")},)
@@ -141,6 +145,7 @@ def test_an_export_that_fails_without_decompositions_is_tried_with_them(monkeypa
     [
         (_fx_passes.decompose_with_registry, "exported_program registry"),
         (_decomp.get_onnx_implemented_overloads, "registry"),
+        (torchscript_utils.setup_onnx_logging, "verbose"),
         (
             torch.export.ExportedProgram.__init__,
             "self root graph graph_signature state_dict range_constraints module_call_graph example_inputs constants "
@@ -154,6 +159,22 @@ def test_an_export_that_fails_without_decompositions_is_tried_with_them(monkeypa
 )
 def test_private_functions_of_torch_have_the_expected_parameters(function: Callable[..., Any], parameters: str) -> None:
     assert list(inspect.signature(function).parameters) == parameters.split()
+
+
+def test_a_failed_torchscript_export_prints_no_graph(capfd: pytest.CaptureFixture[str]) -> None:
+    class Decomposes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.qr(x)[0]
+
+    spec = TensorSpec(name="x", dtype="float32", shape=("batch", 2, 2))
+    contract = ModelContract(
+        inputs=(spec,), outputs=(), example={"x": np.ones((2, 2, 2), np.float32)}, output_names=("output",)
+    )
+    before = torch._C._jit_is_onnx_log_enabled()
+    with pytest.raises(torch.onnx.errors.UnsupportedOperatorError):
+        retrace(Decomposes().eval(), contract, "torchscript")
+    assert capfd.readouterr() == ("", "")
+    assert torch._C._jit_is_onnx_log_enabled() is before
 
 
 def test_other_private_names_of_torch_exist() -> None:
