@@ -34,12 +34,13 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class RefusedFor:
-    """The release is refused; `because` is a part of the refusal's text, and the cause lies in the model."""
+    """A refused release. `code` is that of the refusal or of a finding; `part` is a part of the message, or empty."""
 
-    because: str
+    code: str
+    part: str = ""
 
     def __str__(self) -> str:
-        return f"refused: {self.because}"
+        return f"refused: {self.code}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

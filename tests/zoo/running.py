@@ -24,10 +24,11 @@ _BATCH_SIZES = (1, 5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of an entry: the rung that was taken, or the whole text of the refusal, or of an error of ours."""
+    """The result of an entry: the strategy of the export, or the text and the codes of the refusal, or a crash."""
 
     rung: str = ""
     refusal: str = ""
+    codes: tuple[str, ...] = ()
     crash: str = ""
     source: str = ""
     mae: float | None = None
@@ -37,7 +38,7 @@ class Outcome:
         """Say whether this is what was expected."""
         if isinstance(expected, Exported):
             return not self.crash and not self.refusal and self.rung == expected.rung
-        return not self.crash and expected.because in self.refusal
+        return not self.crash and expected.code in self.codes and expected.part in self.refusal
 
     def __str__(self) -> str:
         refusal = f"refused: {self.refusal}" if self.refusal else ""
@@ -51,11 +52,18 @@ def release(entry: Entry, folder: Path) -> Outcome:
     options = _options(entry)
     try:
         artifact = export_trained(trained, folder / "onnx", options)
-        refusal, mae = _tested(entry, trained, folder / "onnx", artifact)
+        codes, refusal, mae = _tested(entry, trained, folder / "onnx", artifact)
     except Refused as refused:
-        return Outcome(refusal=str(refused), wall_s=time.perf_counter() - began)
+        return Outcome(refusal=str(refused), codes=(refused.code,), wall_s=time.perf_counter() - began)
     wall_s = time.perf_counter() - began
-    return Outcome(rung=artifact.strategy, refusal=refusal, source=artifact.trained_format, mae=mae, wall_s=wall_s)
+    return Outcome(
+        rung=artifact.strategy,
+        refusal=refusal,
+        codes=codes,
+        source=artifact.trained_format,
+        mae=mae,
+        wall_s=wall_s,
+    )
 
 
 def _options(entry: Entry) -> ExportStepOptions:
@@ -68,10 +76,12 @@ def _options(entry: Entry) -> ExportStepOptions:
     return ExportStepOptions(device="cpu", allow_pickle=True, factory=factory, input_spec=described)
 
 
-def _tested(entry: Entry, trained: Path, folder: Path, artifact: OnnxArtifact) -> tuple[str, float | None]:
-    """Return why the artifact is refused, or nothing, and the worst mean difference."""
+def _tested(
+    entry: Entry, trained: Path, folder: Path, artifact: OnnxArtifact
+) -> tuple[tuple[str, ...], str, float | None]:
+    """Return the codes and the reasons of a refusal, both empty if there is none, and the largest mean difference."""
     checked = check_artifact(folder, artifact, CheckOptions())
-    problems = [finding.message for finding in checked.findings if finding.severity == "error"]
+    errors = [finding for finding in checked.findings if finding.severity == "error"]
     options = _options(entry)
     judge = BenchmarkOptions(
         batch_sizes=_BATCH_SIZES,
@@ -82,4 +92,5 @@ def _tested(entry: Entry, trained: Path, folder: Path, artifact: OnnxArtifact) -
     )
     parity = compare_artifact(trained, folder, artifact, judge)
     worst = max((found.measures.mae for found in parity.comparisons if found.measures.mae is not None), default=None)
-    return "; ".join([*problems, *parity.failures]), worst
+    codes = (*(error.code for error in errors), *(["parity"] if parity.failures else []))
+    return codes, "; ".join([*(error.message for error in errors), *parity.failures]), worst

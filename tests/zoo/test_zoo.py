@@ -49,4 +49,6 @@ def test_the_docs_show_every_entry_and_its_outcome() -> None:
 
 def _as_expected(entry: Entry) -> Outcome:
     expected = entry.expected
-    return Outcome(rung=expected.rung) if isinstance(expected, Exported) else Outcome(refusal=expected.because)
+    if isinstance(expected, Exported):
+        return Outcome(rung=expected.rung)
+    return Outcome(codes=(expected.code,), refusal=expected.part)
