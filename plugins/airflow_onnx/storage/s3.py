@@ -34,16 +34,14 @@ CONTENT_TYPES = {
     "MLmodel": "application/yaml",
 }
 _OUTAGE = "Airflow tries again. If that does not help, check the store's log and the network."
-_CHANGED = (
-    "object_changed",
-    "Another program writes there: find it, then clear the task '{rerun}' with its downstream tasks.",
-)
+_RERUN = "clear the task '{rerun}' with its downstream tasks"
+_CHANGED = ("object_changed", f"Another program writes there: find it, then {_RERUN}.")
 _ACCESS = ("access_denied", "Check the key, the secret and the account's policy in the connection.")
 # Error codes of S3 that a retry repeats, with our code and the next action. A HEAD request returns only the number.
 _FINAL_ERRORS = {
     "NoSuchBucket": ("no_bucket", "Create the bucket, or name another one."),
-    "NoSuchKey": ("no_object", "Clear the task '{rerun}' with its downstream tasks, which puts the objects again."),
-    "404": ("not_found", "Create the bucket, or clear the task '{rerun}' with its downstream tasks."),
+    "NoSuchKey": ("no_object", f"Put the object there again: {_RERUN}."),
+    "404": ("not_found", f"Create the bucket, or {_RERUN}."),
     "PreconditionFailed": _CHANGED,
     "412": _CHANGED,
     "AccessDenied": _ACCESS,
@@ -67,12 +65,15 @@ class VerifiedObject(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Folder:
-    """A bucket and the key prefix (ending in ``/``) of one folder. `rerun` is the task that puts the objects."""
+    """A bucket and the key prefix (ending in ``/``) of one folder.
+
+    `rerun` is the task that puts the objects, for messages. It is None for a folder that a release only reads.
+    """
 
     hook: S3Hook = field(repr=False)
     bucket: str
     prefix: str
-    rerun: str = "upload"
+    rerun: str | None = "upload"
 
     @property
     def uri(self) -> str:
@@ -84,10 +85,10 @@ class S3Folder:
         return self.prefix + path
 
 
-def folder_at(s3_conn_id: str, uri: str, rerun: str = "upload") -> S3Folder:
+def folder_at(s3_conn_id: str, uri: str, rerun: str | None = "upload") -> S3Folder:
     """Return the folder ``s3://bucket/prefix``, accessed through an Airflow connection of type `aws`.
 
-    :param rerun: the task that puts the objects, for messages.
+    :param rerun: as in `S3Folder`.
     """
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
@@ -115,6 +116,8 @@ def store_errors(folder: S3Folder, subject: str) -> Iterator[None]:
         s3_code = answer.response.get("Error", {}).get("Code", "") if isinstance(answer, ClientError) else ""
         if s3_code in _FINAL_ERRORS:
             code, action = _FINAL_ERRORS[s3_code]
+            if folder.rerun is None and _RERUN in action:
+                action = "Check the bucket and the path."
             problem = f"was refused by the store ({s3_code})"
             raise StorageRefused(place, problem, action.format(rerun=folder.rerun), code=code) from error
         raise Transient(place, f"failed in the store: {shorten(error)}", _OUTAGE) from error

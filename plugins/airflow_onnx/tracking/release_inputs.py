@@ -109,4 +109,4 @@ def fetch_inputs(
         )
     parent, _, name = uri.rpartition("/")
     folder.mkdir(parents=True)
-    return str(s3.fetch_one(s3.folder_at(s3_conn_id, parent), name, folder, INPUTS_MAX_BYTES))
+    return str(s3.fetch_one(s3.folder_at(s3_conn_id, parent, rerun=None), name, folder, INPUTS_MAX_BYTES))

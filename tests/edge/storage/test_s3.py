@@ -178,3 +178,10 @@ def test_a_copy_of_a_replaced_object_is_refused(folder: s3.S3Folder, local: Path
     with refused("object_changed", "'f'"):
         s3.copy(folder, target, file, verified, {})
     assert s3.read_digest(target, "f") == file
+
+
+def test_the_next_action_for_a_missing_object_names_the_task_that_puts_it(folder: s3.S3Folder, tmp_path: Path) -> None:
+    with refused("not_found", "clear the task 'upload'"):
+        s3.fetch_one(folder, "f.npz", tmp_path, 1)
+    with refused("not_found", "Check the bucket and the path."):
+        s3.fetch_one(dataclasses.replace(folder, rerun=None), "f.npz", tmp_path, 1)

@@ -135,7 +135,7 @@ def test_a_users_inputs_are_used_for_parity_and_latency(hook: MlflowHook, tmp_pa
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3://heimdall-models/nothing.npz", "the store refuses"),
+        ("s3://heimdall-models/nothing.npz", "Check the bucket and the path"),
         ("file:///etc/passwd", "has no known form"),
         ("s3://heimdall-models/a.pkl", "has no known form"),
     ],
