@@ -1,4 +1,4 @@
-"""Whole records for tests that are about one field of them."""
+"""Complete records, for tests of single fields."""
 
 from __future__ import annotations
 

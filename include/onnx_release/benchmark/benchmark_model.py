@@ -65,7 +65,11 @@ def _compare(
     with pages_dropped_after(setup.model), setup.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, samples)
     latency = None
-    if (candidate := _open_candidate(setup, comparison)) is not None:
+    try:
+        candidate = setup.candidate()
+    except Refused as refusal:
+        comparison.failures.append(str(refusal))
+    else:
         with candidate:
             comparison.run_candidate(candidate)
             if timed and comparison.report().passed:
@@ -74,15 +78,6 @@ def _compare(
     if comparison.failed_case is not None:
         parity = _explain_failure(setup, parity, comparison.failed_case)
     return parity, latency
-
-
-def _open_candidate(setup: BenchmarkSetup, comparison: Comparison) -> OnnxRuntimeRunner | None:
-    """Return ONNX Runtime's side; add a failure to the comparison when its session does not open."""
-    try:
-        return setup.candidate()
-    except Refused as refusal:
-        comparison.failures.append(str(refusal))
-        return None
 
 
 def _explain_failure(setup: BenchmarkSetup, parity: ParityReport, case: FailedCase) -> ParityReport:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.limits import resolve_limits
-from onnx_release.parity.measures import Array, Measured, compare_arrays, root_mean_square
+from onnx_release.parity.measures import Measured, compare_arrays, root_mean_square
 from onnx_release.records import Measures, OnnxArtifact, OutputParity, ParityReport
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
@@ -45,36 +45,31 @@ def compare_outputs(
         scales: from `output_scales` over all samples; without it, the scale of this sample.
     """
     scales = output_scales([reference]) if scales is None else scales
-    names = [*reference, *(name for name in candidate if name not in reference)]
-    return [
-        _compare(name, (reference.get(name), candidate.get(name)), sample, limits, scales.get(name)) for name in names
-    ]
-
-
-def _compare(
-    name: str, sides: tuple[Array | None, Array | None], sample: Sample, limits: ParityLimits, scale: float | None
-) -> OutputParity:
-    reference, candidate = sides
-    shown = candidate if reference is None else reference
-    assert shown is not None  # noqa: S101 - the name came from one of the two
-    measures: Measured = {}
-    if reference is None:
-        failures = ["ONNX Runtime returns it, PyTorch does not"]
-    elif candidate is None:
-        failures = ["PyTorch returns it, ONNX Runtime does not"]
-    else:
-        resolved = resolve_limits(limits, name, reference.dtype.name)
-        measures, failures = compare_arrays(reference, candidate, resolved.model_dump(), scale)
-    return OutputParity(
-        output=name,
-        sample=sample.name,
-        batch_size=sample.batch_size,
-        dtype=shown.dtype.name,
-        shape=tuple(shown.shape),
-        measures=Measures(**measures),
-        passed=not failures,
-        failures=tuple(failures),
-    )
+    results = []
+    for name in dict.fromkeys((*reference, *candidate)):
+        ours, theirs = reference.get(name), candidate.get(name)
+        measures: Measured = {}
+        if ours is None:
+            failures = ["ONNX Runtime returns it, PyTorch does not"]
+        elif theirs is None:
+            failures = ["PyTorch returns it, ONNX Runtime does not"]
+        else:
+            resolved = resolve_limits(limits, name, ours.dtype.name)
+            measures, failures = compare_arrays(ours, theirs, resolved.model_dump(), scales.get(name))
+        shown = candidate[name] if ours is None else ours
+        results.append(
+            OutputParity(
+                output=name,
+                sample=sample.name,
+                batch_size=sample.batch_size,
+                dtype=shown.dtype.name,
+                shape=tuple(shown.shape),
+                measures=Measures(**measures),
+                passed=not failures,
+                failures=tuple(failures),
+            )
+        )
+    return results
 
 
 def evaluate_parity(

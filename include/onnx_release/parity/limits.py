@@ -31,9 +31,12 @@ def require_limits(limits: ParityLimits, outputs: Sequence[TensorSpec]) -> None:
             its bounds, an output without any limit.
     """
     wrong = list(_mistakes(limits, [spec.name for spec in outputs]))
-    if not wrong:
-        bare = [s.name for s in outputs if not _is_limited(resolve_limits(limits, s.name, s.dtype), s.dtype)]
-        wrong = [f"output '{name}' is left without any limit" for name in bare]
+    for spec in outputs if not wrong else ():
+        resolved = resolve_limits(limits, spec.name, spec.dtype)
+        # `agreement_min` is the only limit on integers and booleans, and does not apply to floats.
+        applied = set(_NAMES) - {"agreement_min"} if spec.dtype.startswith("float") else {"agreement_min"}
+        if all(getattr(resolved, name) is None for name in applied):
+            wrong.append(f"output '{spec.name}' is left without any limit")
     if wrong:
         raise ParityRefused(
             "The parity limits",
@@ -77,9 +80,3 @@ def _exceeded_bounds(name: str, value: float) -> str | None:
         return None
     lower = f"above {above}" if above is not None else f"from {least}"
     return f"a number {lower}" if most is None else f"a number {lower} to {most}"
-
-
-def _is_limited(limits: OutputLimits, dtype: str) -> bool:
-    if not dtype.startswith("float"):
-        return limits.agreement_min is not None
-    return any(getattr(limits, name) is not None for name in _NAMES if name != "agreement_min")

@@ -40,12 +40,14 @@ class TrainedModel(Record):
 class ReleaseReport(Record):
     """Evidence of one release: the content of `report.json` beside the model and in the training run.
 
-    `status` is the verdict on the artifact. Its version and alias are only in MLflow.
+    `status` is the verdict on the artifact; its version and alias are only in MLflow. `reason_code` is the code of the
+    refusal that ended the release.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     status: Literal["accepted", "refused"]
     reasons: tuple[str, ...] = ()
+    reason_code: str | None = None
     model_name: str
     trained_model: TrainedModel
     artifact: OnnxArtifact | None = None

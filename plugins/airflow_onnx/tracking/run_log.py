@@ -125,6 +125,7 @@ def log_refusal(
         report = ReleaseReport(
             status="refused",
             reasons=found,
+            reason_code=refusal.code,
             model_name=model_name,
             trained_model=trained_model,
             dag_run_url=_dag_run_url(context),

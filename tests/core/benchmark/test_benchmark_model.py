@@ -204,7 +204,7 @@ def test_nan_only_in_the_onnx_model_fails(case: Case) -> None:
     assert any("NaN" in why for why in report.parity.failures)
 
 
-def test_a_lost_output_fails_by_name(case: Case) -> None:
+def test_a_missing_output_fails_with_its_name(case: Case) -> None:
     def edit(graph: onnx.GraphProto) -> None:
         del graph.output[1]
 
@@ -259,7 +259,7 @@ def test_changed_bytes_are_refused_before_anything_runs(case: Case) -> None:
         smoke_test(case.folder, case.artifact)
 
 
-def test_a_record_whose_sha256_is_not_its_files_is_refused(case: Case) -> None:
+def test_a_record_whose_sha256_differs_from_its_files_is_refused(case: Case) -> None:
     artifact = case.artifact.replace(sha256="0" * 64)
     with pytest.raises(Refused, match="its files amount to"):
         dataclasses.replace(case, artifact=artifact).benchmark()

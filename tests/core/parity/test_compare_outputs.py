@@ -37,7 +37,7 @@ def test_equal_outputs_pass_with_every_measure() -> None:
     assert (result.dtype, result.shape, result.batch_size) == ("float32", (1, 2), 2)
 
 
-def test_measures_are_what_they_are_called() -> None:
+def test_each_measure_has_its_value() -> None:
     result = _one([1.0, 2.0, 4.0, 0.0], [1.0, 3.0, 3.0, 0.5], LOOSE)
     assert result.measures.mae == pytest.approx(0.625)
     assert result.measures.max_abs == 1.0
@@ -56,13 +56,13 @@ def test_special_values_at_the_same_places_pass_and_the_rest_is_compared() -> No
     assert "MAE 0.5 is not below" in _failure(_one([NAN, INF, -INF, 1.0], [NAN, INF, -INF, 1.5]))
 
 
-def test_nothing_but_nan_is_nothing_compared() -> None:
+def test_an_output_of_only_nan_fails() -> None:
     result = _one([NAN, NAN], [NAN, NAN])
     assert "nothing was compared" in _failure(result)
     assert result.measures.mae is None
 
 
-def test_an_empty_output_is_nothing_compared() -> None:
+def test_an_empty_output_fails() -> None:
     assert "nothing was compared" in _failure(_one(np.ones((0, 2)), np.ones((0, 2))))
 
 
@@ -78,7 +78,7 @@ def test_another_dtype_fails() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
-def test_integers_and_booleans_are_exact_whatever_the_limits_say(dtype: str) -> None:
+def test_integers_and_booleans_must_be_equal_under_any_float_limit(dtype: str) -> None:
     limits = ParityLimits(mae_max=100.0, per_output={"y": {"max_abs": 100.0}})
     assert _one([1, 0, 1], [1, 0, 1], limits, dtype).passed
     assert "1 of 3" in _failure(_one([1, 0, 1], [1, 1, 1], limits, dtype))
@@ -88,11 +88,11 @@ def test_unsigned_differences_do_not_wrap() -> None:
     assert _one([5], [6], dtype="uint8").measures.max_abs == 1.0
 
 
-def test_large_integers_that_a_float_cannot_tell_apart_differ() -> None:
+def test_large_integers_that_are_equal_as_floats_differ() -> None:
     assert not _one([2**60], [2**60 + 1], dtype="int64").passed
 
 
-def test_what_only_one_side_gives_fails_and_the_rest_is_still_compared() -> None:
+def test_an_output_of_only_one_side_fails_and_the_others_are_compared() -> None:
     one = np.ones(1, np.float32)
     results = compare_outputs({"a": one, "b": one}, {"b": one, "c": one}, SAMPLE, LOOSE)
     assert [(r.output, r.passed) for r in results] == [("a", False), ("b", True), ("c", False)]
@@ -110,21 +110,21 @@ def test_mae_must_be_strictly_below_and_max_abs_may_reach_its_limit() -> None:
     assert not _one([0.0], [0.75], ParityLimits(mae_max=None, sqnr_min_db=None, max_abs=0.5)).passed
 
 
-def test_one_bad_place_that_the_mean_hides_is_found_by_max_abs() -> None:
+def test_max_abs_finds_one_wrong_element_that_the_mean_hides() -> None:
     candidate = np.zeros(10**5)
     candidate[7] = 0.5
     assert _one(np.zeros(10**5), candidate).passed
     assert not _one(np.zeros(10**5), candidate, ParityLimits(max_abs=1e-3)).passed
 
 
-def test_rtol_and_atol_hold_together_element_by_element() -> None:
+def test_rtol_and_atol_apply_together_to_each_element() -> None:
     limits = ParityLimits(mae_max=None, sqnr_min_db=None, rtol=0.1, atol=0.01)
     assert _one([100.0, 0.0], [109.0, 0.005], limits).passed
     assert "1 of 2 values" in _failure(_one([100.0, 0.0], [109.0, 0.02], limits))
     assert not _one([0.0], [0.001], ParityLimits(mae_max=None, sqnr_min_db=None, rtol=0.1)).passed
 
 
-def test_cosine_that_cannot_be_taken_fails_only_its_own_limit() -> None:
+def test_a_cosine_without_a_value_fails_only_its_own_limit() -> None:
     zeros, ones = np.zeros(3), np.full(3, 1e-7)
     assert _one(zeros, ones).passed
     assert _one(zeros, ones).measures.cosine is None
@@ -132,7 +132,7 @@ def test_cosine_that_cannot_be_taken_fails_only_its_own_limit() -> None:
     assert _one(zeros, zeros, ParityLimits(cosine_min=0.9)).passed
 
 
-def test_cosine_holds_for_values_whose_squares_overflow() -> None:
+def test_the_cosine_is_right_for_values_whose_squares_overflow() -> None:
     result = _one(
         [1e200, 1e200], [1e200, 0.9e200], ParityLimits(mae_max=None, sqnr_min_db=None, cosine_min=0.99), "float64"
     )
@@ -166,7 +166,7 @@ def test_an_override_loosens_only_its_own_output() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "words"),
+    ("limits", "part"),
     [
         (
             ParityLimits(per_output={"posotions": {"max_abs": 1.0}}),
@@ -184,15 +184,15 @@ def test_an_override_loosens_only_its_own_output() -> None:
         ),
     ],
 )
-def test_limits_that_mean_nothing_are_refused(limits: ParityLimits, words: str) -> None:
+def test_wrong_limits_are_refused(limits: ParityLimits, part: str) -> None:
     outputs = [TensorSpec(name="y", dtype="float32", shape=()), TensorSpec(name="n", dtype="int64", shape=())]
     with pytest.raises(ParityRefused) as refusal:
         require_limits(limits, outputs)
     assert refusal.value.code == "wrong_limits"
-    assert words in refusal.value.problem
+    assert part in refusal.value.problem
 
 
-def test_sane_limits_are_taken() -> None:
+def test_valid_limits_are_accepted() -> None:
     outputs = [TensorSpec(name="y", dtype="float32", shape=())]
     require_limits(ParityLimits(mae_max=None, sqnr_min_db=None, per_dtype={"float32": {"cosine_min": 0.9}}), outputs)
 
@@ -207,7 +207,7 @@ def test_a_report_of_passed_comparisons_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("comparisons", "words"),
+    ("comparisons", "part"),
     [
         ([], "nothing was compared"),
         ([records.comparison(batch_size=2)], "no batch size was compared but 2"),
@@ -223,32 +223,32 @@ def test_a_report_of_passed_comparisons_passes() -> None:
         ),
     ],
 )
-def test_a_report_with_a_gap_or_a_failure_does_not(comparisons: list[OutputParity], words: str) -> None:
+def test_a_report_with_a_gap_or_a_failure_fails(comparisons: list[OutputParity], part: str) -> None:
     report = evaluate_parity(records.artifact(), comparisons, ParityLimits())
     assert not report.passed
-    assert words in "; ".join(report.failures)
+    assert part in "; ".join(report.failures)
 
 
-def test_a_side_that_could_not_run_fails_the_report() -> None:
+def test_a_side_that_does_not_run_fails_the_report() -> None:
     report = evaluate_parity(records.artifact(), [records.comparison()], ParityLimits(), ["batch 8: it crashed"])
     assert not report.passed
     assert "batch 8: it crashed" in report.failures
 
 
-def test_an_error_is_held_against_the_outputs_scale() -> None:
+def test_an_error_is_relative_to_the_scale_of_the_output() -> None:
     large, off = np.full(100, 1000.0), np.full(100, 1000.001)
     assert _one(large, off).passed
     assert "times the output's scale 1e+03" in _failure(_one(large, np.full(100, 1000.02)))
 
 
-def test_a_large_error_among_tiny_values_is_found_though_it_is_below_the_absolute_limit() -> None:
+def test_a_large_error_among_tiny_values_fails_below_the_absolute_limit() -> None:
     result = _one([1e-7, -1e-7], [2e-7, -1e-7])
     assert result.measures.mae is not None
     assert result.measures.mae < 1e-5
     assert "signal to noise ratio 3.01 dB is below 60 dB" in _failure(result)
 
 
-def test_the_scale_is_taken_over_all_samples_so_that_rounding_at_zero_is_no_error() -> None:
+def test_the_scale_is_that_of_all_samples_and_rounding_at_zero_passes() -> None:
     reference, candidate = ({"y": np.full(3, value, np.float32)} for value in (1e-9, -1e-9))
     scales = output_scales([reference, {"y": np.ones(3, np.float32)}])
     assert not compare_outputs(reference, candidate, SAMPLE, ParityLimits())[0].passed
@@ -262,7 +262,7 @@ def test_half_precision_has_own_limits_which_an_override_replaces() -> None:
     assert not _one(values, off, ParityLimits(per_dtype={"float16": {"mae_max": 1e-4}}), "float16").passed
 
 
-def test_integers_may_be_judged_by_agreement() -> None:
+def test_integers_may_have_a_limit_on_agreement() -> None:
     limits = ParityLimits(per_output={"y": {"agreement_min": 0.75}})
     assert _one([1, 2, 3, 4], [1, 2, 3, 5], limits, "int64").passed
     failed = _one([1, 2, 3, 4], [1, 2, 5, 5], limits, "int64")

@@ -45,7 +45,7 @@ class Attentive(nn.Module):
 
 
 class Chain(nn.Module):
-    """Twenty factors, one after the other: what each is off by adds up."""
+    """Twenty factors in a row, whose errors add up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Chain(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """An exported model, what it was traced from, and inputs at a batch size that the exporter has not seen."""
+    """An exported model, its program, and inputs at another batch size than that of the export."""
 
     folder: Path
     program: torch.export.ExportedProgram
@@ -81,7 +81,7 @@ class Case:
 
 
 def _case(model: nn.Module, shape: tuple[int, ...], outputs: dict[str, tuple[int, ...]], folder: Path) -> Case:
-    """Export with random weights: equal ones (every new norm's) become one initializer, which has many readers."""
+    """Export with random weights: equal ones, such as those of new norms, become one initializer with many readers."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -93,7 +93,7 @@ def _case(model: nn.Module, shape: tuple[int, ...], outputs: dict[str, tuple[int
 def _exported(
     model: Any, shape: tuple[int, ...], outputs: dict[str, tuple[int, ...]], folder: Path, whole: bool = False
 ) -> Case:
-    """Export it; `whole` converts twice, as a release does: the file is of one conversion, the names of another."""
+    """Export a model; with `whole` twice, as a release does: once for the file and once for the names."""
 
     def values(batch: int) -> dict[str, Any]:
         return {"x": np.random.default_rng(batch).standard_normal((batch, *shape)).astype(np.float32)}
@@ -143,7 +143,7 @@ def _graph(folder: Path) -> onnx.ModelProto:
 
 
 def _change(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
-    """Change one initializer's bytes where they lie: in the file of external data, or in the graph's."""
+    """Change the bytes of one initializer, in the file of external data or in the graph."""
     model = _graph(folder)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
     place = {entry.key: entry.value for entry in tensor.external_data}
@@ -169,7 +169,7 @@ def _readers(folder: Path, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("case", ["localization", "attentive", "two_heads"])
-def test_a_faithful_graph_has_no_divergence(case: str, request: pytest.FixtureRequest) -> None:
+def test_a_correct_graph_has_no_divergence(case: str, request: pytest.FixtureRequest) -> None:
     assert request.getfixturevalue(case).find() is None
 
 
@@ -204,7 +204,7 @@ def test_a_changed_weight_of_the_reference_model_is_traced_to_its_module(
 
 def test_every_weight_of_a_deep_model_is_traced_to_its_reader(attentive: Case, tmp_path: Path) -> None:
     weights = [t.name for t in _graph(attentive.folder).graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
-    # Those that belong to the GRU have no name of their own: `val_…`.
+    # The weights of the GRU have only generated names: `val_…`.
     readers = [reader for name in weights for reader in _readers(attentive.folder, name)]
     assert any("gru" in reader for reader in readers)
     weights = [name for name in weights if "." in name or "gru" in _readers(attentive.folder, name)[0]]
@@ -220,7 +220,7 @@ def test_every_weight_of_a_deep_model_is_traced_to_its_reader(attentive: Case, t
     assert not missed
 
 
-def test_a_linear_layer_of_two_nodes_is_told_apart_by_its_weights(localization: Case, tmp_path: Path) -> None:
+def test_the_changed_weight_of_a_linear_layer_of_two_nodes_is_found(localization: Case, tmp_path: Path) -> None:
     case = localization.copy(tmp_path / "copy")
     graph = _graph(case.folder).graph
     add = next(node for node in graph.node if "backbone.5.expand.bias" in node.input)
@@ -252,7 +252,7 @@ def test_a_program_that_was_saved_keeps_its_modules(two_heads: Case, tmp_path: P
     assert (case.found().module, case.found().node) == ("linear", _readers(case.folder, "linear.weight")[0])
 
 
-def test_a_node_that_cannot_run_is_named(attentive: Case, tmp_path: Path) -> None:
+def test_a_node_that_does_not_run_is_found(attentive: Case, tmp_path: Path) -> None:
     case = attentive.copy(tmp_path / "copy")
     node = next(node for node in _graph(case.folder).graph.node if node.op_type == "Reshape")
     _change(case.folder, node.input[1], lambda shape: np.full_like(shape, 7))
@@ -290,7 +290,7 @@ def test_a_search_in_small_parts_finds_the_same(
     assert case.found() == whole
 
 
-def test_without_names_the_finding_says_so(two_heads: Case, tmp_path: Path) -> None:
+def test_without_common_names_the_note_has_the_reason(two_heads: Case, tmp_path: Path) -> None:
     case = two_heads.copy(tmp_path / "copy")
     model = _graph(case.folder)
     kept = {value.name for value in (*model.graph.output, *model.graph.input, *model.graph.initializer)}
@@ -305,13 +305,13 @@ def test_without_names_the_finding_says_so(two_heads: Case, tmp_path: Path) -> N
     assert "PyTorch has no values between" in found.note
 
 
-def test_a_search_that_runs_out_of_time_says_so(two_heads: Case) -> None:
+def test_a_search_without_time_left_has_a_note(two_heads: Case) -> None:
     found = two_heads.found(max_s=-1.0)
     assert found.node is None
     assert "stopped after" in found.note
 
 
-def test_errors_that_are_small_alone_and_add_up_are_told(folder: Path, tmp_path: Path) -> None:
+def test_small_errors_that_add_up_have_a_note(folder: Path, tmp_path: Path) -> None:
     case = _case(Chain(), (4,), {"y": (4,)}, folder / "chain").copy(tmp_path / "copy")
     for tensor in _graph(case.folder).graph.initializer:
         if tensor.name.startswith("factors."):
@@ -321,6 +321,6 @@ def test_errors_that_are_small_alone_and_add_up_are_told(folder: Path, tmp_path:
     assert found.node
 
 
-def test_a_program_that_is_not_the_model_is_told(two_heads: Case) -> None:
+def test_a_program_that_differs_from_the_model_has_a_note(two_heads: Case) -> None:
     wrong = {name: np.ones((3, 2), np.float32) for name in ("positions", "uncertainties")}
     assert "tracing changed it" in two_heads.found(expected=wrong).note

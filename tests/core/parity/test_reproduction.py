@@ -28,7 +28,7 @@ FOUND = Divergence(
 
 
 def _save_model(folder: Path, input_name: str, output_name: str, kind: int = onnx.TensorProto.FLOAT) -> None:
-    """y = x + [1, 2], the weight in a file of its own."""
+    """y = x + [1, 2], with the weight in a separate file."""
     weight = onnx.numpy_helper.from_array(np.array([1, 2], onnx.helper.tensor_dtype_to_np_dtype(kind)), "w")
     values = [onnx.helper.make_tensor_value_info(name, kind, ["batch", 2]) for name in (input_name, output_name)]
     node = onnx.helper.make_node("Add", [input_name, "w"], [output_name])
@@ -46,7 +46,7 @@ def _save_model(folder: Path, input_name: str, output_name: str, kind: int = onn
 
 
 def _case(tmp_path: Path, off: Any, limits: ParityLimits | None = None, **changes: Any) -> ReproductionCase:
-    """A model that adds 1 and 2 where PyTorch's values are `off` by something else."""
+    """A model that adds 1 and 2, while PyTorch's values differ from that by `off`."""
     names = changes.pop("names", ("x", "y"))
     dtype = np.dtype(changes.pop("dtype", "float32"))
     _save_model(tmp_path / "artifact", *names, onnx.helper.np_dtype_to_tensor_dtype(dtype))
@@ -73,7 +73,7 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd="/")
 
 
-def test_the_script_shows_the_failure_again(tmp_path: Path) -> None:
+def test_the_script_reproduces_the_failure(tmp_path: Path) -> None:
     files = write_reproduction(tmp_path / "bundle", _case(tmp_path, off=[[0.0, 0.5], [0.0, 0.0]]))
     assert [path.name for path in files] == [
         "README.md", "case.json", "inputs.npz", "measures.py", "model.onnx", "model.onnx.data",
@@ -85,7 +85,7 @@ def test_the_script_shows_the_failure_again(tmp_path: Path) -> None:
     assert "outside the limits: MAE 0.125 is not below" in done.stdout
 
 
-def test_a_model_that_was_cured_is_within_the_limits(tmp_path: Path) -> None:
+def test_a_corrected_model_is_within_the_limits(tmp_path: Path) -> None:
     write_reproduction(tmp_path / "bundle", _case(tmp_path, off=0.0))
     done = _run(tmp_path / "bundle", str(tmp_path / "artifact" / "model.onnx"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -116,7 +116,7 @@ _NAN = [[np.nan, 0.0], [0.0, 0.0]]
         (ParityLimits(agreement_min=None), [[0, 1], [0, 0]], "int64"),
     ],
 )
-def test_the_script_judges_as_the_release_did(tmp_path: Path, limits: ParityLimits, off: Any, dtype: str) -> None:
+def test_the_script_has_the_verdict_of_the_release(tmp_path: Path, limits: ParityLimits, off: Any, dtype: str) -> None:
     case = _case(tmp_path, off=off, limits=limits, dtype=dtype)
     (result,) = compare_outputs(case.reference, case.candidate, case.sample, limits)
     write_reproduction(tmp_path / "bundle", case)
@@ -139,7 +139,7 @@ def test_names_are_neither_paths_nor_code(tmp_path: Path) -> None:
     assert "outside the limits: MAE" in done.stdout
 
 
-def test_the_readme_says_what_failed_and_where(tmp_path: Path) -> None:
+def test_the_readme_has_the_failures_and_the_node(tmp_path: Path) -> None:
     write_reproduction(tmp_path / "bundle", _case(tmp_path, off=0.5))
     readme = (tmp_path / "bundle" / "README.md").read_text()
     assert "MAE 0.1 is not below 1e-05" in readme
@@ -149,7 +149,7 @@ def test_the_readme_says_what_failed_and_where(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "bundle" / "versions.json").read_text())["exported with"] == {"torch": "2.13.0"}
 
 
-def test_a_large_model_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduction, "REPRODUCTION_MODEL_MAX_BYTES", 16)
     files = write_reproduction(tmp_path / "bundle", _case(tmp_path, off=0.5))
     assert not [path for path in files if "model.onnx" in path.name]
@@ -165,19 +165,19 @@ def test_the_limit_of_a_large_output_is_relative_to_its_scale(tmp_path: Path) ->
     assert _run(tmp_path / "bundle").returncode == 0
 
 
-def test_equal_cases_give_equal_bytes_and_replace_what_is_there(tmp_path: Path) -> None:
+def test_equal_cases_give_equal_bytes_and_replace_an_older_bundle(tmp_path: Path) -> None:
     case = _case(tmp_path, off=0.5)
     first = {path.name: path.read_bytes() for path in write_reproduction(tmp_path / "bundle", case)}
     (tmp_path / "bundle" / "left over").touch()
     assert {path.name: path.read_bytes() for path in write_reproduction(tmp_path / "bundle", case)} == first
 
 
-def test_without_a_node_the_readme_says_so(tmp_path: Path) -> None:
+def test_the_readme_mentions_a_missing_node(tmp_path: Path) -> None:
     write_reproduction(tmp_path / "bundle", replace(_case(tmp_path, off=0.5), divergence=None))
     assert "no node was found" in (tmp_path / "bundle" / "README.md").read_text()
 
 
-def test_special_values_in_the_same_places_are_no_difference(tmp_path: Path) -> None:
+def test_special_values_in_the_same_places_are_equal(tmp_path: Path) -> None:
     case = _case(tmp_path, off=0.0)
     special: Arrays = {"x": np.array([[np.nan, np.inf], [-np.inf, 1.0]], np.float32)}
     outputs: Arrays = {"y": special["x"] + np.array([1, 2], np.float32)}

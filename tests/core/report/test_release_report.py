@@ -30,13 +30,13 @@ def _report(**changes: Any) -> ReleaseReport:
     return build_report("net", records.TRAINING, **parts)
 
 
-def test_a_release_that_passed_everything_is_accepted() -> None:
+def test_a_release_that_passed_every_step_is_accepted() -> None:
     report = _report()
     assert (report.status, report.reasons) == ("accepted", ())
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "part"),
     [
         ({"artifact": None}, "nothing was exported"),
         ({"check": None}, "no check report"),
@@ -58,10 +58,10 @@ def test_a_release_that_passed_everything_is_accepted() -> None:
         ),
     ],
 )
-def test_anything_missing_failed_or_of_other_bytes_refuses(changes: dict[str, Any], words: str) -> None:
+def test_a_missing_or_failed_report_or_one_of_other_bytes_refuses(changes: dict[str, Any], part: str) -> None:
     report = _report(**changes)
     assert report.status == "refused"
-    assert words in "; ".join(report.reasons)
+    assert part in "; ".join(report.reasons)
 
 
 def test_failures_of_every_step_are_listed_without_warnings() -> None:
@@ -229,6 +229,7 @@ def test_the_summary_of_a_refusal_has_the_reasons_and_marks_an_unsettled_speedup
     assert "| a\\|b |" in text
     assert "at 95% (not settled)" in text
     assert "- warning: host was busy" in text
+    assert summary_markdown(_report(check=None).replace(reason_code="pickle")).startswith("**net**: refused (pickle)\n")
     unmeasured = summary_markdown(_report(benchmark=records.benchmark(passed=False, latency=None)))
     assert "Latency was not measured" in unmeasured
 
@@ -245,15 +246,15 @@ def test_the_summary_has_failed_strategies_findings_and_the_first_difference() -
     report = _report()
     assert report.artifact is not None
     assert report.benchmark is not None
-    told = report.replace(
+    changed = report.replace(
         artifact=report.artifact.replace(attempts=attempts, findings=(finding,)),
         benchmark=report.benchmark.replace(
             parity=report.benchmark.parity.replace(divergence=divergence, notes=("length 9 was left out",)),
         ),
     )
-    text = summary_markdown(told)
+    text = summary_markdown(changed)
     assert "- strategy dynamo: failed, no \\| way\n" in text
     assert "- warning no_example: the model has none; correct it with `log_model(...)`\n" in text
     assert "- length 9 was left out\n" in text
     assert "The difference begins at node `node_linear` (Gemm) of module `head`" in text
-    assert ReleaseReport.from_dict(told.to_dict()) == told
+    assert ReleaseReport.from_dict(changed.to_dict()) == changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,37 +50,28 @@ class Distance:
 def distance(reference: Array, candidate: Array) -> Distance:
     """Compare ONNX Runtime's array with PyTorch's."""
     dtype = reference.dtype.name
-    if problem := _misfit(reference, candidate):
-        return Distance(dtype=dtype, error=float("inf"), problem=problem)
+    if reference.dtype != candidate.dtype:
+        problem = f"its dtype is {candidate.dtype}, PyTorch's is {dtype}"
+        return Distance(dtype=dtype, error=math.inf, problem=problem)
+    if reference.shape != candidate.shape:
+        problem = f"its shape is {list(candidate.shape)}, PyTorch's is {list(reference.shape)}"
+        return Distance(dtype=dtype, error=math.inf, problem=problem)
     wide, other = reference.astype(np.float64), candidate.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(other)
     # NaN differs from itself. The infinities of a mask are ordinary values.
     special = (wide != other) & ~(np.isnan(wide) & np.isnan(other)) & ~finite
-    if special.any():
-        problem = f"{int(special.sum())} of {special.size} elements are NaN or infinity on only one side"
+    problem = f"{int(special.sum())} of {special.size} elements are NaN or infinity on only one side"
+    problem = problem if special.any() else ""
     wide, other = wide[finite], other[finite]
     if not wide.size:
-        return Distance(dtype=dtype, error=float("inf") if problem else 0.0, problem=problem)
-    return _measured(wide, other, dtype, problem)
-
-
-def _misfit(reference: Array, candidate: Array) -> str:
-    if reference.dtype != candidate.dtype:
-        return f"its dtype is {candidate.dtype}, PyTorch's is {reference.dtype}"
-    if reference.shape != candidate.shape:
-        return f"its shape is {list(candidate.shape)}, PyTorch's is {list(reference.shape)}"
-    return ""
-
-
-def _measured(reference: Array, candidate: Array, dtype: str, problem: str) -> Distance:
-    difference = np.abs(reference - candidate)
-    scale = root_mean_square(reference)
+        return Distance(dtype=dtype, error=math.inf if problem else 0.0, problem=problem)
+    difference = np.abs(wide - other)
+    scale = root_mean_square(wide)
     # An array of zeros has no scale, so this keeps the quotient finite.
     floor = 0.1 * float(np.finfo(dtype).eps) if dtype.startswith("float") else 1e-300
-    relative = float((difference / (scale + np.abs(reference) + floor)).max())
     return Distance(
         dtype=dtype,
-        error=float("inf") if problem else relative,
+        error=math.inf if problem else float((difference / (scale + np.abs(wide) + floor)).max()),
         mae=float(difference.mean()),
         max_abs=float(difference.max()),
         scale=scale,
