@@ -334,9 +334,9 @@ def test_a_cache_that_is_turned_off_leaves_nothing_on_the_worker(
 
 
 @pytest.mark.parametrize("text", ["-1", "10 GiB", "", "1.5"])
-def test_a_limit_that_is_no_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_limit_that_is_not_a_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_MAX_BYTES", text)
-    with pytest.raises(Refused, match="cache_max_bytes"):
+    with refused("wrong_option", "cache_max_bytes"):
         settings.cache_max_bytes()
 
 
