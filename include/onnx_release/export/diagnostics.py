@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, shorten
 from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import DYNAMO
 from onnx_release.records import Finding
@@ -80,7 +80,9 @@ def export_findings(result: ExportResult) -> Iterator[Finding]:
     """Yield a finding if the export needed more than its first strategy."""
     rejected = [attempt for attempt in result.attempts if attempt.outcome != "taken"]
     if rejected and result.strategy != DYNAMO:
-        reasons = "; ".join(f"{attempt.strategy} ({attempt.outcome}): {attempt.reason:.300}" for attempt in rejected)
+        reasons = "; ".join(
+            f"{attempt.strategy} ({attempt.outcome}): {shorten(attempt.reason)}" for attempt in rejected
+        )
         message = f"The strategy '{result.strategy}' wrote the ONNX file. Earlier ones did not succeed: {reasons}"
         yield Finding(severity="info", code="strategy", message=message)
 

@@ -160,7 +160,7 @@ class _Fallback:
                 ExportAttempt(
                     strategy=strategy,
                     outcome="failed" if result is None else "taken" if reason is None else "unfit",
-                    reason=reason or "",
+                    reason=reason,
                     wall_s=round(time.perf_counter() - began, 3),
                 )
             )
@@ -172,7 +172,7 @@ class _Fallback:
         specific = [code for code in codes if code in ExportRefused.codes and code != "not_exportable"]
         strategies: dict[str, list[str]] = {}
         for attempt in attempts:
-            strategies.setdefault(attempt.reason, []).append(attempt.strategy)
+            strategies.setdefault(str(attempt.reason), []).append(attempt.strategy)
         reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in strategies.items())
         raise ExportRefused(
             "The model",

@@ -48,7 +48,7 @@ class ExportAttempt(Record):
 
     strategy: str
     outcome: Literal["taken", "failed", "unfit"]
-    reason: str = ""
+    reason: str | None = None
     wall_s: float = 0.0
 
 

@@ -96,7 +96,7 @@ class OnnxExportOperator(ReleaseStepOperator):
             out = work.output_folder(staging.ARTIFACT, Path(scratch))
             artifact = work.stage(staging.ARTIFACT, export(trained.path, out, options), out)
         for attempt in artifact.attempts:
-            self.log.info("strategy %s: %s %s", attempt.strategy, attempt.outcome, attempt.reason)
+            self.log.info("strategy %s: %s %s", attempt.strategy, attempt.outcome, attempt.reason or "")
         for finding in artifact.findings:
             self.log.info("%s %s: %s %s", finding.severity, finding.code, finding.message, finding.fix or "")
         self.log.info("Exported %s (%d bytes, opset %d).", artifact.sha256, artifact.size_bytes, artifact.opset)
