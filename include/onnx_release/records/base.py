@@ -39,14 +39,14 @@ class Record(BaseModel):
             raise RecordRefused(
                 f"The field {field}",
                 f"is {first['input']!r:.80}: {first['msg']}",
-                "Correct it where it was given, or run the step that wrote it again.",
+                "Correct the parameter, or run the step that wrote the record again.",
                 code="wrong_field",
             ) from error
         except (TypeError, ValueError) as error:
             raise RecordRefused(
                 f"A value for {cls.__name__}",
                 f"is not JSON: {error}",
-                "Correct it where it was given, or run the step that wrote it again.",
+                "Correct the parameter, or run the step that wrote the record again.",
                 code="not_json",
             ) from error
 
