@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_onnx.cli import doctor
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import training_run
+from onnx_release.errors import Refused
 from tests.edge.releasing import SIGNATURE, Release, TwoHeads, assert_refused, new_release, trained_run
 from tests.refusals import refused
 
@@ -133,18 +134,20 @@ def test_a_users_inputs_are_used_for_parity_and_latency(hook: MlflowHook, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("uri", "words"),
+    ("uri", "code"),
     [
-        ("s3://heimdall-models/nothing.npz", "Check the bucket and the path"),
-        ("file:///etc/passwd", "has no known form"),
-        ("s3://heimdall-models/a.pkl", "has no known form"),
+        ("s3://heimdall-models/nothing.npz", "not_found"),
+        ("file:///etc/passwd", "inputs_uri_form"),
+        ("s3://heimdall-models/a.pkl", "inputs_uri_form"),
     ],
 )
-def test_inputs_that_cannot_be_read_are_refused(hook: MlflowHook, uri: str, words: str) -> None:
+def test_inputs_that_cannot_be_read_are_refused(hook: MlflowHook, uri: str, code: str) -> None:
     release = new_release(trained_run())
     release.params = {"inputs_uri": uri}
-    with pytest.raises(AirflowFailException, match=words):
+    with pytest.raises(AirflowFailException) as caught:
         release.to("parity_latency")
+    assert isinstance(caught.value.__cause__, Refused)
+    assert caught.value.__cause__.code == code
 
 
 def test_a_wrong_weight_is_refused_with_its_node_and_a_reproduction(
