@@ -59,7 +59,7 @@ class Workers:
 
 
 @pytest.fixture
-def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workers:
+def workers(connections: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workers:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", f"s3://{BUCKET}/staging/{tmp_path.name}")
     return Workers(tmp_path / "workers", monkeypatch)
 
