@@ -179,12 +179,10 @@ def _module(node: torch.fx.Node) -> Module:
     kind = kind if isinstance(kind, str) else kind.__qualname__
     # torch marks the root with a prefix, and later calls of a module with a count.
     prefix = re.sub(r"@\d+", "", re.sub(r"^L__self___?", "", str(path)))
-    path = re.sub(r"^model\.?", "", prefix) if _is_wrapper(stack[0][1]) else prefix
+    root = stack[0][1]
+    wrapped = root is FlatModule or str(root).endswith(FlatModule.__qualname__)
+    path = re.sub(r"^model\.?", "", prefix) if wrapped else prefix
     return Module(path=path, kind=kind.rsplit(".", 1)[-1], prefix=prefix)
-
-
-def _is_wrapper(kind: Any) -> bool:
-    return str(kind).endswith(FlatModule.__qualname__) or kind is FlatModule
 
 
 def _tensor(program: torch.export.ExportedProgram, target: str) -> torch.Tensor | None:

@@ -35,7 +35,10 @@ def altered_weights(graph: ExportedGraph, nodes: list[Node], parameters: Mapping
     if not parameters or graph.weight_bytes(nodes) > WEIGHT_MAX_BYTES:
         return []
     found = []
-    candidates = {**parameters, **_joined_biases(parameters)}
+    # ONNX's recurrent operators have the biases of input and state in one tensor.
+    biases = {name: parameter for name, parameter in parameters.items() if parameter.ndim == 1}
+    joined = {" + ".join(biases): np.concatenate(list(biases.values()))} if len(biases) > 1 else {}
+    candidates = {**parameters, **joined}
     for node in nodes:
         for name, weight in graph.weights(node).items():
             differences = _differences(weight, candidates)
@@ -43,12 +46,6 @@ def altered_weights(graph: ExportedGraph, nodes: list[Node], parameters: Mapping
                 nearest = min(differences, key=lambda key: differences[key])
                 found.append(Altered(node=node, weight=name, parameter=nearest, max_abs=differences[nearest]))
     return found
-
-
-def _joined_biases(parameters: Mapping[str, Array]) -> dict[str, Array]:
-    """Return all biases as one array: ONNX's recurrent operators have those of input and state in one tensor."""
-    biases = {name: parameter for name, parameter in parameters.items() if parameter.ndim == 1}
-    return {" + ".join(biases): np.concatenate(list(biases.values()))} if len(biases) > 1 else {}
 
 
 def _differences(weight: Array, parameters: Mapping[str, Array]) -> dict[str, float]:
