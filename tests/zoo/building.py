@@ -1,4 +1,4 @@
-"""From an entry to a model with weights that somebody trained, if only for a moment."""
+"""Construction of an entry's model, with weights of a short training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LEARNING_RATE = 1e-2
 
 
 def build(entry: Entry) -> nn.Module:
-    """Make the entry's model, train it, and leave it in the entry's mode; the same weights every time."""
+    """Make and train the entry's model, in the entry's mode. The weights are reproducible."""
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         model = entry.make()
@@ -32,15 +32,15 @@ def example_tensors(entry: Entry) -> dict[str, Tensor]:
 
 
 def call(model: nn.Module, entry: Entry, inputs: Mapping[str, Tensor]) -> Any:
-    """Call the model the way its author does."""
+    """Call the model with the form of arguments that its `forward` takes."""
     if entry.call == "by name":
         return model(**inputs)
     return model(dict(inputs)) if entry.call == "one dict" else model(*inputs.values())
 
 
 def _train(model: nn.Module, entry: Entry) -> None:
-    """Fit every output to noise, in train mode: weights and running statistics leave their initial values."""
-    # In float32 whatever the model is cast to afterwards, as the parameters are.
+    """Fit every output to noise in training mode, which changes weights and running statistics."""
+    # The parameters are float32 here; a cast to another dtype follows the training.
     inputs = {n: x.float() if x.is_floating_point() else x for n, x in example_tensors(entry).items()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=_LEARNING_RATE)
     model.train()
@@ -52,7 +52,7 @@ def _train(model: nn.Module, entry: Entry) -> None:
 
 
 def _learnable(result: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a nested result that a gradient reaches."""
+    """Yield the tensors of a nested result that have a gradient."""
     if isinstance(result, Tensor):
         if result.requires_grad and result.is_floating_point():
             yield result

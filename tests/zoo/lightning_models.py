@@ -1,4 +1,4 @@
-"""A LightningModule and its training; apart from the others, as importing Lightning takes seconds."""
+"""A LightningModule and its training. The import of Lightning takes seconds, so it has its own file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Forecaster(lightning.LightningModule):
 
 
 def fit(model: Any, entry: Entry, path: Path) -> Path:
-    """Train by Lightning's own Trainer, and let it write its checkpoint: optimizer and loops are in it too."""
+    """Train with Lightning's Trainer and save its checkpoint, which also contains optimizer and loops."""
     [series] = example_tensors(entry).values()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     trainer = lightning.Trainer(

@@ -15,7 +15,7 @@ _WAVE_ANY = floats("waveform", "batch", "samples", low=-1, high=1)
 
 
 class KeywordSpotter(nn.Module):
-    """Strided convolutions over the waveform, pooled over whatever length it has."""
+    """Strided convolutions over a waveform of any length, with pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class KeywordSpotter(nn.Module):
 
 
 class Spectrogram(nn.Module):
-    """A short-time Fourier transform, its logarithm, and convolutions over the image that it is."""
+    """A short-time Fourier transform, its logarithm, and convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def wav2vec2() -> nn.Module:
 
 
 class WhisperEncoder(nn.Module):
-    """The encoder alone, of a fixed length as Whisper's is."""
+    """Whisper's encoder, which has a fixed length."""
 
     def __init__(self) -> None:
         super().__init__()

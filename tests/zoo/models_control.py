@@ -1,4 +1,4 @@
-"""What decides while it runs, what diverged, what was left in the wrong mode: most of it has to be refused."""
+"""Models with control flow, models that diverged, and models in the wrong mode. Most of them are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCORES = (gives("scores", "batch", 3),)
 
 
 class Decides(Mlp):
-    """Takes another way when the batch is large in sum."""
+    """A Python branch on the sum of the batch."""
 
     def forward(self, row: Tensor) -> Tensor:
         scores = super().forward(row)
@@ -21,7 +21,7 @@ class Decides(Mlp):
 
 
 class CondDecides(Mlp):
-    """The same, written as an operator."""
+    """The same branch as an operator."""
 
     def forward(self, row: Tensor) -> Tensor:
         scores = super().forward(row)
@@ -30,7 +30,7 @@ class CondDecides(Mlp):
 
 
 class ScriptDecides(Mlp):
-    """The same, to be compiled by TorchScript, which keeps both ways."""
+    """The same branch for TorchScript, which compiles both sides."""
 
     def forward(self, row: Tensor) -> Tensor:
         scores: Tensor = self.layers(row)
@@ -40,21 +40,21 @@ class ScriptDecides(Mlp):
 
 
 class LoopsOverBatch(Mlp):
-    """One row at a time, by a Python loop."""
+    """A Python loop over the rows."""
 
     def forward(self, row: Tensor) -> Tensor:
         return torch.stack([self.layers(one[None])[0] for one in row])
 
 
 class ReadsNumber(Mlp):
-    """Leaves the graph for a Python number and comes back."""
+    """A conversion to a Python number and back."""
 
     def forward(self, row: Tensor) -> Tensor:
         return super().forward(row) * float(row.abs().max().item())
 
 
 class CountsBatch(Mlp):
-    """Makes the batch a Python integer, and cuts a table by it."""
+    """A slice of a table by the batch size as a Python integer."""
 
     def forward(self, row: Tensor) -> Tensor:
         count = int(row.shape[0])
@@ -62,7 +62,7 @@ class CountsBatch(Mlp):
 
 
 class Selects(Mlp):
-    """Keeps only some rows: how many, the values decide."""
+    """A selection of rows whose number depends on the values."""
 
     def forward(self, row: Tensor) -> Tensor:
         scores = super().forward(row)
@@ -70,7 +70,7 @@ class Selects(Mlp):
 
 
 class Samples(Mlp):
-    """Draws noise, as the encoder of a variational model does when nobody stops it."""
+    """Random noise, as in the encoder of a variational model."""
 
     def forward(self, row: Tensor) -> Tensor:
         scores = super().forward(row)
@@ -85,14 +85,14 @@ class AlwaysDrops(Mlp):
 
 
 class Mixes(Mlp):
-    """Normalises by the batch's own statistics: a row's answer depends on its neighbours, and that is exported."""
+    """Normalisation by the statistics of the batch, so each row's output depends on the other rows."""
 
     def forward(self, row: Tensor) -> Tensor:
         return super().forward((row - row.mean(0)) / (row.std(0, correction=0) + 1e-3))
 
 
 class NumpyInside(Mlp):
-    """Sorts with numpy on the way."""
+    """A sort in numpy."""
 
     def forward(self, row: Tensor) -> Tensor:
         import numpy as np
@@ -101,7 +101,7 @@ class NumpyInside(Mlp):
 
 
 class Phases(Mlp):
-    """Gives complex numbers."""
+    """Complex outputs."""
 
     def forward(self, row: Tensor) -> Tensor:
         phases: Tensor = torch.fft.rfft(super().forward(row))
@@ -115,7 +115,7 @@ def diverged(model: nn.Module) -> nn.Module:
 
 
 def _odd(name: str, about: str, make: type[nn.Module], expected: Exported | RefusedFor, **changes: object) -> Entry:
-    """Return an entry that is pickled, of one row in and three scores out, unless told otherwise."""
+    """Return an entry that is pickled, with one row as input and three scores as output by default."""
     usual = {"inputs": (_ROW,), "outputs": _SCORES, "store": "pickle", "field": "control"}
     return Entry(name=name, about=about, make=make, expected=expected, **(usual | changes))  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ _SERIES = floats("series", "batch", "time", 6)
 
 
 class LstmTagger(nn.Module):
-    """Both directions, a label for every step."""
+    """A bidirectional LSTM with a label for every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class LstmTagger(nn.Module):
 
 
 class LstmStates(nn.Module):
-    """What `nn.LSTM` itself returns: a tensor and a pair of states, whose batch is the second dimension."""
+    """The outputs of `nn.LSTM`: a tensor and a pair of states, whose batch is the second dimension."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class LstmStates(nn.Module):
 
 
 class GruDecoder(nn.Module):
-    """A GRU that is given its state, and gives the next: one step of a longer loop outside."""
+    """One step of a GRU with the state as input and output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class GruDecoder(nn.Module):
 
 
 class CellLoop(nn.Module):
-    """A Python loop over the time steps, of which there are always six."""
+    """A Python loop over six time steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class CellLoop(nn.Module):
 
 
 class PaddedAttention(nn.Module):
-    """A transformer encoder that does not look at the padding, and pools over what is none."""
+    """A transformer encoder with a padding mask and pooling over the other steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class PaddedAttention(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Scaled dot-product attention with rotary positions, causal; both are made for the length at hand."""
+    """Causal scaled dot-product attention with rotary positions for any length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class CausalAttention(nn.Module):
 
 
 class TemporalConv(nn.Module):
-    """Causal dilated convolutions: padded on the left by as much as they reach."""
+    """Causal dilated convolutions, padded on the left by their reach."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class TemporalConv(nn.Module):
 
 
 class Packed(nn.Module):
-    """Packs the series by their lengths, which are a tensor's values."""
+    """Packed sequences, whose lengths are values of a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Packed(nn.Module):
 
 
 def forecaster(hidden: int = 24) -> nn.Module:
-    """Return the LightningModule, which a checkpoint's factory makes too."""
+    """Return the LightningModule. It is also the factory of the checkpoint."""
     from tests.zoo.lightning_models import Forecaster
 
     return Forecaster(hidden)

@@ -30,7 +30,7 @@ class Mlp(nn.Module):
 
 
 class BrainFloat(nn.Linear):
-    """Computes in bfloat16, takes and gives float32."""
+    """Computation in bfloat16 with float32 inputs and outputs."""
 
     def __init__(self) -> None:
         super().__init__(8, 3, dtype=torch.bfloat16)
@@ -40,7 +40,7 @@ class BrainFloat(nn.Linear):
 
 
 class TwoTowers(nn.Module):
-    """Users and items embedded and multiplied, as a recommender does."""
+    """A recommender that multiplies embeddings of users and items."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class TwoTowers(nn.Module):
 
 
 class Features(TwoTowers):
-    """The same, from one dict of features."""
+    """The same model with one dict of features as input."""
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
         rating = super().forward(features["user"], features["item"], features["context"])
@@ -61,7 +61,7 @@ class Features(TwoTowers):
 
 
 class KeywordsOnly(TwoTowers):
-    """The same, and it can be called by name alone."""
+    """The same model with keyword-only parameters."""
 
     def forward(self, *, item: Tensor, user: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(user, item, context)

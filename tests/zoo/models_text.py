@@ -1,4 +1,4 @@
-"""Text: rows of vocabularies in, through embeddings and the models of `transformers`."""
+"""Text: models with token ids as input, own ones and those of `transformers`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TINY: Any = {"num_labels": 3, "vocab_size": _VOCABULARY}
 
 
 class MeanPool(nn.Module):
-    """The mean of the embeddings of what is no padding."""
+    """The mean of the embeddings of all tokens except padding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class CharCnn(nn.Module):
 
 
 class Bag(nn.Module):
-    """`nn.EmbeddingBag` over words of a fixed count."""
+    """`nn.EmbeddingBag` over a fixed number of words."""
 
     def __init__(self) -> None:
         super().__init__()

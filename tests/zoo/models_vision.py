@@ -50,7 +50,7 @@ class Residual(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down and up again by bilinear interpolation to the size of the skip, whatever that is."""
+    """A U-Net with bilinear interpolation to the size of the skip connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class UNet(nn.Module):
 
 
 class Segmenter(UNet):
-    """The class of each pixel, as an integer, and how sure it is."""
+    """The class of each pixel as an integer, and its probability."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         confidence, classes = super().forward(image).softmax(dim=1).max(dim=1)
@@ -104,14 +104,14 @@ class AutoEncoder(nn.Module):
 
 
 class Camera(ConvNet):
-    """Takes the camera's own bytes, channels last, and normalises them itself."""
+    """A model of camera bytes, channels last, which it normalises."""
 
     def forward(self, frame: Tensor) -> Tensor:
         return super().forward((frame.permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.225)
 
 
 class Localizer(nn.Module):
-    """A spatial transformer: the image warped by an affine grid that the network itself predicts."""
+    """A spatial transformer, which warps the image by a predicted affine grid."""
 
     def __init__(self) -> None:
         super().__init__()

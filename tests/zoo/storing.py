@@ -1,4 +1,4 @@
-"""How a training script leaves its model: MLflow's folders, compiled modules, checkpoints with weights alone."""
+"""Formats of trained models: MLflow folders, compiled modules, and checkpoints of weights."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.zoo.entry import Entry
 
 
 def store(model: nn.Module, entry: Entry, folder: Path) -> Path:
-    """Write the model as the entry says; returns the folder or the file that a release is given."""
+    """Save the model in the entry's format. Return the folder or the file for the release."""
     return _STORES[entry.store](model, entry, folder)
 
 
 def _pt2(model: nn.Module, entry: Entry, folder: Path) -> Path:
-    # MLflow takes the example of such a model in order, and keeps it only when it is one array.
+    # MLflow passes the example of such a model by position, and stores it only when it is one array.
     arrays = tuple(entry.example().values())
     example = arrays[0] if len(arrays) == 1 else arrays
     return _save(model, entry, folder, serialization_format="pt2", input_example=example)
@@ -47,7 +47,7 @@ def _trace(model: nn.Module, entry: Entry, folder: Path) -> Path:
 
 
 def _mlflow_2(model: nn.Module, entry: Entry, folder: Path) -> Path:
-    """MLflow 2 knew only pickles, and fewer keys of the file MLmodel."""
+    """Save as MLflow 2 does: a pickle, with fewer keys in the file MLmodel."""
     _pickle(model, entry, folder)
     path = folder / "MLmodel"
     data = yaml.safe_load(path.read_text())
