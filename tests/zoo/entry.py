@@ -1,4 +1,4 @@
-"""What an entry of the zoo is: a model, how it is stored and called, and what is expected of its release."""
+"""An entry of the zoo: a model, its format, its call, and the expected result of its release."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE_SIZE = 12
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The release goes through, by this rung of the ladder."""
+    """A successful release by this export strategy."""
 
     rung: str
 

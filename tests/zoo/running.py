@@ -1,4 +1,4 @@
-"""One entry released as far as it goes: stored, exported, checked, compared with PyTorch. Nothing is timed."""
+"""The release of one entry: saved, exported, checked and compared with PyTorch, without measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.zoo.building import build
 from tests.zoo.entry import Entry, Exported, RefusedFor
 from tests.zoo.storing import store
 
-# One at which graphs are traced by mistake, and one that nobody has seen.
+# 1 is often a size that a trace fixes; 5 is unseen during the export.
 _BATCH_SIZES = (1, 5)
 
 
@@ -35,7 +35,7 @@ class Outcome:
     wall_s: float = 0.0
 
     def meets(self, expected: Exported | RefusedFor) -> bool:
-        """Say whether this is what was expected."""
+        """Return True for the expected result."""
         if isinstance(expected, Exported):
             return not self.crash and not self.refusal and self.rung == expected.rung
         return not self.crash and expected.code in self.codes and expected.part in self.refusal
@@ -72,7 +72,7 @@ def _options(entry: Entry) -> ExportStepOptions:
         path = f"{entry.make.__module__}:{entry.make.__qualname__}"
         factory = FactoryOptions(path=path, allowed=("tests.zoo",))
     described = json.dumps([spec.to_dict() for spec in entry.inputs]) if entry.described else None
-    # The zoo's own code is what its pickles run.
+    # The pickles run only code of the zoo.
     return ExportStepOptions(device="cpu", allow_pickle=True, factory=factory, input_spec=described)
 
 

@@ -1,4 +1,4 @@
-"""`make zoo`: release every model of the zoo, and print what became of each."""
+"""`make zoo`: release every model of the zoo, and print the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.zoo.entry import Entry
 from tests.zoo.running import Outcome, release
 
 HEADER = ("model", "field", "stored as", "what is special", "outcome", "worst MAE", "seconds")
-# What `docs/zoo.md` may differ in from one machine to the next.
+# Columns of `docs/zoo.md` that differ between machines.
 MEASURED = ("worst MAE", "seconds")
 
 
@@ -38,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def row(entry: Entry, outcome: Outcome) -> tuple[str, ...]:
-    """Return the entry's line of the table: what is expected, when that came, else what came instead."""
+    """Return the entry's line of the table, with the expected result or with NOT before it."""
     came = str(entry.expected) if outcome.meets(entry.expected) else f"NOT {entry.expected}"
     mae = "" if outcome.mae is None or outcome.refusal else f"{outcome.mae:.0e}"
     return entry.name, entry.field, entry.store, entry.about, came, mae, f"{outcome.wall_s:.1f}"
 
 
 def _show(entry: Entry, markdown: bool) -> str:
-    """Print one line, and return what to say in the end when the outcome is a surprise."""
+    """Print one line. Return a text for the summary when the outcome is not the expected one."""
     with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
         try:
             outcome = release(entry, Path(scratch))

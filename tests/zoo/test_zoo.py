@@ -1,4 +1,4 @@
-"""Every model of the zoo has the outcome that is written beside it, and in docs/zoo.md."""
+"""The expected outcome of every model of the zoo, also in docs/zoo.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "zoo.md"
 
 @pytest.fixture
 def _one_thread() -> Iterator[None]:
-    """Tracing a model keeps one processor busy; the others are other workers'."""
+    """Use one thread, because tracing uses one processor and other test workers use the rest."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,7 +27,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_one_thread")
 @pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
-def test_an_entry_has_the_outcome_that_is_written_beside_it(entry: Entry, tmp_path: Path) -> None:
+def test_an_entry_has_its_expected_outcome(entry: Entry, tmp_path: Path) -> None:
     outcome = release(entry, tmp_path)
     assert outcome.meets(entry.expected), f"expected {entry.expected}, got {outcome}"
 
