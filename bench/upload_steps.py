@@ -29,7 +29,7 @@ from stack.minio import REGION, S3_CONFIG
 MODEL_NAME = "bench"
 _STORED = "stored.json"
 _SHARED: dict[str, Any] = {
-    "trained": TrainedModel(training_run_id="run", model_uri="models:/m-1", run_name="bench").to_dict(),
+    "trained_model": TrainedModel(training_run_id="run", model_uri="models:/m-1", run_name="bench").to_dict(),
     "model_name": MODEL_NAME,
 }
 
@@ -96,7 +96,7 @@ def fetch_back(folder: Path) -> None:
 
     uploaded = S3Object.from_dict(json.loads((folder / _STORED).read_text()))
     task = MlflowRegisterOnnxOperator(task_id="register", artifact=None, uploaded=None, **_SHARED)
-    task._fetched_back(Case("", folder, folder).artifact(), uploaded)
+    task._verified_report(Case("", folder, folder).artifact(), uploaded)
 
 
 def _passed(artifact: OnnxArtifact) -> BenchmarkReport:

@@ -13,15 +13,15 @@ from airflow.sdk import DAG, TriggerRule
 
 from airflow_onnx import defaults
 from airflow_onnx.deployment import placement
-from airflow_onnx.form_fields import as_json, field, fields_of, given, returned
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
 from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
-from airflow_onnx.operators.promote import MlflowPromoteModelOperator
+from airflow_onnx.operators.promote import RELEASED_VERSIONS, MlflowPromoteModelOperator
 from airflow_onnx.operators.register import MlflowRegisterOnnxOperator
 from airflow_onnx.operators.tune import OnnxTuneOperator
 from airflow_onnx.operators.upload import TARGET_KEY, OnnxUploadToS3Operator
 from airflow_onnx.operators.work_folder import CleanWorkFolderOperator, PrepareWorkFolderOperator
+from airflow_onnx.params import field, fields_of, json_param, task_record, task_text, text_param
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from onnx_release import limits
 
@@ -74,10 +74,6 @@ PARAMS = {
         "Domains besides ONNX's own that the serving runtime knows. With com.microsoft, ONNX Runtime's, tuning tries "
         "int8 in blocks. Empty: none.",
         items={"type": "string"},
-    ),
-    "wait_timeout_h": field(
-        24.0, "number", WHAT, "Wait for the training (hours)", "How long to wait for a run that is still going on.",
-        exclusiveMinimum=0, maximum=24 * 30,
     ),
     "batch_sizes": field(
         list(limits.BATCH_SIZES), "array", SAME, "Batch sizes",
@@ -194,65 +190,67 @@ with DAG(
         **placement.arguments("light"),
     },
 ):
-    store: dict[str, Any] = {"s3_conn_id": given("s3_conn_id")}
-    server: dict[str, Any] = {"mlflow_conn_id": given("mlflow_conn_id"), "model_name": given("model_name")}
+    store: dict[str, Any] = {"s3_conn_id": text_param("s3_conn_id")}
+    server: dict[str, Any] = {"mlflow_conn_id": text_param("mlflow_conn_id"), "model_name": text_param("model_name")}
 
     wait = MlflowTrainingRunSensor(
         task_id="wait_for_training",
-        training_run_id=given("training_run_id"),
-        model_uri=given("model_uri"),
-        wait_timeout_h=as_json("wait_timeout_h"),
+        training_run_id=text_param("training_run_id"),
+        model_uri=text_param("model_uri"),
+        poke_interval=5,
+        timeout=timedelta(hours=24).total_seconds(),
+        deferrable=True,
         **server,
     )
-    step = {**server, "trained": returned("wait_for_training")}
-    source = {"factory": given("factory"), **{name: as_json(name) for name in ("factory_kwargs", "input_spec")}}
+    step = {**server, "trained_model": task_record("wait_for_training")}
+    source = {"factory": text_param("factory"), **{name: json_param(name) for name in ("factory_kwargs", "input_spec")}}
     prepare = PrepareWorkFolderOperator(task_id="prepare_work").as_setup()
     export = OnnxExportOperator(
         task_id="export",
-        work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
-        opset=as_json("opset"),
-        device=given("device"),
-        source=source,
-        skip_unless={"tune": as_json("tune")},
+        work_uri=task_text("prepare_work"),
+        opset=json_param("opset"),
+        device=text_param("device"),
+        model_source=source,
+        optional_tasks={"tune": json_param("tune")},
         **placement.arguments("export"),
         **step,
     )
-    judging: dict[str, Any] = {
-        "batch_sizes": as_json("batch_sizes"),
-        "parity": {name: as_json(name) for name in limits.ParityLimits.model_fields},
-        "precision_limits": as_json("precision_limits"),
+    measuring: dict[str, Any] = {
+        "batch_sizes": json_param("batch_sizes"),
+        "parity": {name: json_param(name) for name in limits.ParityLimits.model_fields},
+        "precision_limits": json_param("precision_limits"),
         "budget": {
-            "batch_size": as_json("serving_batch_size"),
-            **{name: as_json(name) for name in ("speedup_min", "speedup_goal", "p95_max_ms", "on_miss")},
+            "batch_size": json_param("serving_batch_size"),
+            **{name: json_param(name) for name in ("speedup_min", "speedup_goal", "p95_max_ms", "on_miss")},
         },
-        "plan": {name: as_json(name) for name in ("threads", "measure_max_s")},
-        "source": source,
-        "inputs_uri": given("inputs_uri"),
-        "s3_conn_id": given("s3_conn_id"),
+        "plan": {name: json_param(name) for name in ("threads", "measure_max_s")},
+        "model_source": source,
+        "inputs_uri": text_param("inputs_uri"),
+        "s3_conn_id": text_param("s3_conn_id"),
         # A pool of as many slots as there are hosts to measure on: two measurements at once would time each other.
         **placement.arguments("measure"),
     }
     tune = OnnxTuneOperator(
         task_id="tune",
-        artifact=returned("export"),
-        work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
-        enabled=as_json("tune"),
-        precisions=as_json("tune_precisions"),
-        max_s=as_json("tune_max_s"),
-        evaluation_uri=given("evaluation_uri"),
-        metric_loss_max=as_json("metric_loss_max"),
-        allowed_domains=as_json("allowed_domains"),
-        opset=as_json("opset"),
-        alias=given("alias"),
-        stage=given("stage"),
-        **judging,
+        artifact=task_record("export"),
+        work_uri=task_text("prepare_work"),
+        enabled=json_param("tune"),
+        precisions=json_param("tune_precisions"),
+        max_s=json_param("tune_max_s"),
+        evaluation_uri=text_param("evaluation_uri"),
+        metric_loss_max=json_param("metric_loss_max"),
+        allowed_domains=json_param("allowed_domains"),
+        opset=json_param("opset"),
+        alias=text_param("alias"),
+        stage=text_param("stage"),
+        **measuring,
         **step,
     )
-    candidate = returned("tune", otherwise="export")
+    candidate = task_record("tune", otherwise="export")
     check = OnnxCheckOperator(
         task_id="check",
         artifact=candidate,
-        allowed_domains=as_json("allowed_domains"),
+        allowed_domains=json_param("allowed_domains"),
         # Tuning is skipped unless it is asked for.
         trigger_rule=TriggerRule.NONE_FAILED,
         **step,
@@ -260,38 +258,39 @@ with DAG(
     parity_latency = OnnxParityLatencyOperator(
         task_id="parity_latency",
         artifact=candidate,
-        check=returned("check"),
-        **judging,
+        check=task_record("check"),
+        **measuring,
         **step,
     )
     judged: dict[str, Any] = {
         "artifact": candidate,
-        "check": returned("check"),
-        "benchmark": returned("parity_latency"),
+        "check": task_record("check"),
+        "benchmark": task_record("parity_latency"),
     }
-    upload = OnnxUploadToS3Operator(task_id="upload", bucket=given("bucket"), **judged, **step, **store)
+    upload = OnnxUploadToS3Operator(task_id="upload", bucket=text_param("bucket"), **judged, **step, **store)
     register = MlflowRegisterOnnxOperator(
         task_id="register",
         artifact=candidate,
-        uploaded=returned("upload"),
+        uploaded=task_record("upload"),
         **step,
         **store,
     )
     promote = MlflowPromoteModelOperator(
         task_id="promote",
-        uploaded=returned("upload"),
-        version=returned("register"),
-        alias=given("alias"),
-        stage=given("stage"),
+        uploaded=task_record("upload"),
+        version=task_record("register"),
+        alias=text_param("alias"),
+        outlets=[RELEASED_VERSIONS],
+        stage=text_param("stage"),
         **judged,
         **step,
         **store,
     )
     clean = CleanWorkFolderOperator(
         task_id="clean_work",
-        work_uri="{{ ti.xcom_pull(task_ids='prepare_work') }}",
-        target_uri="{{ ti.xcom_pull(task_ids='upload', key='%s') or '' }}" % TARGET_KEY,  # noqa: UP031
-        version=returned("promote"),
+        work_uri=task_text("prepare_work"),
+        target_uri=task_text("upload", TARGET_KEY),
+        version=task_record("promote"),
         trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS,
         **step,
         **store,

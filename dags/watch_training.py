@@ -12,8 +12,8 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronDataI
 
 from airflow_onnx import defaults
 from airflow_onnx.deployment import settings
-from airflow_onnx.form_fields import as_json, field, given
 from airflow_onnx.operators.start_releases import StartReleasesOperator
+from airflow_onnx.params import field, json_param, text_param
 from airflow_onnx.triggers.mlflow_finished_runs import MlflowFinishedRunsTrigger
 
 EXPERIMENTS, CONN_ID = settings.watch_experiments(), "mlflow_default"
@@ -109,7 +109,9 @@ with DAG(
 ):
     StartReleasesOperator(
         task_id="start_releases",
-        plan_only=as_json("dry_run"),
-        **{name: as_json(name) for name in ("experiments", "release_params", "lookback_h", "at_once")},
-        **{name: given(name) for name in ("run_filter", "model_name", "since", "until", "order", "mlflow_conn_id")},
+        plan_only=json_param("dry_run"),
+        **{name: json_param(name) for name in ("experiments", "release_params", "lookback_h", "at_once")},
+        **{
+            name: text_param(name) for name in ("run_filter", "model_name", "since", "until", "order", "mlflow_conn_id")
+        },
     )

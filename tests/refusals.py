@@ -21,3 +21,17 @@ def refused(code: str, *parts: str) -> Iterator[pytest.ExceptionInfo[Refused]]:
     assert caught.value.code == code, str(caught.value)
     missing = [part for part in parts if part not in str(caught.value)]
     assert not missing, f"{missing} not in: {caught.value}"
+
+
+@contextmanager
+def failed(code: str, *parts: str) -> Iterator[None]:
+    """Expect a task that Airflow fails without a retry, because of a refusal with this code.
+
+    :param parts: names and values that the message must show.
+    """
+    from airflow.sdk.exceptions import AirflowFailException
+
+    with pytest.raises(AirflowFailException) as caught:
+        yield
+    with refused(code, *parts):
+        raise caught.value.__cause__ or caught.value

@@ -77,6 +77,7 @@ class RecordRefused(Refused):
     codes: ClassVar[Mapping[str, str]] = {
         "wrong_field": "A field of a record is missing, unknown or of another type.",
         "not_json": "A value cannot be written as JSON.",
+        "missing_record": "The task that returns a record has not run.",
     }
 
 
@@ -86,6 +87,11 @@ class ParameterRefused(Refused):
     codes: ClassVar[Mapping[str, str]] = {
         "input_spec": "The parameter `input_spec` is malformed.",
         "unknown_precision": "The parameter `precision_limits` names a precision without own limits.",
+        "not_a_list": "A parameter is not a list of whole numbers, or is empty.",
+        "not_in_range": "A parameter is not a whole number, or is outside its limits.",
+        "wrong_name": "A model name, bucket, alias or run id does not match its pattern.",
+        "reserved_alias": "MLflow reserves the alias.",
+        "stage_of_reduced_precision": "A legacy stage was requested for a model of reduced precision.",
     }
 
 
@@ -217,7 +223,9 @@ class LatencyRefused(Refused):
 class TuningRefused(Refused):
     """A tuning that cannot be made."""
 
-    codes: ClassVar[Mapping[str, str]] = {}
+    codes: ClassVar[Mapping[str, str]] = {
+        "no_reduced_variant": "Only reduced precisions may ship, and no variant of them passed.",
+    }
 
 
 class ReportRefused(Refused):
@@ -227,6 +235,10 @@ class ReportRefused(Refused):
         "not_accepted": "A report of the artifact is missing, failed or belongs to other bytes.",
         "other_schema_version": "A report was written by a program with another schema version.",
         "unreadable_report": "A report file is missing or is not JSON.",
+        "check_failed": "A static check of the artifact found an error.",
+        "benchmark_failed": "Parity or latency of the artifact did not pass.",
+        "incomplete_report": "The uploaded report has no check or no benchmark.",
+        "other_bytes": "The uploaded objects or the version have another sha256 than the judged artifact.",
     }
 
 

@@ -32,7 +32,7 @@ class State(Enum):
 
 def release_dag_run_id(training_run_id: str) -> str:
     """Return the id of the one DAG run that releases a training run."""
-    return f"release__{validation.run_id(training_run_id)}"
+    return f"release__{validation.validate_run_id(training_run_id)}"
 
 
 def start(dag_run_id: str, conf: dict[str, Any]) -> bool:

@@ -39,6 +39,7 @@ class StorageRefused(Refused):
         "no_object": "The object does not exist.",
         "not_found": "The bucket or the object does not exist.",
         "object_changed": "The object was replaced after it was verified.",
+        "objects_changed": "Objects of the release are missing or changed when the alias is moved.",
         "access_denied": "The store refuses the account of the connection.",
         "bucket_name": "The store does not accept the bucket's name.",
         "store_full": "The store has no free space.",

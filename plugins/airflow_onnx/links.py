@@ -1,8 +1,8 @@
-"""Buttons on a task's page that lead to what it made: the training run, the model version, the objects in MinIO."""
+"""Extra links of tasks: training run, model version and uploaded objects."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from airflow.sdk import BaseOperatorLink
@@ -13,35 +13,35 @@ if TYPE_CHECKING:
 
 
 class _UrlLink(BaseOperatorLink):
-    """A link whose address `execute` has left in the operator's `link_urls`.
+    """A link whose address is in the operator's `link_urls`.
 
-    Airflow calls `get_link` on the worker, after `execute` and with the same operator object, and stores the answer.
+    Airflow calls `get_link` on the worker after `execute`, with the same operator object, and stores the result.
     """
 
     name = ""
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the address, or an empty string when the task did not get that far."""
-        urls: dict[str, str] = getattr(operator, "link_urls", {})
-        return urls.get(self.name, "")
+        """Return the address, or an empty string if `execute` has not set it."""
+        linked: Any = operator
+        return str(linked.link_urls.get(self.name, ""))
 
 
 @attrs.define()
 class TrainingRunLink(_UrlLink):
-    """Leads to the training run in MLflow."""
+    """Link to the training run in MLflow."""
 
     name = "Training run"
 
 
 @attrs.define()
 class ModelVersionLink(_UrlLink):
-    """Leads to the model version in MLflow."""
+    """Link to the model version in MLflow."""
 
     name = "Model version"
 
 
 @attrs.define()
 class ObjectLink(_UrlLink):
-    """Leads to the uploaded objects in the store's console."""
+    """Link to the uploaded objects in the store's console."""
 
     name = "Objects"

@@ -1,7 +1,7 @@
-"""Typed values from templated operator arguments.
+"""Parameters of a DAG: form fields, the templates that pass them to operators, and the readers of rendered templates.
 
-Airflow renders a template to text. An argument that is not text by nature (a number, a list, an object) is therefore
-given as JSON, ``"{{ params.batch_sizes | tojson }}"``, and read back here; a value that is no text is taken as it is.
+Airflow renders a template to text. A number, a list or an object is therefore passed as JSON,
+``"{{ params.batch_sizes | tojson }}"``, and read back by the functions below. They also accept the plain value.
 """
 
 from __future__ import annotations
@@ -9,14 +9,64 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from onnx_release.errors import Refused
+from airflow.sdk import Param
+
+from onnx_release.errors import ParameterRefused, RecordRefused
 from onnx_release.records.base import Record
 
 R = TypeVar("R", bound=Record)
 
 
+def field(default: Any, kind: str, section: str, title: str, help_text: str, **schema: Any) -> Param:
+    """Return a field of the trigger form.
+
+    :param default: the default; a field with the default None may stay empty.
+    :param kind: the JSON type.
+    """
+    types = kind if default is not None else ["null", kind]
+    return Param(default, type=types, section=section, title=title, description_md=help_text, **schema)
+
+
+def fields_of(record: type[Record], section: str) -> dict[str, Param]:
+    """Return a number field of the form for each field of a record, with its default, title, text and bounds.
+
+    :param record: a record whose fields are numbers or None, with the bounds in `json_schema_extra`.
+    """
+    fields = {}
+    for name, info in record.model_fields.items():
+        bounds = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        fields[name] = field(info.default, "number", section, info.title or name, info.description or "", **bounds)
+    return fields
+
+
+def text_param(name: str) -> str:
+    """Return the template of a text parameter. An empty field renders to empty text."""
+    return "{{ params.%s or '' }}" % name  # noqa: UP031 - braces are Jinja's
+
+
+def json_param(name: str) -> str:
+    """Return the template of a parameter as JSON, for `value`."""
+    return "{{ params.%s | tojson }}" % name  # noqa: UP031 - braces are Jinja's
+
+
+def task_text(task_id: str, key: str = "return_value") -> str:
+    """Return the template of a text that a task left in XCom. It renders to empty text if there is none."""
+    return "{{ ti.xcom_pull(task_ids='%s', key='%s') or '' }}" % (task_id, key)  # noqa: UP031 - braces are Jinja's
+
+
+def task_record(task_id: str, otherwise: str | None = None) -> str:
+    """Return the template of the record that a task returned, as JSON.
+
+    Unlike an XComArg, a template adds no edge to the graph of the DAG.
+
+    :param otherwise: the task whose record it is if the first was skipped.
+    """
+    pulls = [f"ti.xcom_pull(task_ids='{task}')" for task in (task_id, otherwise) if task]
+    return "{{ (%s) | tojson }}" % " or ".join(pulls)  # noqa: UP031 - braces are Jinja's
+
+
 def value(argument: Any) -> Any:
-    """Return what the JSON text says; text that is no JSON, and anything that is no text, is returned unchanged."""
+    """Return the value of a JSON text. Other text, and a value that is not text, is returned unchanged."""
     if not isinstance(argument, str):
         return argument
     try:
@@ -26,44 +76,64 @@ def value(argument: Any) -> Any:
 
 
 def settings(cls: type[R], arguments: dict[str, Any], **more: Any) -> R:
-    """Build a settings record from templated fields; empty text counts as not given, so the default holds."""
-    read = {name: value(argument) for name, argument in (arguments | more).items()}
-    return cls.from_dict({name: item for name, item in read.items() if item != ""})
+    """Build a settings record from templated fields. An empty text leaves the field at its default."""
+    values = {name: value(argument) for name, argument in (arguments | more).items()}
+    return cls.from_dict({name: item for name, item in values.items() if item != ""})
 
 
 def record(cls: type[R], argument: object, task: str) -> R:
-    """Read the record that an upstream task returned; raises `Refused` naming the task when there is none."""
+    """Read the record that an upstream task returned.
+
+    :raises RecordRefused: if there is no record; the message names the task.
+    """
     found = optional_record(cls, argument)
     if found is None:
-        raise Refused(
-            f"the {cls.__name__} of task '{task}'",
+        raise RecordRefused(
+            f"The {cls.__name__} of task '{task}'",
             "is missing from XCom",
-            f"Clear the task '{task}' with its downstream tasks, so that it runs again.",
+            f"Clear the task '{task}' with its downstream tasks.",
+            code="missing_record",
         )
     return found
 
 
 def optional_record(cls: type[R], argument: object) -> R | None:
-    """Read a record, or None where the task that returns it has not run."""
+    """Read a record, or return None if the task that returns it has not run."""
     data = value(argument)
     return None if data is None or data == "" else cls.from_dict(data)
 
 
 def optional_integer(argument: Any, name: str, low: int, high: int) -> int | None:
-    """Read a whole number or nothing; raises `Refused` naming `name` and the limits."""
+    """Read a whole number, or None for an empty parameter.
+
+    :raises ParameterRefused: for another value, or one outside the limits.
+    """
     number = value(argument)
     return None if number in (None, "") else _in_range(number, name, low, high)
 
 
 def integers(argument: Any, name: str, low: int, high: int) -> tuple[int, ...]:
-    """Read a non-empty list of whole numbers, without duplicates and sorted; raises `Refused` naming `name`."""
+    """Read a list of whole numbers and return it sorted, without duplicates.
+
+    :raises ParameterRefused: for an empty list, another value, or a number outside the limits.
+    """
     items = value(argument)
     if not isinstance(items, list | tuple) or not items:
-        raise Refused(f"parameter '{name}'", f"is {items!r}", "Give a list of whole numbers, for example [1, 8, 32].")
+        raise ParameterRefused(
+            f"The parameter '{name}'",
+            f"is {items!r:.200}",
+            "Give a list of whole numbers, for example [1, 8, 32].",
+            code="not_a_list",
+        )
     return tuple(sorted({_in_range(item, name, low, high) for item in items}))
 
 
 def _in_range(number: Any, name: str, low: int, high: int) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
-        raise Refused(f"parameter '{name}'", f"is {number!r}", f"Give whole numbers from {low} to {high}.")
+        raise ParameterRefused(
+            f"The parameter '{name}'",
+            f"is {number!r:.200}",
+            f"Give whole numbers from {low} to {high}.",
+            code="not_in_range",
+        )
     return number

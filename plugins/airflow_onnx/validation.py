@@ -1,67 +1,89 @@
-"""Checks of the names that become object keys and registry URIs. Names from outside are data, never paths."""
+"""Validation of names that become object keys and registry URIs."""
 
 from __future__ import annotations
 
 import re
 
 from airflow_onnx import defaults
-from onnx_release.errors import Refused
+from onnx_release.errors import ParameterRefused
+from onnx_release.records import Precision
 
-EXACT = "exact"
-
-
-def _checked(kind: str, text: str, pattern: str, rule: str) -> str:
-    if not isinstance(text, str) or not re.fullmatch(pattern, text):
-        raise Refused(f"{kind} {text!r:.200}", f"does not match {pattern}", f"Use {rule}.")
-    return text
+EXACT = Precision.EXACT
 
 
-def model_name(text: str) -> str:
-    """Return a registered model's name unchanged, or raise `Refused`."""
+def validate_model_name(text: str) -> str:
+    """Return the name of a registered model unchanged.
+
+    :raises ParameterRefused: if it does not match the pattern.
+    """
     rule = "1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit: it becomes an object key"
-    return _checked("model name", text, defaults.MODEL_NAME_PATTERN, rule)
+    return _matching("model name", text, defaults.MODEL_NAME_PATTERN, rule)
 
 
-def bucket(text: str) -> str:
-    """Return a bucket's name unchanged, or raise `Refused`."""
-    return _checked("bucket", text, defaults.BUCKET_PATTERN, "3 to 63 lower-case letters, digits, '.' or '-'")
+def validate_bucket(text: str) -> str:
+    """Return the name of a bucket unchanged.
+
+    :raises ParameterRefused: if it does not match the pattern.
+    """
+    return _matching("bucket", text, defaults.BUCKET_PATTERN, "3 to 63 lower-case letters, digits, '.' or '-'")
 
 
-def run_id(text: str) -> str:
-    """Return a training run's id unchanged, or raise `Refused`."""
-    return _checked("training run id", text, defaults.RUN_ID_PATTERN, "the id that the run's MLflow page shows")
+def validate_run_id(text: str) -> str:
+    """Return the id of a training run unchanged.
+
+    :raises ParameterRefused: if it does not match the pattern.
+    """
+    return _matching("training run id", text, defaults.RUN_ID_PATTERN, "the id on the run's page in MLflow")
 
 
-def alias(text: str) -> str:
-    """Return a model version's alias unchanged, or raise `Refused`."""
+def validate_alias(text: str) -> str:
+    """Return the alias of a model version unchanged.
+
+    :raises ParameterRefused: if it does not match the pattern, or is reserved.
+    """
     rule = "a lower-case letter, then up to 63 lower-case letters, digits, '_' or '-'"
-    checked = _checked("alias", text, defaults.ALIAS_PATTERN, rule)
-    # MLflow keeps these for itself: `latest` is computed, and `v1` would read as version 1.
-    if checked == "latest" or re.fullmatch(r"v\d+", checked):
-        raise Refused(f"alias {checked!r}", "is reserved by MLflow", "Choose another, for example 'candidate'.")
-    return checked
+    alias = _matching("alias", text, defaults.ALIAS_PATTERN, rule)
+    # MLflow computes `latest` and reads `v1` as version 1.
+    if alias == "latest" or re.fullmatch(r"v\d+", alias):
+        action = "Choose another, for example 'candidate'."
+        raise ParameterRefused(f"The alias {alias!r}", "is reserved by MLflow", action, code="reserved_alias")
+    return alias
 
 
-def alias_for(text: str, precision: str) -> str:
-    """Return the alias of a release: with its precision as a suffix where that is reduced; `Refused` for a bad one."""
-    return alias(text) if precision == EXACT else alias(f"{text}-{precision}")
+def alias_for(text: str, precision: Precision) -> str:
+    """Return the alias of a release. A reduced precision becomes a suffix.
+
+    :raises ParameterRefused: if the result is not a valid alias.
+    """
+    return validate_alias(text if precision is Precision.EXACT else f"{text}-{precision}")
 
 
-def stage_for(text: str, precision: str) -> str:
-    """Return the legacy stage, empty for none; `Refused` for a model of reduced precision.
+def stage_for(text: str, precision: Precision) -> str:
+    """Return the legacy stage, or an empty string for none.
 
-    A stage has no suffix: whoever loads by it would take the model for the exact one.
+    :raises ParameterRefused: for a model of reduced precision. A stage has no suffix: a consumer that loads by it
+        would get the reduced model in place of the exact one.
     """
     stage = "" if text == "none" else text
-    if stage and precision != EXACT:
-        raise Refused(
-            f"stage {stage!r:.80}",
-            f"was asked for, and the model is {precision}",
+    if stage and precision is not Precision.EXACT:
+        raise ParameterRefused(
+            f"The stage {stage!r:.80}",
+            f"is only for exact models, and the model is {precision}",
             f"Load it by its alias, which ends in '-{precision}', or release without 'stage'.",
+            code="stage_of_reduced_precision",
         )
     return stage
 
 
-def object_prefix(model: str, training_run_id: str, sha256: str) -> str:
+def object_prefix(model_name: str, training_run_id: str, sha256: str) -> str:
     """Return ``<model name>/<training run id>/<sha256 prefix>/``, the key prefix of one artifact."""
-    return f"{model_name(model)}/{run_id(training_run_id)}/{sha256[: defaults.SHA_PREFIX_LENGTH]}/"
+    run_id = validate_run_id(training_run_id)
+    return f"{validate_model_name(model_name)}/{run_id}/{sha256[: defaults.SHA_PREFIX_LENGTH]}/"
+
+
+def _matching(kind: str, text: str, pattern: str, rule: str) -> str:
+    if not isinstance(text, str) or not re.fullmatch(pattern, text):
+        raise ParameterRefused(
+            f"The {kind} {text!r:.200}", f"does not match {pattern}", f"Use {rule}.", code="wrong_name"
+        )
+    return text

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import DownstreamTasksSkipped
+from airflow.sdk.execution_time.context import OutletEventAccessors
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
@@ -25,7 +26,7 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
 from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
-from airflow_onnx.operators.promote import MlflowPromoteModelOperator
+from airflow_onnx.operators.promote import RELEASED_VERSIONS, MlflowPromoteModelOperator
 from airflow_onnx.operators.register import MlflowRegisterOnnxOperator
 from airflow_onnx.operators.tune import OnnxTuneOperator
 from airflow_onnx.operators.upload import OnnxUploadToS3Operator
@@ -93,6 +94,7 @@ class Release:
     returned: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, Any] = field(default_factory=dict)
     pushed: dict[str, Any] = field(default_factory=dict)
+    events: OutletEventAccessors = field(default_factory=OutletEventAccessors)
     skipped: set[str] = field(default_factory=set)
 
     def _push(self, key: str, value: Any) -> None:
@@ -105,7 +107,7 @@ class Release:
         dag_run = SimpleNamespace(
             dag_id="release_onnx", run_id=self.dag_run_id, start_date=datetime.now(UTC), conf=dict(self.conf)
         )
-        return {"dag_run": dag_run, "ti": ti}
+        return {"dag_run": dag_run, "ti": ti, "outlet_events": self.events}
 
     def run(self, *names: str) -> Any:
         """Run the tasks one after the other and return what the last one returned."""
@@ -142,7 +144,7 @@ class Release:
         CleanWorkFolderOperator(
             task_id="clean_work",
             work_uri=self.returned["prepare"],
-            trained=self.returned.get("wait"),
+            trained_model=self.returned.get("wait"),
             target_uri=self.pushed.get("target_uri", ""),
             version=self.returned.get("promote"),
             model_name=self.model_name,
@@ -162,15 +164,15 @@ class Release:
         return PrepareWorkFolderOperator(task_id="prepare_work")
 
     def _shared(self) -> dict[str, Any]:
-        return {"trained": self.returned["wait"], "model_name": self.model_name}
+        return {"trained_model": self.returned["wait"], "model_name": self.model_name}
 
     def _export(self) -> Any:
         return OnnxExportOperator(
             task_id="export",
             work_uri=self.returned["prepare"],
             opset=self.params.get("opset"),
-            source=self.params.get("source"),
-            skip_unless={"tune": json.dumps(bool(self.params.get("tune")))},
+            model_source=self.params.get("source"),
+            optional_tasks={"tune": json.dumps(bool(self.params.get("tune")))},
             **self._shared(),
         )
 
@@ -181,7 +183,7 @@ class Release:
             work_uri=self.returned["prepare"],
             batch_sizes="[1, 4]",
             plan=MEASURED,
-            source=self.params.get("source"),
+            model_source=self.params.get("source"),
             stage=self.params.get("stage", "none"),
             **self.params.get("tune", {}),
             **self._shared(),
@@ -205,7 +207,7 @@ class Release:
             # How fast it is does not matter to these tests; that it is measured does.
             budget={"on_miss": "warn"},
             plan=MEASURED,
-            source=self.params.get("source"),
+            model_source=self.params.get("source"),
             inputs_uri=self.params.get("inputs_uri", ""),
             **self._shared(),
         )
@@ -236,6 +238,7 @@ class Release:
             version=self.returned["register"],
             alias="candidate",
             stage=self.params.get("stage", "none"),
+            outlets=[RELEASED_VERSIONS],
             **self._judged(),
             **self._shared(),
         )

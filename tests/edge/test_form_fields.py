@@ -1,4 +1,4 @@
-"""The trigger forms, as far as they can be judged without a browser."""
+"""Trigger forms: titles, sections and defaults of the fields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_onnx.form_fields import fields_of
+from airflow_onnx.params import fields_of
 from onnx_release.limits import OutputLimits
 
 DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
@@ -21,8 +21,8 @@ def params(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_every_field_has_a_title_a_help_text_and_a_section(params: dict[str, Any]) -> None:
-    wanted = ("title", "description_md", "section")
-    assert [name for name, param in params.items() if not all(param.schema.get(key) for key in wanted)] == []
+    required = ("title", "description_md", "section")
+    assert [name for name, param in params.items() if not all(param.schema.get(key) for key in required)] == []
 
 
 def test_every_default_is_valid(params: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ def test_every_default_is_valid(params: dict[str, Any]) -> None:
 
 
 def test_no_default_is_empty_text(params: dict[str, Any]) -> None:
-    # Airflow's form takes it for missing, and disables the Trigger button: such a field is null instead.
+    # Airflow's form treats empty text as missing and disables the Trigger button. An empty field is null.
     assert [name for name, param in params.items() if param.value == ""] == []
 
 

@@ -1,11 +1,12 @@
-"""Names from outside are data: what may become an object key or a registry URI, and what is refused."""
+"""Validation of names that become object keys and registry URIs."""
 
 from __future__ import annotations
 
 import pytest
 
 from airflow_onnx import validation
-from onnx_release.errors import Refused
+from onnx_release.errors import ParameterRefused
+from tests.refusals import refused
 
 HOSTILE = [
     "",
@@ -25,27 +26,26 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_model_names_are_refused_by_name_and_rule(text: str) -> None:
-    with pytest.raises(Refused) as refused:
-        validation.model_name(text)
-    assert repr(text)[:200] in str(refused.value)
-    assert "Use 1 to 128 letters" in refused.value.action
+    with refused("wrong_name", repr(text)[:200], "Use 1 to 128 letters"):
+        validation.validate_model_name(text)
 
 
 @pytest.mark.parametrize("text", ["heimdall-localization-onnx", "a", "A.b_c-9", "a..b"])
 def test_ordinary_model_names_pass_unchanged(text: str) -> None:
-    assert validation.model_name(text) == text
+    assert validation.validate_model_name(text) == text
 
 
 @pytest.mark.parametrize("text", ["../x", "a/b", "", "x" * 65, "a b"])
 def test_run_ids_cannot_leave_their_prefix(text: str) -> None:
-    with pytest.raises(Refused):
-        validation.run_id(text)
+    with refused("wrong_name"):
+        validation.validate_run_id(text)
 
 
 @pytest.mark.parametrize("text", ["latest", "v1", "Candidate", "1st", ""])
 def test_aliases_that_mlflow_reserves_or_refuses(text: str) -> None:
-    with pytest.raises(Refused):
-        validation.alias(text)
+    with pytest.raises(ParameterRefused) as caught:
+        validation.validate_alias(text)
+    assert caught.value.code in ("wrong_name", "reserved_alias")
 
 
 def test_object_prefix_is_model_run_and_digest() -> None:

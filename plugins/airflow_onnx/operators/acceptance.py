@@ -1,4 +1,4 @@
-"""The bytes judged are the bytes shipped: what must hold before anything leaves the work folder."""
+"""Acceptance of an artifact before it leaves the work folder, and of the same bytes at its promotion."""
 
 from __future__ import annotations
 
@@ -7,32 +7,42 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import airflow_urls, params
 from onnx_release.errors import ReportRefused
-from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact, ReleaseReport, TrainedModel
-from onnx_release.records.base import Record
+from onnx_release.records import (
+    BenchmarkReport,
+    CheckReport,
+    ModelVersion,
+    OnnxArtifact,
+    ReleaseReport,
+    S3Object,
+    TrainedModel,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """An artifact with the reports that were made of it."""
+class JudgedArtifact:
+    """An artifact with its reports."""
 
     artifact: OnnxArtifact
     check: CheckReport
     benchmark: BenchmarkReport
 
     @classmethod
-    def read(cls, artifact: Any, check: Any, benchmark: Any) -> Judged:
-        """Read what `tune`, `check` and `parity_latency` returned; `Refused` names a task without a record."""
+    def read(cls, artifact: Any, check: Any, benchmark: Any) -> JudgedArtifact:
+        """Read the results of `tune`, `check` and `parity_latency`.
+
+        :raises RecordRefused: naming the task without a result.
+        """
         return cls(
             artifact=params.record(OnnxArtifact, artifact, "tune"),
             check=params.record(CheckReport, check, "check"),
             benchmark=params.record(BenchmarkReport, benchmark, "parity_latency"),
         )
 
-    def parts(self) -> dict[str, Record]:
-        """Return the records by the names that `ReleaseReport` gives them."""
+    def evidence(self) -> dict[str, Any]:
+        """Return the records by the fields of `ReleaseReport`."""
         return {"artifact": self.artifact, "check": self.check, "benchmark": self.benchmark}
 
 
@@ -52,11 +62,33 @@ def require_accepted(artifact: OnnxArtifact, check: CheckReport, benchmark: Benc
         )
 
 
-def accepted_report(context: Context, model_name: str, trained_model: TrainedModel, judged: Judged) -> ReleaseReport:
-    """Return the report of an artifact that every step accepted. Any other artifact is refused."""
+def accepted_report(
+    context: Context, model_name: str, trained_model: TrainedModel, judged: JudgedArtifact
+) -> ReleaseReport:
+    """Return the report of an accepted artifact.
+
+    :raises ReportRefused: if the artifact is not accepted.
+    """
     from onnx_release.report.release_report import build_report
 
     require_accepted(judged.artifact, judged.check, judged.benchmark)
     report = build_report(model_name, trained_model, judged.artifact, judged.check, judged.benchmark)
     run: Any = context["dag_run"]
     return report.replace(dag_run_url=airflow_urls.dag_run_url(run.dag_id, run.run_id))
+
+
+def require_same_bytes(artifact: OnnxArtifact, uploaded: S3Object, version: ModelVersion) -> None:
+    """Raise if the objects or the version belong to another artifact.
+
+    A partly cleared DAG run can combine the records of two exports.
+
+    :raises ReportRefused: naming every record with another sha256.
+    """
+    others = {f"the upload to {uploaded.uri}": uploaded.sha256, f"version {version.version}": version.sha256}
+    if wrong := [f"{name} has the sha256 {sha256}" for name, sha256 in others.items() if sha256 != artifact.sha256]:
+        raise ReportRefused(
+            f"The artifact {artifact.sha256}",
+            f"is not the one that was uploaded and registered: {'; '.join(wrong)}",
+            "Clear the task 'upload' with its downstream tasks.",
+            code="other_bytes",
+        )

@@ -1,4 +1,4 @@
-"""PyTorch to ONNX: fetch the trained model, export it, stage the artifact."""
+"""Operator of the export from PyTorch to ONNX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from airflow_onnx import params, validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.links import TrainingRunLink
-from airflow_onnx.operators.release_step import ReleaseStepOperator
+from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
 from onnx_release import limits
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 
 class OnnxExportOperator(ReleaseStepOperator):
-    """Exports the trained model and returns an `OnnxArtifact` whose `uri` is the staged folder.
+    """Exports the trained model and returns the `OnnxArtifact` in the work folder.
 
-    :param work_uri: the DAG run's work folder, as `PrepareWorkFolderOperator` returned it.
-    :param opset: the ONNX opset to write; empty takes the exporter's default.
-    :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA where there is one.
-    :param source: ``factory``, ``factory_kwargs`` and ``input_spec``, each a value or its JSON; see docs/parameters.md.
-    :param skip_unless: optional tasks that follow, by their ids, each with true or false or its JSON: one that is not
-        asked for is skipped from here, since to start it takes longer than to find that it has nothing to do.
+    :param work_uri: the work folder of the DAG run, as `PrepareWorkFolderOperator` returned it.
+    :param opset: the ONNX opset to write; empty for the exporter's default.
+    :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA if the worker has it.
+    :param model_source: ``factory``, ``factory_kwargs`` and ``input_spec``, each a value or its JSON;
+        docs/parameters.md describes them.
+    :param optional_tasks: by task id, true or false or its JSON. The export skips each downstream task with false:
+        to start such a task takes longer than its work.
     """
 
     template_fields: Sequence[str] = (
@@ -39,8 +40,8 @@ class OnnxExportOperator(ReleaseStepOperator):
         "work_uri",
         "opset",
         "device",
-        "source",
-        "skip_unless",
+        "model_source",
+        "optional_tasks",
     )
     operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
     ui_color = "#dbeafe"
@@ -51,33 +52,33 @@ class OnnxExportOperator(ReleaseStepOperator):
         work_uri: str,
         opset: Any = None,
         device: str = "auto",
-        source: dict[str, Any] | None = None,
-        skip_unless: dict[str, Any] | None = None,
+        model_source: dict[str, Any] | None = None,
+        optional_tasks: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.work_uri = work_uri
         self.opset = opset
         self.device = device
-        self.source = source
-        self.skip_unless = skip_unless
+        self.model_source = model_source
+        self.optional_tasks = optional_tasks
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Export, then leave out the tasks that nobody asked for."""
+        """Export, then skip the optional tasks that are off."""
         result = super().execute(context)
-        if left_out := [task_id for task_id, asked in (self.skip_unless or {}).items() if not params.value(asked)]:
-            # The exception ends the task as a success, and its result is handed on before.
+        if skipped := [task_id for task_id, on in (self.optional_tasks or {}).items() if not params.value(on)]:
+            # The exception ends the task as a success, without a return value.
             context["ti"].xcom_push(key=BaseXCom.XCOM_RETURN_KEY, value=result)
-            raise DownstreamTasksSkipped(tasks=left_out)
+            raise DownstreamTasksSkipped(tasks=skipped)
         return result
 
-    def release(self, context: Context) -> OnnxArtifact:
-        """Download to a folder that ends with the task, export into staging."""
+    def release(self, run: StepRun) -> OnnxArtifact:
+        """Download the trained model, export it and stage the artifact."""
         from onnx_release.export.export_model import ExportStepOptions
         from onnx_release.run_step import export
 
-        validation.model_name(self.model_name)
-        source = ReleaseInputs(self.hook, self.training, self.source or {})
+        validation.validate_model_name(self.model_name)
+        source = ReleaseInputs(run.hook, run.trained_model, self.model_source or {})
         options = ExportStepOptions(
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             device=self.device,
@@ -85,13 +86,13 @@ class OnnxExportOperator(ReleaseStepOperator):
             factory=source.factory(),
             input_spec=source.input_spec(),
         )
-        self.link_urls[TrainingRunLink.name] = self.hook.server.run_url(
-            self.training.experiment_id, self.training.training_run_id
+        self.link_urls[TrainingRunLink.name] = run.hook.server.run_url(
+            run.trained_model.experiment_id, run.trained_model.training_run_id
         )
         work = staging.open_staging(self.work_uri)
         with (
             tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch,
-            worker_cache.trained_model(self.hook, self.training.model_uri) as trained,
+            worker_cache.trained_model(run.hook, run.trained_model.model_uri) as trained,
         ):
             out = work.output_folder(staging.ARTIFACT, Path(scratch))
             artifact = work.stage(staging.ARTIFACT, export(trained.path, out, options), out)

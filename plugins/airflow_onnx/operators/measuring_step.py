@@ -1,4 +1,4 @@
-"""What the steps share that run PyTorch and ONNX Runtime side by side: the samples, the limits, the conditions."""
+"""Base class of the operators that run PyTorch and ONNX Runtime side by side."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params
 from airflow_onnx.deployment import settings
-from airflow_onnx.operators.release_step import ReleaseStepOperator
+from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.tracking.release_inputs import ReleaseInputs, fetch_inputs
 from onnx_release import limits
 from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
     from onnx_release.benchmark.setup import BenchmarkOptions
 
 
-class _ByPrecision(Record):
+class _PrecisionLimits(Record):
     limits: dict[str, dict[str, Any]]
 
 
 class MeasuringStepOperator(ReleaseStepOperator):
-    """A step that compares and times an artifact, with a lock of its host while it times: two at once spoil each other.
+    """A step that compares and times an artifact.
 
-    :param artifact: the `OnnxArtifact` that it is about.
+    A lock of the host is held while it times: two measurements on one host would slow each other.
+
+    :param artifact: the `OnnxArtifact` to measure.
     :param batch_sizes: the batch sizes to compare and time.
     :param parity: fields of `ParityLimits`, each a value or its JSON.
     :param precision_limits: fields of `ParityLimits` by precision, for artifacts of reduced precision.
-    :param budget: fields of `LatencyBudget`, as `parity`.
-    :param plan: fields of `MeasurePlan`, likewise.
-    :param source: as in the export.
+    :param budget: fields of `LatencyBudget`, each a value or its JSON.
+    :param plan: fields of `MeasurePlan`, each a value or its JSON.
+    :param model_source: ``factory``, ``factory_kwargs`` and ``input_spec`` as in the export.
     :param inputs_uri: an ``.npz`` file of inputs to compare and time with (``s3://…``, ``runs:/…``), or empty.
     :param s3_conn_id: an Airflow connection of type `aws`, for such a file.
     """
@@ -46,7 +46,7 @@ class MeasuringStepOperator(ReleaseStepOperator):
         "precision_limits",
         "budget",
         "plan",
-        "source",
+        "model_source",
         "inputs_uri",
         "s3_conn_id",
     )
@@ -60,7 +60,7 @@ class MeasuringStepOperator(ReleaseStepOperator):
         precision_limits: Any = None,
         budget: dict[str, Any] | None = None,
         plan: dict[str, Any] | None = None,
-        source: dict[str, Any] | None = None,
+        model_source: dict[str, Any] | None = None,
         inputs_uri: str = "",
         s3_conn_id: str = "minio_default",
         **kwargs: Any,
@@ -72,21 +72,16 @@ class MeasuringStepOperator(ReleaseStepOperator):
         self.precision_limits = precision_limits
         self.budget = budget
         self.plan = plan
-        self.source = source
+        self.model_source = model_source
         self.inputs_uri = inputs_uri
         self.s3_conn_id = s3_conn_id
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Run the step, and let others on this host know who measures."""
-        self.measured_by = f"{context['dag_run'].run_id}, task {self.task_id}"
-        return super().execute(context)
+    def release_inputs(self, run: StepRun) -> ReleaseInputs:
+        """Return the release's parameters about its model, completed by the tags of the training run."""
+        return ReleaseInputs(run.hook, run.trained_model, self.model_source or {})
 
-    def told(self) -> ReleaseInputs:
-        """Return what the release is told of its model, by parameters and by the run's tags."""
-        return ReleaseInputs(self.hook, self.training, self.source or {})
-
-    def benchmark_options(self, scratch: Path, source: ReleaseInputs) -> BenchmarkOptions:
-        """Read the parameters, and fetch what they name into `scratch`."""
+    def benchmark_options(self, run: StepRun, source: ReleaseInputs, scratch: Path) -> BenchmarkOptions:
+        """Return the options of the benchmark; a file of inputs is downloaded into `scratch`."""
         from onnx_release.benchmark.setup import BenchmarkOptions
         from onnx_release.latency.host_lock import LockOptions
 
@@ -98,10 +93,13 @@ class MeasuringStepOperator(ReleaseStepOperator):
             allow_pickle=settings.allow_pickle(),
             factory=source.factory(),
             input_spec=source.input_spec(),
-            inputs_path=fetch_inputs(self.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs") or None,
+            inputs_path=fetch_inputs(run.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs") or None,
             reproduction_folder=str(scratch / "reproduction"),
-            precision_limits=params.settings(_ByPrecision, {"limits": self.precision_limits or {}}).limits,
+            precision_limits=params.settings(_PrecisionLimits, {"limits": self.precision_limits or {}}).limits,
             lock=LockOptions(
-                path=settings.measure_lock(), timeout_s=settings.measure_lock_timeout_s(), holder=self.measured_by
+                path=settings.measure_lock(),
+                timeout_s=settings.measure_lock_timeout_s(),
+                # Other tasks on this host log it while they wait.
+                holder=f"{run.context['dag_run'].run_id}, task {self.task_id}",
             ),
         )

@@ -1,4 +1,4 @@
-"""A model version in MLflow for the uploaded bytes, after these were fetched back and run."""
+"""Operator of the registration of the uploaded artifact in MLflow."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING, Any
 from airflow_onnx import params, validation
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_accepted
-from airflow_onnx.operators.release_step import ReleaseStepOperator
+from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry
-from onnx_release.errors import Refused
+from onnx_release.errors import ReportRefused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import BaseOperatorLink
 
 
 class MlflowRegisterOnnxOperator(ReleaseStepOperator):
-    """Downloads the objects into a fresh folder, hashes them, runs them, and registers them; returns a `ModelVersion`.
+    """Downloads the objects, hashes and runs them, and registers them as a `ModelVersion` without an alias.
 
-    There is one version per (training run, sha256). What the version's tags and description say is read from the
-    report that lies beside the objects, so the two cannot differ. The version has no alias yet.
+    There is one version for each (training run, sha256). Its tags and description come from the downloaded report.
 
     :param artifact: the `OnnxArtifact` that the tuning returned.
     :param uploaded: the `S3Object` that the upload returned.
@@ -43,52 +42,49 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         self.uploaded = uploaded
         self.s3_conn_id = s3_conn_id
 
-    def release(self, context: Context) -> ModelVersion:
-        """Fetch back, judge what came back, then let MLflow name it."""
-        artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
-        uploaded = params.record(S3Object, self.uploaded, "upload")
-        report = self._fetched_back(artifact, uploaded)
-        version = model_registry.ensure_version(self.hook, self._request(report, artifact, uploaded))
-        self.link_urls[ModelVersionLink.name] = self.hook.server.version_url(version.name, version.version)
-        self.log.info(
-            "Version %d of '%s' %s.", version.version, version.name, "made" if version.created else "was there"
-        )
-        return version
-
-    def _fetched_back(self, artifact: OnnxArtifact, uploaded: S3Object) -> ReleaseReport:
-
-        from onnx_release.check.smoke_test import smoke_test
-        from onnx_release.report.release_report import read_report
-
-        source = s3.folder_at(self.s3_conn_id, uploaded.uri)
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            s3.fetch(source, uploaded.files, Path(scratch))
-            smoke_test(Path(scratch), artifact)
-            report = read_report(Path(scratch, REPORT_FILE))
-        if report.check is None or report.benchmark is None:
-            raise Refused(
-                f"{uploaded.uri}/{REPORT_FILE}", "lacks a verdict", "Clear the task 'upload' with its downstream."
-            )
-        require_accepted(artifact, report.check, report.benchmark)
-        return report
-
-    def _request(
-        self, report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object
-    ) -> model_registry.VersionRequest:
+    def release(self, run: StepRun) -> ModelVersion:
+        """Verify the objects, then create the version or find it."""
         from onnx_release.report.markdown import summary_markdown
 
-        return model_registry.VersionRequest(
-            name=validation.model_name(self.model_name),
-            training_run_id=self.training.training_run_id,
+        artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
+        uploaded = params.record(S3Object, self.uploaded, "upload")
+        report = self._verified_report(artifact, uploaded)
+        request = model_registry.VersionRequest(
+            name=validation.validate_model_name(self.model_name),
+            training_run_id=run.trained_model.training_run_id,
             sha256=artifact.sha256,
             source=uploaded.uri,
             description=summary_markdown(report),
             tags=version_tags(report, artifact, uploaded),
         )
+        version = model_registry.ensure_version(run.hook, request)
+        self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
+        state = "created" if version.created else "already there"
+        self.log.info("Version %d of '%s': %s.", version.version, version.name, state)
+        return version
+
+    def _verified_report(self, artifact: OnnxArtifact, uploaded: S3Object) -> ReleaseReport:
+        """Download the objects, run the model once, and return the report beside it."""
+        from onnx_release.check.smoke_test import smoke_test
+        from onnx_release.report.release_report import read_report
+
+        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+            s3.fetch(s3.folder_at(self.s3_conn_id, uploaded.uri), uploaded.files, Path(scratch))
+            smoke_test(Path(scratch), artifact)
+            report = read_report(Path(scratch, REPORT_FILE))
+        if report.check is None or report.benchmark is None:
+            raise ReportRefused(
+                f"The report {uploaded.uri}/{REPORT_FILE}",
+                "has no check or no benchmark",
+                "Clear the task 'upload' with its downstream tasks.",
+                code="incomplete_report",
+            )
+        require_accepted(artifact, report.check, report.benchmark)
+        return report
 
 
 def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object) -> dict[str, str]:
-    """Return what a version's tags say of its bytes and how they were judged, with fixed keys below ``onnx.``."""
+    """Return the tags of a version below ``onnx.``: the artifact, its files and the figures of its report."""
     from onnx_release.report.metrics import release_metrics
 
     tags = {

@@ -1,10 +1,10 @@
-"""What every step of a release shares: the trained model it is about, and what happens when it is refused."""
+"""Base classes of the operators of a release."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -12,9 +12,8 @@ from airflow.sdk import BaseOperator
 from airflow_onnx import params
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.operators.acceptance import Judged, accepted_report
+from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
 from airflow_onnx.tracking import run_log
-from onnx_release.errors import Refused
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
 
@@ -22,61 +21,76 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ReleaseStepOperator(BaseOperator, abc.ABC):
-    """One step of a release; a subclass writes `release` and returns a record, which XCom carries as a dict.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRun:
+    """One execution of a step.
 
-    A refusal fails the task for good and leaves the report so far on the training run in MLflow.
-
-    :param trained: the `TrainedModel` that the sensor returned.
-    :param model_name: the registered model's name.
+    :param evidence: the records so far, by the fields of `ReleaseReport`. They are logged if the step is refused.
     """
 
-    template_fields: Sequence[str] = ("trained", "model_name", "mlflow_conn_id")
+    context: Context
+    hook: MlflowHook
+    trained_model: TrainedModel
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+class ReleaseStepOperator(BaseOperator, abc.ABC):
+    """One step of a release. A subclass implements `release`; the record that it returns is a dict in XCom.
+
+    A refusal fails the task without a retry and logs the report so far to the training run in MLflow.
+
+    :param trained_model: the `TrainedModel` that the sensor returned.
+    :param model_name: the name of the registered model.
+    :param mlflow_conn_id: an Airflow connection of type `mlflow`.
+    """
+
+    template_fields: Sequence[str] = ("trained_model", "model_name", "mlflow_conn_id")
 
     def __init__(
         self,
         *,
-        trained: Any,
+        trained_model: Any,
         model_name: str,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.trained = trained
+        self.trained_model = trained_model
         self.model_name = model_name
         self.mlflow_conn_id = mlflow_conn_id
-
-    @cached_property
-    def hook(self) -> MlflowHook:
-        """The MLflow hook of this step."""
-        return MlflowHook(self.mlflow_conn_id)
+        # By the name of the link: Airflow calls `get_link` on the worker after `execute`, with this same object.
+        self.link_urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Run the step; the records it gathers on its way are the evidence if it is refused."""
-        self.gathered: dict[str, Any] = {}
-        self.link_urls: dict[str, str] = {}
-        with airflow_outcome(lambda error: self._leave_refusal(context, error)):
-            self.training = params.record(TrainedModel, self.trained, "wait_for_training")
-            return self.release(context).to_dict()
+        """Run the step and return its record as a dict."""
+        with airflow_outcome():
+            trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
+        run = StepRun(context=context, hook=MlflowHook(self.mlflow_conn_id), trained_model=trained_model)
+
+        def log_refusal(error: Any) -> None:
+            run_log.log_refusal(
+                run.hook, context, error, model_name=self.model_name, trained_model=trained_model, **run.evidence
+            )
+
+        with airflow_outcome(log_refusal):
+            return self.release(run).to_dict()
 
     @abc.abstractmethod
-    def release(self, context: Context) -> Record:
-        """Do the step's work; raise `Refused` or `Transient`."""
+    def release(self, run: StepRun) -> Record:
+        """Do the work of the step.
 
-    def _leave_refusal(self, context: Context, error: Refused) -> None:
-        if training := getattr(self, "training", None):
-            run_log.log_refusal(
-                self.hook, context, error, model_name=self.model_name, trained_model=training, **self.gathered
-            )
+        :raises Refused: if a retry would give the same result.
+        :raises Transient: if a later try may succeed.
+        """
 
 
 class AcceptedStepOperator(ReleaseStepOperator):
-    """A step that acts on judged bytes, and only when every report passed and speaks of them.
+    """A step that needs an accepted artifact: every report exists, passed, and belongs to its sha256.
 
     :param artifact: the `OnnxArtifact` that the tuning returned.
     :param check: its `CheckReport`.
     :param benchmark: its `BenchmarkReport`.
-    :param s3_conn_id: an Airflow connection of type `aws`; see docs/connections.md for MinIO's extras.
+    :param s3_conn_id: an Airflow connection of type `aws`; docs/connections.md lists the extras for MinIO.
     """
 
     template_fields: Sequence[str] = (
@@ -96,8 +110,11 @@ class AcceptedStepOperator(ReleaseStepOperator):
         self.benchmark = benchmark
         self.s3_conn_id = s3_conn_id
 
-    def accepted_report(self, context: Context) -> ReleaseReport:
-        """Read the three records, keep them as evidence, and return the report; `Refused` unless all is well."""
-        judged = Judged.read(self.artifact, self.check, self.benchmark)
-        self.gathered |= judged.parts()
-        return accepted_report(context, self.model_name, self.training, judged)
+    def accepted_report(self, run: StepRun) -> tuple[JudgedArtifact, ReleaseReport]:
+        """Return the artifact with its reports, and the release report made of them.
+
+        :raises ReportRefused: if the artifact is not accepted.
+        """
+        judged = JudgedArtifact.read(self.artifact, self.check, self.benchmark)
+        run.evidence.update(judged.evidence())
+        return judged, accepted_report(run.context, self.model_name, run.trained_model, judged)

@@ -1,4 +1,4 @@
-"""The fastest form of the exported model that still is the model: tried on request, measured, gated."""
+"""Operator of the tuning: builds variants of the exported model, and returns the fastest one that passes."""
 
 from __future__ import annotations
 
@@ -9,33 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import defaults, params, validation
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
+from airflow_onnx.operators.release_step import StepRun
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import fetch_inputs
 from onnx_release import limits
-from onnx_release.errors import Refused
-from onnx_release.records import OnnxArtifact
+from onnx_release.errors import TuningRefused
+from onnx_release.records import OnnxArtifact, Precision
+from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
-
     from onnx_release.tuning.options import TuneOptions
 
 
+class _Precisions(Record):
+    precisions: tuple[Precision, ...]
+
+
 class OnnxTuneOperator(MeasuringStepOperator):
-    """Returns the `OnnxArtifact` that goes on: the winner of the tuning in a folder of its own, or the exported one.
+    """Tunes the exported model and returns the `OnnxArtifact` of the winner, or the exported one.
 
     :param artifact: the `OnnxArtifact` that the export returned.
-    :param work_uri: the DAG run's work folder, as `PrepareWorkFolderOperator` returned it.
-    :param enabled: whether to tune at all; otherwise the task hands on what it was given.
-    :param precisions: what may be shipped, of ``float32``, ``float16`` and ``int8``; without ``float32`` the release is
-        refused when nothing of the others passes.
-    :param max_s: how long the tuning may take, in seconds.
-    :param evaluation_uri: an ``.npz`` file of inputs and targets; empty: as the run's tag says.
-    :param metric_loss_max: how much worse than PyTorch's the metric on it may be, as a part of PyTorch's.
-    :param allowed_domains: operator domains that the serving runtime knows, besides ONNX's own.
-    :param opset: the opset that the release asks for, if it does.
-    :param alias: the alias that the release will move, and `stage` its legacy stage: what cannot be combined with a
-        reduced precision is refused here, before anything is uploaded.
+    :param work_uri: the work folder of the DAG run, as `PrepareWorkFolderOperator` returned it.
+    :param enabled: tune, or return the exported artifact.
+    :param precisions: the precisions that may ship, of ``exact``, ``float16`` and ``int8``. Without ``exact`` the
+        release is refused if no variant of the others passes.
+    :param max_s: the longest tuning in seconds.
+    :param evaluation_uri: an ``.npz`` file of inputs and targets; empty for the one in the run's tag.
+    :param metric_loss_max: the largest loss of the metric on it, as a fraction of PyTorch's metric.
+    :param allowed_domains: operator domains that the serving runtime supports, besides ONNX's own.
+    :param opset: the opset of the release, if it sets one.
+    :param alias: the alias that the release moves.
+    :param stage: the legacy stage that the release sets. An alias or stage that a reduced precision cannot have is
+        refused before the upload.
     """
 
     template_fields: Sequence[str] = (
@@ -80,46 +85,49 @@ class OnnxTuneOperator(MeasuringStepOperator):
         self.alias = alias
         self.stage = stage
 
-    def release(self, context: Context) -> OnnxArtifact:
-        """Tune, keep the table, raise last."""
-        artifact = self.gathered["artifact"] = params.record(OnnxArtifact, self.artifact, "export")
+    def release(self, run: StepRun) -> OnnxArtifact:
+        """Tune, log the table of variants, and check the winner.
+
+        :raises TuningRefused: if only reduced precisions may ship and no variant of them passed.
+        """
+        artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "export")
         if params.value(self.enabled) is not True:
-            self.log.info("Tuning is off; the exported model goes on as it is.")
+            self.log.info("Tuning is off: the exported model goes on unchanged.")
             return artifact
-        asked = params.value(self.precisions)
-        if isinstance(asked, list | tuple) and validation.EXACT not in asked:
-            # Whatever wins will be refused later: that takes no measuring to know.
-            self._require_names(asked)
-        tuned = self.gathered["artifact"] = self._tuned(artifact)
+        precisions = params.settings(_Precisions, {"precisions": self.precisions}).precisions
+        if Precision.EXACT not in precisions:
+            # The alias or stage is wrong for every possible winner: refuse before the work.
+            self._require_names(precisions)
+        tuned = run.evidence["artifact"] = self._tuned(run, artifact)
         self._log_table(tuned)
-        self._require_asked(tuned)
+        _require_precision(tuned, precisions)
         self._require_names([tuned.precision])
         return tuned
 
-    def _require_names(self, precisions: Sequence[str]) -> None:
+    def _require_names(self, precisions: Sequence[Precision]) -> None:
         for precision in precisions:
             validation.alias_for(self.alias, precision)
             validation.stage_for(self.stage, precision)
 
-    def _tuned(self, artifact: OnnxArtifact) -> OnnxArtifact:
+    def _tuned(self, run: StepRun, artifact: OnnxArtifact) -> OnnxArtifact:
         from onnx_release.run_step import tune
 
         work = staging.open_staging(self.work_uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            out, options = work.output_folder(staging.TUNED, Path(scratch)), self._options(Path(scratch))
+            out, options = work.output_folder(staging.TUNED, Path(scratch)), self._options(run, Path(scratch))
             with (
                 staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder,
-                worker_cache.trained_model(self.hook, self.training.model_uri, artifact.trained_sha256) as trained,
+                worker_cache.trained_model(run.hook, run.trained_model.model_uri, artifact.trained_sha256) as trained,
             ):
                 tuned = tune(trained.path, folder, artifact, out, options)
-            # Without a variant it is the exported one, where that is staged.
+            # Without a variant the winner is the exported artifact, which is staged already.
             return work.stage(staging.TUNED, tuned, out) if tuned.variant else tuned
 
-    def _options(self, scratch: Path) -> TuneOptions:
+    def _options(self, run: StepRun, scratch: Path) -> TuneOptions:
         from onnx_release.tuning.options import TuneOptions
 
-        source = self.told()
-        where = source.evaluation_uri(self.evaluation_uri)
+        source = self.release_inputs(run)
+        evaluation_uri = source.evaluation_uri(self.evaluation_uri)
         return params.settings(
             TuneOptions,
             {
@@ -128,22 +136,11 @@ class OnnxTuneOperator(MeasuringStepOperator):
                 "metric_loss_max": self.metric_loss_max,
                 "allowed_domains": self.allowed_domains,
             },
-            judge=self.benchmark_options(scratch, source).to_dict(),
+            judge=self.benchmark_options(run, source, scratch).to_dict(),
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
-            evaluation=fetch_inputs(self.hook, self.s3_conn_id, where, scratch / "evaluation", "evaluation_uri"),
-        )
-
-    def _require_asked(self, tuned: OnnxArtifact) -> None:
-        """Refuse to ship the exact model to someone who asked for a reduced one alone."""
-        asked = tuple(params.value(self.precisions))
-        if tuned.precision in asked or tuned.tuning is None:
-            return
-        why = [f"{c.name}: {c.outcome}, {c.reason}" for c in tuned.tuning.candidates if c.precision in asked]
-        raise Refused(
-            f"tuning to {', '.join(asked)}",
-            f"found nothing that passed and was faster than the plain export ({'; '.join(why)})",
-            "The table on the training run has every figure; with 'float32' among tune_precisions the plain export "
-            "would have gone on.",
+            evaluation=fetch_inputs(
+                run.hook, self.s3_conn_id, evaluation_uri, scratch / "evaluation", "evaluation_uri"
+            ),
         )
 
     def _log_table(self, tuned: OnnxArtifact) -> None:
@@ -151,3 +148,16 @@ class OnnxTuneOperator(MeasuringStepOperator):
 
         for line in tuning_markdown(tuned.tuning).splitlines() if tuned.tuning else ():
             self.log.info("%s", line)
+
+
+def _require_precision(tuned: OnnxArtifact, precisions: Sequence[Precision]) -> None:
+    """Raise if the exported model won, and only reduced precisions may ship."""
+    if tuned.precision in precisions or tuned.tuning is None:
+        return
+    reasons = [f"{v.name}: {v.outcome}, {v.reason}" for v in tuned.tuning.candidates if v.precision in precisions]
+    raise TuningRefused(
+        f"The tuning to {', '.join(precisions)}",
+        f"found no variant that passed and was faster than the plain export ({'; '.join(reasons)})",
+        "The table on the training run has every figure. Add 'exact' to tune_precisions to ship the plain export.",
+        code="no_reduced_variant",
+    )

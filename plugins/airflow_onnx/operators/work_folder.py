@@ -1,4 +1,4 @@
-"""The work folder of one release: made before the first step, put away after the last."""
+"""Set-up and tear-down of a release: the work folder, and objects of unfinished releases."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 class PrepareWorkFolderOperator(BaseOperator):
-    """Makes the DAG run's work folder and returns its URI; sweeps folders of releases that were never finished.
+    """Creates the work folder of the DAG run, returns its URI, and removes old folders of unfinished releases.
 
-    :param keep_s: how long such a folder is kept, in seconds.
+    :param keep_s: the age in seconds at which the folder of an unfinished release is removed.
     """
 
     def __init__(self, *, keep_s: float = defaults.WORK_KEEP_S, **kwargs: Any) -> None:
@@ -30,7 +30,7 @@ class PrepareWorkFolderOperator(BaseOperator):
         self.keep_s = keep_s
 
     def execute(self, context: Context) -> str:
-        """Return the work folder's URI."""
+        """Create the work folder and return its URI."""
         run: Any = context["dag_run"]
         uri = staging.work_folder_uri(settings.staging_uri(), run.dag_id, run.run_id)
         with airflow_outcome():
@@ -39,21 +39,20 @@ class PrepareWorkFolderOperator(BaseOperator):
 
 
 class CleanWorkFolderOperator(BaseOperator):
-    """Puts the work away: the folder after a release, the objects that no version names after a failure.
+    """Removes the work folder after a release, and after a failure the objects that no version names.
 
-    After a failure the folder stays for `keep_s` of `PrepareWorkFolderOperator`, so that clearing the failed
-    task finds what the tasks before it made. The objects stay while MLflow cannot be asked whether a version names
-    them; the task then retries.
+    After a failure the folder stays for the `keep_s` of `PrepareWorkFolderOperator`: a cleared task reads the results
+    of the tasks before it. During an outage of MLflow the objects stay, and the task retries.
 
     :param work_uri: the folder that `PrepareWorkFolderOperator` returned.
-    :param trained: the `TrainedModel`, if the sensor got that far.
-    :param target_uri: the ``s3://`` folder that the upload of this DAG run began to fill, if it did.
-    :param version: what the promotion returned, if it did.
+    :param trained_model: the `TrainedModel`, or empty if the sensor failed.
+    :param target_uri: the ``s3://`` folder of this DAG run's upload, or empty if none began.
+    :param version: the result of the promotion, or empty.
     """
 
     template_fields: Sequence[str] = (
         "work_uri",
-        "trained",
+        "trained_model",
         "target_uri",
         "version",
         "model_name",
@@ -65,7 +64,7 @@ class CleanWorkFolderOperator(BaseOperator):
         self,
         *,
         work_uri: str,
-        trained: Any,
+        trained_model: Any,
         target_uri: str,
         version: Any,
         model_name: str,
@@ -75,7 +74,7 @@ class CleanWorkFolderOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.work_uri = work_uri
-        self.trained = trained
+        self.trained_model = trained_model
         self.target_uri = target_uri
         self.version = version
         self.model_name = model_name
@@ -83,16 +82,16 @@ class CleanWorkFolderOperator(BaseOperator):
         self.s3_conn_id = s3_conn_id
 
     def execute(self, context: Context) -> None:
-        """Clean up according to how far the release came."""
+        """Remove the work folder, or the objects of an unfinished release."""
         with airflow_outcome():
             if params.optional_record(ModelVersion, self.version):
                 staging.open_staging(self.work_uri).remove()
             elif self.target_uri:
-                self._remove_unnamed_objects(params.record(TrainedModel, self.trained, "wait_for_training"))
+                self._remove_unnamed_objects(params.record(TrainedModel, self.trained_model, "wait_for_training"))
 
-    def _remove_unnamed_objects(self, training: TrainedModel) -> None:
+    def _remove_unnamed_objects(self, trained_model: TrainedModel) -> None:
         hook = MlflowHook(self.mlflow_conn_id)
-        if model_registry.has_source(hook, self.model_name, training.training_run_id, self.target_uri):
+        if model_registry.has_source(hook, self.model_name, trained_model.training_run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", self.model_name, self.target_uri)
             return
         folder = s3.folder_at(self.s3_conn_id, self.target_uri)

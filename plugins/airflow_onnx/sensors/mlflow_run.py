@@ -1,4 +1,4 @@
-"""Waits for the end of a training run and says which model it left."""
+"""Sensor that waits for the end of a training run and finds its trained model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 
-from airflow_onnx import params
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import TrainingRunLink
@@ -22,20 +21,19 @@ if TYPE_CHECKING:
 
 
 class MlflowTrainingRunSensor(BaseSensorOperator):
-    """Passes when the training run has finished and holds a PyTorch model; returns a `TrainedModel` as a dict.
+    """Waits until the training run has finished with a PyTorch model; returns a `TrainedModel` as a dict.
 
-    A run that finished long ago passes at once. One that failed, was killed or deleted, or holds no PyTorch model
-    fails the task for good, with the reason. While the run goes on the task waits in the triggerer and holds no
-    worker slot (``deferrable=False`` pokes from a worker instead).
+    A run that failed, was killed or deleted, or has no PyTorch model fails the task without a retry. Airflow's
+    `poke_interval` and `timeout` apply in both modes.
 
-    :param training_run_id: the run's id in MLflow; exactly one of this and `model_uri` is given.
-    :param model_uri: ``runs:/<run id>/<path>`` or ``models:/…``: releases this very model of the run it belongs to.
-    :param model_name: the registered model's name, under which a refusal is filed on the run.
-    :param poll_interval_s: seconds between two looks at the run.
-    :param wait_timeout_h: hours to wait for a run that goes on; takes the place of the sensor's own `timeout`.
+    :param training_run_id: the run's id in MLflow. Exactly one of this and `model_uri` is needed.
+    :param model_uri: ``runs:/<run id>/<path>`` or ``models:/…``: releases this model of its run.
+    :param model_name: the name of the registered model, under which a refusal is logged to the run.
+    :param mlflow_conn_id: an Airflow connection of type `mlflow`.
+    :param deferrable: wait in the triggerer, without a worker slot.
     """
 
-    template_fields: Sequence[str] = ("training_run_id", "model_uri", "model_name", "mlflow_conn_id", "wait_timeout_h")
+    template_fields: Sequence[str] = ("training_run_id", "model_uri", "model_name", "mlflow_conn_id")
     operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
 
     def __init__(
@@ -45,9 +43,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         model_uri: str = "",
         model_name: str,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
-        poll_interval_s: float = 5.0,
-        wait_timeout_h: Any = 24.0,
-        deferrable: bool = True,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -55,58 +51,58 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         self.model_uri = model_uri
         self.model_name = model_name
         self.mlflow_conn_id = mlflow_conn_id
-        self.poll_interval_s = poll_interval_s
-        self.wait_timeout_h = wait_timeout_h
         self.deferrable = deferrable
-        # A sensor that pokes looks many times, and says once that it does.
-        self._announced = False
+        # By the name of the link: Airflow calls `get_link` on the worker after `execute`, with this same object.
+        self.link_urls: dict[str, str] = {}
+        # The first poke logs the start of the release to the run; later pokes do not.
+        self._logged_start = False
 
     def execute(self, context: Context) -> Any:
         """Return the trained model, or defer until the run has ended."""
-        self.timeout = float(params.value(self.wait_timeout_h)) * 3600.0
         if not self.deferrable:
             return super().execute(context)
-        trained = self._look(context)
-        if trained is None:
-            self.log.info("Training run %s goes on; waiting for its end.", self._run_id)
+        training_run_id, trained_model = self._find(context)
+        if trained_model is None:
+            self.log.info("Training run %s is not finished; waiting in the triggerer.", training_run_id)
             self.defer(
                 trigger=MlflowRunTrigger(
-                    training_run_id=self._run_id,
+                    training_run_id=training_run_id,
                     mlflow_conn_id=self.mlflow_conn_id,
-                    poll_interval_s=self.poll_interval_s,
+                    poll_interval_s=self.poke_interval,
                 ),
                 method_name="execute_complete",
                 timeout=timedelta(seconds=self.timeout),
             )
-        return trained
+        return trained_model
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Look at the run anew: the event is only a bell."""
+        """Read the run again: the event has only its id."""
         self.log.info("Training run %s has ended.", event["training_run_id"])
         return self.execute(context)
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look once; used when the sensor is not deferrable."""
-        trained = self._look(context)
-        return PokeReturnValue(is_done=trained is not None, xcom_value=trained)
+        """Read the run once."""
+        _, trained_model = self._find(context)
+        return PokeReturnValue(is_done=trained_model is not None, xcom_value=trained_model)
 
-    def _look(self, context: Context) -> dict[str, Any] | None:
+    def _find(self, context: Context) -> tuple[str, dict[str, Any] | None]:
+        """Return the run's id, and its trained model if the run has finished."""
         hook = MlflowHook(self.mlflow_conn_id)
-        self._run_id = ""
-        with airflow_outcome(lambda error: self._leave_refusal(hook, context, error)):
-            self._run_id, model_uri = training_run.resolve(
+        with airflow_outcome():
+            run_id, model_uri = training_run.resolve(
                 hook, self.training_run_id.strip() or None, self.model_uri.strip() or None
             )
-            if not self._announced:
-                run_log.log_start(hook, context, self._run_id)
-                self._announced = True
-            trained = training_run.find_trained_model(hook, self._run_id, model_uri)
-        if trained is None:
-            return None
-        self.link_urls = {TrainingRunLink.name: hook.server.run_url(trained.experiment_id, self._run_id)}
-        return trained.to_dict()
 
-    def _leave_refusal(self, hook: MlflowHook, context: Context, error: Refused) -> None:
-        if self._run_id:
-            trained = TrainedModel(training_run_id=self._run_id, model_uri=self.model_uri)
-            run_log.log_refusal(hook, context, error, model_name=self.model_name, trained_model=trained)
+        def log_refusal(error: Refused) -> None:
+            trained_model = TrainedModel(training_run_id=run_id, model_uri=self.model_uri)
+            run_log.log_refusal(hook, context, error, model_name=self.model_name, trained_model=trained_model)
+
+        with airflow_outcome(log_refusal):
+            if not self._logged_start:
+                run_log.log_start(hook, context, run_id)
+                self._logged_start = True
+            found = training_run.find_trained_model(hook, run_id, model_uri)
+        if found is None:
+            return run_id, None
+        self.link_urls[TrainingRunLink.name] = hook.server.run_url(found.experiment_id, run_id)
+        return run_id, found.to_dict()

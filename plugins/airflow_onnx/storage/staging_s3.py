@@ -144,7 +144,7 @@ class S3Staging(Staging):
 
 
 def _staging_folder(uri: str) -> s3.S3Folder:
-    validation.bucket(uri.removeprefix("s3://").partition("/")[0])
+    validation.validate_bucket(uri.removeprefix("s3://").partition("/")[0])
     return s3.folder_at(settings.staging_conn_id(), uri, rerun=RERUN)
 
 

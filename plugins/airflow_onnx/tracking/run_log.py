@@ -121,7 +121,7 @@ def log_refusal(
 
     found = report_failures(parts.get("check"), parts.get("benchmark")) or (str(refusal),)
     try:
-        validation.model_name(model_name)
+        validation.validate_model_name(model_name)
         report = ReleaseReport(
             status="refused",
             reasons=found,
@@ -145,7 +145,7 @@ def log_reproduction(hook: MlflowHook, trained_model: TrainedModel, model_name: 
         return
     files = sorted(file for file in folder.iterdir() if file.is_file())
     try:
-        validation.model_name(model_name)
+        validation.validate_model_name(model_name)
         hook.log_files(trained_model.training_run_id, f"{tags.ROOT}/{model_name}/reproduction", files)
     except (Refused, Transient) as failure:
         log.warning("The reproduction of the failure is not recorded in MLflow: %s", failure)

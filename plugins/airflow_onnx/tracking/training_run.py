@@ -32,14 +32,14 @@ def resolve(hook: MlflowHook, training_run_id: str | None, model_uri: str | None
     :raises TrackingRefused: if the arguments name no training run.
     """
     if training_run_id and not model_uri:
-        return validation.run_id(training_run_id), None
+        return validation.validate_run_id(training_run_id), None
     if training_run_id or not model_uri:
         given = "are both given" if training_run_id else "are both empty"
         raise TrackingRefused(
             "The parameters training_run_id and model_uri", given, "Give exactly one of them.", code="run_or_model"
         )
     if found := re.fullmatch(r"runs:/([^/]+)/(.+)", model_uri):
-        return validation.run_id(found[1]), model_uri
+        return validation.validate_run_id(found[1]), model_uri
     with hook.mlflow_errors(f"The model {model_uri}", "Check the URI on MLflow's Models page."):
         run_id, pinned_uri = _registered_model(hook, model_uri)
     if not run_id:

@@ -99,7 +99,7 @@ class Decider:
 
         :raises TrackingRefused: if the run does not exist.
         """
-        return self.decide(self.rest.run(validation.run_id(training_run_id)))
+        return self.decide(self.rest.run(validation.validate_run_id(training_run_id)))
 
     def decide(self, run: TrainingRun) -> Decision:
         """Return the decision about a run. A run that cannot be checked is refused."""
@@ -108,7 +108,7 @@ class Decider:
         name = name or self.release_defaults.model_name
         reason_code = None
         try:
-            action, reason = self._action(run, validation.model_name(name))
+            action, reason = self._action(run, validation.validate_model_name(name))
         except Refused as error:
             action, reason, reason_code = "refuse", str(error), error.code
         return Decision(

@@ -1,4 +1,4 @@
-"""Models, bytes and names that are refused: with a reason on record, and nothing left behind."""
+"""Refused models, bytes and names: the reason is logged to the training run, and no object or version is left."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from tests.edge.releasing import (
     trained_run,
     versions_of,
 )
+from tests.refusals import failed
 
 
 def test_a_parity_failure_is_refused_with_its_evidence_and_a_rerun_with_other_limits_heals(
     hook: MlflowHook, release: Release, judged: Release
 ) -> None:
     release.params["parity"] = {"mae_max": 1e-12}
-    with pytest.raises(AirflowFailException, match=r"positions.*1e-12"):
+    with failed("benchmark_failed", "positions", "1e-12"):
         release.after(judged, "check").run("parity_latency")
     release.clean()
     report = assert_refused(hook, release, "parity", "positions")
@@ -77,7 +78,7 @@ def test_bytes_that_change_after_the_verdict_are_not_shipped(
 def test_upload_refuses_without_a_report(hook: MlflowHook, release: Release, judged: Release, missing: str) -> None:
     release.after(judged, "parity_latency")
     release.returned[missing] = None
-    with pytest.raises(AirflowFailException, match=f"task '{missing}'"):
+    with failed("missing_record", f"task '{missing}'"):
         release.run("upload")
     assert_nothing_left(hook, release)
 
@@ -88,14 +89,14 @@ def test_upload_refuses_reports_of_other_bytes_and_failed_ones(
     release.after(judged, "parity_latency")
     good = release.returned["check"]
     release.returned["check"] = good | {"sha256": "0" * 64}
-    with pytest.raises(AirflowFailException, match="another artifact"):
+    with failed("not_accepted", "0" * 64):
         release.run("upload")
     release.returned["check"] = good | {"passed": False}
-    with pytest.raises(AirflowFailException, match="check did not pass"):
+    with failed("not_accepted", "check"):
         release.run("upload")
     release.returned["check"] = good
     release.returned["parity_latency"]["latency"] = None
-    with pytest.raises(AirflowFailException, match="latency was not measured"):
+    with failed("not_accepted", "latency"):
         release.run("upload")
     assert_nothing_left(hook, release)
 
@@ -117,7 +118,19 @@ def test_objects_that_vanish_before_the_promotion_are_noticed(
 ) -> None:
     release.after(judged, "parity_latency").run("upload", "register")
     S3Hook("minio_default").get_conn().delete_object(Bucket="heimdall-models", Key=objects_of(release)[0])
-    with pytest.raises(AirflowFailException, match="are gone or changed"):
+    with failed("objects_changed"):
+        release.run("promote")
+    assert "candidate" not in hook.client.get_registered_model(release.model_name).aliases
+
+
+@pytest.mark.parametrize("record", ["upload", "register"])
+def test_the_promotion_refuses_records_of_other_bytes(
+    hook: MlflowHook, release: Release, judged: Release, record: str
+) -> None:
+    """A partly cleared DAG run: a new export was judged, and objects or version are those of an earlier one."""
+    release.after(judged, "parity_latency").run("upload", "register")
+    release.returned[record] = release.returned[record] | {"sha256": "0" * 64}
+    with failed("other_bytes", "0" * 64):
         release.run("promote")
     assert "candidate" not in hook.client.get_registered_model(release.model_name).aliases
 
@@ -168,13 +181,13 @@ def test_a_corrupted_model_file_is_refused(hook: MlflowHook, release: Release, t
 @pytest.mark.parametrize("name", ["../other", "my model", "modèle", ""])
 def test_a_hostile_model_name_is_refused_before_anything_is_made(hook: MlflowHook, run_id: str, name: str) -> None:
     release = Release(run_id, name)
-    with pytest.raises(AirflowFailException, match="model name"):
+    with failed("wrong_name", "model name"):
         release.to("export")
     release.clean()
 
 
 class Branching(nn.Module):
-    """Its path depends on the values that it is given, which no exported graph can follow."""
+    """Model with a branch on the values of its input, which no exported graph can follow."""
 
     def __init__(self) -> None:
         super().__init__()

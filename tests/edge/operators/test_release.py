@@ -11,6 +11,7 @@ import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.operators.promote import RELEASED_VERSIONS
 from tests.edge.conftest import Services
 from tests.edge.releasing import (
     Release,
@@ -28,6 +29,9 @@ def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
     release.clean()
 
     assert (version["version"], version["alias"]) == (1, "candidate")
+    (event,) = release.events[RELEASED_VERSIONS].asset_alias_events
+    assert event.dest_asset_key.name == f"models:/{release.model_name}@candidate"
+    assert event.extra == {"version": 1, "sha256": version["sha256"], "uri": version["source"]}
     sha256 = release.returned["export"]["sha256"]
     uri = f"s3://heimdall-models/{release.model_name}/{release.training_run_id}/{sha256[:16]}"
     assert version["source"] == uri

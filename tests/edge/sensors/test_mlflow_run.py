@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -10,7 +11,8 @@ from typing import Any
 
 import mlflow
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk import conf
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 from airflow.triggers.base import TriggerEvent
 
 from airflow_onnx.hooks.mlflow import MlflowHook
@@ -23,7 +25,7 @@ CONTEXT: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual
 
 
 def sensor(**arguments: Any) -> MlflowTrainingRunSensor:
-    return MlflowTrainingRunSensor(task_id="wait_for_training", model_name="m", **arguments)
+    return MlflowTrainingRunSensor(task_id="wait_for_training", model_name="m", **{"deferrable": True} | arguments)
 
 
 def trigger(run_id: str) -> MlflowRunTrigger:
@@ -47,7 +49,7 @@ def test_a_run_that_finished_long_ago_passes_at_once(hook: MlflowHook) -> None:
 def test_a_running_run_is_waited_for_in_the_triggerer(hook: MlflowHook) -> None:
     run = mlflow.start_run()
     log_model()
-    task = sensor(training_run_id=run.info.run_id, wait_timeout_h="0.5")
+    task = sensor(training_run_id=run.info.run_id, poke_interval=7, timeout=1800)
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(CONTEXT)
     path, arguments = deferred.value.trigger.serialize()
@@ -55,7 +57,7 @@ def test_a_running_run_is_waited_for_in_the_triggerer(hook: MlflowHook) -> None:
     assert arguments == {
         "training_run_id": run.info.run_id,
         "mlflow_conn_id": "mlflow_default",
-        "poll_interval_s": 5.0,
+        "poll_interval_s": 7.0,
     }
     assert deferred.value.timeout is not None
     assert deferred.value.timeout.total_seconds() == 1800
@@ -108,15 +110,40 @@ def test_the_trigger_sits_out_an_outage(hook: MlflowHook, services: Services) ->
     with ThreadPoolExecutor(1) as triggerer:
         waiting = triggerer.submit(asyncio.run, first_event(trigger(run.info.run_id)))
         time.sleep(1)
-        assert not waiting.done(), "nobody has told it that the run has ended"
+        assert not waiting.done(), "MLflow is down"
         services.start("mlflow")
         assert waiting.result(timeout=30).payload == {"training_run_id": run.info.run_id}
 
 
-def test_without_deferring_it_pokes(hook: MlflowHook) -> None:
+def test_in_poke_mode_it_pokes_at_every_poke_interval_until_the_run_ends(hook: MlflowHook) -> None:
     run = mlflow.start_run()
-    task = sensor(training_run_id=run.info.run_id, deferrable=False)
-    assert not task.poke(CONTEXT)
     log_model()
-    mlflow.end_run()
+    task = sensor(training_run_id=run.info.run_id, deferrable=False, poke_interval=0.2, timeout=60)
+    poked: list[float] = []
+    poke = task.poke
+
+    def end_at_the_third_poke(context: Any) -> Any:
+        poked.append(time.monotonic())
+        if len(poked) == 3:
+            mlflow.end_run()
+        return poke(context)
+
+    task.poke = end_at_the_third_poke  # type: ignore[method-assign]
     assert task.execute(CONTEXT)["training_run_id"] == run.info.run_id
+    assert len(poked) == 3
+    assert min(later - earlier for earlier, later in itertools.pairwise(poked)) >= 0.2
+
+
+def test_in_poke_mode_it_stops_at_the_timeout(hook: MlflowHook) -> None:
+    run = mlflow.start_run()
+    task = sensor(training_run_id=run.info.run_id, deferrable=False, poke_interval=0.2, timeout=0.5)
+    started = time.monotonic()
+    with pytest.raises(AirflowSensorTimeout):
+        task.execute(CONTEXT)
+    assert 0.5 <= time.monotonic() - started < 10
+    mlflow.end_run()
+
+
+def test_the_deployment_decides_whether_it_defers_by_default() -> None:
+    default = conf.getboolean("operators", "default_deferrable", fallback=False)
+    assert MlflowTrainingRunSensor(task_id="wait", model_name="m").deferrable is default
