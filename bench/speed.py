@@ -109,17 +109,17 @@ def int8(setting: Setting) -> Iterator[Result]:
         tried = "; ".join(_in_words(one) for one in variants if one["precision"] == "int8")
         raise NotMeasured(f"no int8 variant passed and was faster than the plain export: {tried}")
     best = next(one for one in variants if one["name"] == tuned["variant"])
-    progress(f"{tuned['variant']}: {tuned['size_bytes'] / 1e6:.0f} MB, least cosine {best['cosine']:.6f}")
+    progress(f"{tuned['variant']}: {tuned['size_bytes'] / 1e6:.0f} MB, least cosine {best['measures']['cosine']:.6f}")
     detail = {
         "variant": tuned["variant"],
-        "least_cosine": best["cosine"],
-        "sqnr_db": best["sqnr_db"],
+        "least_cosine": best["measures"]["cosine"],
+        "sqnr_db": best["measures"]["sqnr_db"],
         "positions_mae": best["task_metrics"],
         "tuning": tuned,
     }
     for batch, figure in INT8.items():
         found = time_pair(setting, "fp32", LARGE, batch, figure.at_least, onnx=out / MODEL_FILE)
-        yield _speedup(figure, found, detail, condition=best["cosine"] >= COSINE_MIN)
+        yield _speedup(figure, found, detail, condition=best["measures"]["cosine"] >= COSINE_MIN)
 
 
 def time_pair(
@@ -157,5 +157,6 @@ def _speedup(
 
 
 def _in_words(variant: dict[str, Any]) -> str:
-    figures = [f"{name} {variant[name]:.4g}" for name in ("speedup", "cosine") if variant[name] is not None]
+    values = {"speedup": variant["speedup"], "cosine": variant["measures"]["cosine"]}
+    figures = [f"{name} {value:.4g}" for name, value in values.items() if value is not None]
     return f"{variant['name']} {variant['outcome']} ({', '.join(filter(None, [*figures, variant['reason']]))})"
