@@ -27,7 +27,7 @@ from onnx_release import limits
 
 BUDGET, PLAN = limits.LatencyBudget(), limits.MeasurePlan()
 # The sections of the trigger form, in its order. Airflow's form opens the one of this name, and only that one.
-WHAT, SAME, FAST, FASTER, WHERE = "Run Parameters", "The same numbers", "Fast enough", "Faster still", "Where to"
+WHAT, SAME, FAST, FASTER, WHERE = "Run Parameters", "Parity", "Latency", "Tuning", "Destination"
 
 
 PARAMS = {
@@ -102,7 +102,7 @@ PARAMS = {
         minimum=0,
     ),
     "speedup_goal": field(
-        BUDGET.speedup_goal, "number", FAST, "Wished-for speedup", "Said in the report when reached.", minimum=0
+        BUDGET.speedup_goal, "number", FAST, "Goal speedup", "The report states if it is reached.", minimum=0
     ),
     "p95_max_ms": field(
         None, "number", FAST, "p95 at most (ms)", "ONNX Runtime at the serving batch size. Empty: not limited.",
@@ -127,8 +127,8 @@ PARAMS = {
     ),
     "tune_precisions": field(
         ["exact"], "array", FASTER, "Precisions",
-        "What may be shipped, of float32 (exact), float16 and int8. A reduced one gets an alias of its own, such as "
-        "candidate-int8. Without float32: a reduced one or nothing.",
+        "What may be shipped, of exact, float16 and int8. A reduced one gets an alias of its own, such as "
+        "candidate-int8. Without exact: a reduced one or nothing.",
         items={"type": "string", "enum": ["exact", "float16", "int8"]}, minItems=1, uniqueItems=True,
     ),
     "tune_max_s": field(
