@@ -118,7 +118,7 @@ def tune(meter: Meter, size: str, trained: str, folder: str, out: str, max_s: st
 
     of = case(size, trained, folder)
     options = TuneOptions(
-        judge=BenchmarkOptions(**of.source),
+        benchmark=BenchmarkOptions(**of.source),
         precisions=(Precision.INT8,),
         max_s=float(max_s),
         evaluation=str(of.trained.with_name(EVALUATION)),

@@ -104,7 +104,7 @@ def int8(setting: Setting) -> Iterator[Result]:
     longest_s = setting.choose(TUNE_MAX_S, TUNE_MAX_S, TUNE_REHEARSAL_S)
     paths = (models.fitted(LARGE), models.exported(LARGE, fitted=True), out, longest_s)
     tuned = Step("bench.release_steps:tune", (models.size(LARGE), *map(str, paths))).run()
-    variants = tuned["table"]["candidates"]
+    variants = tuned["table"]["variants"]
     if not tuned["variant"]:
         tried = "; ".join(_in_words(one) for one in variants if one["precision"] == "int8")
         raise NotMeasured(f"no int8 variant passed and was faster than the plain export: {tried}")

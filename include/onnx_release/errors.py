@@ -225,6 +225,9 @@ class TuningRefused(Refused):
 
     codes: ClassVar[Mapping[str, str]] = {
         "no_reduced_variant": "Only reduced precisions may ship, and no variant of them passed.",
+        "invalid_tune_options": "An option of the tuning is out of range.",
+        "unsupported_by_tool": "ONNX Runtime's tool cannot convert the graph to this precision.",
+        "target_mismatch": "The targets of the evaluation sample do not fit the outputs of the model.",
     }
 
 

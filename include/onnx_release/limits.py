@@ -75,19 +75,19 @@ PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
     "float16": {"mae_max": None, "sqnr_min_db": 40.0, "cosine_min": 0.9999, "agreement_min": 0.999},
 }
 
-# The time limit of a tuning, and the share of it for building candidates before the race.
+# Tuning: its longest duration, and the part of it for building variants before they are timed.
 TUNE_MAX_S = 300.0
 TUNE_BUILD_SHARE = 0.6
-# The allowed relative loss of a candidate's metric on the evaluation sample, compared with PyTorch's.
+# Largest relative loss of a variant's metric on the evaluation sample, compared with PyTorch's.
 METRIC_LOSS_MAX = 0.01
-# Opsets from which an export may be faster: Gelu is one node from 20 on, attention from 23 on.
+# Opsets with new fused operators: Gelu is one node from 20 on, attention from 23 on.
 TUNE_OPSETS = (20, 23)
-# The rounds before the race may eliminate a candidate as slower, and the longest measurement of one candidate in s.
-HEAT_ROUNDS_MIN = 10
-HEAT_MAX_S = 30.0
-# Convolutions get a static quantisation when they have at least this share of the weights of all layers.
+# Rounds of a comparison with the plain export before a variant may be eliminated, and its longest duration in s.
+ELIMINATION_ROUNDS_MIN = 10
+ELIMINATION_MAX_S = 30.0
+# Least share of the layers' weights in convolutions, for a static quantization of convolutions.
 CONVOLUTION_SHARE_MIN = 0.2
-# Rows for the ranges of a static quantisation: from the evaluation sample, and from each other sample.
+# Calibration rows of a static quantization: of the evaluation sample, and of each other sample.
 CALIBRATION_ROWS_MAX = 64
 CALIBRATION_SAMPLE_ROWS = 8
 # The batch size for the evaluation sample.

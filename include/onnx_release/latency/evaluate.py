@@ -60,7 +60,13 @@ def evaluate_latency(measured: LatencyReport, budget: LatencyBudget) -> LatencyR
         The report with its budget, verdict, failures and warnings.
     """
     served = next((batch for batch in measured.batches if batch.batch_size == budget.batch_size), None)
-    invalid = _invalid(measured, served, budget)
+    invalid = []
+    if served is None:
+        invalid.append(f"the serving batch size {budget.batch_size} was not measured")
+    active, requested = measured.providers_active, measured.providers_requested
+    # ONNX Runtime falls back to another provider without an error; its latency is of no use then.
+    if active[:1] != requested[:1]:
+        invalid.append(f"ONNX Runtime ran on {', '.join(active) or 'nothing'}, not on {', '.join(requested)}")
     comparison, misses = ("refused", []) if served is None else _compare(served, budget)
     warn = budget.on_miss == "warn"
     failures = [*invalid, *([] if warn else misses)]
@@ -97,18 +103,6 @@ def _compare(served: BatchLatency, budget: LatencyBudget) -> tuple[_Comparison, 
     else:
         reason = f"the interval still contains it {duration}; measure on a quieter host, or raise measure_max_s"
     return "not settled", [f"{speedup}, not settled against the required {budget.speedup_min:g}: {reason}"]
-
-
-def _invalid(measured: LatencyReport, served: BatchLatency | None, budget: LatencyBudget) -> list[str]:
-    """Return the reasons why the measurement says nothing about serving."""
-    found = []
-    if served is None:
-        found.append(f"the serving batch size {budget.batch_size} was not measured")
-    active, requested = measured.providers_active, measured.providers_requested
-    # ONNX Runtime falls back to another provider without an error; its latency is of no use then.
-    if active[:1] != requested[:1]:
-        found.append(f"ONNX Runtime ran on {', '.join(active) or 'nothing'}, not on {', '.join(requested)}")
-    return found
 
 
 def _remarks(batches: Sequence[BatchLatency], comparison: _Comparison, budget: LatencyBudget) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a measurement must say of the machine it was taken on, and whether others were using it."""
+"""Description of the measuring machine, and the time that its other processes take."""
 
 from __future__ import annotations
 
@@ -11,32 +11,41 @@ from pathlib import Path
 from onnx_release.records import HostInfo
 
 
-def usable_cpus() -> int:
-    """Return how many CPUs this process may keep busy: its affinity, bounded by its control group's quota."""
+def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of CPUs for this process: its affinity, limited by the quota of its control group.
+
+    Args:
+        cgroup: the folder of the control group.
+    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
+    quota = cgroup_quota(cgroup)
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
-def _cgroup_quota(root: Path) -> float | None:
-    """Return the CPUs that a container's limit amounts to (cgroup v2, then v1), or None where there is no limit."""
+def cgroup_quota(folder: Path) -> float | None:
+    """Return the CPU quota of a control group in CPUs (cgroup v2, then v1), or None without a limit."""
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        quota, period = (folder / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         pass
     try:
-        quota_us = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        period_us = int((root / "cpu/cpu.cfs_period_us").read_text())
+        quota_us = int((folder / "cpu/cpu.cfs_quota_us").read_text())
+        period_us = int((folder / "cpu/cpu.cfs_period_us").read_text())
     except (OSError, ValueError):
         return None
     return quota_us / period_us if quota_us > 0 else None
 
 
 def describe_host() -> HostInfo:
-    """Describe the machine as it is now."""
+    """Describe the machine and its present load."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return HostInfo(
-        cpu_model=_cpu_model(),
+        cpu_model=next(models, platform.processor() or platform.machine() or "unknown"),
         logical_cpus=os.cpu_count() or 1,
         usable_cpus=usable_cpus(),
         load_1m=os.getloadavg()[0],
@@ -44,20 +53,11 @@ def describe_host() -> HostInfo:
     )
 
 
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine() or "unknown")
-
-
 class CpuWait:
-    """How much of their time this process's threads waited for a CPU, since the object was made.
+    """Share of time that this process's threads have waited for a CPU since the object was created.
 
-    The kernel's scheduler counts it, so it holds in a container and on a shared host, where a load average does not.
-    A thread that ended takes its count along; what is left says too little then, never too much.
+    The kernel's scheduler counts the waiting. So the share is right in a container and on a shared host, where a load
+    average is not. The count of a thread ends with the thread, so the share can be too low and never too high.
     """
 
     def __init__(self) -> None:
@@ -65,9 +65,9 @@ class CpuWait:
         self._begin = _thread_times()
 
     def share(self) -> float | None:
-        """Return waiting / (running + waiting), in [0, 1], or None where the kernel does not tell.
+        """Return waiting / (running + waiting), in [0, 1], or None if the kernel does not count it.
 
-        Less than one thread's worth of work counts as that: a process that mostly sleeps is not disturbed by a wait.
+        The divisor is at least the elapsed time: a wait does not disturb a process that mostly sleeps.
         """
         now = _thread_times()
         if not now:
@@ -82,7 +82,7 @@ class CpuWait:
 
 
 def _thread_times() -> dict[str, tuple[int, int]]:
-    """Return each thread's time on a CPU and time ready but waiting for one, in ns (Linux's schedstat)."""
+    """Return each thread's time on a CPU and its time of waiting for one, in ns (Linux's schedstat)."""
     times = {}
     for file in Path("/proc/self/task").glob("*/schedstat"):
         try:

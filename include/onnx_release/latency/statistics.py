@@ -68,20 +68,17 @@ class RatioOfMedians:
         The bootstrap assumes independent rounds. On a machine that drifts they are not, and the ratios of consecutive
         parts differ by more than the bootstrap's interval.
         """
+        from scipy.special import stdtrit  # here: it takes a while to import, and few callers need an interval
+
         tail = (1.0 - confidence) / 2.0
         low, high = (float(edge) for edge in np.quantile(self.resampled, (tail, 1.0 - tail)))
-        if len(self.repeats) >= _REPEATS_MIN:
-            factor = math.exp(self._half_width(tail))
+        count = len(self.repeats)
+        if count >= _REPEATS_MIN:
+            # Student's interval for the mean of the repeats' logarithms.
+            standard_error = float(np.std(np.log(self.repeats), ddof=1)) / math.sqrt(count)
+            factor = math.exp(standard_error * float(stdtrit(count - 1, 1.0 - tail)))
             low, high = min(low, self.value / factor), max(high, self.value * factor)
         return Interval(value=self.value, low=min(low, self.value), high=max(high, self.value), confidence=confidence)
-
-    def _half_width(self, tail: float) -> float:
-        """Return half the width of Student's interval for the mean of the repeats' logarithms."""
-        from scipy.special import stdtrit  # here: reading a host or a plan needs no scipy
-
-        count = len(self.repeats)
-        standard_error = float(np.std(np.log(self.repeats), ddof=1)) / math.sqrt(count)
-        return standard_error * float(stdtrit(count - 1, 1.0 - tail))
 
 
 def ratio_of_medians(numerator: Times, denominator: Times, resamples: int, seed: int = _SEED) -> RatioOfMedians:

@@ -11,8 +11,8 @@ from onnx_release.records.artifact import (
     Finding,
     OnnxArtifact,
     Precision,
-    TuneCandidate,
     TuneReport,
+    TuneVariant,
 )
 from onnx_release.records.base import Record
 from onnx_release.records.measures import Measures
@@ -52,6 +52,6 @@ __all__ = [
     "SideLatency",
     "TensorSpec",
     "TrainedModel",
-    "TuneCandidate",
     "TuneReport",
+    "TuneVariant",
 ]

@@ -65,14 +65,14 @@ class Precision(StrEnum):
         return self is Precision.EXACT
 
 
-class TuneCandidate(Record):
-    """Candidate of a tuning, with its outcome.
+class TuneVariant(Record):
+    """Variant of the model in a tuning, with its outcome.
 
     Attributes:
-        name: The name of the candidate.
+        name: The name of the variant.
         precision: Its number format.
         outcome: ``reference`` (PyTorch), ``chosen``, ``passed`` (accepted, not chosen), ``slower`` (eliminated),
-            ``refused`` (by the acceptance test), ``failed`` (not built, or it does not run), ``left out`` (not built).
+            ``refused`` (by the acceptance test), ``failed`` (not built, or it does not run), ``skipped`` (not built).
         reason: The reason of the outcome.
         speedup: The median time of the plain export over its own, with a bootstrap interval from `speedup_low` to
             `speedup_high`.
@@ -82,12 +82,12 @@ class TuneCandidate(Record):
         task_metrics: The metrics on the evaluation sample, by output.
         size_bytes: The size of model and external data.
         build_s: The duration of building and comparing in seconds.
-        session_options: The session options of this candidate.
+        session_options: The session options of this variant.
     """
 
     name: str
     precision: Precision
-    outcome: Literal["reference", "chosen", "passed", "slower", "refused", "failed", "left out"]
+    outcome: Literal["reference", "chosen", "passed", "slower", "refused", "failed", "skipped"]
     reason: str = ""
     speedup: float | None = None
     speedup_low: float | None = None
@@ -107,8 +107,8 @@ class TuneReport(Record):
 
     Attributes:
         sha256: The sha256 of the plain export.
-        chosen: The name of the chosen candidate.
-        candidates: Every candidate, also those that were left out.
+        chosen: The name of the chosen variant.
+        variants: Every variant, also the skipped ones.
         batch_size: The serving batch size, at which all were measured.
         threads: The threads of each session.
         confidence: The confidence of the speedup intervals.
@@ -121,7 +121,7 @@ class TuneReport(Record):
 
     sha256: str
     chosen: str
-    candidates: tuple[TuneCandidate, ...]
+    variants: tuple[TuneVariant, ...]
     batch_size: int
     threads: int
     confidence: float

@@ -95,21 +95,21 @@ Tuning at batch size {{ tuning.batch_size }} with {{ tuning.threads }} threads c
 in {{ tuning.wall_s | digits }} s of at most {{ tuning.max_s | digits }} s. Speedups are relative to the plain export, \
 at {{ "%.0f%%" % (100 * tuning.confidence) }} confidence.
 
-| candidate | outcome | speedup [interval] | p50 / p95 | size | cosine | SQNR \
+| variant | outcome | speedup [interval] | p50 / p95 | size | cosine | SQNR \
 {% for output, name in tuning.task_metric.items() %}
 | {{ ("%s of %s" % (name, output)) | line }} \
 {% endfor %}
 | reason |
 |{{ "---|" * (8 + tuning.task_metric | length) }}
-{% for candidate in tuning.candidates %}
-{% set measures = candidate.measures.texts() %}
-| {{ candidate.name | line }} | {{ candidate.outcome }} | {{ candidate | speedup }} \
-| {{ "%s / %s ms" % (candidate.p50_ms | digits, candidate.p95_ms | digits) if candidate.p50_ms is not none else "-" }} \
-| {{ candidate.size_bytes | size }} | {{ measures.cosine }} | {{ measures.sqnr_db }} \
+{% for variant in tuning.variants %}
+{% set measures = variant.measures.texts() %}
+| {{ variant.name | line }} | {{ variant.outcome }} | {{ variant | speedup }} \
+| {{ "%s / %s ms" % (variant.p50_ms | digits, variant.p95_ms | digits) if variant.p50_ms is not none else "-" }} \
+| {{ variant.size_bytes | size }} | {{ measures.cosine }} | {{ measures.sqnr_db }} \
 {% for output in tuning.task_metric %}
-| {{ candidate.task_metrics.get(output) | digits }} \
+| {{ variant.task_metrics.get(output) | digits }} \
 {% endfor %}
-| {{ candidate.reason | line }} |
+| {{ variant.reason | line }} |
 {% endfor %}
 
 {% for note in tuning.notes %}

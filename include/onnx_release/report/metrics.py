@@ -22,7 +22,7 @@ def release_metrics(report: ReleaseReport) -> dict[str, float]:
         found["export_wall_s"] = report.artifact.export_wall_s
         if (tuning := report.artifact.tuning) is not None:
             found["tune/wall_s"] = tuning.wall_s
-            found |= {f"tune/{_name_part(c.name)}/speedup": c.speedup for c in tuning.candidates}
+            found |= {f"tune/{_name_part(v.name)}/speedup": v.speedup for v in tuning.variants}
     if report.benchmark is not None:
         for output, worst in report.benchmark.parity.worst_per_output().items():
             found |= {f"parity/{_name_part(output)}/{name}": value for name, value in worst.to_dict().items()}

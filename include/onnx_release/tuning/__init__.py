@@ -1,1 +1,1 @@
-"""Other ways to run an exported model, each gated by limits of its own, all timed in one contest."""
+"""Tuning: build other variants of an exported model, test each, and time all in one race."""

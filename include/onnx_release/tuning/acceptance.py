@@ -1,4 +1,4 @@
-"""Whether a candidate may be shipped: its outputs held against PyTorch's by its own limits, and so its metric."""
+"""Acceptance test of a variant: its outputs against PyTorch's, and its task metric."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from onnx_release.records import Measures, OnnxArtifact
 from onnx_release.runners import Runner
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
-from onnx_release.tuning.task_metrics import Evaluation
+from onnx_release.tuning.task_metrics import EvaluationSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptanceResult:
-    """Result of one acceptance test: `reasons` against the candidate, its worst measures and its task metrics."""
+    """Result of one acceptance test: `reasons` against the variant, its worst measures and its task metrics."""
 
     reasons: tuple[str, ...]
     measures: Measures
@@ -25,49 +25,58 @@ class AcceptanceResult:
 
 @dataclass(slots=True, kw_only=True)
 class AcceptanceTest:
-    """Holds PyTorch's outputs on the release's own samples, and its metrics on the run's evaluation sample.
+    """Acceptance test with PyTorch's outputs on the release's samples and its metrics on the evaluation sample.
 
-    `blocked` says why nothing can pass: PyTorch itself does not run what the release will ask for.
+    `metric_loss_max` is relative to PyTorch's metric. `blocked` are reasons why no variant can pass: PyTorch itself
+    does not run the samples of the release.
     """
 
     artifact: OnnxArtifact
-    evaluation: Evaluation | None = None
+    evaluation: EvaluationSample | None = None
     metric_loss_max: float = 0.0
     expected: list[tuple[Sample, Arrays]] = field(default_factory=list)
     task_metrics: dict[str, float] = field(default_factory=dict)
     blocked: tuple[str, ...] = ()
 
     def run_reference(self, runner: Runner, samples: Sequence[Sample]) -> None:
-        """Run PyTorch once; every candidate is compared with the same arrays."""
-        reference = Comparison(artifact=self.artifact, limits=ParityLimits())
-        reference.run_reference(runner, samples)
-        self.expected, self.blocked = reference.expected, tuple(reference.failures)
+        """Run PyTorch once, for all variants."""
+        comparison = Comparison(artifact=self.artifact, limits=ParityLimits())
+        comparison.run_reference(runner, samples)
+        self.expected, self.blocked = comparison.expected, tuple(comparison.failures)
         if self.evaluation is not None and not self.blocked:
             self.task_metrics = self.evaluation.measure(runner)
 
-    def judge(self, candidate: Runner, limits: ParityLimits) -> AcceptanceResult:
-        """Compare a candidate, and measure it; raises `Refused` when it does not run the evaluation sample."""
+    def run(self, runner: Runner, limits: ParityLimits) -> AcceptanceResult:
+        """Test a variant.
+
+        Args:
+            runner: the open variant.
+            limits: the limits of its precision.
+
+        Raises:
+            RunnerRefused: the variant does not run the evaluation sample.
+        """
         comparison = Comparison(artifact=self.artifact, limits=limits, expected=self.expected)
-        comparison.run_candidate(candidate)
+        comparison.run_candidate(runner)
         parity = comparison.report()
         reasons = list(parity.failures)
         metrics: dict[str, float] = {}
-        # What disagrees with PyTorch is out already, and may not even run the whole sample.
+        # A variant that fails parity may not run the whole evaluation sample.
         if self.evaluation is not None and parity.passed:
-            metrics = self.evaluation.measure(candidate)
-            reasons += self._losses(metrics)
+            metrics = self.evaluation.measure(runner)
+            reasons += self._losses(self.evaluation, metrics)
         worst = Measures.worst(list(parity.worst_per_output().values()), skip_missing=True)
         return AcceptanceResult(reasons=tuple(reasons), measures=worst, task_metrics=metrics)
 
-    def _losses(self, metrics: dict[str, float]) -> list[str]:
-        assert self.evaluation is not None  # noqa: S101 - these are its metrics
+    def _losses(self, evaluation: EvaluationSample, metrics: dict[str, float]) -> list[str]:
+        """Return the metrics that lose more than `metric_loss_max`."""
         found = []
-        for name, figure in metrics.items():
-            metric, reference = self.evaluation.metrics[name], self.task_metrics[name]
-            loss = metric.loss(reference, figure)
+        for name, value in metrics.items():
+            metric, reference = evaluation.metrics[name], self.task_metrics[name]
+            loss = metric.loss(reference, value)
             if not loss <= self.metric_loss_max:
                 found.append(
-                    f"{metric.name} of '{name}' on the evaluation sample is {figure:.4g}, PyTorch's {reference:.4g}: "
+                    f"{metric.name} of '{name}' on the evaluation sample is {value:.4g}, PyTorch's {reference:.4g}: "
                     f"worse by {loss:.2%}, more than {self.metric_loss_max:.2%}"
                 )
         return found

@@ -1,13 +1,10 @@
-"""Makes the candidates' models, each in a folder of its own."""
+"""Building of variants, each in its own folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
 
 from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.export import export_model
@@ -17,96 +14,106 @@ from onnx_release.samples.generate import batch_axis
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 from onnx_release.tuning import quantization
-from onnx_release.tuning.candidates import Candidate, Kind
 from onnx_release.tuning.graph_rewrites import GraphFacts, fold_scales
+from onnx_release.tuning.variants import Kind, Variant
 
-# What the tools take for a model, in bytes a second, on one slow core: enough to know what cannot end in time.
-_QUANTISE_BYTES_PER_S = 15e6
+# Speed of the tools in model bytes per second, on one slow core. It only predicts which builds are too long.
+_QUANTIZE_BYTES_PER_S = 15e6
 _BYTES_PER_S: dict[Kind, float] = {"fused": 100e6, "int8-blockwise": 100e6}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CandidateBuilder:
-    """What candidates are made from; `scratch` is an empty folder that ends with the tuning."""
+class VariantBuilder:
+    """Builder of variants from an exported model.
 
-    subject: BenchmarkSetup
+    `trained` is the fetched folder of the trained model. `calibration` are inputs for the ranges of activations.
+    `scratch` is an empty folder, which is removed after the tuning.
+    """
+
+    setup: BenchmarkSetup
     trained: Path
     facts: GraphFacts
     calibration: Sequence[Arrays]
     scratch: Path
 
-    def expected_s(self, candidate: Candidate) -> float:
-        """Return about how long the making takes, in seconds."""
-        artifact = self.subject.artifact
-        if candidate.kind == "session" or candidate.shares:
+    def expected_s(self, variant: Variant) -> float:
+        """Estimate the duration of a build, in seconds."""
+        artifact = self.setup.artifact
+        if not variant.has_own_file:
             return 0.0
-        if candidate.kind == "opset":
+        if variant.kind == "opset":
             return artifact.export_wall_s
-        return artifact.size_bytes / _BYTES_PER_S.get(candidate.kind, _QUANTISE_BYTES_PER_S)
+        return artifact.size_bytes / _BYTES_PER_S.get(variant.kind, _QUANTIZE_BYTES_PER_S)
 
-    def make(self, candidate: Candidate) -> Path:
-        """Return the folder that holds the candidate's ``model.onnx``; raises `Refused` when it cannot be made."""
-        target = self.scratch / (candidate.shares or candidate.name)
-        if candidate.kind == "session":
-            return self.subject.folder
-        if candidate.shares:
+    def build(self, variant: Variant) -> Path:
+        """Return the folder with the variant's ``model.onnx``.
+
+        Raises:
+            Refused: the variant cannot be built; an `ExportRefused` or a `TuningRefused`.
+        """
+        if variant.kind == "session":
+            return self.setup.folder
+        target = self.scratch / (variant.file_of or variant.name)
+        if variant.file_of is not None:
             return target
-        if candidate.kind == "opset":
-            return self._exported(candidate, target)
-        if candidate.kind == "fused":
-            fold_scales(self.subject.folder, target)
-            return target
-        if candidate.kind == "float16":
-            quantization.to_float16(self._base(), target)
-            return target
-        options = quantization.Int8Options(
-            exclude=self.facts.heads if candidate.careful else (),
-            whole_bytes=candidate.careful,
-            convolutions=candidate.convolutions,
-        )
-        if candidate.kind == "int8-dynamic":
-            quantization.quantise_dynamic(self._base(), target, options)
-        elif candidate.kind == "int8-blockwise":
-            quantization.quantise_blockwise(self._base(), target, options)
+        if variant.kind == "opset":
+            self._export(variant, target)
+        elif variant.kind == "fused":
+            fold_scales(self.setup.folder, target)
+        elif variant.kind == "float16":
+            quantization.convert_to_float16(self._base(), target)
         else:
-            quantization.quantise_static(self._base(), target, options, self.calibration)
+            self._quantize(variant, target)
         return target
 
-    def _exported(self, candidate: Candidate, target: Path) -> Path:
-        judge = self.subject.options
-        export_model.export_trained(
-            self.trained,
-            target,
-            ExportStepOptions(
-                opset=candidate.opset,
-                device=self.subject.device,
-                allow_pickle=judge.allow_pickle,
-                factory=judge.factory,
-                input_spec=judge.input_spec,
-            ),
+    def _export(self, variant: Variant, target: Path) -> None:
+        benchmark = self.setup.options
+        options = ExportStepOptions(
+            opset=variant.opset,
+            device=self.setup.device,
+            allow_pickle=benchmark.allow_pickle,
+            factory=benchmark.factory,
+            input_spec=benchmark.input_spec,
         )
-        return target
+        export_model.export_trained(self.trained, target, options)
+
+    def _quantize(self, variant: Variant, target: Path) -> None:
+        options = quantization.Int8Options(
+            exclude=self.facts.heads if variant.careful else (),
+            whole_bytes=variant.careful,
+            convolutions=variant.convolutions,
+        )
+        if variant.kind == "int8-dynamic":
+            quantization.quantize_dynamic(self._base(), target, options)
+        elif variant.kind == "int8-blockwise":
+            quantization.quantize_blockwise(self._base(), target, options)
+        else:
+            quantization.quantize_static(self._base(), target, options, self.calibration)
 
     def _base(self) -> Path:
-        """Return the model that reduced precisions start from: with its scales folded, as each would stay in float."""
+        """Return the model to quantize. Its scales are folded, because a quantizer leaves them in float."""
         if not self.facts.scales:
-            return self.subject.folder
+            return self.setup.folder
         folded = self.scratch / "base"
         if not folded.exists():
-            fold_scales(self.subject.folder, folded)
+            fold_scales(self.setup.folder, folded)
         return folded
 
 
-def calibration_samples(samples: Sequence[Sample], subject: BenchmarkSetup) -> list[Arrays]:
-    """Return what activations' ranges are taken from: of each sample that is no extreme its largest batch."""
+def calibration_inputs(samples: Sequence[Sample], setup: BenchmarkSetup) -> list[Arrays]:
+    """Return the first rows of the largest batch of each sample. Samples of extreme values are not used."""
     largest: dict[str, Sample] = {}
     for sample in samples:
         known = largest.get(sample.name)
         if not sample.probing and (known is None or sample.batch_size > known.batch_size):
             largest[sample.name] = sample
-    axes = {spec.name: batch_axis(spec) for spec in subject.artifact.inputs}
-    return [{name: _rows(array, axes[name]) for name, array in s.inputs.items()} for s in largest.values()]
-
-
-def _rows(array: npt.NDArray[Any], axis: int | None) -> npt.NDArray[Any]:
-    return array if axis is None else array.take(range(min(array.shape[axis], CALIBRATION_SAMPLE_ROWS)), axis=axis)
+    axes = {spec.name: batch_axis(spec) for spec in setup.artifact.inputs}
+    return [
+        {
+            name: array
+            if (axis := axes[name]) is None
+            else array.take(range(min(array.shape[axis], CALIBRATION_SAMPLE_ROWS)), axis=axis)
+            for name, array in sample.inputs.items()
+        }
+        for sample in largest.values()
+    ]

@@ -1,4 +1,4 @@
-"""ONNX graphs as the tuning looks at them: what could be quantised or folded, and files of the same bytes each time."""
+"""ONNX graphs in a tuning: the facts that select variants, folded scales, and reproducible files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 
 Array = npt.NDArray[Any]
 
-# Layers whose work is a product with fixed weights, and which of their inputs those are.
+# Layers that multiply by constant weights, with the position of the weights among their inputs.
 _LAYERS = {"MatMul": 1, "Gemm": 1, "Conv": 1}
+# The last layers before an output stay in float when a quantization is tried again.
+_HEAD_DEPTH = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphFacts:
-    """What decides which candidates make sense.
+    """Properties of a graph that select the variants to try.
 
-    `products` counts MatMul and Gemm with fixed float32 weights, `convolution_share` is the part of all layers' weights
-    that convolutions hold, `scales` counts the multiplications that `fold_scales` would remove, and `heads` names the
-    layers nearest to an output.
+    `products` counts MatMul and Gemm with constant float32 weights. `convolution_share` is the share of the layers'
+    weights in convolutions. `scales` counts the multiplications that `fold_scales` removes. `heads` are the names of
+    the layers nearest to an output.
     """
 
     products: int
@@ -35,10 +37,12 @@ class GraphFacts:
     heads: tuple[str, ...]
 
 
-def look_at(folder: Path) -> GraphFacts:
-    """Read what matters of the model in `folder`; its weights stay on the disk."""
+def read_facts(folder: Path) -> GraphFacts:
+    """Read the facts of the model in `folder`. Its weights are not loaded."""
     model = ir.load(folder / MODEL_FILE)
-    sizes = {kind: [_size(w) for n, w in _layers(model) if n.op_type == kind] for kind in _LAYERS}
+    sizes: dict[str, list[int]] = {kind: [] for kind in _LAYERS}
+    for node, weight in _layers(model):
+        sizes[node.op_type].append(_constant(weight).size)
     total = sum(sum(found) for found in sizes.values())
     return GraphFacts(
         products=len(sizes["MatMul"]) + len(sizes["Gemm"]),
@@ -48,29 +52,40 @@ def look_at(folder: Path) -> GraphFacts:
     )
 
 
+def read_versions(folder: Path) -> tuple[int, int]:
+    """Return the opset and the IR version of the model in `folder`."""
+    model = ir.load(folder / MODEL_FILE)
+    return int(model.opset_imports[""]), int(model.ir_version)
+
+
 def fold_scales(source: Path, target: Path) -> int:
-    """Write the model of one folder into another, each scale that follows a linear layer folded into its weights.
+    """Copy a model and fold each constant scale after a linear layer into the layer's weights.
 
-    A product of weight and scale is rounded once instead of twice, so the outputs agree within float32's own noise.
+    The product of weight and scale is then rounded once instead of twice, so the outputs agree within float32's error.
 
-    :returns: how many were folded.
+    Args:
+        source: the folder of the model.
+        target: the folder of the copy.
+
+    Returns:
+        The number of folded scales.
     """
     model = ir.load(source / MODEL_FILE)
-    found = 0
+    count = 0
     while (fold := next(_foldable(model.graph), None)) is not None:
         fold.apply(model.graph)
-        found += 1
+        count += 1
     save(model, target)
-    return found
+    return count
 
 
-def rewrite(path: Path, target: Path) -> None:
-    """Write a model that a tool made into the folder `target`, without what differs from one making to the next."""
+def normalize(path: Path, target: Path) -> None:
+    """Copy a tool's model into the folder `target`, without everything that differs between two runs of the tool."""
     save(ir.load(path), target)
 
 
 def save(model: ir.Model, folder: Path) -> None:
-    """Write `model.onnx` and its external data, as the export does: no paths, no tool's remarks, fixed names."""
+    """Write ``model.onnx`` and its external data as the export does: no metadata, and fixed file names."""
     model.metadata_props.clear()
     model.doc_string = None
     model.graph.metadata_props.clear()
@@ -86,51 +101,47 @@ def save(model: ir.Model, folder: Path) -> None:
     ir.save(model, folder / MODEL_FILE, external_data=EXTERNAL_DATA_FILE)
 
 
-def versions(folder: Path) -> tuple[int, int]:
-    """Return the opset and the IR version of the model in `folder`."""
-    model = ir.load(folder / MODEL_FILE)
-    return int(model.opset_imports[""]), int(model.ir_version)
-
-
 def _layers(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """Yield each layer with its constant weights."""
     for node in model.graph:
-        place = _LAYERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        weight = node.inputs[place] if place is not None and len(node.inputs) > place else None
-        if weight is not None and _is_fixed(weight):
+        position = _LAYERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        weight = node.inputs[position] if position is not None and len(node.inputs) > position else None
+        if weight is not None and _is_constant(weight):
             yield node, weight
 
 
-def _size(weight: ir.Value) -> int:
-    assert weight.const_value is not None  # noqa: S101 - it is fixed
-    return weight.const_value.size
-
-
-def _is_fixed(value: ir.Value) -> bool:
+def _is_constant(value: ir.Value) -> bool:
     return value.is_initializer() and value.const_value is not None and value.dtype == ir.DataType.FLOAT
 
 
-def _heads(model: ir.Model, depth: int = 3) -> tuple[str, ...]:
-    """Return the names of up to `depth` layers before each output, and never more than half of all layers."""
+def _constant(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None  # noqa: S101 - every caller has checked `_is_constant`
+    return value.const_value
+
+
+def _heads(model: ir.Model) -> tuple[str, ...]:
+    """Return the names of up to `_HEAD_DEPTH` layers before each output, and at most half of all layers."""
     layers = [node for node, _ in _layers(model)]
-    known = {id(node) for node in layers}
+    layer_ids = {id(node) for node in layers}
     outputs = set(model.graph.outputs)
+    # Layers from each node to the nearest output, the node included.
     distances: dict[int, int] = {}
     for node in reversed(list(model.graph)):
-        after = [distances[id(user)] for value in node.outputs for user in _users(value) if id(user) in distances]
+        users = [usage.node for value in node.outputs for usage in value.uses()]
+        after = [distances[id(user)] for user in users if id(user) in distances]
         after += [0 for value in node.outputs if value in outputs]
         if after:
-            distances[id(node)] = min(after) + (id(node) in known)
-    near = sorted((distances.get(id(n), len(layers)), str(n.name)) for n in layers if n.name)
-    return tuple(name for distance, name in near[: len(layers) // 2] if distance <= depth)
-
-
-def _users(value: ir.Value) -> list[ir.Node]:
-    return [usage.node for usage in value.uses()]
+            distances[id(node)] = min(after) + (id(node) in layer_ids)
+    nearest = sorted((distances.get(id(n), len(layers)), str(n.name)) for n in layers if n.name)
+    return tuple(name for distance, name in nearest[: len(layers) // 2] if distance <= _HEAD_DEPTH)
 
 
 @dataclass(frozen=True, slots=True)
 class _Fold:
-    """A multiplication by a fixed scale, and the fixed tensors of the layer before it that take the scale in."""
+    """A multiplication by a constant scale, and the constants of the layer before it that can include the scale.
+
+    `weights` has each constant with the axis of the layer's output features.
+    """
 
     multiplication: ir.Node
     scale: ir.Value
@@ -138,82 +149,20 @@ class _Fold:
     weights: tuple[tuple[ir.Value, int], ...]
 
     def apply(self, graph: ir.Graph) -> None:
-        scale = _array(self.scale).reshape(-1)
+        scale = _constant(self.scale).numpy().reshape(-1)
         for value, axis in self.weights:
-            _replace(value, partial(_scaled, _array(value), scale, axis))
+            tensor, array = _constant(value), _constant(value).numpy()
+            # Lazy: each tensor is computed when it is written, so no second model is in memory.
+            value.const_value = ir.LazyTensor(
+                partial(_scaled, array, scale, axis),
+                dtype=tensor.dtype,
+                shape=ir.Shape(array.shape),
+                name=value.name,
+            )
         ir.convenience.replace_all_uses_with(self.multiplication.outputs[0], self.result)
         graph.remove(self.multiplication, safe=True)
         if not self.scale.uses() and self.scale.name is not None:
             graph.initializers.pop(self.scale.name, None)
-
-
-def _foldable(graph: ir.Graph) -> Iterator[_Fold]:
-    for node in graph:
-        if node.op_type != "Mul" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
-            continue
-        for scale, result in (tuple(node.inputs), tuple(reversed(node.inputs))):
-            if scale is None or result is None or not _is_fixed(scale) or not _is_private(result):
-                continue
-            weights = _weights_before(result)
-            if weights and _fits(scale, result, weights):
-                yield _Fold(node, scale, result, weights)
-                break
-
-
-def _is_private(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def _weights_before(result: ir.Value) -> tuple[tuple[ir.Value, int], ...]:
-    """Return the fixed tensors that a value is linear in, with the axis of its last dimension; empty when it is not."""
-    node = result.producer()
-    if node is None or node.domain not in ("", "ai.onnx"):
-        return ()
-    if node.op_type == "MatMul":
-        weight = node.inputs[1]
-        return ((weight, 1),) if weight is not None and _is_own(weight, 2) else ()
-    if node.op_type == "Gemm":
-        return _of_gemm(node)
-    if node.op_type == "Add":
-        for bias, product in (tuple(node.inputs), tuple(reversed(node.inputs))):
-            before = product.producer() if product is not None else None
-            if before is not None and before.op_type == "MatMul" and product is not None and _is_private(product):
-                weights = _weights_before(product)
-                return (*weights, (bias, 0)) if weights and bias is not None and _is_own(bias, 1) else ()
-    return ()
-
-
-def _of_gemm(node: ir.Node) -> tuple[tuple[ir.Value, int], ...]:
-    weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-    if weight is None or not _is_own(weight, 2) or not (bias is None or _is_own(bias, 1)):
-        return ()
-    transposed = "transB" in node.attributes and node.attributes["transB"].as_int() != 0
-    found = ((weight, 0 if transposed else 1),)
-    return found if bias is None else (*found, (bias, 0))
-
-
-def _is_own(value: ir.Value, rank: int) -> bool:
-    """Say whether a tensor is fixed, of this rank, and used in one place: another place must not be scaled."""
-    return _is_fixed(value) and value.shape is not None and len(value.shape) == rank and _is_private(value)
-
-
-def _fits(scale: ir.Value, result: ir.Value, weights: tuple[tuple[ir.Value, int], ...]) -> bool:
-    """Say whether the scale lies along the result's last dimension alone, and each tensor has that dimension whole."""
-    assert scale.shape is not None  # noqa: S101 - it is fixed
-    shape = [int(size) for size in scale.shape]  # type: ignore[arg-type]  # a fixed tensor's sizes are numbers
-    if any(size != 1 for size in shape[:-1]):
-        return False
-    if len(shape) > 1 and (result.shape is None or len(result.shape) < len(shape)):
-        return False
-    length = shape[-1] if shape else 1
-    sizes = [value.shape[axis] for value, axis in weights if value.shape is not None]
-    # A bias of one value, stretched over the outputs, cannot take in a scale of its own for each.
-    return len(set(sizes)) == 1 and length in (1, sizes[0])
-
-
-def _array(value: ir.Value) -> Array:
-    assert value.const_value is not None  # noqa: S101 - it is fixed
-    return value.const_value.numpy()
 
 
 def _scaled(array: Array, scale: Array, axis: int) -> ir.Tensor[Any]:
@@ -221,9 +170,66 @@ def _scaled(array: Array, scale: Array, axis: int) -> ir.Tensor[Any]:
     return ir.Tensor(np.ascontiguousarray(array * scale.reshape(along), dtype=array.dtype))
 
 
-def _replace(value: ir.Value, make: Any) -> None:
-    """Let a tensor be made when it is written, one at a time, so that no model is held twice."""
-    assert value.const_value is not None  # noqa: S101 - it is fixed
-    value.const_value = ir.LazyTensor(
-        make, dtype=value.const_value.dtype, shape=ir.Shape(_array(value).shape), name=value.name
+def _foldable(graph: ir.Graph) -> Iterator[_Fold]:
+    for node in graph:
+        if node.op_type != "Mul" or node.domain not in ("", "ai.onnx") or node.outputs[0].is_graph_output():
+            continue
+        for scale, result in (tuple(node.inputs), tuple(reversed(node.inputs))):
+            if scale is None or result is None or not _is_constant(scale) or not _has_one_use(result):
+                continue
+            weights = _weights_before(result)
+            if weights and _fits(scale, result, weights):
+                yield _Fold(node, scale, result, weights)
+                break
+
+
+def _has_one_use(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _is_scalable(value: ir.Value | None, rank: int) -> bool:
+    """Return True for a constant of this rank with one use: another use must not be scaled."""
+    return (
+        value is not None
+        and _is_constant(value)
+        and value.shape is not None
+        and len(value.shape) == rank
+        and _has_one_use(value)
     )
+
+
+def _weights_before(result: ir.Value) -> tuple[tuple[ir.Value, int], ...]:
+    """Return the constants that a value is linear in, with the axis of its last dimension; empty if it is not."""
+    node = result.producer()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return ()
+    if node.op_type == "MatMul":
+        weight = node.inputs[1]
+        return ((weight, 1),) if weight is not None and _is_scalable(weight, 2) else ()
+    if node.op_type == "Gemm":
+        weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+        if weight is None or not _is_scalable(weight, 2) or not (bias is None or _is_scalable(bias, 1)):
+            return ()
+        transposed = "transB" in node.attributes and node.attributes["transB"].as_int() != 0
+        found = ((weight, 0 if transposed else 1),)
+        return found if bias is None else (*found, (bias, 0))
+    if node.op_type == "Add":
+        for bias, product in (tuple(node.inputs), tuple(reversed(node.inputs))):
+            before = product.producer() if product is not None else None
+            if before is not None and before.op_type == "MatMul" and product is not None and _has_one_use(product):
+                weights = _weights_before(product)
+                return (*weights, (bias, 0)) if weights and bias is not None and _is_scalable(bias, 1) else ()
+    return ()
+
+
+def _fits(scale: ir.Value, result: ir.Value, weights: tuple[tuple[ir.Value, int], ...]) -> bool:
+    """Return True if the scale varies along the last dimension alone, and every constant has all of that dimension."""
+    shape = [int(size) for size in _constant(scale).shape]  # type: ignore[arg-type]  # a constant has integer sizes
+    if any(size != 1 for size in shape[:-1]):
+        return False
+    if len(shape) > 1 and (result.shape is None or len(result.shape) < len(shape)):
+        return False
+    length = shape[-1] if shape else 1
+    sizes = [value.shape[axis] for value, axis in weights if value.shape is not None]
+    # A bias of one value is broadcast, so it cannot include a different scale for each output.
+    return len(set(sizes)) == 1 and length in (1, sizes[0])

@@ -1,4 +1,4 @@
-"""What a tuning may try, how long, and what it is held to."""
+"""Options of a tuning."""
 
 from __future__ import annotations
 
@@ -7,42 +7,52 @@ import math
 from pydantic import Field
 
 from onnx_release.benchmark.setup import BenchmarkOptions, require_precisions
-from onnx_release.errors import Refused
+from onnx_release.errors import TuningRefused
 from onnx_release.limits import METRIC_LOSS_MAX, TUNE_MAX_S
 from onnx_release.records import Precision
 from onnx_release.records.base import Record
 
 
 class TuneOptions(Record):
-    """`judge` says how the release itself will judge: samples, limits, serving batch size, threads.
+    """Options of one tuning.
 
-    `precisions` are those that may be shipped: without ``float32`` a tuning that finds nothing of the others is
-    refused. `opset` is the one that the release asked for, which is then kept. `evaluation` is the path of an ``.npz``
-    file (see `evaluation.read_evaluation`), empty for none, and `metric_loss_max` what a candidate may lose on it, as a
-    part of PyTorch's metric. `allowed_domains` are those of operators besides ONNX's own, as for `check.CheckOptions`.
+    `benchmark` are the options of the later benchmark: samples, limits, serving batch size, threads. `precisions` may
+    be released. `max_s` is the longest duration. `opset` is the opset that the release requires; None: any.
+    `evaluation` is the path of an ``.npz`` file (see `task_metrics.read_evaluation_sample`); None: no evaluation
+    sample. `metric_loss_max` is the largest loss on it, relative to PyTorch's metric. `allowed_domains` are operator
+    domains besides ONNX's own, as in `static_checks.CheckOptions`.
     """
 
-    judge: BenchmarkOptions = Field(default_factory=BenchmarkOptions)
+    benchmark: BenchmarkOptions = Field(default_factory=BenchmarkOptions)
     precisions: tuple[Precision, ...] = (Precision.EXACT,)
     max_s: float = TUNE_MAX_S
     opset: int | None = None
-    evaluation: str = ""
+    evaluation: str | None = None
     metric_loss_max: float = METRIC_LOSS_MAX
     allowed_domains: tuple[str, ...] = ()
 
     @property
     def allow_pickle(self) -> bool:
         """True where the deployment allows pickles."""
-        return self.judge.allow_pickle
+        return self.benchmark.allow_pickle
 
 
-def require_tunable(options: TuneOptions) -> None:
-    """Raise `Refused` naming every option that no tuning could be made by."""
+def require_valid_tune_options(options: TuneOptions) -> None:
+    """Refuse options that allow no tuning.
+
+    Raises:
+        TuningRefused: `invalid_tune_options`; the message names every invalid option.
+    """
     rules = {
         "tune_precisions is empty": bool(options.precisions),
         f"tune_max_s is {options.max_s}, not above 0": 0 < options.max_s < math.inf,
         f"metric_loss_max is {options.metric_loss_max}, not 0 or more": 0 <= options.metric_loss_max < math.inf,
     }
-    if wrong := [text for text, holds in rules.items() if not holds]:
-        raise Refused("The tuning's parameters", "; ".join(wrong), "Correct them in the release's parameters.")
-    require_precisions(options.judge.precision_limits)
+    if wrong := [text for text, valid in rules.items() if not valid]:
+        raise TuningRefused(
+            "The tuning parameters",
+            f"contain invalid values: {'; '.join(wrong)}",
+            "Correct them in the parameters of the release.",
+            code="invalid_tune_options",
+        )
+    require_precisions(options.benchmark.precision_limits)

@@ -1,7 +1,7 @@
-"""int8 and float16 by ONNX Runtime's own tools.
+"""Quantization to int8 and conversion to float16, with ONNX Runtime's tools.
 
-All but the blockwise form are in operators of ONNX's own domain, so that any runtime takes them; that form is in one of
-ONNX Runtime's own, which no other runtime need know.
+The results have operators of ONNX's own domain, which every runtime supports. Only blockwise quantization needs an
+operator of ONNX Runtime's domain.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from onnxruntime import quantization
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from onnx_release.errors import Refused
+from onnx_release.errors import TuningRefused, shorten
 from onnx_release.limits import MODEL_FILE
 from onnx_release.trained.arrays import Arrays
-from onnx_release.tuning.graph_rewrites import rewrite
+from onnx_release.tuning.graph_rewrites import normalize
 
 _PRODUCTS = ["MatMul", "Gemm"]
 
-# Weights along a column that share a scale: the size that ONNX Runtime's kernels are fastest at, and the careful one.
+# Weights along a column with a common scale: the size of ONNX Runtime's fastest kernels, and the careful size.
 _BLOCK, _BLOCK_CAREFUL = 128, 32
-# The operator's own scale of accuracy: 4 lets it round activations to int8, in blocks too, and multiply in int8.
+# The operator's accuracy level: 4 rounds activations to int8 in blocks and multiplies in int8.
 _COMPUTE_IN_INT8 = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Options:
-    """How to quantise; weights are symmetric and have a scale for each output channel.
+    """Options of an int8 quantization. Weights are symmetric, with one scale per output channel.
 
-    `exclude` names nodes that stay in float. `whole_bytes` takes 8 bits for the weights instead of 7: with 7, no sum
-    of products overflows on a CPU without dot-product instructions (AVX2), where 8 bits take another, slower kernel.
-    So either gives the same numbers on any CPU. `convolutions` quantises these too, and what lies between them.
+    `exclude` are the names of nodes that stay in float. `whole_bytes` uses 8 bits for weights instead of 7. With 7 bits
+    no sum of products overflows on a CPU without dot-product instructions (AVX2); with 8 bits ONNX Runtime uses a
+    slower kernel there. So both give the same numbers on every CPU. `convolutions`: convolutions and the operators
+    between them are quantized too.
     """
 
     exclude: tuple[str, ...] = ()
@@ -45,12 +46,18 @@ class Int8Options:
     convolutions: bool = False
 
 
-def quantise_dynamic(source: Path, target: Path, options: Int8Options) -> None:
-    """Write the model of folder `source` into `target`, its matrix products in int8, ranges found at each call.
+def quantize_dynamic(source: Path, target: Path, options: Int8Options) -> None:
+    """Write the model with matrix products in int8. Each call computes the ranges of the activations.
 
-    :raises Refused: when ONNX Runtime's tool does not take the graph.
+    Args:
+        source: the folder of the model.
+        target: the folder of the result.
+        options: the options of the quantization.
+
+    Raises:
+        TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
-    with _refusing("int8-dynamic"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+    with _tool_errors("int8-dynamic"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         made = Path(scratch, MODEL_FILE)
         quantization.quantize_dynamic(
             _copy(source, Path(scratch, "source")),
@@ -61,21 +68,27 @@ def quantise_dynamic(source: Path, target: Path, options: Int8Options) -> None:
             per_channel=True,
             reduce_range=not options.whole_bytes,
         )
-        rewrite(made, target)
+        normalize(made, target)
 
 
-def quantise_static(source: Path, target: Path, options: Int8Options, samples: Sequence[Arrays]) -> None:
-    """Write the model of folder `source` into `target` with quantise and dequantise pairs around what is int8.
+def quantize_static(source: Path, target: Path, options: Int8Options, samples: Sequence[Arrays]) -> None:
+    """Write the model with QuantizeLinear and DequantizeLinear pairs around the int8 operators.
 
-    :param samples: what the ranges of activations are taken from.
-    :raises Refused: when ONNX Runtime's tool does not take the graph.
+    Args:
+        source: the folder of the model.
+        target: the folder of the result.
+        options: the options of the quantization.
+        samples: calibration inputs, which give the ranges of the activations.
+
+    Raises:
+        TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
-    with _refusing("int8-static"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+    with _tool_errors("int8-static"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         made = Path(scratch, MODEL_FILE)
         quantization.quantize_static(
             _copy(source, Path(scratch, "source")),
             made,
-            _Reader(samples),
+            _CalibrationReader(samples),
             op_types_to_quantize=None if options.convolutions else _PRODUCTS,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QUInt8 if options.whole_bytes else quantization.QuantType.QInt8,
@@ -85,23 +98,29 @@ def quantise_static(source: Path, target: Path, options: Int8Options, samples: S
             extra_options={
                 "MatMulConstBOnly": True,
                 "WeightSymmetric": True,
-                # A product hands on floats: rounding them too would cost accuracy and gain nothing.
+                # Products return floats. Rounding them would lose accuracy without a gain in speed.
                 "OpTypesToExcludeOutputQuantization": [] if options.convolutions else _PRODUCTS,
             },
         )
-        rewrite(made, target)
+        normalize(made, target)
 
 
-def quantise_blockwise(source: Path, target: Path, options: Int8Options) -> None:
-    """Write the model of folder `source` into `target`, its matrix products in int8 with a scale for each block.
+def quantize_blockwise(source: Path, target: Path, options: Int8Options) -> None:
+    """Write the model with matrix products in int8, with one scale per block.
 
-    The weights' blocks are short parts of a column; at each call the activations get a scale for each such part of a
-    row, where the other forms have one for a whole tensor. So outliers cost less, and the error is about half. Weights
-    have 8 bits on any CPU, and `whole_bytes` asks for shorter blocks.
+    A block of weights is a short part of a column. Each call scales the activations per such part of a row; the other
+    quantizations have one scale per tensor. So an outlier affects fewer values, and the error is about half. Weights
+    have 8 bits on every CPU; `whole_bytes` selects shorter blocks.
 
-    :raises Refused: when ONNX Runtime's tool does not take the graph.
+    Args:
+        source: the folder of the model.
+        target: the folder of the result.
+        options: the options of the quantization.
+
+    Raises:
+        TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
-    with _refusing("int8-blockwise"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+    with _tool_errors("int8-blockwise"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         made = Path(scratch, MODEL_FILE)
         tool = MatMulNBitsQuantizer(
             str(source / MODEL_FILE),
@@ -114,55 +133,62 @@ def quantise_blockwise(source: Path, target: Path, options: Int8Options) -> None
         tool.model.replace_gemm_with_matmul()
         tool.process()
         tool.model.save_model_to_file(str(made), use_external_data_format=True)
-        rewrite(made, target)
+        normalize(made, target)
 
 
-def to_float16(source: Path, target: Path) -> None:
-    """Write the model of folder `source` into `target` with float16 inside, its inputs and outputs as they were.
+def convert_to_float16(source: Path, target: Path) -> None:
+    """Write the model with float16 inside. Its inputs and outputs keep their dtypes.
 
-    :raises Refused: when ONNX Runtime's tool does not take the graph.
+    Args:
+        source: the folder of the model.
+        target: the folder of the result.
+
+    Raises:
+        TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
-    with _refusing("float16"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+    with _tool_errors("float16"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         made = Path(scratch, MODEL_FILE)
         model: Any = convert_float_to_float16(str(_copy(source, Path(scratch, "source"))), keep_io_types=True)
         made.write_bytes(model.SerializeToString())
-        rewrite(made, target)
+        normalize(made, target)
 
 
-class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # an untyped base class
-    """Hands out samples one by one, as the calibration asks for them."""
+class _CalibrationReader(quantization.CalibrationDataReader):  # type: ignore[misc]  # an untyped base class
+    """Iterator over calibration samples, in the form of ONNX Runtime."""
 
     def __init__(self, samples: Sequence[Arrays]) -> None:
-        self._left: Iterator[Arrays] = iter(samples)
+        self._samples: Iterator[Arrays] = iter(samples)
 
     def get_next(self) -> Arrays | None:
-        """Return the next sample's inputs, or None after the last."""
-        return next(self._left, None)
+        """Return the inputs of the next sample, or None after the last one."""
+        return next(self._samples, None)
 
 
 def _copy(source: Path, scratch: Path) -> Path:
-    """Copy the model: the tools write beside what they read, and external data must be no link."""
-    rewrite(source / MODEL_FILE, scratch)
+    """Copy the model: the tools write next to their input, and reject links to external data."""
+    normalize(source / MODEL_FILE, scratch)
     return scratch / MODEL_FILE
 
 
 def _both_names(nodes: Sequence[str]) -> list[str]:
-    """Return the names that nodes have in the tool's hands: it makes of a Gemm a MatMul and an Add first."""
+    """Return the names of nodes before and after the tool splits a Gemm into MatMul and Add."""
     return [name for node in nodes for name in (node, f"{node}_MatMul")]
 
 
 @contextmanager
-def _refusing(name: str) -> Iterator[None]:
-    """Keep the tools' advice out of the task's log, and turn what they raise into `Refused`."""
+def _tool_errors(name: str) -> Iterator[None]:
+    """Drop the tools' advice from the log, and refuse the variant when a tool fails."""
     logger = logging.getLogger()
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except Refused:
-        raise
-    except Exception as error:  # the tools raise anything on a graph that they do not know
-        problem = f"cannot be made: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise Refused(f"candidate {name}", problem, "It is left out of the tuning.") from error
+    except Exception as error:
+        raise TuningRefused(
+            f"The variant {name}",
+            f"cannot be built: {type(error).__name__}: {shorten(error)}",
+            "The tuning skips it.",
+            code="unsupported_by_tool",
+        ) from error
     finally:
         logger.setLevel(before)

@@ -1,4 +1,4 @@
-"""The candidates timed by turns: each in a heat against the plain export, then those that are left all together."""
+"""Interleaved timing of variants: elimination of the slower ones, and a final with all that are left."""
 
 from __future__ import annotations
 
@@ -6,53 +6,60 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from onnx_release.latency.host_lock import HostLock
-from onnx_release.latency.measure import Block, Round, calls_per_block, run_round, summarize
+from onnx_release.latency.measure import Block, Round, calls_per_block, run_round, summarize, wall_times
 from onnx_release.latency.statistics import Interval, ratio_of_medians
-from onnx_release.limits import HEAT_ROUNDS_MIN, MeasurePlan
+from onnx_release.limits import ELIMINATION_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples.sample import Sample
 
-# How often a contest looks whether it is decided; each look is another chance to be taken in by luck.
-_LOOKS = 4
+# Checks whether the timing can end. Each check can stop on a lucky interval, so all checks together share the error.
+_CHECKS = 4
 _RESAMPLES = 1000
-# A heat whose interval is as narrow as this has said what it can, even where it holds the baseline's own speed.
-_HEAT_WIDTH = 0.05
+# An interval of this relative width ends an elimination, even if it contains the baseline's speed.
+_ELIMINATION_WIDTH = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """One contestant's times, and the baseline's median over its own; `decisive` is the same at a higher confidence."""
+    """Latency of one runner, and its speedup over the baseline.
+
+    `strict_speedup` is the speedup at the higher confidence that the checks need.
+    """
 
     side: SideLatency
     speedup: Interval
-    decisive: Interval
+    strict_speedup: Interval
     rounds: int
 
     @property
-    def trusted(self) -> bool:
-        """Whether there were rounds enough for an interval to mean anything."""
-        return self.rounds >= HEAT_ROUNDS_MIN
+    def has_enough_rounds(self) -> bool:
+        """True if the intervals have enough rounds to be used."""
+        return self.rounds >= ELIMINATION_ROUNDS_MIN
 
     @property
-    def slower(self) -> bool:
-        """Whether it is clearly slower than the baseline."""
-        return self.trusted and self.decisive.high < 1.0
+    def is_slower(self) -> bool:
+        """True if the runner is clearly slower than the baseline."""
+        return self.has_enough_rounds and self.strict_speedup.high < 1.0
 
     @property
-    def faster(self) -> bool:
-        """Whether it is clearly faster than the baseline, at the plan's own confidence."""
-        return self.trusted and self.speedup.low > 1.0
+    def is_faster(self) -> bool:
+        """True if the runner is clearly faster than the baseline, at the plan's own confidence."""
+        return self.has_enough_rounds and self.speedup.low > 1.0
+
+    @property
+    def speedup_text(self) -> str:
+        """The speedup and its interval for people."""
+        return f"{self.speedup.value:.2f} [{self.speedup.low:.2f}, {self.speedup.high:.2f}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Race:
-    """The conditions that all are timed under. `baseline` is the name of the contestant that ratios are taken to.
+    """Timing of several runners under the same conditions.
 
-    `lock` is held during a heat and a final, and let go between them.
+    `baseline` is the name of the runner that every speedup refers to. `lock` is held during a timing, and not between
+    two timings.
     """
 
     baseline: str
@@ -60,93 +67,87 @@ class Race:
     plan: MeasurePlan
     lock: HostLock = field(default_factory=HostLock)
 
-    def heat(self, runners: Mapping[str, Runner], seconds: float) -> dict[str, Timing]:
-        """Time a few contestants until it is clear whether each is slower or faster than the baseline."""
-        with self.lock.held():
-            return self._time(runners, seconds, HEAT_ROUNDS_MIN, final=False)
+    def run_elimination(self, runners: Mapping[str, Runner], seconds: float) -> dict[str, Timing]:
+        """Time a few runners until each is clearly slower or faster than the baseline, or the time is up."""
+        return self._time(runners, seconds, ELIMINATION_ROUNDS_MIN, final=False)
 
-    def final(self, runners: Mapping[str, Runner], seconds: float) -> dict[str, Timing]:
-        """Time the contestants until every interval is narrow, or the time is up."""
-        with self.lock.held():
-            return self._time(runners, seconds, self.plan.rounds_min, final=True)
+    def run_final(self, runners: Mapping[str, Runner], seconds: float) -> dict[str, Timing]:
+        """Time the runners until every interval is narrow, or the time is up."""
+        return self._time(runners, seconds, self.plan.rounds_min, final=True)
 
     def _time(
         self, runners: Mapping[str, Runner], seconds: float, rounds_min: int, *, final: bool
     ) -> dict[str, Timing]:
-        names, sides = list(runners), list(runners.values())
-        warmup = run_round(sides, self.sample, 1, first=0)
-        calls = calls_per_block(min(min(block.wall_s) for block in warmup.blocks))
-        begin, turns = time.perf_counter(), list[Round]()
-        for look in range(1, _LOOKS + 1):
-            look_s = seconds * look / _LOOKS
-            while time.perf_counter() - begin < look_s or len(turns) < 2:
-                turns.append(run_round(sides, self.sample, calls, first=len(turns) % len(sides)))
-            timings = self._timings(names, turns)
-            enough = next(iter(timings.values())).rounds >= rounds_min
-            if enough and all(self._is_decided(name, timing, final=final) for name, timing in timings.items()):
-                break
+        names, opened = list(runners), list(runners.values())
+        with self.lock.held():
+            warmup = run_round(opened, self.sample, 1, first=0)
+            calls = calls_per_block(min(min(block.wall_s) for block in warmup.blocks))
+            begin, rounds = time.perf_counter(), list[Round]()
+            for check in range(1, _CHECKS + 1):
+                check_s = seconds * check / _CHECKS
+                while time.perf_counter() - begin < check_s or len(rounds) < 2:
+                    rounds.append(run_round(opened, self.sample, calls, first=len(rounds) % len(opened)))
+                timings = self._timings(names, rounds)
+                enough = timings[self.baseline].rounds >= rounds_min
+                if enough and all(self._is_settled(name, timing, final=final) for name, timing in timings.items()):
+                    break
         return timings
 
-    def _is_decided(self, name: str, timing: Timing, *, final: bool) -> bool:
+    def _is_settled(self, name: str, timing: Timing, *, final: bool) -> bool:
         if name == self.baseline:
             return True
+        strict = timing.strict_speedup
         if final:
-            return timing.decisive.relative_width <= self.plan.interval_width_max / 2
-        known = timing.decisive.relative_width <= _HEAT_WIDTH
-        return known or timing.decisive.high < 1.0 or timing.decisive.low > 1.0
+            return strict.relative_width <= self.plan.interval_width_max / 2
+        return strict.relative_width <= _ELIMINATION_WIDTH or strict.high < 1.0 or strict.low > 1.0
 
-    def _timings(self, names: Sequence[str], turns: Sequence[Round]) -> dict[str, Timing]:
-        quiet = [one for one in turns if one.is_quiet]
-        kept = quiet if len(quiet) >= HEAT_ROUNDS_MIN else turns
+    def _timings(self, names: Sequence[str], rounds: Sequence[Round]) -> dict[str, Timing]:
+        quiet = [one for one in rounds if one.is_quiet]
+        kept = quiet if len(quiet) >= ELIMINATION_ROUNDS_MIN else rounds
         blocks = {name: [one.blocks[place] for one in kept] for place, name in enumerate(names)}
-        # Weighing all calls of many rounds again and again takes time of its own, which is the contest's too.
-        samples = min(self.plan.bootstrap_samples, _RESAMPLES)
-        return {name: self._timing(blocks[self.baseline], found, samples) for name, found in blocks.items()}
+        return {name: self._timing(blocks[self.baseline], own) for name, own in blocks.items()}
 
-    def _timing(self, baseline: Sequence[Block], own: Sequence[Block], samples: int) -> Timing:
+    def _timing(self, baseline: Sequence[Block], own: Sequence[Block]) -> Timing:
+        side = summarize(own, self.sample.batch_size)
         if own is baseline:
-            itself = Interval(value=1.0, low=1.0, high=1.0, confidence=self.plan.confidence)
-            side = summarize(own, self.sample.batch_size)
-            return Timing(side=side, speedup=itself, decisive=itself, rounds=len(own))
-        times = [np.array([block.wall_s for block in blocks], dtype=np.float64) for blocks in (baseline, own)]
-        ratio = ratio_of_medians(times[0], times[1], samples)
+            one = Interval(value=1.0, low=1.0, high=1.0, confidence=self.plan.confidence)
+            return Timing(side=side, speedup=one, strict_speedup=one, rounds=len(own))
+        # The bootstrap of many rounds takes time from the race, so its number of resamples is limited.
+        resamples = min(self.plan.bootstrap_samples, _RESAMPLES)
+        ratio = ratio_of_medians(wall_times(baseline), wall_times(own), resamples)
         return Timing(
-            side=summarize(own, self.sample.batch_size),
+            side=side,
             speedup=ratio.interval(self.plan.confidence),
-            decisive=ratio.interval(1.0 - (1.0 - self.plan.confidence) / _LOOKS),
+            strict_speedup=ratio.interval(1.0 - (1.0 - self.plan.confidence) / _CHECKS),
             rounds=len(own),
         )
 
 
-def outrun(timings: Mapping[str, Timing]) -> dict[str, str]:
-    """Return the contestants that are clearly slower than the best of these, with the words for it."""
-    trusted = {name: timing for name, timing in timings.items() if timing.trusted}
-    if not trusted:
+def find_slower(timings: Mapping[str, Timing]) -> dict[str, str]:
+    """Return the runners that are clearly slower than the best of these, with a text that compares both."""
+    usable = {name: timing for name, timing in timings.items() if timing.has_enough_rounds}
+    if not usable:
         return {}
-    best = max(trusted, key=lambda name: trusted[name].decisive.low)
+    best = max(usable, key=lambda name: usable[name].strict_speedup.low)
     return {
-        name: f"{words(timing)} in its heat, when {best} had {words(trusted[best])}"
-        for name, timing in trusted.items()
-        if timing.decisive.high < trusted[best].decisive.low
+        name: f"{timing.speedup_text}, and {best} has {usable[best].speedup_text}"
+        for name, timing in usable.items()
+        if timing.strict_speedup.high < usable[best].strict_speedup.low
     }
 
 
-def words(timing: Timing) -> str:
-    """Return the ratio to the baseline with its interval."""
-    ratio = timing.speedup
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+def select_fastest(timings: Mapping[str, Timing], ranks: Mapping[str, tuple[int, int]]) -> str | None:
+    """Return the name of the fastest runner, or None if no runner is clearly faster than the baseline.
 
+    A runner within the interval of the fastest counts as equally fast. Among those the lowest rank wins.
 
-def winner(timings: Mapping[str, Timing], ranks: Mapping[str, tuple[int, int]]) -> str | None:
-    """Return the contestant that wins, or None when none is clearly faster than the baseline.
-
-    Whoever lies within the interval of the fastest is level with it: then the more exact wins, then the simpler.
-
-    :param ranks: of those that may win, the less the more exact and simple.
+    Args:
+        timings: the timings of the final.
+        ranks: the rank of each runner that may be selected; the more exact and simpler has the lower rank.
     """
-    faster = {name: timings[name] for name in ranks if name in timings and timings[name].faster}
+    faster = {name: timings[name] for name in ranks if name in timings and timings[name].is_faster}
     if not faster:
         return None
     best = max(faster.values(), key=lambda timing: timing.speedup.value)
-    level = [name for name, timing in faster.items() if timing.speedup.value >= best.speedup.low]
-    return min(level, key=lambda name: (ranks[name], -faster[name].speedup.value))
+    equal = [name for name, timing in faster.items() if timing.speedup.value >= best.speedup.low]
+    return min(equal, key=lambda name: (ranks[name], -faster[name].speedup.value))

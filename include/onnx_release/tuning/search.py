@@ -1,4 +1,4 @@
-"""One tuning from its first candidate to its winner, within its time."""
+"""Search for the fastest accepted variant, within a time limit."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Literal
 
 from onnx_release.errors import Refused
 from onnx_release.latency.host_lock import HostLock
-from onnx_release.limits import HEAT_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
-from onnx_release.records import Precision, TuneCandidate
+from onnx_release.limits import ELIMINATION_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
+from onnx_release.records import Precision, TuneVariant
 from onnx_release.runners import Runner
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.tuning.acceptance import AcceptanceTest
-from onnx_release.tuning.build import CandidateBuilder
-from onnx_release.tuning.candidates import PLAIN, PLAIN_EXPORT, Candidate, LeftOut, with_threads
+from onnx_release.tuning.build import VariantBuilder
 from onnx_release.tuning.memory import available_bytes, session_bytes
 from onnx_release.tuning.options import TuneOptions
-from onnx_release.tuning.race import Race, Timing, outrun, winner, words
+from onnx_release.tuning.race import Race, Timing, find_slower, select_fastest
+from onnx_release.tuning.variants import PLAIN_EXPORT, SkippedVariant, Variant, with_fewer_threads
 
 PYTORCH = "PyTorch"
-# A final of less than this says nothing, and is held all the same, so that the report has figures.
-_FINAL_LEAST_S = 1.0
-# Calls of the plain export's length that the shortest heat takes: three rounds of two sides, with one call untimed.
-_HEAT_CALLS_LEAST = 12
+# The final takes at least this long, so the report has times.
+_FINAL_MIN_S = 1.0
+# Calls of the plain export in the shortest elimination: three rounds of two runners, each with an untimed call.
+_ELIMINATION_CALLS_MIN = 12
 
 
 @dataclass(slots=True)
-class Clock:
-    """The time of one tuning, in seconds, without what it waits for others on its host."""
+class TimeLimit:
+    """Time limit of one tuning, in seconds. The time that it waits for the host's lock does not count."""
 
     max_s: float
     lock: HostLock = field(default_factory=HostLock)
@@ -40,225 +40,242 @@ class Clock:
 
     @property
     def elapsed_s(self) -> float:
-        """How long the tuning has gone on."""
+        """The time since the start."""
         return time.perf_counter() - self.began - self.lock.waited_s
 
     @property
     def left_s(self) -> float:
-        """How long it may go on."""
+        """The time until the limit."""
         return max(0.0, self.max_s - self.elapsed_s)
 
-    def has_time_to_make(self, expected_s: float) -> bool:
-        """Say whether something can be made and still leave the contest its share."""
+    def allows_build(self, expected_s: float) -> bool:
+        """Return True if a build of this duration leaves enough time for the race."""
         return self.elapsed_s + expected_s <= self.max_s * TUNE_BUILD_SHARE
 
 
-@dataclass(slots=True, kw_only=True)
-class Entry:
-    """A candidate that passed its gate, with its folder."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptedVariant:
+    """A variant that passed the acceptance test, with its folder and the size of its files."""
 
-    candidate: Candidate
+    variant: Variant
     folder: Path
     size_bytes: int
 
 
 @dataclass(slots=True, kw_only=True)
 class Search:
-    """What is known so far: `records` of every contestant by name, in the order of the table, and who may still win."""
+    """State of one search.
 
-    workshop: CandidateBuilder
-    gate: AcceptanceTest
-    contest: Race
+    `records` are the results so far, by name and in the order of the report. `accepted` are the variants that can still
+    be chosen. `notes` are the limitations of the search.
+    """
+
+    builder: VariantBuilder
+    acceptance: AcceptanceTest
+    race: Race
     options: TuneOptions
-    clock: Clock
-    records: dict[str, TuneCandidate] = field(default_factory=dict)
-    entries: dict[str, Entry] = field(default_factory=dict)
+    time_limit: TimeLimit
+    records: dict[str, TuneVariant] = field(default_factory=dict)
+    accepted: dict[str, AcceptedVariant] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def run(self, planned: Iterable[Candidate | LeftOut]) -> Entry | None:
-        """Return the winner, or None where the plain export stays."""
-        self.records[PYTORCH] = TuneCandidate(
-            name=PYTORCH, precision=Precision.EXACT, outcome="reference", task_metrics=self.gate.task_metrics
+    def run(self, planned: Iterable[Variant | SkippedVariant]) -> AcceptedVariant | None:
+        """Return the chosen variant, or None if the plain export is chosen."""
+        self.records[PYTORCH] = TuneVariant(
+            name=PYTORCH, precision=Precision.EXACT, outcome="reference", task_metrics=self.acceptance.task_metrics
         )
-        if self.gate.blocked:
-            self.notes.append(f"nothing was tried, as PyTorch itself fails: {'; '.join(self.gate.blocked)}")
+        if self.acceptance.blocked:
+            self.notes.append(
+                f"no variant was tried, because PyTorch itself fails: {'; '.join(self.acceptance.blocked)}"
+            )
             return None
         self._try(PLAIN_EXPORT)
-        if self.entries.pop(PLAIN, None) is None:
-            self.notes.append("nothing was tried, as the plain export itself did not pass")
+        if self.accepted.pop(PLAIN_EXPORT.name, None) is None:
+            self.notes.append("no variant was tried, as the plain export fails the acceptance test")
             return None
         for item in planned:
-            self._consider(item)
-        found = self._contest() if self.entries else None
-        chosen = found.candidate.name if found else PLAIN
-        self._note(chosen, outcome="chosen")
-        return found
+            if isinstance(item, SkippedVariant):
+                self._skip(item, item.reason)
+            else:
+                self._try_in_time(item)
+        chosen = self._choose() if self.accepted else None
+        self._update(chosen.variant.name if chosen else PLAIN_EXPORT.name, outcome="chosen")
+        return chosen
 
-    def _consider(self, item: Candidate | LeftOut) -> None:
-        if isinstance(item, LeftOut):
-            self._leave_out(item.name, item)
-        elif not self.clock.has_time_to_make(expected_s := self.workshop.expected_s(item)):
-            self._leave_out(
-                item.name,
-                item,
-                f"no time: it takes about {expected_s:.0f} s after {self.clock.elapsed_s:.0f} s, and "
-                f"{TUNE_BUILD_SHARE:.0%} of tune_max_s {self.clock.max_s:g} s are for making; raise tune_max_s",
+    def _try_in_time(self, variant: Variant) -> None:
+        """Try a variant, and try a refused quantization again in its careful form."""
+        expected_s = self.builder.expected_s(variant)
+        if not self.time_limit.allows_build(expected_s):
+            self._skip(
+                variant,
+                f"no time: it takes about {expected_s:.0f} s after {self.time_limit.elapsed_s:.0f} s, and "
+                f"{TUNE_BUILD_SHARE:.0%} of tune_max_s {self.time_limit.max_s:g} s are for builds; raise tune_max_s",
             )
-        else:
-            self._try(item)
-            refused = self.records[item.name].outcome == "refused"
-            if refused and item.precision == "int8" and not item.careful:
-                self._consider(replace(item, name=f"{item.name}-careful", careful=True))
+            return
+        self._try(variant)
+        refused = self.records[variant.name].outcome == "refused"
+        if refused and variant.precision is Precision.INT8 and not variant.careful:
+            self._try_in_time(replace(variant, name=f"{variant.name}-careful", careful=True))
 
-    def _leave_out(self, name: str, item: Candidate | LeftOut, reason: str = "") -> None:
-        why = item.reason if isinstance(item, LeftOut) else reason
-        self.records[name] = TuneCandidate(name=name, precision=item.precision, outcome="left out", reason=why)
+    def _skip(self, variant: Variant | SkippedVariant, reason: str) -> None:
+        self.records[variant.name] = TuneVariant(
+            name=variant.name, precision=variant.precision, outcome="skipped", reason=reason
+        )
 
-    def _try(self, candidate: Candidate) -> None:
-        """Make a candidate and let it through its gate, or write down why not."""
+    def _try(self, variant: Variant) -> None:
+        """Build and test a variant, and record the result."""
         began = time.perf_counter()
-        record = TuneCandidate(
-            name=candidate.name,
-            precision=candidate.precision,
+        record = TuneVariant(
+            name=variant.name,
+            precision=variant.precision,
             outcome="passed",
-            session_options=candidate.session_options,
+            session_options=variant.session_options,
         )
         try:
-            folder = self.workshop.make(candidate)
+            folder = self.builder.build(variant)
             size = sum(file.stat().st_size for file in folder.glob(f"{MODEL_FILE}*"))
-            with self._opened(candidate, folder) as runner:
-                passage = self.gate.judge(runner, self.options.judge.limits_for(candidate.precision))
+            with self._open(variant, folder) as runner:
+                result = self.acceptance.run(runner, self.options.benchmark.limits_for(variant.precision))
         except Refused as refusal:
-            record = record.replace(outcome="failed", reason=f"{refusal.subject}: {refusal.problem}")
+            record = record.replace(outcome="failed", reason=f"{refusal.subject} {refusal.problem}")
         else:
-            outcome = record.replace(outcome="refused", reason="; ".join(passage.reasons))
-            record = (outcome if passage.reasons else record).replace(
-                measures=passage.measures,
-                task_metrics=passage.task_metrics,
+            record = record.replace(
+                outcome="refused" if result.reasons else "passed",
+                reason="; ".join(result.reasons),
+                measures=result.measures,
+                task_metrics=result.task_metrics,
                 size_bytes=size,
             )
-        self.records[candidate.name] = record.replace(build_s=round(time.perf_counter() - began, 3))
+        self.records[variant.name] = record.replace(build_s=round(time.perf_counter() - began, 3))
         if record.outcome == "passed":
-            self.entries[candidate.name] = Entry(candidate=candidate, folder=folder, size_bytes=size)
-        elif candidate.kind != "session" and not candidate.shares:
-            shutil.rmtree(self.workshop.scratch / candidate.name, ignore_errors=True)
+            self.accepted[variant.name] = AcceptedVariant(variant=variant, folder=folder, size_bytes=size)
+        elif variant.has_own_file:
+            shutil.rmtree(self.builder.scratch / variant.name, ignore_errors=True)
 
-    def _opened(self, candidate: Candidate, folder: Path) -> OnnxRuntimeRunner:
-        subject = self.workshop.subject
+    def _open(self, variant: Variant, folder: Path) -> OnnxRuntimeRunner:
+        setup = self.builder.setup
         options = OnnxRuntimeOptions(
-            threads=subject.threads,
-            providers=subject.artifact.providers,
-            session_options=candidate.session_options,
+            threads=setup.threads,
+            providers=setup.artifact.providers,
+            session_options=variant.session_options,
         )
         return OnnxRuntimeRunner(folder / MODEL_FILE, options)
 
-    def _contest(self) -> Entry | None:
-        with self._opened(PLAIN_EXPORT, self.workshop.subject.folder) as baseline:
-            heats = self._heats(baseline)
-            rivals = {name: timing for name, timing in heats.items() if name in self.entries}
-            for name, reason in outrun(rivals).items():
+    def _choose(self) -> AcceptedVariant | None:
+        """Time the accepted variants and return the fastest; None if none is clearly faster than the plain export."""
+        with self._open(PLAIN_EXPORT, self.builder.setup.folder) as baseline:
+            eliminations = self._eliminate(baseline)
+            own = {name: timing for name, timing in eliminations.items() if name in self.accepted}
+            for name, reason in find_slower(own).items():
                 self._drop(name, f"slower: {reason}")
-            timings = self._final(baseline, heats) if self.entries else {}
-        if timings and not all(timing.trusted for timing in timings.values()):
-            self.notes.append(f"the final had too few rounds, so the heats decided; tune_max_s is {self.clock.max_s:g}")
-            timings = {name: timing for name, timing in heats.items() if name in timings}
+            timings = self._run_final(baseline, eliminations) if self.accepted else {}
+        if timings and not all(timing.has_enough_rounds for timing in timings.values()):
+            self.notes.append(
+                f"the final had too few rounds, so the eliminations decide; tune_max_s is {self.time_limit.max_s:g}"
+            )
+            timings = {name: timing for name, timing in eliminations.items() if name in timings}
         for name, timing in timings.items():
-            self._time(name, timing)
-        won = winner(timings, {name: entry.candidate.rank for name, entry in self.entries.items()})
-        for name in self.entries.keys() & timings.keys() - {won}:
-            self._note(name, reason=self._why_not(timings[name], won))
-        return self.entries[won] if won else None
+            self._record_timing(name, timing)
+        ranks = {name: accepted.variant.rank for name, accepted in self.accepted.items()}
+        fastest = select_fastest(timings, ranks)
+        for name in self.accepted.keys() & timings.keys() - {fastest}:
+            timing = timings[name]
+            if not timing.has_enough_rounds:
+                reason = f"{timing.rounds} rounds are too few for a comparison: {timing.speedup_text}"
+            elif not timing.is_faster:
+                reason = f"not clearly faster than the plain export: {timing.speedup_text}"
+            else:
+                reason = f"not the fastest, or as fast as {fastest}, which is more exact or simpler"
+            self._update(name, reason=reason)
+        return self.accepted[fastest] if fastest else None
 
-    def _why_not(self, timing: Timing, won: str | None) -> str:
-        if not timing.trusted:
-            return f"{timing.rounds} rounds are too few to tell: {words(timing)}"
-        if not timing.faster:
-            return f"not clearly faster than the plain export: {words(timing)}"
-        return f"not the fastest, or level with {won}, which is more exact or simpler"
+    def _eliminate(self, baseline: Runner) -> dict[str, Timing]:
+        """Return the timings of PyTorch and of each variant that is not clearly slower than the plain export.
 
-    def _heats(self, baseline: Runner) -> dict[str, Timing]:
-        """Return the times of each candidate that is not clearly slower than the plain export, and of PyTorch.
-
-        PyTorch comes last: it is there to be compared with, and a slow one must not take the candidates' time.
+        PyTorch is last: it is only compared with, and a slow one must not use the variants' time.
         """
-        timings = self._heats_of(baseline, dict(self.entries))
-        timings |= self._with_threads(baseline, timings)
+        timings = self._eliminate_each(baseline, dict(self.accepted))
+        timings |= self._try_fewer_threads(baseline, timings)
         if self._has_time():
-            with self.workshop.subject.reference() as torch:
-                timings |= self._heat(baseline, PYTORCH, torch, left=1)
+            with self.builder.setup.reference() as reference:
+                timings |= self._time_pair(baseline, PYTORCH, reference, left=1)
         return timings
 
     def _has_time(self) -> bool:
-        """Say whether a heat of the fewest rounds would end in time, as far as the plain export's own pace tells."""
-        p50_ms = self.records[PLAIN].p50_ms or 0.0
-        return self.clock.left_s > _HEAT_CALLS_LEAST * p50_ms / 1e3
+        """Return True if an elimination of the fewest rounds can end in time, at the plain export's latency."""
+        p50_ms = self.records[PLAIN_EXPORT.name].p50_ms or 0.0
+        return self.time_limit.left_s > _ELIMINATION_CALLS_MIN * p50_ms / 1e3
 
-    def _heats_of(self, baseline: Runner, entries: dict[str, Entry]) -> dict[str, Timing]:
+    def _eliminate_each(self, baseline: Runner, accepted: dict[str, AcceptedVariant]) -> dict[str, Timing]:
         timings: dict[str, Timing] = {}
-        for done, (name, entry) in enumerate(entries.items()):
-            if not self._fits([entry]):
-                self._drop(name, "no memory for it beside the plain export", outcome="left out")
+        for done, (name, one) in enumerate(accepted.items()):
+            if not _fit_in_memory([one]):
+                self._drop(name, "no memory for it and the plain export", outcome="skipped")
             elif not self._has_time():
-                self._drop(name, f"no time for its heat within tune_max_s {self.clock.max_s:g}", outcome="left out")
+                self._drop(
+                    name, f"no time to compare it within tune_max_s {self.time_limit.max_s:g}", outcome="skipped"
+                )
             else:
-                with self._opened(entry.candidate, entry.folder) as rival:
-                    found = self._heat(baseline, name, rival, left=len(entries) - done)
-                if found[name].slower:
-                    self._drop(name, f"slower than the plain export in its heat: {words(found[name])}")
+                with self._open(one.variant, one.folder) as runner:
+                    found = self._time_pair(baseline, name, runner, left=len(accepted) - done)
+                if found[name].is_slower:
+                    self._drop(name, f"slower than the plain export: {found[name].speedup_text}")
                 else:
                     timings |= found
         return timings
 
-    def _with_threads(self, baseline: Runner, heats: dict[str, Timing]) -> dict[str, Timing]:
-        """Let the fastest other model run with fewer threads, too: a small product is done before they have begun."""
-        models = [name for name in heats if name in self.entries and self.entries[name].candidate.kind != "session"]
-        subject = self.workshop.subject
-        if not models or subject.device != "cpu":
+    def _try_fewer_threads(self, baseline: Runner, timings: dict[str, Timing]) -> dict[str, Timing]:
+        """Try the fastest other model with fewer threads. A small product ends before more threads have started."""
+        models = [name for name in timings if name in self.accepted and self.accepted[name].variant.has_own_file]
+        setup = self.builder.setup
+        if not models or setup.device != "cpu":
             return {}
-        fastest = max(models, key=lambda name: heats[name].speedup.value)
-        names = []
-        for candidate in with_threads(self.entries[fastest].candidate, subject.threads):
-            if self.clock.left_s > self.records[fastest].build_s and self._has_time():
-                names.append(candidate.name)
-                self._try(candidate)
+        fastest = max(models, key=lambda name: timings[name].speedup.value)
+        tried = []
+        for variant in with_fewer_threads(self.accepted[fastest].variant, setup.threads):
+            if self.time_limit.left_s > self.records[fastest].build_s and self._has_time():
+                self._try(variant)
+                tried.append(variant.name)
             else:
-                self._leave_out(candidate.name, candidate, f"no time for it within tune_max_s {self.clock.max_s:g}")
-        return self._heats_of(baseline, {name: self.entries[name] for name in names if name in self.entries})
+                self._skip(variant, f"no time for it within tune_max_s {self.time_limit.max_s:g}")
+        return self._eliminate_each(baseline, {name: self.accepted[name] for name in tried if name in self.accepted})
 
-    def _heat(self, baseline: Runner, name: str, rival: Runner, *, left: int) -> dict[str, Timing]:
-        """Time one against the plain export, in its share of the half of the time that heats may take."""
-        seconds = min(HEAT_MAX_S, self.clock.left_s / 2 / (left + 1))
-        found = self.contest.heat({PLAIN: baseline, name: rival}, seconds)
-        for contestant, timing in found.items():
-            self._time(contestant, timing)
+    def _time_pair(self, baseline: Runner, name: str, runner: Runner, *, left: int) -> dict[str, Timing]:
+        """Time one runner with the plain export, in its share of the time; half of the time is for the final.
+
+        Args:
+            baseline: the plain export.
+            name: the name of the runner.
+            runner: the open runner.
+            left: the number of runners that are not timed yet.
+        """
+        seconds = min(ELIMINATION_MAX_S, self.time_limit.left_s / 2 / (left + 1))
+        found = self.race.run_elimination({PLAIN_EXPORT.name: baseline, name: runner}, seconds)
+        for timed, timing in found.items():
+            self._record_timing(timed, timing)
         return found
 
-    def _drop(self, name: str, reason: str, outcome: Literal["slower", "left out"] = "slower") -> None:
-        self._note(name, outcome=outcome, reason=reason)
-        self.entries.pop(name, None)
+    def _run_final(self, baseline: Runner, eliminations: dict[str, Timing]) -> dict[str, Timing]:
+        """Time the plain export and all accepted variants in the same rounds.
 
-    def _final(self, baseline: Runner, heats: dict[str, Timing]) -> dict[str, Timing]:
-        """Time the plain export and whoever is left, all alive at once; PyTorch too, unless it is clearly slower."""
-        finalists: list[Entry] = []
-        for name in sorted(self.entries, key=lambda name: -heats[name].speedup.value):
-            if self._fits([*finalists, self.entries[name]]):
-                finalists.append(self.entries[name])
+        PyTorch takes part unless it is clearly slower than the plain export.
+        """
+        finalists: list[AcceptedVariant] = []
+        for name in sorted(self.accepted, key=lambda name: -eliminations[name].speedup.value):
+            if _fit_in_memory([*finalists, self.accepted[name]]):
+                finalists.append(self.accepted[name])
             else:
-                self._drop(name, "no memory for it beside faster ones in the final", outcome="left out")
-        seconds = max(_FINAL_LEAST_S, min(self.clock.left_s, self.contest.plan.measure_max_s))
-        with ExitStack() as alive:
-            runners: dict[str, Runner] = {PLAIN: baseline}
-            if PYTORCH in heats and not heats[PYTORCH].slower:
-                runners[PYTORCH] = alive.enter_context(self.workshop.subject.reference())
-            for entry in finalists:
-                runners[entry.candidate.name] = alive.enter_context(self._opened(entry.candidate, entry.folder))
-            return self.contest.final(runners, seconds)
+                self._drop(name, "no memory for it and the faster variants in the final", outcome="skipped")
+        seconds = max(_FINAL_MIN_S, min(self.time_limit.left_s, self.race.plan.measure_max_s))
+        with ExitStack() as opened:
+            runners: dict[str, Runner] = {PLAIN_EXPORT.name: baseline}
+            if PYTORCH in eliminations and not eliminations[PYTORCH].is_slower:
+                runners[PYTORCH] = opened.enter_context(self.builder.setup.reference())
+            for one in finalists:
+                runners[one.variant.name] = opened.enter_context(self._open(one.variant, one.folder))
+            return self.race.run_final(runners, seconds)
 
-    def _fits(self, entries: list[Entry]) -> bool:
-        available = available_bytes()
-        return available is None or sum(session_bytes(entry.size_bytes) for entry in entries) <= available
-
-    def _time(self, name: str, timing: Timing) -> None:
+    def _record_timing(self, name: str, timing: Timing) -> None:
         self.records[name] = self.records[name].replace(
             speedup=timing.speedup.value,
             speedup_low=timing.speedup.low,
@@ -268,5 +285,14 @@ class Search:
             rounds=timing.rounds,
         )
 
-    def _note(self, name: str, **changes: str) -> None:
+    def _drop(self, name: str, reason: str, outcome: Literal["slower", "skipped"] = "slower") -> None:
+        self._update(name, outcome=outcome, reason=reason)
+        self.accepted.pop(name, None)
+
+    def _update(self, name: str, **changes: str) -> None:
         self.records[name] = self.records[name].replace(**changes)
+
+
+def _fit_in_memory(variants: list[AcceptedVariant]) -> bool:
+    available = available_bytes()
+    return available is None or sum(session_bytes(one.size_bytes) for one in variants) <= available

@@ -1,4 +1,4 @@
-"""The tuning as one call: an exported model in, the model that is to be shipped out."""
+"""Tuning of an exported model: build variants, test them, time them, and package the fastest."""
 
 from __future__ import annotations
 
@@ -13,111 +13,110 @@ from onnx_release.latency.evaluate import require_valid_latency_options
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity.limits import require_limits
-from onnx_release.records import OnnxArtifact, TuneReport
-from onnx_release.samples.sample import Sample
+from onnx_release.records import OnnxArtifact, Precision, TuneReport
 from onnx_release.trained.mlflow_model import read_example
 from onnx_release.tuning.acceptance import AcceptanceTest
-from onnx_release.tuning.build import CandidateBuilder, calibration_samples
-from onnx_release.tuning.candidates import PLAIN, plan
-from onnx_release.tuning.graph_rewrites import look_at, versions
-from onnx_release.tuning.options import TuneOptions, require_tunable
+from onnx_release.tuning.build import VariantBuilder, calibration_inputs
+from onnx_release.tuning.graph_rewrites import read_facts, read_versions
+from onnx_release.tuning.options import TuneOptions, require_valid_tune_options
 from onnx_release.tuning.race import Race
-from onnx_release.tuning.search import Clock, Entry, Search
-from onnx_release.tuning.task_metrics import Evaluation, read_evaluation
+from onnx_release.tuning.search import AcceptedVariant, Search, TimeLimit
+from onnx_release.tuning.task_metrics import read_evaluation_sample
+from onnx_release.tuning.variants import PLAIN_EXPORT, plan_variants
 
 
 def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path, options: TuneOptions) -> OnnxArtifact:
-    """Return the fastest candidate that passes its gate, in the folder `out`; or `artifact`, where none is faster.
+    """Return the fastest variant that passes its acceptance test, or `artifact` if none is faster.
 
-    Either has the whole table in `tuning`. The folder's bytes are held against `artifact` first.
+    The returned record has the report of the tuning in `tuning`.
 
-    :param trained: what the training run left, as the export took it.
-    :param folder: the exported artifact's folder, which is only read.
-    :raises Refused: when there is nothing to tune: other bytes, a model that cannot be loaded, senseless options.
+    Args:
+        trained: the fetched folder of the trained model.
+        folder: the folder of the exported artifact; it is not changed.
+        artifact: the exported artifact. The folder must have its sha256.
+        out: the folder for the package of the chosen variant.
+        options: the options of the tuning.
+
+    Raises:
+        Refused: the folder has other bytes, the trained model cannot be loaded, or an option is invalid.
     """
-    clock = Clock(options.max_s, HostLock(options.judge.lock))
-    _require_sound(artifact, options)
-    subject = BenchmarkSetup.load(trained, folder, artifact, options.judge)
-    samples = subject.samples()
+    time_limit = TimeLimit(options.max_s, HostLock(options.benchmark.lock))
+    require_valid_tune_options(options)
+    require_valid_latency_options(options.benchmark.latency_budget, options.benchmark.measure_plan)
+    for precision in {Precision.EXACT, *options.precisions}:
+        require_limits(options.benchmark.limits_for(precision), artifact.outputs)
+    setup = BenchmarkSetup.load(trained, folder, artifact, options.benchmark)
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        search = _begun(subject, samples, trained, Path(scratch), options, clock)
-        won = search.run(plan(artifact, search.workshop.facts, options, subject.threads))
-        report = _report(search, artifact, won)
-        return artifact.replace(tuning=report) if won is None else _shipped(won, subject, out, report)
+        search = _prepare_search(setup, trained, Path(scratch), options, time_limit)
+        chosen = search.run(plan_variants(artifact, search.builder.facts, options, setup.threads))
+        report = _report(search, artifact, chosen)
+        return artifact.replace(tuning=report) if chosen is None else _package(chosen, setup, out, report)
 
 
-def _require_sound(artifact: OnnxArtifact, options: TuneOptions) -> None:
-    require_tunable(options)
-    require_valid_latency_options(options.judge.latency_budget, options.judge.measure_plan)
-    for precision in {PLAIN, *options.precisions}:
-        require_limits(options.judge.limits_for(precision), artifact.outputs)
-
-
-def _begun(
-    subject: BenchmarkSetup, samples: list[Sample], trained: Path, scratch: Path, options: TuneOptions, clock: Clock
+def _prepare_search(
+    setup: BenchmarkSetup, trained: Path, scratch: Path, options: TuneOptions, time_limit: TimeLimit
 ) -> Search:
-    calibration = calibration_samples(samples, subject)
-    evaluation: Evaluation | None = None
-    if options.evaluation:
-        artifact = subject.artifact
-        seen, evaluation = read_evaluation(Path(options.evaluation), artifact.inputs, artifact.outputs).divided()
-        calibration += [seen] if seen is not None else []
-    gate = AcceptanceTest(artifact=subject.artifact, evaluation=evaluation, metric_loss_max=options.metric_loss_max)
-    with subject.reference(mha_fastpath=False) as reference:
-        gate.run_reference(reference, samples)
-    workshop = CandidateBuilder(
-        subject=subject,
-        trained=trained,
-        facts=look_at(subject.folder),
-        calibration=calibration,
-        scratch=scratch,
+    """Read the samples, run PyTorch on them, and return the search with its builder, acceptance test and race."""
+    samples = setup.samples()
+    calibration = calibration_inputs(samples, setup)
+    evaluation = None
+    if options.evaluation is not None:
+        artifact = setup.artifact
+        whole = read_evaluation_sample(Path(options.evaluation), artifact.inputs, artifact.outputs)
+        extra, evaluation = whole.split()
+        calibration += [extra] if extra is not None else []
+    acceptance = AcceptanceTest(artifact=setup.artifact, evaluation=evaluation, metric_loss_max=options.metric_loss_max)
+    with setup.reference(mha_fastpath=False) as reference:
+        acceptance.run_reference(reference, samples)
+    builder = VariantBuilder(
+        setup=setup, trained=trained, facts=read_facts(setup.folder), calibration=calibration, scratch=scratch
     )
-    size = options.judge.latency_budget.batch_size
-    # As the judge will: the example where there is one, the most like what will be served.
+    size = options.benchmark.latency_budget.batch_size
+    # The benchmark times this sample too: the run's example where there is one.
     sample = next(one for one in samples if one.batch_size == size and not one.probing)
-    contest = Race(baseline=PLAIN, sample=sample, plan=options.judge.measure_plan, lock=clock.lock)
-    return Search(workshop=workshop, gate=gate, contest=contest, options=options, clock=clock)
+    race = Race(baseline=PLAIN_EXPORT.name, sample=sample, plan=options.benchmark.measure_plan, lock=time_limit.lock)
+    return Search(builder=builder, acceptance=acceptance, race=race, options=options, time_limit=time_limit)
 
 
-def _report(search: Search, artifact: OnnxArtifact, won: Entry | None) -> TuneReport:
-    judge = search.options.judge
-    evaluation = search.gate.evaluation
+def _report(search: Search, artifact: OnnxArtifact, chosen: AcceptedVariant | None) -> TuneReport:
+    benchmark = search.options.benchmark
+    evaluation = search.acceptance.evaluation
     reduced = [precision for precision in search.options.precisions if not precision.is_exact]
     return TuneReport(
         sha256=artifact.sha256,
-        chosen=won.candidate.name if won else PLAIN,
-        candidates=tuple(search.records.values()),
-        batch_size=judge.latency_budget.batch_size,
-        threads=search.workshop.subject.threads,
-        confidence=judge.measure_plan.confidence,
+        chosen=chosen.variant.name if chosen else PLAIN_EXPORT.name,
+        variants=tuple(search.records.values()),
+        batch_size=benchmark.latency_budget.batch_size,
+        threads=search.builder.setup.threads,
+        confidence=benchmark.measure_plan.confidence,
         max_s=search.options.max_s,
-        wall_s=round(search.clock.elapsed_s, 3),
-        precision_limits={precision: judge.limits_for(precision).to_dict() for precision in reduced},
+        wall_s=round(search.time_limit.elapsed_s, 3),
+        precision_limits={precision: benchmark.limits_for(precision).to_dict() for precision in reduced},
         task_metric={name: metric.name for name, metric in evaluation.metrics.items()} if evaluation else {},
         notes=tuple(search.notes),
     )
 
 
-def _shipped(won: Entry, subject: BenchmarkSetup, out: Path, report: TuneReport) -> OnnxArtifact:
-    """Put the winner into a whole package of its own."""
-    artifact, candidate = subject.artifact, won.candidate
+def _package(chosen: AcceptedVariant, setup: BenchmarkSetup, out: Path, report: TuneReport) -> OnnxArtifact:
+    """Write the package of the chosen variant and return its record."""
+    artifact, variant = setup.artifact, chosen.variant
     with fresh_folder(out) as target:
         for name in (MODEL_FILE, EXTERNAL_DATA_FILE):
-            if (won.folder / name).exists():
-                shutil.copyfile(won.folder / name, target / name)
+            if (chosen.folder / name).exists():
+                shutil.copyfile(chosen.folder / name, target / name)
         write_package(
             target,
             PackageSpec(
                 inputs=artifact.inputs,
                 outputs=artifact.outputs,
-                example=read_example(subject.folder),
+                example=read_example(setup.folder),
                 tool_versions=artifact.tool_versions,
                 providers=artifact.providers,
-                session_options=candidate.session_options,
+                session_options=variant.session_options,
             ),
         )
         files = describe_folder(target)
-        opset, ir_version = versions(target)
+        opset, ir_version = read_versions(target)
     return artifact.replace(
         staging_uri=None,
         sha256=folder_sha256(files),
@@ -125,8 +124,8 @@ def _shipped(won: Entry, subject: BenchmarkSetup, out: Path, report: TuneReport)
         files=files,
         opset=opset,
         ir_version=ir_version,
-        precision=candidate.precision,
-        variant=candidate.name,
-        session_options=candidate.session_options,
+        precision=variant.precision,
+        variant=variant.name,
+        session_options=variant.session_options,
         tuning=report,
     )

@@ -136,7 +136,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
                 "metric_loss_max": self.metric_loss_max,
                 "allowed_domains": self.allowed_domains,
             },
-            judge=self.benchmark_options(run, source, scratch).to_dict(),
+            benchmark=self.benchmark_options(run, source, scratch).to_dict(),
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             evaluation=fetch_inputs(
                 run.hook, self.s3_conn_id, evaluation_uri, scratch / "evaluation", "evaluation_uri"
@@ -154,7 +154,7 @@ def _require_precision(tuned: OnnxArtifact, precisions: Sequence[Precision]) -> 
     """Raise if the exported model won, and only reduced precisions may ship."""
     if tuned.precision in precisions or tuned.tuning is None:
         return
-    reasons = [f"{v.name}: {v.outcome}, {v.reason}" for v in tuned.tuning.candidates if v.precision in precisions]
+    reasons = [f"{v.name}: {v.outcome}, {v.reason}" for v in tuned.tuning.variants if v.precision in precisions]
     raise TuningRefused(
         f"The tuning to {', '.join(precisions)}",
         f"found no variant that passed and was faster than the plain export ({'; '.join(reasons)})",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from onnx_release.latency.evaluate import evaluate_latency, require_valid_latency_options
-from onnx_release.latency.host import CpuWait, _cgroup_quota, describe_host, usable_cpus
+from onnx_release.latency.host import CpuWait, cgroup_quota, describe_host, usable_cpus
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import BatchLatency, LatencyReport
 from tests.core import records
@@ -185,7 +185,7 @@ def test_a_containers_quota_limits_the_usable_cpus(tmp_path: Path, files: dict[s
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-    assert _cgroup_quota(tmp_path) == cpus
+    assert cgroup_quota(tmp_path) == cpus
 
 
 def test_the_wait_for_a_cpu_is_a_share() -> None:

@@ -1,4 +1,4 @@
-"""The measuring lock between real processes: one at a time, freed by a kill, bounded, and not to be misled."""
+"""The measuring lock between real processes: exclusive, freed by a kill, with a time-out, and safe."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ import pytest
 
 from onnx_release import run_step
 from onnx_release.benchmark.setup import BenchmarkOptions
-from onnx_release.errors import Refused, Transient
+from onnx_release.errors import Transient
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact, Precision
 from onnx_release.tuning.options import TuneOptions
-from onnx_release.tuning.search import Clock
+from onnx_release.tuning.search import TimeLimit
+from tests.refusals import refused
 
-# Takes the lock as often as told and writes down when it had it; without a number of times it keeps the lock.
+# Takes the lock `times` times and logs the times of holding it. With 0 it keeps the lock.
 HOLDER = """
 import sys, time
 from onnx_release.latency.host_lock import HostLock, LockOptions
@@ -58,7 +59,7 @@ def _start(lock: Path, name: str, log: Path, times: int = 0) -> subprocess.Popen
 
 @contextmanager
 def _holder(lock: Path, name: str = "somebody") -> Iterator[subprocess.Popen[str]]:
-    """A process that has the lock and keeps it."""
+    """Run a process that keeps the lock."""
     process = _start(lock, name, lock.parent / "log")
     try:
         assert process.stdout is not None
@@ -73,7 +74,7 @@ def _held(lock: Path, timeout_s: float = 30.0) -> HostLock:
     return HostLock(LockOptions(path=str(lock), timeout_s=timeout_s, holder="this test"))
 
 
-def test_two_processes_never_hold_it_at_once(lock: Path, tmp_path: Path) -> None:
+def test_two_processes_never_hold_the_lock_at_the_same_time(lock: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     both = [_start(lock, name, log, times=10) for name in ("one", "two")]
     assert [process.wait(60) for process in both] == [0, 0]
@@ -90,15 +91,17 @@ def test_the_lock_of_a_killed_process_is_free(lock: Path) -> None:
             assert json.loads(lock.read_text())["pid"] == os.getpid()
 
 
-def test_waiting_is_said_counted_and_ends_with_the_holder(lock: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_is_logged_once_and_counted_and_ends_with_the_holder(
+    lock: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     waiting = _held(lock)
     with caplog.at_level(logging.WARNING), _holder(lock, "release of run 7") as process:
         subprocess.Popen(["sh", "-c", f"sleep 1; kill -9 {process.pid}"])
         with waiting.held():
             pass
-    said = [record.getMessage() for record in caplog.records if "Waiting to measure" in record.getMessage()]
-    assert len(said) == 1
-    assert f"process {process.pid} (release of run 7)" in said[0]
+    messages = [record.getMessage() for record in caplog.records if "Waiting to measure" in record.getMessage()]
+    assert len(messages) == 1
+    assert f"process {process.pid} (release of run 7)" in messages[0]
     assert waiting.waited_s > 0.5
 
 
@@ -109,23 +112,23 @@ def test_waiting_too_long_is_transient_and_names_the_holder(lock: Path) -> None:
         process.send_signal(0)
 
 
-def test_the_time_that_was_waited_is_none_of_the_tuning(lock: Path) -> None:
+def test_the_waiting_time_does_not_count_as_tuning_time(lock: Path) -> None:
     waiting = _held(lock, timeout_s=1.0)
-    clock = Clock(60.0, waiting)
+    time_limit = TimeLimit(60.0, waiting)
     with _holder(lock), pytest.raises(Transient), waiting.held():
         pass
     assert waiting.waited_s >= 1.0
-    assert clock.elapsed_s < time.perf_counter() - clock.began - 0.9
+    assert time_limit.elapsed_s < time.perf_counter() - time_limit.began - 0.9
 
 
-def test_no_path_is_no_lock(lock: Path) -> None:
+def test_without_a_path_there_is_no_lock(lock: Path) -> None:
     with HostLock().held(), HostLock().held():
         pass
-    assert not BenchmarkOptions().lock.path
+    assert BenchmarkOptions().lock.path is None
     assert not lock.exists()
 
 
-def test_it_is_everyones_and_stays(lock: Path) -> None:
+def test_every_account_may_open_the_file_and_it_stays(lock: Path) -> None:
     before = os.umask(0o077)
     try:
         _take(lock)
@@ -134,7 +137,7 @@ def test_it_is_everyones_and_stays(lock: Path) -> None:
     assert stat.S_IMODE(lock.stat().st_mode) == 0o666
 
 
-def test_a_removed_file_is_made_anew_and_is_the_only_lock(lock: Path) -> None:
+def test_a_removed_file_is_created_again_and_is_the_only_lock(lock: Path) -> None:
     with _holder(lock):
         lock.unlink()
         _take(lock)
@@ -187,37 +190,54 @@ def _no_folder(lock: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "why"),
+    ("prepare", "problem"),
     [
         (_link, "is a symbolic link"),
         (_hard_link, "has 2 names"),
-        (lambda lock: os.mkfifo(lock), "no regular file"),
-        (lambda lock: lock.mkdir(), "Is a directory"),
-        (_open_folder, "where everyone may replace it"),
+        (lambda lock: os.mkfifo(lock), "not a regular file"),
+        (lambda lock: lock.mkdir(), "not a regular file"),
+        (_open_folder, "where every account can replace it"),
         (_no_folder, "No such file or directory"),
     ],
 )
-def test_what_is_no_lock_file_is_refused_and_left_alone(
-    tmp_path: Path, prepare: Callable[[Path], object], why: str
+def test_an_unsafe_lock_file_is_refused_and_unchanged(
+    tmp_path: Path, prepare: Callable[[Path], object], problem: str
 ) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     prepare(folder / "measure.lock")
-    with pytest.raises(Refused, match=f"(?s){why}.*measure_lock"):
+    with refused("unusable_lock", problem, "measure_lock"):
         _take(folder / "measure.lock")
     precious = folder / "precious"
     assert not precious.exists() or precious.read_text() == "precious"
 
 
-@pytest.mark.parametrize("told", ["", "no JSON", '{"pid": "x"}', "[1]", '{"pid": 1e999, "holder": 1, "since": 0}'])
-def test_whatever_stands_in_the_file_waiting_goes_on(lock: Path, told: str) -> None:
+def test_a_link_to_a_locked_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    with _holder(tmp_path / "other.lock"):
+        (tmp_path / "measure.lock").hardlink_to(tmp_path / "other.lock")
+        began = time.monotonic()
+        with refused("unusable_lock"):
+            _take(tmp_path / "measure.lock", timeout_s=30.0)
+        assert time.monotonic() - began < 5.0
+
+
+def test_a_file_without_permission_is_refused(lock: Path) -> None:
+    if os.getuid() == 0:
+        pytest.skip("the superuser may open every file")
+    lock.touch(0o000)
+    with refused("unusable_lock", "Permission denied"):
+        _take(lock)
+
+
+@pytest.mark.parametrize("note", ["", "no JSON", '{"pid": "x"}', "[1]", '{"pid": 1e999, "holder": 1, "since": 0}'])
+def test_an_invalid_note_does_not_end_the_waiting(lock: Path, note: str) -> None:
     with _holder(lock):
-        lock.write_text(told)
-        with pytest.raises(Transient, match="does not say who it is"):
+        lock.write_text(note)
+        with pytest.raises(Transient, match="an unknown process holds the lock"):
             _take(lock, timeout_s=0.1)
 
 
-def test_a_holders_name_breaks_no_log(lock: Path) -> None:
+def test_a_holders_name_is_printable_and_short_in_the_message(lock: Path) -> None:
     with _holder(lock):
         lock.write_text(json.dumps({"pid": 5, "holder": "\x1b[31mred\nERROR fake" + "x" * 500, "since": 0}))
         with pytest.raises(Transient, match=r"process 5 \(\[31mredERROR fakex+\) holds the lock") as raised:
@@ -242,22 +262,24 @@ def _options(lock: Path, timeout_s: float) -> BenchmarkOptions:
     )
 
 
-def test_a_pickles_own_process_takes_the_lock(
+def test_the_child_process_of_a_pickle_takes_the_lock(
     lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
 ) -> None:
     report = run_step.benchmark(trained_pickle, *exported, _options(lock, 30.0))
     assert report.latency is not None
-    told = json.loads(lock.read_text())
-    assert told["holder"] == "release of run 8"
-    assert told["pid"] != os.getpid(), "the child timed, so the child held it"
+    note = json.loads(lock.read_text())
+    assert note["holder"] == "release of run 8"
+    assert note["pid"] != os.getpid(), "the child process measured, so it held the lock"
     _take(lock, timeout_s=0.1)
 
 
-def test_only_timing_waits_for_the_lock(lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]) -> None:
+def test_only_measurements_wait_for_the_lock(
+    lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
+) -> None:
     with _holder(lock, "release of run 7") as process:
         assert run_step.compare(trained_pickle, *exported, _options(lock, 0.2)).passed
         with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
             run_step.benchmark(trained_pickle, *exported, _options(lock, 0.2))
-        tuning = TuneOptions(judge=_options(lock, 0.2), precisions=(Precision.EXACT, Precision.INT8))
+        tuning = TuneOptions(benchmark=_options(lock, 0.2), precisions=(Precision.EXACT, Precision.INT8))
         with pytest.raises(Transient, match=f"process {process.pid}"):
             run_step.tune(trained_pickle, *exported, lock.parent / "tuned", tuning)

@@ -1,4 +1,4 @@
-"""A model with what a tuning can change: linear layers with a layer scale behind them, and a small head."""
+"""A model for tunings: linear layers with a layer scale after them, and a small head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.core.models import save, signature
 
 WIDTH = 64
 QUICK = MeasurePlan(rounds_min=10, measure_min_s=0.1, measure_max_s=1.0, bootstrap_samples=200)
-JUDGE = BenchmarkOptions(batch_sizes=(1, 4), latency_budget=LatencyBudget(on_miss="warn"), measure_plan=QUICK)
+BENCHMARK = BenchmarkOptions(batch_sizes=(1, 4), latency_budget=LatencyBudget(on_miss="warn"), measure_plan=QUICK)
 
 
 class Scaled(nn.Module):
