@@ -93,7 +93,7 @@ class MeasuringStepOperator(ReleaseStepOperator):
             allow_pickle=settings.allow_pickle(),
             factory=source.factory(),
             input_spec=source.input_spec(),
-            inputs_path=fetch_inputs(run.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs") or None,
+            inputs_path=fetch_inputs(run.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs"),
             reproduction_folder=str(scratch / "reproduction"),
             precision_limits=params.settings(_PrecisionLimits, {"limits": self.precision_limits or {}}).limits,
             lock=LockOptions(

@@ -87,8 +87,8 @@ class ReleaseInputs:
 
 def fetch_inputs(
     hook: MlflowHook, s3_conn_id: str, uri: str | None, folder: Path, parameter: str = "inputs_uri"
-) -> str:
-    """Download a user's ``.npz`` file and return its path, or an empty string without a URI.
+) -> str | None:
+    """Download a user's ``.npz`` file and return its path; None without a URI.
 
     :param uri: ``s3://…``, ``runs:/…``, ``models:/…`` or ``mlflow-artifacts:/…``.
     :param parameter: the name of the release's parameter, for messages.
@@ -97,7 +97,7 @@ def fetch_inputs(
     """
     uri = (uri or "").strip()
     if not uri:
-        return ""
+        return None
     if uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
         return str(hook.download(uri, folder))
     if not uri.startswith("s3://") or not uri.endswith(".npz"):
