@@ -1,1 +1,1 @@
-"""The edge: all that knows Airflow, MLflow or S3. The work itself is done by `onnx_release`."""
+"""Airflow side of the release: operators, sensors, triggers, hooks and pages around the core `onnx_release`."""

@@ -1,4 +1,4 @@
-"""Registers the extra links and the pages, so that the API server knows them."""
+"""Airflow plugin with the extra links of tasks and the pages of the web server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_onnx.ui.app import URL_PREFIX, Pages
 
 
 class AirflowOnnxPlugin(AirflowPlugin):
-    """Airflow's entry to this package."""
+    """Registration of the links and pages, which Airflow loads in every process."""
 
     name = "airflow_onnx"
     operator_extra_links: list[Any] = [TrainingRunLink(), ModelVersionLink(), ObjectLink()]  # noqa: RUF012 - as in Airflow

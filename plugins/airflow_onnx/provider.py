@@ -1,26 +1,31 @@
-"""What Airflow's provider manager reads: the connection type with its form, the links, the settings."""
+"""Provider metadata for Airflow: the connection type with its form, the links, the command and the options."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+
+OptionType = Literal["string", "boolean", "integer", "float"]
 
 
 def _field(label: str, description: str, kind: str, **more: Any) -> dict[str, Any]:
     return {"label": label, "description": description, "schema": {"type": [kind, "null"], **more}}
 
 
-def _option(description: str, default: str | None, example: str | None = None) -> dict[str, Any]:
+def _option(
+    description: str, default: str | None, example: str | None = None, kind: OptionType = "string"
+) -> dict[str, Any]:
+    # Airflow formats each default as text, so a number is given as text, too.
     return {
         "description": description,
         "default": default,
         "example": example,
-        "type": "string",
+        "type": kind,
         "version_added": "0.1.0",
     }
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's description in the form of Airflow's provider schema."""
+    """Return the metadata in the form of Airflow's provider schema."""
     options = {**_trust_options(), **_staging_options(), **_placement_options(), **_watch_options()}
     return {
         "package-name": "airflow-onnx-release",
@@ -35,7 +40,7 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "config": {
             "onnx_release": {
-                "description": "Settings of the ONNX release that only the deployment decides.",
+                "description": "Options of the ONNX release. Only the deployment sets them.",
                 "options": options,
             }
         },
@@ -50,22 +55,24 @@ def _mlflow_connection() -> dict[str, Any]:
         "ui-field-behaviour": {
             "hidden-fields": ["schema"],
             "relabeling": {"host": "Server", "login": "User"},
-            "placeholders": {"host": "https://mlflow.example.org", "port": "leave empty when Server names it"},
+            "placeholders": {"host": "https://mlflow.example.org", "port": "leave empty if Server contains it"},
         },
         "conn-fields": {
-            "token": _field("Token", "Bearer token; used instead of user and password.", "string", format="password"),
-            "ui_url": _field("UI address", "Where people open MLflow, if not at Server.", "string"),
-            "insecure_tls": _field("Skip TLS verification", "Only for a test server.", "boolean"),
-            "ca_file": _field("CA file", "Path on the workers of the server's CA certificate.", "string"),
+            "token": _field("Token", "Bearer token. It replaces user and password.", "string", format="password"),
+            "ui_url": _field("UI address", "Address of MLflow in a browser. Empty: the Server.", "string"),
+            "insecure_tls": _field("Skip TLS verification", "For test servers only.", "boolean"),
+            "ca_file": _field("CA file", "Path of the server's CA certificate on the workers.", "string"),
         },
     }
 
 
 def _trust_options() -> dict[str, Any]:
     return {
-        "allow_pickle": _option("Load pickled models. A pickle runs its author's code.", "False"),
+        "allow_pickle": _option(
+            "Load pickled models. A pickle can run any code on the worker.", "False", kind="boolean"
+        ),
         "factory_packages": _option(
-            "Packages with functions that may make a model for a run that left weights alone.",
+            "Packages whose functions may build a model for a training run that logged only weights.",
             "",
             "our_models, radio.nets",
         ),
@@ -75,52 +82,56 @@ def _trust_options() -> dict[str, Any]:
 def _staging_options() -> dict[str, Any]:
     return {
         "staging_uri": _option(
-            "Folder that a release's tasks hand the artifact through.", None, "s3://onnx-staging/releases"
+            "Folder through which the tasks of a release pass the artifact.", None, "s3://onnx-staging/releases"
         ),
         "staging_conn_id": _option("Connection of type aws for a staging folder in S3.", "minio_default"),
         "cache_folder": _option(
-            "Folder on a worker's own disk for what its tasks have fetched.",
+            "Folder on the worker's own disk that caches downloads.",
             None,
             "/var/cache/onnx_release",
         ),
-        "cache_max_bytes": _option("How much that folder holds; 0 keeps nothing.", str(10 * 1024**3)),
+        "cache_max_bytes": _option(
+            "Size limit of the cache folder in bytes; 0 disables the cache.", str(10 * 1024**3), kind="integer"
+        ),
     }
 
 
 def _placement_options() -> dict[str, Any]:
     return {
         "placement": _option(
-            "Where tasks run, by kind of task: queues, pools, executors, hints for Kubernetes; JSON.",
+            "Queue, pool, executor and Kubernetes resources by kind of task, a JSON object.",
             "",
             '{"export": {"queue": "gpu"}, "measure": {"queue": "measuring"}}',
         ),
         "measure_lock": _option(
-            "File that a task locks while it measures, the same for all workers of a host.",
+            "Absolute path of the file that a task locks while it measures. All workers of a host share it.",
             None,
             "/run/onnx_release/measure.lock",
         ),
-        "measure_lock_timeout_s": _option("Seconds to wait for another's measuring on the host.", "1800"),
+        "measure_lock_timeout_s": _option(
+            "Seconds that a task waits for another measurement on its host.", "1800", kind="float"
+        ),
     }
 
 
 def _watch_options() -> dict[str, Any]:
     return {
         "watch_experiments": _option(
-            "Names or ids of the MLflow experiments whose runs are released as they end; * for all.",
+            "Names or ids of the MLflow experiments whose finished runs are released; * for all.",
             "",
             "radio-localisation, 17",
         ),
         "watch_filter": _option(
-            "More conditions for these runs, in MLflow's filter language.", "", "tags.release = 'yes'"
+            "More conditions for these runs in MLflow's filter language.", "", "tags.release = 'yes'"
         ),
         "watch_cron": _option(
-            "When watch_training looks without being called, and so the interval of a backfill.",
+            "Schedule of watch_training between asset events. It is also the interval of a backfill.",
             "*/10 * * * *",
         ),
         "watch_release_params": _option(
-            "Parameters of release_onnx, a JSON object, for every release that watch_training starts.",
+            "Parameters of release_onnx for every release that watch_training starts, a JSON object.",
             "",
             '{"bucket": "models", "alias": "nightly"}',
         ),
-        "watch_poll_s": _option("Seconds between two looks for training runs that have ended.", "2.0"),
+        "watch_poll_s": _option("Seconds between two polls for finished training runs.", "2.0", kind="float"),
     }

@@ -1,14 +1,16 @@
-"""What Airflow reads of the installed package."""
+"""Provider metadata: schema, links, connection type and options."""
 
 from __future__ import annotations
 
 import json
 from importlib import import_module, resources
-from typing import Any
+from typing import Any, get_type_hints
 
 import jsonschema
 import pytest
+from airflow.configuration import AirflowConfigParser
 
+from airflow_onnx.deployment import settings
 from airflow_onnx.links import ModelVersionLink, ObjectLink, TrainingRunLink
 from airflow_onnx.plugin import AirflowOnnxPlugin
 from airflow_onnx.provider import get_provider_info
@@ -19,12 +21,44 @@ def imported(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def test_the_provider_fits_airflows_schema() -> None:
-    schema = json.loads(resources.files("airflow").joinpath("provider_info.schema.json").read_text())
-    jsonschema.validate(get_provider_info(), schema)
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(resources.files("airflow").joinpath("provider_info.schema.json").read_text())
+    return schema
 
 
-def test_the_connection_type_is_the_hooks_own() -> None:
+def _options() -> dict[str, dict[str, Any]]:
+    options: dict[str, dict[str, Any]] = get_provider_info()["config"]["onnx_release"]["options"]
+    return options
+
+
+def test_the_metadata_fits_airflows_schema() -> None:
+    jsonschema.validate(get_provider_info(), _schema())
+
+
+def test_airflows_schema_refuses_an_unknown_option_type() -> None:
+    info = get_provider_info()
+    info["config"]["onnx_release"]["options"]["allow_pickle"]["type"] = "bool"
+    with pytest.raises(jsonschema.ValidationError, match="'bool' is not one of"):
+        jsonschema.validate(info, _schema())
+
+
+@pytest.mark.parametrize("name", sorted(_options()))
+def test_an_option_has_the_type_that_its_reader_returns(name: str) -> None:
+    # Airflow has no type for JSON and paths: these are strings.
+    types = {bool: "boolean", int: "integer", float: "float"}
+    assert _options()[name]["type"] == types.get(get_type_hints(getattr(settings, name))["return"], "string")
+
+
+@pytest.mark.parametrize("name", sorted(name for name, option in _options().items() if option["type"] != "string"))
+def test_a_default_can_be_read_as_its_type(name: str) -> None:
+    option = _options()[name]
+    parser = AirflowConfigParser(default_config=f"[onnx_release]\n{name} = {option['default']}\n")
+    readers = {"boolean": parser.getboolean, "integer": parser.getint, "float": parser.getfloat}
+    kinds = {"boolean": bool, "integer": int, "float": float}
+    assert isinstance(readers[option["type"]]("onnx_release", name), kinds[option["type"]])
+
+
+def test_the_connection_type_matches_the_hook() -> None:
     (connection,) = get_provider_info()["connection-types"]
     hook = imported(connection["hook-class-name"])
     assert (hook.conn_type, hook.hook_name) == (connection["connection-type"], connection["hook-name"])
@@ -37,10 +71,9 @@ def test_every_link_is_registered_both_ways(link: type) -> None:
     assert link in [type(registered) for registered in AirflowOnnxPlugin.operator_extra_links]
 
 
-def test_the_defaults_are_what_airflow_can_format() -> None:
+def test_airflow_can_format_the_defaults() -> None:
     # Airflow passes each default through str.format when it starts: a lone brace would stop every command.
-    options = get_provider_info()["config"]["onnx_release"]["options"]
-    defaults = {name: option["default"] for name, option in options.items() if option["default"] is not None}
+    defaults = {name: option["default"] for name, option in _options().items() if option["default"] is not None}
     assert {name: default.format() for name, default in defaults.items()} == defaults
 
 

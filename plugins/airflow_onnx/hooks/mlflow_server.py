@@ -47,7 +47,7 @@ class MlflowServer:
     def from_connection(cls, conn: Connection) -> MlflowServer:
         """Read an Airflow connection of type `mlflow`.
 
-        :raises TrackingRefused: if its host is no http(s) address, or contains credentials.
+        :raises TrackingRefused: if its host is not an http(s) address, or contains credentials.
         """
         uri = _address(conn)
         extra = conn.extra_dejson

@@ -1,7 +1,7 @@
-"""The page that starts a release with a form filled in from its address: ``/onnx-release/trigger?conf=<JSON>``.
+"""Web page with a release form that is filled in from its address: ``/onnx-release/trigger?conf=<JSON>``.
 
-Airflow's own form cannot be filled in from an address. The page only shows a form: it reads the DAG's parameters from
-Airflow's API and posts to it, as the user who is signed in and with his rights, and never before a click.
+Airflow's own form cannot be filled in from an address. The page reads the parameters of the DAG from Airflow's API.
+On a click it triggers the release over the same API, with the rights of the user who is signed in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 URL_PREFIX = "/onnx-release"
 STATIC = Path(__file__).parent / "static"
-# Nothing but this page's own files; what an address carries is data and can never become code.
+# The browser loads only this page's own files: text from the address cannot run as code.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
@@ -28,7 +28,10 @@ HEADERS = {
 
 
 class Pages:
-    """An ASGI app that is built with the first request: every process of Airflow loads plugins, one serves them."""
+    """ASGI app that is built at the first request.
+
+    Every process of Airflow loads the plugins, but only the API server serves pages. The others skip FastAPI's import.
+    """
 
     def __init__(self) -> None:
         self._app: FastAPI | None = None
@@ -41,7 +44,7 @@ class Pages:
 
 
 def make_app() -> FastAPI:
-    """Return the pages as an app; whoever is not signed in is sent to Airflow's login and comes back."""
+    """Return the app. A user who is not signed in is redirected to Airflow's login, and from there back to the page."""
     from airflow.api_fastapi.core_api.security import get_user
     from fastapi import Depends, FastAPI, Request
     from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
@@ -60,13 +63,13 @@ def make_app() -> FastAPI:
             return RedirectResponse(login_address(request.scope, str(request.url)))
         return JSONResponse({"detail": error.detail}, status_code=error.status_code)
 
-    # 403 is Airflow's answer to a cookie that it did not sign, say from before its secret was changed.
+    # Airflow answers 403 to a cookie that it did not sign, for example after a change of its secret.
     app.add_exception_handler(401, sign_in)
     app.add_exception_handler(403, sign_in)
     return app
 
 
 def login_address(scope: Any, page: str) -> str:
-    """Return where to sign in and come back from, below the path that Airflow itself is served at."""
+    """Return the address of Airflow's login that leads back to `page`, below the path that Airflow is served at."""
     base = str(scope.get("root_path", "")).removesuffix(URL_PREFIX)
     return f"{base}/api/v2/auth/login?{urlencode({'next': page})}"

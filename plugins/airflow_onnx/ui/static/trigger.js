@@ -1,5 +1,5 @@
-// Builds the form from the DAG's own parameters, fills it in from the address, and posts what differs from the defaults.
-// Everything that comes from the address or from the server is set as text, never as markup.
+// Form for a release: built from the parameters of the DAG, filled in from the address. Posts the changed parameters.
+// All text from the address and the server is set as text, never as markup.
 "use strict";
 
 const DAG_ID = "release_onnx";
@@ -17,39 +17,39 @@ function fail(text) {
 async function call(url, options = {}) {
   const answer = await fetch(url, { credentials: "same-origin", ...options });
   const body = await answer.json().catch(() => ({}));
-  // As Airflow's own pages do: a cookie that it did not sign is no login either.
+  // Airflow answers 403 to a cookie that it did not sign. Its own pages redirect to the login then, too.
   if (answer.status === 401 || (answer.status === 403 && body.detail === "Invalid JWT token")) {
     const next = encodeURIComponent(window.location.href);
     window.location.assign(`${BASE}/api/v2/auth/login?next=${next}`);
     throw new Error("Signing in …");
   }
-  if (!answer.ok) throw new Error(words(body.detail) || `Airflow answered with status ${answer.status}.`);
+  if (!answer.ok) throw new Error(detailText(body.detail) || `Airflow answered with status ${answer.status}.`);
   return body;
 }
 
-function words(detail) {
+function detailText(detail) {
   if (typeof detail === "string") return detail;
   if (Array.isArray(detail)) return detail.map((item) => item.msg || JSON.stringify(item)).join("\n");
   return detail ? JSON.stringify(detail) : "";
 }
 
-// What the address asks for. Anything that is no JSON object is named, not guessed at.
-function asked() {
+// Returns the parameters in the address. Throws an error for text that is not a JSON object.
+function addressParams() {
   const text = new URLSearchParams(window.location.search).get("conf");
   if (!text) return {};
   let conf;
   try {
     conf = JSON.parse(text);
   } catch {
-    throw new Error("The address carries parameters that are no JSON; the form shows the defaults.");
+    throw new Error("The parameters in the address are not valid JSON. The form shows the defaults.");
   }
   if (conf === null || typeof conf !== "object" || Array.isArray(conf)) {
-    throw new Error("The address carries JSON that is no object of parameters; the form shows the defaults.");
+    throw new Error("The parameters in the address are not a JSON object. The form shows the defaults.");
   }
   return conf;
 }
 
-const WORDS = {
+const TYPE_NAMES = {
   string: "text",
   array: "a list, such as [1, 8]",
   object: 'an object, such as {"name": 1}',
@@ -82,7 +82,7 @@ function control(name, schema, value) {
   return make("input", { id: name, value: shown, inputMode: number ? "decimal" : "text", spellcheck: false, autocomplete: "off" });
 }
 
-// The value of a field; text that is no JSON where a number, a list or an object is wanted is an error in words.
+// Returns the value of a field. Throws an error for a number, list or object that is not valid JSON.
 function read(name) {
   const { schema, input } = fields.get(name);
   const text = input.value.trim();
@@ -95,7 +95,7 @@ function read(name) {
   }
 }
 
-const needs = (schema) => `needs ${types(schema).filter((type) => type !== "null").map((type) => WORDS[type]).join(" or ")}`;
+const needs = (schema) => `needs ${types(schema).filter((type) => type !== "null").map((type) => TYPE_NAMES[type]).join(" or ")}`;
 
 function isOf(type, value) {
   if (type === "array") return Array.isArray(value);
@@ -105,11 +105,11 @@ function isOf(type, value) {
 }
 
 function limits(schema) {
-  const said = [];
-  if (schema.minimum !== undefined) said.push(`at least ${schema.minimum}`);
-  if (schema.exclusiveMinimum !== undefined) said.push(`above ${schema.exclusiveMinimum}`);
-  if (schema.maximum !== undefined) said.push(`at most ${schema.maximum}`);
-  return said.length ? ` (${said.join(", ")})` : "";
+  const bounds = [];
+  if (schema.minimum !== undefined) bounds.push(`at least ${schema.minimum}`);
+  if (schema.exclusiveMinimum !== undefined) bounds.push(`above ${schema.exclusiveMinimum}`);
+  if (schema.maximum !== undefined) bounds.push(`at most ${schema.maximum}`);
+  return bounds.length ? ` (${bounds.join(", ")})` : "";
 }
 
 function addField(section, name, param, value) {
@@ -127,7 +127,7 @@ function addField(section, name, param, value) {
   input.addEventListener("input", check);
 }
 
-// Marks what differs from the defaults and says what is wrong; returns the parameters to send, or null.
+// Marks changed fields and shows errors. Returns the changed parameters, or null if a field is wrong.
 function check() {
   const conf = {};
   let good = true;
@@ -136,49 +136,49 @@ function check() {
     try {
       const value = read(name);
       if (!same(value, field.standard)) conf[name] = value;
-      problem = broken(field.schema, value);
+      problem = violation(field.schema, value);
     } catch (error) {
       problem = error.message;
     }
-    complain(field, problem);
+    showProblem(field, problem);
     field.row.classList.toggle("changed", name in conf);
     good = good && !problem;
   }
-  good = oneSubject() && good;
+  good = checkSource() && good;
   const names = Object.keys(conf);
-  byId("changed").textContent = names.length ? `Differs from the defaults: ${names.join(", ")}` : "All defaults";
+  byId("changed").textContent = names.length ? `Changed: ${names.join(", ")}` : "No field changed";
   byId("submit").disabled = !good;
   return good ? conf : null;
 }
 
-// What the first task of a release would say; here it is said before there is one.
-function oneSubject() {
+// The first task of a release makes the same check. Here the user gets the error before the release starts.
+function checkSource() {
   const [run, model] = ["training_run_id", "model_uri"].map((name) => fields.get(name));
   if (!run || !model || run.error.textContent || model.error.textContent) return true;
-  const given = [run, model].filter((field) => field.input.value.trim() !== "").length;
-  if (given === 1) return true;
-  complain(model, given ? "give either this or a training run id, not both" : "give a training run id or a model URI");
+  const count = [run, model].filter((field) => field.input.value.trim() !== "").length;
+  if (count === 1) return true;
+  showProblem(model, count ? "give either this or a training run id, not both" : "give a training run id or a model URI");
   return false;
 }
 
-function complain(field, problem) {
+function showProblem(field, problem) {
   field.error.textContent = problem;
   field.input.setAttribute("aria-invalid", String(Boolean(problem)));
 }
 
-function broken(schema, value) {
-  if (value === "") return "may not be empty";
-  if (value === null) return types(schema).includes("null") ? "" : "may not be empty";
+function violation(schema, value) {
+  if (value === "") return "must not be empty";
+  if (value === null) return types(schema).includes("null") ? "" : "must not be empty";
   if (!types(schema).some((type) => isOf(type, value))) return needs(schema);
-  if (schema.pattern && !new RegExp(schema.pattern).test(value)) return `is not of the form that this takes: ${schema.pattern}`;
+  if (schema.pattern && !new RegExp(schema.pattern).test(value)) return `does not match the pattern ${schema.pattern}`;
   if (schema.minimum !== undefined && value < schema.minimum) return `is below ${schema.minimum}`;
   if (schema.maximum !== undefined && value > schema.maximum) return `is above ${schema.maximum}`;
-  if (schema.exclusiveMinimum !== undefined && value <= schema.exclusiveMinimum) return `must be above ${schema.exclusiveMinimum}`;
-  if (schema.minItems !== undefined && value.length < schema.minItems) return `needs at least ${schema.minItems} in the list`;
-  if (schema.enum && !schema.enum.includes(value)) return `is none of ${schema.enum.join(", ")}`;
+  if (schema.exclusiveMinimum !== undefined && value <= schema.exclusiveMinimum) return `is not above ${schema.exclusiveMinimum}`;
+  if (schema.minItems !== undefined && value.length < schema.minItems) return `has fewer items than ${schema.minItems}`;
+  if (schema.enum && !schema.enum.includes(value)) return `is not one of ${schema.enum.join(", ")}`;
   if (Array.isArray(value) && schema.items) {
     for (const item of value) {
-      const problem = broken(schema.items, item);
+      const problem = violation(schema.items, item);
       if (problem) return `${JSON.stringify(item)} in the list ${problem}`;
     }
   }
@@ -199,31 +199,31 @@ async function submit(event) {
     });
     window.location.assign(`${BASE}/dags/${DAG_ID}/runs/${encodeURIComponent(run.dag_run_id)}`);
   } catch (error) {
-    refused(error.message);
+    showRefusal(error.message);
     byId("submit").disabled = false;
   }
 }
 
-// Airflow names the parameter that it does not take, says why, and then quotes the whole schema.
-function refused(text) {
-  const [, name, why] = /^Invalid input for param (\w+): (.*)/.exec(text) || [];
+// Airflow's message has the name of the refused parameter, the reason, and then the whole schema.
+function showRefusal(text) {
+  const [, name, reason] = /^Invalid input for param (\w+): (.*)/.exec(text) || [];
   if (!fields.has(name)) return fail(`Not triggered. ${text}`);
   const field = fields.get(name);
-  complain(field, why);
+  showProblem(field, reason);
   field.input.focus();
-  return fail(`Not triggered. ${field.label}: ${why}`);
+  return fail(`Not triggered. ${field.label}: ${reason}`);
 }
 
 async function begin() {
   let conf = {};
   try {
-    conf = asked();
+    conf = addressParams();
   } catch (error) {
     fail(error.message);
   }
   const { params } = await call(`${API}/details`);
   const unknown = Object.keys(conf).filter((name) => !Object.hasOwn(params, name));
-  if (unknown.length) fail(`The address names parameters that a release does not have, left out here: ${unknown.join(", ")}`);
+  if (unknown.length) fail(`The address has unknown parameters, which are left out: ${unknown.join(", ")}`);
   const sections = new Map();
   for (const [name, param] of Object.entries(params)) {
     const title = (param.schema && param.schema.section) || "Parameters";
