@@ -62,7 +62,7 @@ class Refused(ReleaseError):
 
     codes: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, subject: str, problem: str, action: str, *, code: str = "unclassified") -> None:
+    def __init__(self, subject: str, problem: str, action: str, *, code: str) -> None:
         super().__init__(subject, problem, action)
         self.code = code
 
@@ -115,7 +115,7 @@ class TrainedModelRefused(Refused):
         "foreign_operators": "A TorchScript archive calls operators outside torch.",
         "damaged_torchscript": "A TorchScript archive cannot be opened.",
         "missing_code": "The model's class is neither installed nor logged with the model.",
-        "load_failed": "torch cannot load the model file.",
+        "load_failed": "The file of the model cannot be loaded by torch.",
         "not_a_module": "The model file contains an object that is not a module.",
         "nan_weights": "The weights contain NaN or infinity.",
         "damaged_checkpoint": "A file of weights cannot be loaded.",

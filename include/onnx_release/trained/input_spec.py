@@ -77,7 +77,7 @@ def parse_input_spec(value: object) -> tuple[InputSpec, ...]:
     """Read the parameter.
 
     Args:
-        value: A list of dicts or its JSON text. None, an empty list and an empty text are no description.
+        value: A list of dicts or its JSON text. None, an empty list or an empty text: not given.
 
     Raises:
         ParameterRefused: The value is malformed. The message lists every mistake and shows the form.
