@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,6 +102,26 @@ def test_dags_only_wire(path: Path) -> None:
     assert outside <= {"airflow", "airflow_onnx", "onnx_release"}
     core = {name for name in imports["module"] if name.startswith("onnx_release.")}
     assert {name.split(".")[1] for name in core} <= {"limits"}
+
+
+def test_the_tree_of_the_docs_names_every_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    tree = page.split("## Rooms")[1].split("```")[1]
+    words = set(re.findall(r"\w+", tree))
+    modules = {path.stem for path in (*_files(CORE), *_files(EDGE)) if path.name != "__init__.py"}
+    assert modules - words == set()
+
+
+def test_the_rooms_of_the_core_import_each_other_without_a_circle() -> None:
+    rooms: dict[str, set[str]] = {}
+    for path in _files(CORE):
+        imports = _top_imports(path)
+        names = {name.split(".")[1] for name in imports["module"] | imports["function"] if "onnx_release." in name}
+        room = path.relative_to(CORE).parts[0].removesuffix(".py")
+        rooms.setdefault(room, set()).update(names - {room})
+    # Raises CycleError, which names the circle.
+    order = list(graphlib.TopologicalSorter(rooms).static_order())
+    assert order[-1] == "run_step"
 
 
 def _loaded_by(code: str, *libraries: str) -> str:

@@ -15,7 +15,7 @@ def test_a_refusal_fails_without_a_retry_and_is_recorded_first() -> None:
         pytest.raises(AirflowFailException, match=r"Model m has NaN\. Train again\."),
         airflow_outcome(recorded.append),
     ):
-        raise Refused("Model m", "has NaN", "Train again.")
+        raise Refused("Model m", "has NaN", "Train again.", code="nan_weights")
     assert [error.subject for error in recorded] == ["Model m"]
 
 
