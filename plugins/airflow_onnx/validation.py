@@ -8,8 +8,6 @@ from airflow_onnx import defaults
 from onnx_release.errors import ParameterRefused
 from onnx_release.records import Precision
 
-EXACT = Precision.EXACT
-
 
 def validate_model_name(text: str) -> str:
     """Return the name of a registered model unchanged.
@@ -50,22 +48,22 @@ def validate_alias(text: str) -> str:
     return alias
 
 
-def alias_for(text: str, precision: Precision) -> str:
+def alias_for(text: str, precision: Precision | str) -> str:
     """Return the alias of a release. A reduced precision becomes a suffix.
 
     :raises ParameterRefused: if the result is not a valid alias.
     """
-    return validate_alias(text if precision is Precision.EXACT else f"{text}-{precision}")
+    return validate_alias(text if Precision(precision).is_exact else f"{text}-{precision}")
 
 
-def stage_for(text: str, precision: Precision) -> str:
-    """Return the legacy stage, or an empty string for none.
+def stage_for(text: str, precision: Precision | str) -> str | None:
+    """Return the legacy stage, or None for none.
 
     :raises ParameterRefused: for a model of reduced precision. A stage has no suffix: a consumer that loads by it
         would get the reduced model in place of the exact one.
     """
-    stage = "" if text == "none" else text
-    if stage and precision is not Precision.EXACT:
+    stage = None if text in ("", "none") else text
+    if stage is not None and not Precision(precision).is_exact:
         raise ParameterRefused(
             f"The stage {stage!r:.80}",
             f"is only for exact models, and the model is {precision}",

@@ -59,7 +59,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         alias, stage = validation.alias_for(self.alias, precision), validation.stage_for(self.stage, precision)
         self._require_objects(uploaded)
         # The alias last: a refused stage leaves it unchanged.
-        if stage:
+        if stage is not None:
             model_registry.set_stage(run.hook, version, stage)
         model_registry.set_alias(run.hook, version, alias)
         url = run.hook.server.version_url(version.name, version.version)

@@ -130,8 +130,17 @@ def store_errors(folder: S3Folder, subject: str) -> Iterator[None]:
 
 def require_bucket(folder: S3Folder) -> None:
     """Raise `StorageRefused` if the bucket does not exist or the account has no access to it."""
+    from botocore.exceptions import ClientError
+
     with store_errors(folder, f"The bucket '{folder.bucket}'"):
-        folder.hook.get_conn().head_bucket(Bucket=folder.bucket)
+        try:
+            folder.hook.get_conn().head_bucket(Bucket=folder.bucket)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "404":
+                raise
+            code, action = _FINAL_ERRORS["NoSuchBucket"]
+            subject = f"The bucket '{folder.bucket}' (connection '{folder.hook.aws_conn_id}')"
+            raise StorageRefused(subject, "does not exist", action, code=code) from error
 
 
 def put(folder: S3Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> VerifiedObject:

@@ -441,7 +441,7 @@ def test_a_missing_bucket_is_refused_before_the_export(
     release: Release, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", "s3://no-such-bucket/staging")
-    with task_refused("not_found", "no-such-bucket"):
+    with task_refused("no_bucket", "no-such-bucket"):
         release.to("prepare")
 
 
