@@ -39,7 +39,7 @@ SPANS = {
         "onnx.shape_inference:infer_shapes": "shape inference, strict",
     },
     "compare": {
-        "onnx_release.benchmark.benchmark_model:compare_artifact": "samples, verdict and all that is not below",
+        "onnx_release.benchmark.benchmark_model:compare_artifact": "samples, verdict, and the remainder",
         "onnx_release.benchmark.setup:require_bytes": "compare the folder with its record",
         "onnx_release.benchmark.setup:load_trained": "map the weights, search NaN and infinity",
         "onnx_release.parity.compare_model:Comparison.run_reference": "run PyTorch on every sample",
