@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format zoo bench
+.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format generated zoo bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ lint: $(STAMP) ## Check format, lint rules and types
 format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+generated: $(STAMP) ## Write docs/refusals.md and docs/report.schema.json from the code
+	$(BIN)/python docs/refusals.py
+	PYTHONPATH=include $(BIN)/python -m onnx_release.records.schema
 
 zoo: $(STAMP) ## Export every model of tests/zoo and print the outcome (ONLY=name: one model)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m tests.zoo.table $(addprefix --only ,$(ONLY))

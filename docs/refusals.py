@@ -19,7 +19,7 @@ HEAD = """\
 A refused release has a code. It is in the task log, in `report.json` and in the tag `onnx_release.reason_code` of the
 training run. A retry gives the same answer: change what the message names, then release again.
 
-This page is made from the code by `python docs/refusals.py`.
+`make generated` writes this page from the code.
 """
 
 

@@ -84,4 +84,4 @@ def test_every_code_has_a_sentence(stage: type[Refused]) -> None:
 
 def test_the_page_of_codes_is_up_to_date() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "refusals.py"))["page"]
-    assert (ROOT / "docs" / "refusals.md").read_text() == page(), "run python docs/refusals.py"
+    assert (ROOT / "docs" / "refusals.md").read_text() == page(), "run make generated"
