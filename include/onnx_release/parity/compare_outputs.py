@@ -91,7 +91,18 @@ def evaluate_parity(
         failures: further reasons against the artifact, for example a side that did not run a sample.
         notes: samples that were left out, with the reason.
     """
-    found = [*failures, *_failures_per_output(comparisons), *_gaps(artifact, comparisons)]
+    found = [*failures, *_failures_per_output(comparisons)]
+    samples = {(c.sample, c.batch_size) for c in comparisons}
+    for spec in artifact.outputs:
+        compared = {(c.sample, c.batch_size) for c in comparisons if c.output == spec.name}
+        if not compared:
+            found.append(f"output '{spec.name}' was never compared")
+        elif compared != samples:
+            found.append(f"output '{spec.name}' was compared on {len(compared)} of {len(samples)} samples")
+    if not comparisons:
+        found.append("nothing was compared")
+    elif all(c.batch_size == artifact.export_batch_size for c in comparisons):
+        found.append(f"no batch size was compared but {artifact.export_batch_size}, the one of the export")
     sizes = tuple(sorted({comparison.batch_size for comparison in comparisons}))
     return ParityReport(
         sha256=artifact.sha256,
@@ -114,17 +125,3 @@ def _failures_per_output(comparisons: Sequence[OutputParity]) -> Iterator[str]:
             why = "; ".join(failed[0].failures) or "did not pass"
             where = f"({failed[0].sample}, batch {failed[0].batch_size})"
             yield f"output '{output}' {where}: {why}; {len(failed)} of {len(every)} comparisons failed"
-
-
-def _gaps(artifact: OnnxArtifact, comparisons: Sequence[OutputParity]) -> Iterator[str]:
-    samples = {(c.sample, c.batch_size) for c in comparisons}
-    for spec in artifact.outputs:
-        compared = {(c.sample, c.batch_size) for c in comparisons if c.output == spec.name}
-        if not compared:
-            yield f"output '{spec.name}' was never compared"
-        elif compared != samples:
-            yield f"output '{spec.name}' was compared on {len(compared)} of {len(samples)} samples"
-    if not comparisons:
-        yield "nothing was compared"
-    elif all(c.batch_size == artifact.export_batch_size for c in comparisons):
-        yield f"no batch size was compared but {artifact.export_batch_size}, the one of the export"

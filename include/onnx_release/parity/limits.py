@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -51,7 +52,10 @@ def _mistakes(limits: ParityLimits, outputs: list[str]) -> Iterator[str]:
         if name not in outputs:
             yield f"per_output has '{name}', and the outputs are {outputs}"
     for name in limits.per_dtype:
-        if not _is_dtype(name):
+        known = False
+        with contextlib.suppress(TypeError):
+            known = np.dtype(name).name == name
+        if not known:
             yield f"per_dtype has '{name}', which is not a dtype"
     entries: dict[str, Mapping[str, float | None]] = {"": {name: getattr(limits, name) for name in _NAMES}}
     entries |= {f"per_output['{name}'] ": entry for name, entry in limits.per_output.items()}
@@ -62,13 +66,6 @@ def _mistakes(limits: ParityLimits, outputs: list[str]) -> Iterator[str]:
                 yield f"{where}has '{name}', and the limits are {list(_NAMES)}"
             elif value is not None and (bounds := _exceeded_bounds(name, value)):
                 yield f"{where}{name} is {value}, not {bounds}"
-
-
-def _is_dtype(name: str) -> bool:
-    try:
-        return np.dtype(name).name == name
-    except TypeError:
-        return False
 
 
 def _exceeded_bounds(name: str, value: float) -> str | None:

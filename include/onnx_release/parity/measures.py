@@ -47,7 +47,17 @@ def compare_arrays(
     if reference.dtype.kind in "iub":
         return _compare_exact(reference, candidate, limits)
     wide, other = reference.astype(np.float64), candidate.astype(np.float64)
-    failures = _placement_failures(wide, other)
+    # NaN and infinity at the same places are values of the model.
+    kinds = {
+        "NaN": (np.isnan(wide), np.isnan(other)),
+        "+infinity": (np.isposinf(wide), np.isposinf(other)),
+        "-infinity": (np.isneginf(wide), np.isneginf(other)),
+    }
+    failures = [
+        f"{kind} at {int(there.sum())} places, PyTorch's at {int(here.sum())}; {int((here != there).sum())} differ"
+        for kind, (here, there) in kinds.items()
+        if (here != there).any()
+    ]
     finite = np.isfinite(wide) & np.isfinite(other)
     if not finite.any():
         return {}, [*failures, "has no finite value on both sides, so nothing was compared"]
@@ -91,40 +101,23 @@ def _compare_exact(reference: Array, candidate: Array, limits: Limits) -> tuple[
     return measures, [f"{int((~equal).sum())} of {equal.size} {reference.dtype} values differ, and {must} be equal"]
 
 
-def _placement_failures(reference: Array, candidate: Array) -> list[str]:
-    """Compare the places of NaN and of both infinities; at the same places they are values of the model."""
-    kinds = {
-        "NaN": (np.isnan(reference), np.isnan(candidate)),
-        "+infinity": (np.isposinf(reference), np.isposinf(candidate)),
-        "-infinity": (np.isneginf(reference), np.isneginf(candidate)),
-    }
-    return [
-        f"{kind} at {int(there.sum())} places, PyTorch's at {int(here.sum())}; {int((here != there).sum())} differ"
-        for kind, (here, there) in kinds.items()
-        if (here != there).any()
-    ]
-
-
 def _measure(reference: Array, candidate: Array, scale: float | None) -> Measured:
     difference = np.abs(reference - candidate)
     nonzero = reference != 0.0
     scale = root_mean_square(reference) if scale is None else scale
+    error = root_mean_square(difference)
+    sqnr_db = None
+    if error != 0.0 and scale != 0.0:
+        # The square of a very large difference is infinite.
+        sqnr_db = 20.0 * math.log10(scale / error) if math.isfinite(error) else -math.inf
     return {
         "mae": float(difference.mean()),
         "max_abs": float(difference.max()),
         "max_rel": float((difference[nonzero] / np.abs(reference[nonzero])).max()) if nonzero.any() else None,
         "cosine": _cosine(reference, candidate),
         "scale": scale,
-        "sqnr_db": _sqnr_db(scale, difference),
+        "sqnr_db": sqnr_db,
     }
-
-
-def _sqnr_db(scale: float, difference: Array) -> float | None:
-    """Return the scale over the difference's root mean square; None when either is zero, -inf for one too large."""
-    error = root_mean_square(difference)
-    if error == 0.0 or scale == 0.0:
-        return None
-    return 20.0 * math.log10(scale / error) if math.isfinite(error) else -math.inf
 
 
 def _cosine(reference: Array, candidate: Array) -> float | None:

@@ -83,7 +83,11 @@ def write_reproduction(folder: Path, case: ReproductionCase) -> tuple[Path, ...]
         _write(fresh / SCRIPT, _SCRIPT)
         # The bundle takes the measures of the release from the same source.
         shutil.copyfile(measures.__file__, fresh / MEASURES)
-        _write(fresh / README, _readme(case, with_model=_copy_model(case.model, fresh)))
+        files = [path for name in (MODEL_FILE, EXTERNAL_DATA_FILE) if (path := case.model / name).is_file()]
+        with_model = sum(path.stat().st_size for path in files) <= REPRODUCTION_MODEL_MAX_BYTES
+        for path in files if with_model else ():
+            shutil.copyfile(path, fresh / path.name)
+        _write(fresh / README, _readme(case, with_model=with_model))
     return tuple(sorted(path for path in folder.iterdir()))
 
 
@@ -99,15 +103,6 @@ def _dump(path: Path, data: object) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _copy_model(source: Path, target: Path) -> bool:
-    files = [path for name in (MODEL_FILE, EXTERNAL_DATA_FILE) if (path := source / name).is_file()]
-    fits = sum(path.stat().st_size for path in files) <= REPRODUCTION_MODEL_MAX_BYTES
-    if fits:
-        for path in files:
-            shutil.copyfile(path, target / path.name)
-    return fits
 
 
 _README = """\

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,25 @@ class ProgramReference:
     ) -> None:
         self._program = program
         self._nodes = {node.name: node for node in program.graph.nodes}
-        self._inputs = _input_names(program, inputs)
-        self._renamed = _output_names(program, outputs)
+        # Inputs bind by name when the names are the same, else by order.
+        own = [str(name) for name in program.graph_signature.user_inputs if isinstance(name, str)]
+        if len(own) != len(inputs):
+            raise ParityRefused(
+                "The exported program",
+                f"has {len(own)} inputs and the ONNX graph {len(inputs)}, so they cannot run on the same inputs",
+                "Compare the two graphs manually.",
+                code="other_inputs",
+            )
+        self._inputs = dict(zip(own, own if set(own) == set(inputs) else inputs, strict=True))
+        # Outputs have the names that the export gives them.
+        results = program.graph_signature.user_outputs
+        places = [torch.empty(0) for _ in results]
+        positions = {id(place): result for place, result in zip(places, results, strict=True)}
+        named = name_outputs(pytree.tree_unflatten(places, program.call_spec.out_spec), outputs)
+        self._renamed = {name: str(positions[id(place)]) for name, place in named.items()}
+        tensors = {n: t for n, t in (program.constants | program.state_dict).items() if isinstance(t, torch.Tensor)}
         self._lifted = {
-            spec.arg.name: _tensor(program, str(spec.target))
+            spec.arg.name: tensors.get(str(spec.target))
             for spec in program.graph_signature.input_specs
             if spec.target is not None and hasattr(spec.arg, "name")
         }
@@ -129,21 +144,20 @@ class ProgramReference:
         walk = _Walk(self._program.graph_module, aliases, see)
         try:
             with torch.inference_mode():
-                walk.run(*self._arguments(inputs), enable_io_processing=False)
+                device = next((t.device for t in self._lifted.values() if t is not None), torch.device("cpu"))
+                arguments: list[Any] = []
+                for spec in self._program.graph_signature.input_specs:
+                    name = getattr(spec.arg, "name", "")
+                    if spec.target is not None:
+                        arguments.append(self._lifted[name])
+                    elif name in self._inputs:
+                        arguments.append(torch.from_numpy(inputs[self._inputs[name]].copy()).to(device))
+                    else:
+                        arguments.append(getattr(spec.arg, "value", None))
+                walk.run(*arguments, enable_io_processing=False)
         except Exception as error:  # noqa: BLE001 - the model's own operators raise anything
             return f"PyTorch's program stops at {walk.at}: {type(error).__name__}: {shorten(error)}"
         return ""
-
-    def _arguments(self, inputs: Arrays) -> Iterator[Any]:
-        device = next((t.device for t in self._lifted.values() if t is not None), torch.device("cpu"))
-        for spec in self._program.graph_signature.input_specs:
-            name = getattr(spec.arg, "name", "")
-            if spec.target is not None:
-                yield self._lifted[name]
-            elif name in self._inputs:
-                yield torch.from_numpy(inputs[self._inputs[name]].copy()).to(device)
-            else:
-                yield getattr(spec.arg, "value", None)
 
 
 class _Walk(torch.fx.Interpreter):
@@ -159,16 +173,14 @@ class _Walk(torch.fx.Interpreter):
         """Run one node."""
         self.at = node.name
         result = super().run_node(node)
-        if node.op == "call_function" and isinstance(result, torch.Tensor) and _comparable(node, result):
+        if node.op != "call_function" or not isinstance(result, torch.Tensor):
+            return result
+        schema = getattr(node.target, "_schema", None)
+        undefined = schema is not None and schema.name.startswith(_UNDEFINED)
+        if result.dtype in _COMPARABLE and result.layout == torch.strided and not undefined:
             for name in (node.name, *self._aliases.get(node.name, ())):
                 self._see(name, result)
         return result
-
-
-def _comparable(node: torch.fx.Node, tensor: torch.Tensor) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    undefined = schema is not None and schema.name.startswith(_UNDEFINED)
-    return tensor.dtype in _COMPARABLE and tensor.layout == torch.strided and not undefined
 
 
 def _module(node: torch.fx.Node) -> Module:
@@ -183,32 +195,3 @@ def _module(node: torch.fx.Node) -> Module:
     wrapped = root is FlatModule or str(root).endswith(FlatModule.__qualname__)
     path = re.sub(r"^model\.?", "", prefix) if wrapped else prefix
     return Module(path=path, kind=kind.rsplit(".", 1)[-1], prefix=prefix)
-
-
-def _tensor(program: torch.export.ExportedProgram, target: str) -> torch.Tensor | None:
-    found = program.state_dict.get(target, program.constants.get(target))
-    return found if isinstance(found, torch.Tensor) else None
-
-
-def _input_names(program: torch.export.ExportedProgram, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the ONNX name of each input of the program: by name when the names are the same, else by order."""
-    own = [str(name) for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    if set(own) == set(names):
-        return {name: name for name in own}
-    if len(own) != len(names):
-        raise ParityRefused(
-            "The exported program",
-            f"has {len(own)} inputs and the ONNX graph {len(names)}, so they cannot run on the same inputs",
-            "Compare the two graphs manually.",
-            code="other_inputs",
-        )
-    return dict(zip(own, names, strict=True))
-
-
-def _output_names(program: torch.export.ExportedProgram, names: tuple[str, ...]) -> dict[str, str]:
-    """Return the node of each output of the ONNX graph, by the naming rules of the export."""
-    places = [torch.empty(0) for _ in program.graph_signature.user_outputs]
-    positions = {id(place): node for place, node in zip(places, program.graph_signature.user_outputs, strict=True)}
-    structure = pytree.tree_unflatten(places, program.call_spec.out_spec)
-    named = name_outputs(structure, names)
-    return {name: str(positions[id(place)]) for name, place in named.items()}

@@ -9,7 +9,7 @@ optimisations of ONNX Runtime.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE
 from onnx_release.parity.divergence.node_error import GRAPH_ERROR_MAX, NODE_ERROR_MAX, Distance, distance
 from onnx_release.parity.divergence.onnx_values import Piece
-from onnx_release.parity.divergence.pytorch_values import Module, ProgramReference
+from onnx_release.parity.divergence.pytorch_values import ProgramReference
 from onnx_release.parity.divergence.subgraph import ExportedGraph, Node
 from onnx_release.parity.divergence.weight_diff import altered_weights
 from onnx_release.records import Divergence
@@ -136,12 +136,19 @@ class _Search:
         cut = self.graph.cut(chunk, {value: values[value].dtype for value in self.known if value in values})
         try:
             piece = Piece(cut.model, self.folder)
-        except Refused as refusal:
-            return self._check_halves(chunk, values, self._skip, refusal)
+        except Refused:
+            if len(chunk) > 1:
+                return self._check_halves(chunk, values)
+            # The next node does not accept PyTorch's value: the two names are equal by chance.
+            self.skipped.append(chunk[0])
+            return None
         try:
             found = piece.run(self.sample.inputs | values)
         except Refused as refusal:
-            return self._check_halves(chunk, values, _cannot_run, refusal)
+            if len(chunk) > 1:
+                return self._check_halves(chunk, values)
+            cannot_run = Distance(dtype="", error=float("inf"), problem=refusal.problem)
+            return _Fault(value=chunk[0], distance=cannot_run)
         for value in chunk:
             fault = _Fault(value=value, distance=distance(values[value], found[cut.outputs[value]]))
             self.compared += 1
@@ -151,20 +158,12 @@ class _Search:
                 self.worst = fault
         return None
 
-    def _check_halves(
-        self, chunk: Sequence[str], values: Arrays, alone: Callable[[str, Refused], _Fault | None], why: Refused
-    ) -> _Fault | None:
-        if len(chunk) == 1:
-            return alone(chunk[0], why)
+    def _check_halves(self, chunk: Sequence[str], values: Arrays) -> _Fault | None:
         if time.monotonic() > self.deadline:
             self.out_of_time = True
             return None
         middle = len(chunk) // 2
         return self._check(chunk[:middle], values) or self._check(chunk[middle:], values)
-
-    def _skip(self, value: str, _: Refused) -> None:
-        # The next node does not accept PyTorch's value: the two names are equal by chance.
-        self.skipped.append(value)
 
     def outputs(self, expected: Arrays | None) -> Divergence | None:
         """Compare the outputs of the whole graph, when no single node is at fault."""
@@ -215,7 +214,12 @@ class _Search:
     def _record(self, fault: _Fault, *, note: str | None, node: Node | None = None) -> Divergence:
         if node is None and fault.value in self.graph.values:
             node = self.graph.producer(fault.value)
-        module = self._module(fault.value, node)
+        # A convolution with a folded batch norm computes the norm's value with the convolution's weights. So the module
+        # of the node's weights comes first, if it computes a part of the value.
+        owners = {name.rpartition(".")[0] for name in (self.graph.weight_names(node) if node else ())}
+        between = self.reference.modules(fault.value, self.known)
+        owned = [module for module in between if module.prefix in owners - {""}]
+        module = owned[0] if owned else self.reference.module(fault.value)
         found = fault.distance
         return Divergence(
             sample=self.sample.name,
@@ -232,24 +236,10 @@ class _Search:
             note=_joined(found.problem, note, self._skipped_note()),
         )
 
-    def _module(self, value: str, node: Node | None) -> Module:
-        """Return the module of the node's weights if it computes a part of the value, else the module of the value.
-
-        A convolution with a folded batch norm computes the norm's value with the convolution's weights.
-        """
-        names = self.graph.weight_names(node) if node else ()
-        owners = {name.rpartition(".")[0] for name in names}
-        owned = [module for module in self.reference.modules(value, self.known) if module.prefix in owners - {""}]
-        return owned[0] if owned else self.reference.module(value)
-
     def _skipped_note(self) -> str | None:
         if not self.skipped:
             return None
         return f"{len(self.skipped)} values could not be compared ({', '.join(self.skipped[:3])})"
-
-
-def _cannot_run(value: str, refusal: Refused) -> _Fault:
-    return _Fault(value=value, distance=Distance(dtype="", error=float("inf"), problem=refusal.problem))
 
 
 def _first_beyond(reference: Arrays, candidate: Arrays) -> _Fault | None:

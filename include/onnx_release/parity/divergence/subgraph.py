@@ -79,14 +79,27 @@ class ExportedGraph:
         indices, sources = self._needed(values, known)
         nodes = [self._nodes[index] for index in sorted(indices)]
         used = {name for node in nodes for name in _reads(node)}
-        renamed = self._fresh({name for node in nodes for name in node.output if name in known or name in values})
+        taken = {*self._producer, *self._weights, *self.inputs}
+        renamed = {}
+        for name in sorted({name for node in nodes for name in node.output if name in known or name in values}):
+            renamed[name] = f"{name}:computed"
+            while renamed[name] in taken:
+                renamed[name] += "'"
+            taken.add(renamed[name])
         graph = onnx.GraphProto(name="cut")
         for node in nodes:
             copy = graph.node.add()
             copy.CopyFrom(node)
             copy.output[:] = [renamed.get(name, name) for name in node.output]
         graph.initializer.extend(tensor for name, tensor in self._weights.items() if name in used)
-        graph.input.extend(self._input(name, known) for name in sorted(sources))
+        declared = {value.name: value for value in self._model.graph.input}
+        for name in sorted(sources):
+            if name in known:
+                # Without a shape: a graph with wrong shapes then opens, and fails when it runs.
+                kind = onnx.helper.np_dtype_to_tensor_dtype(known[name])
+                graph.input.append(onnx.helper.make_tensor_value_info(name, kind, None))
+            else:
+                graph.input.append(declared[name])
         graph.output.extend(onnx.helper.make_empty_tensor_value_info(renamed[value]) for value in values)
         model = onnx.ModelProto(ir_version=self._model.ir_version, graph=graph)
         model.opset_import.extend(self._model.opset_import)
@@ -125,24 +138,6 @@ class ExportedGraph:
                 elif name in self._producer:
                     waiting.append(self._producer[name])
         return indices, sources
-
-    def _fresh(self, names: Collection[str]) -> dict[str, str]:
-        taken = {*self._producer, *self._weights, *self.inputs}
-        fresh = {}
-        for name in sorted(names):
-            other = f"{name}:computed"
-            while other in taken:
-                other += "'"
-            taken.add(other)
-            fresh[name] = other
-        return fresh
-
-    def _input(self, name: str, known: Mapping[str, np.dtype[Any]]) -> onnx.ValueInfoProto:
-        if name in known:
-            # Without a shape: a graph with wrong shapes then opens, and fails when it runs.
-            kind = onnx.helper.np_dtype_to_tensor_dtype(known[name])
-            return onnx.helper.make_tensor_value_info(name, kind, None)
-        return next(value for value in self._model.graph.input if value.name == name)
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

@@ -41,23 +41,19 @@ def altered_weights(graph: ExportedGraph, nodes: list[Node], parameters: Mapping
     candidates = {**parameters, **joined}
     for node in nodes:
         for name, weight in graph.weights(node).items():
-            differences = _differences(weight, candidates)
+            differences = {
+                parameter_name: _difference(weight, parameter)
+                for parameter_name, parameter in candidates.items()
+                if parameter.size == weight.size and weight.size
+            }
             if differences and min(differences.values()) > 0.0:
                 nearest = min(differences, key=lambda key: differences[key])
                 found.append(Altered(node=node, weight=name, parameter=nearest, max_abs=differences[nearest]))
     return found
 
 
-def _differences(weight: Array, parameters: Mapping[str, Array]) -> dict[str, float]:
-    """Return the largest difference from each parameter of the same size; 0 for the same values in any order."""
-    return {
-        name: _difference(weight, parameter)
-        for name, parameter in parameters.items()
-        if parameter.size == weight.size and weight.size
-    }
-
-
 def _difference(weight: Array, parameter: Array) -> float:
+    """Return the largest difference of two arrays of one size; 0 for the same values in any order."""
     if np.array_equal(np.sort(weight, axis=None), np.sort(parameter, axis=None)):
         return 0.0
     flat = weight.ravel()
