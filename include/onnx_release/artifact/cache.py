@@ -133,7 +133,10 @@ class Cache:
                 self._discard(target)
                 entry.folder.rename(target)
         if request.key:
-            _write(self._key_file(request.key), entry.sha256)
+            key_file = self._key_file(request.key)
+            temporary = key_file.with_name(f"{key_file.name}.{secrets.token_hex(8)}")
+            temporary.write_text(entry.sha256)
+            temporary.replace(key_file)
         return replace(entry, folder=target)
 
     def _make_room(self, size_bytes: int, sha256: str) -> bool:
@@ -146,16 +149,14 @@ class Cache:
             if path.name != sha256
         }
         total = sum(sizes.values())
-        for name in sorted(sizes, key=self._last_use):
+        leases = {name: self._lease(name) for name in sizes}
+        last_use = {name: lease.stat().st_mtime if lease.exists() else 0.0 for name, lease in leases.items()}
+        for name in sorted(sizes, key=last_use.__getitem__):
             if total + size_bytes <= self._max_bytes:
                 break
             if self._evict(name):
                 total -= sizes[name]
         return total + size_bytes <= self._max_bytes
-
-    def _last_use(self, sha256: str) -> float:
-        lease = self._lease(sha256)
-        return lease.stat().st_mtime if lease.exists() else 0.0
 
     def _evict(self, sha256: str) -> bool:
         """Remove an entry and its keys. Return False if the entry is in use."""
@@ -293,15 +294,9 @@ def _text_sha256(text: str) -> str:
 
 
 def _read_sha256(path: Path) -> str | None:
-    """Return the digest in a file that `_write` made. Return None if there is no digest."""
+    """Return the digest in a file of `keys`, or None if there is no digest."""
     try:
         text = path.read_text(errors="replace")
     except FileNotFoundError:
         return None
     return text if _SHA256.fullmatch(text) else None
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    temporary.write_text(text)
-    temporary.replace(path)

@@ -19,7 +19,7 @@ from onnx_release.parity.compare_model import Comparison, FailedCase
 from onnx_release.parity.divergence.search import find_divergence
 from onnx_release.parity.limits import require_limits
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
-from onnx_release.records import BenchmarkReport, Divergence, LatencyReport, OnnxArtifact, ParityReport
+from onnx_release.records import BenchmarkReport, LatencyReport, OnnxArtifact, ParityReport
 from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.mapped_weights import pages_dropped_after
@@ -81,8 +81,22 @@ def _compare(
 
 
 def _explain_failure(setup: BenchmarkSetup, parity: ParityReport, case: FailedCase) -> ParityReport:
-    """Return the report with the node where the difference begins, and write the reproduction bundle."""
-    divergence, note = _search_divergence(setup, case)
+    """Return the report with the first diverging node, or a note about why there is none, and write the bundle."""
+    strategy, precision = setup.artifact.strategy, setup.artifact.precision
+    divergence, note = None, None
+    if not precision.is_exact:
+        note = f"no search for the first difference: every node of a {precision} model differs"
+    else:
+        try:
+            contract = replace(contract_for(setup.package), output_names=tuple(case.reference))
+            program = retrace(setup.model, contract, strategy).program
+            if program is None:
+                note = f"no search for the first difference: the strategy {strategy} keeps no names of values"
+            else:
+                divergence = find_divergence(program, setup.folder, case.sample, expected=case.reference)
+        except Exception as error:  # noqa: BLE001 - a wrong graph can fail in any library; the verdict does not change
+            _log.warning("The search for the diverging node failed.", exc_info=True)
+            note = f"the search for the first difference failed: {type(error).__name__}: {shorten(error)}"
     parity = parity.replace(divergence=divergence, notes=(*parity.notes, *([note] if note else [])))
     if setup.options.reproduction_folder is not None:
         write_reproduction(
@@ -101,22 +115,6 @@ def _explain_failure(setup: BenchmarkSetup, parity: ParityReport, case: FailedCa
             ),
         )
     return parity
-
-
-def _search_divergence(setup: BenchmarkSetup, case: FailedCase) -> tuple[Divergence | None, str | None]:
-    """Return the first diverging node, or a note about why there is none. It does not change the verdict."""
-    strategy, precision = setup.artifact.strategy, setup.artifact.precision
-    if not precision.is_exact:
-        return None, f"no search for the first difference: every node of a {precision} model differs"
-    try:
-        contract = replace(contract_for(setup.package), output_names=tuple(case.reference))
-        program = retrace(setup.model, contract, strategy).program
-        if program is None:
-            return None, f"no search for the first difference: the strategy {strategy} keeps no names of values"
-        return find_divergence(program, setup.folder, case.sample, expected=case.reference), None
-    except Exception as error:  # noqa: BLE001 - a wrong graph can fail in any library; the verdict does not change
-        _log.warning("The search for the diverging node failed.", exc_info=True)
-        return None, f"the search for the first difference failed: {type(error).__name__}: {shorten(error)}"
 
 
 def _measure_latency(setup: BenchmarkSetup, candidate: OnnxRuntimeRunner, samples: Sequence[Sample]) -> LatencyReport:

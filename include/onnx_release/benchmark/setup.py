@@ -112,7 +112,15 @@ class BenchmarkSetup:
             Refused: when the bytes differ, the model cannot be loaded, or the worker lacks the artifact's GPU.
         """
         require_bytes(folder, artifact)
-        device = _device(artifact)
+        on_cuda = artifact.providers[:1] == CUDA_PROVIDERS[:1]
+        if on_cuda and not (pytorch.cuda_available() and onnxruntime.cuda_available()):
+            needed = ", ".join(artifact.providers)
+            raise RunnerRefused(
+                f"The artifact {artifact.sha256}",
+                f"is packaged for {needed}, and PyTorch or ONNX Runtime has no CUDA on this worker",
+                "Run this task on a worker with a GPU, or export with device 'cpu'.",
+                code="no_cuda",
+            )
         package = read_trained(trained, parse_input_spec(options.input_spec))
         return cls(
             package=package,
@@ -120,7 +128,7 @@ class BenchmarkSetup:
             folder=folder,
             artifact=artifact,
             options=options,
-            device=device,
+            device="cuda" if on_cuda else "cpu",
             threads=options.measure_plan.threads or usable_cpus(),
         )
 
@@ -156,15 +164,3 @@ class BenchmarkSetup:
         if options.inputs_path is not None:
             samples.insert(0, read_npz(Path(options.inputs_path), inputs, options.inputs_path))
         return [*samples, *probing_samples(inputs, package.example, package.ranges)]
-
-
-def _device(artifact: OnnxArtifact) -> str:
-    on_cuda = artifact.providers[:1] == CUDA_PROVIDERS[:1]
-    if on_cuda and not (pytorch.cuda_available() and onnxruntime.cuda_available()):
-        raise RunnerRefused(
-            f"The artifact {artifact.sha256}",
-            f"is packaged for {', '.join(artifact.providers)}, and PyTorch or ONNX Runtime has no CUDA on this worker",
-            "Run this task on a worker with a GPU, or export with device 'cpu'.",
-            code="no_cuda",
-        )
-    return "cuda" if on_cuda else "cpu"
