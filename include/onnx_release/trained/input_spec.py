@@ -70,7 +70,19 @@ class InputSpec(Record):
                 yield f"{label} has a dimension of {size}; a dimension that varies needs a name"
             if isinstance(size, str) and not _DIMENSION.fullmatch(size):
                 yield f"{label} has a dimension named {size!r:.80}; use letters, digits and underscores"
-        yield from _range_problems(self, label)
+        if self.vocabulary_size is not None:
+            if self.vocabulary_size < 1 or not self.dtype.startswith(("int", "uint")):
+                yield f"{label} has vocabulary_size {self.vocabulary_size}; it must be at least 1, for an integer dtype"
+            if self.low is not None or self.high is not None:
+                yield f"{label} has vocabulary_size and also low or high; remove one of the two"
+        bounds = self.bounds()
+        if bounds is not None and not (all(map(math.isfinite, bounds)) and bounds[0] <= bounds[1]):
+            yield f"{label} has values from {bounds[0]} to {bounds[1]}"
+        yield from (
+            f"{label} has sizes {list(sizes)} for {name!r:.80}; name one of its dimensions, with sizes from 1"
+            for name, sizes in self.sizes.items()
+            if name not in self.shape or not sizes or min(sizes) < 1
+        )
 
 
 def parse_input_spec(value: object) -> tuple[InputSpec, ...]:
@@ -101,17 +113,3 @@ def parse_input_spec(value: object) -> tuple[InputSpec, ...]:
     if problems:
         raise ParameterRefused(_SUBJECT, f"is wrong: {'; '.join(problems)}", _ACTION, code="input_spec")
     return specs
-
-
-def _range_problems(spec: InputSpec, label: str) -> Iterator[str]:
-    if spec.vocabulary_size is not None:
-        if spec.vocabulary_size < 1 or not spec.dtype.startswith(("int", "uint")):
-            yield f"{label} has vocabulary_size {spec.vocabulary_size}; it must be at least 1, for an integer dtype"
-        if spec.low is not None or spec.high is not None:
-            yield f"{label} has vocabulary_size and also low or high; remove one of the two"
-    bounds = spec.bounds()
-    if bounds is not None and not (all(map(math.isfinite, bounds)) and bounds[0] <= bounds[1]):
-        yield f"{label} has values from {bounds[0]} to {bounds[1]}"
-    for name, sizes in spec.sizes.items():
-        if name not in spec.shape or not sizes or min(sizes) < 1:
-            yield f"{label} has sizes {list(sizes)} for {name!r:.80}; name one of its dimensions, with sizes from 1"

@@ -35,7 +35,19 @@ class MappedPages:
     def behind(cls, tensors: Iterable[torch.Tensor]) -> MappedPages:
         """Return the private file mappings that contain the values of these tensors."""
         addresses = [t.untyped_storage().data_ptr() for t in tensors if t.device.type == "cpu" and t.numel()]
-        found = [(low, high) for low, high in _private_files() if any(low <= at < high for at in addresses)]
+        try:
+            lines = Path("/proc/self/maps").read_text().splitlines()
+        except OSError:
+            return cls(())
+        found = []
+        for line in lines:
+            # address perms offset dev inode path
+            span, permissions, _, _, inode, *path = line.split(maxsplit=5)
+            # Executable mappings are libraries.
+            if permissions[2:] == "-p" and inode != "0" and path:
+                low, high = (int(edge, 16) for edge in span.split("-"))
+                if any(low <= at < high for at in addresses):
+                    found.append((low, high))
         return cls(tuple(found))
 
     def read(self, size_bytes: int) -> None:
@@ -104,21 +116,6 @@ def return_free_memory() -> None:
 
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
-
-
-def _private_files() -> Iterator[tuple[int, int]]:
-    """Yield the address ranges of this process's private file mappings."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        # address perms offset dev inode path
-        span, permissions, _, _, inode, *path = line.split(maxsplit=5)
-        # Executable mappings are libraries.
-        if permissions[2:] == "-p" and inode != "0" and path:
-            low, high = (int(edge, 16) for edge in span.split("-"))
-            yield low, high
 
 
 def _modified(low: int, high: int) -> bool:

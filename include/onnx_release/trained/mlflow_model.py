@@ -86,14 +86,48 @@ def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedP
     if folder.is_dir() and not (folder / "MLmodel").exists():
         files = [path for path in folder.iterdir() if path.is_file() and path.suffix in MODEL_SUFFIXES]
         file = files[0] if len(files) == 1 else None
-    if file is not None:
-        return _read_file(file, input_spec)
+    if file is None:
+        return _read_folder(folder, input_spec)
+    if not input_spec:
+        raise TrainedModelRefused(
+            f"The model file {file.name}",
+            "has no description of its inputs",
+            "Describe them with the parameter `input_spec`: "
+            '[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224]}].',
+            code="no_input_spec",
+        )
+    # Imported here because it needs torch, which readers of an artifact folder do not load.
+    from onnx_release.trained.state_dict import format_of_file
+
+    return TrainedPackage(
+        format=format_of_file(file),
+        data_path=file,
+        inputs=tuple(spec.tensor() for spec in input_spec),
+        outputs=(),
+        example=None,
+        pytorch_version="unknown",
+        inputs_from="input_spec",
+        ranges={spec.name: spec for spec in input_spec},
+    )
+
+
+def _read_folder(folder: Path, input_spec: Sequence[InputSpec]) -> TrainedPackage:
     model = _read_mlmodel(folder)
     flavor = model.flavors.get("pytorch")
     if not isinstance(flavor, Mapping):
         found = ", ".join(sorted(model.flavors)) or "none"
         raise _refused("The MLflow model", f"has no pytorch flavor (found: {found})", "no_pytorch_flavor")
-    file_format, data_path = _find_data(folder, str(flavor.get("model_data") or "data"))
+    file_format: Format = "pt2"
+    model_data = str(flavor.get("model_data") or "data")
+    data = _inside(folder, model_data)
+    if (data / "model.pt2").is_file():
+        data_path = _inside(folder, f"{model_data}/model.pt2")
+    elif (data / "model.pth").is_file():
+        data_path = _inside(folder, f"{model_data}/model.pth")
+        file_format = "torchscript" if is_script_archive(data_path) else "pickle"
+    else:
+        problem = f"has neither model.pt2 nor model.pth in {model_data!r:.200}"
+        raise _refused("The model folder", problem, "no_model_file")
     inputs, inputs_from = _inputs(model, folder, input_spec)
     schemas: dict[Side, Schema | None] = {"input": None, "output": None}
     if model.signature is not None:
@@ -125,30 +159,6 @@ def read_example(folder: Path) -> Arrays:
         action = "Clear the task 'export', which writes one."
         raise TrainedModelRefused("The artifact folder", "has no input example", action, code="no_example")
     return example
-
-
-def _read_file(path: Path, input_spec: Sequence[InputSpec]) -> TrainedPackage:
-    if not input_spec:
-        raise TrainedModelRefused(
-            f"The model file {path.name}",
-            "has no description of its inputs",
-            "Describe them with the parameter `input_spec`: "
-            '[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224]}].',
-            code="no_input_spec",
-        )
-    # Imported here because it needs torch, which readers of an artifact folder do not load.
-    from onnx_release.trained.state_dict import format_of_file
-
-    return TrainedPackage(
-        format=format_of_file(path),
-        data_path=path,
-        inputs=tuple(spec.tensor() for spec in input_spec),
-        outputs=(),
-        example=None,
-        pytorch_version="unknown",
-        inputs_from="input_spec",
-        ranges={spec.name: spec for spec in input_spec},
-    )
 
 
 def _inputs(
@@ -194,17 +204,6 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _refused(subject: str, problem: str, code: str) -> TrainedModelRefused:
     return TrainedModelRefused(subject, problem, _RELOG, code=code)
-
-
-def _find_data(folder: Path, model_data: str) -> tuple[Format, Path]:
-    data = _inside(folder, model_data)
-    if (data / "model.pt2").is_file():
-        return "pt2", _inside(folder, f"{model_data}/model.pt2")
-    if (data / "model.pth").is_file():
-        path = _inside(folder, f"{model_data}/model.pth")
-        return ("torchscript" if is_script_archive(path) else "pickle"), path
-    problem = f"has neither model.pt2 nor model.pth in {model_data!r:.200}"
-    raise _refused("The model folder", problem, "no_model_file")
 
 
 def _inside(folder: Path, relative: str) -> Path:

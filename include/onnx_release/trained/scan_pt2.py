@@ -89,8 +89,11 @@ def _problems(archive: torch._C.PyTorchFileReader) -> Iterator[str]:
             continue
         if name.startswith("models/"):
             yield from (f"{name}: {problem}" for problem in _graph_problems(content))
-        elif _json(content) is None and not _is_plain_checkpoint(content):
-            yield f"record {name}"
+        elif _json(content) is None:
+            try:
+                torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            except Exception:  # noqa: BLE001 - everything that torch's restricted unpickler rejects is not plain
+                yield f"record {name}"
 
 
 def _raw_records(archive: torch._C.PyTorchFileReader) -> set[str]:
@@ -112,14 +115,6 @@ def _json(content: bytes) -> Any:
         return json.loads(content.decode())
     except (ValueError, RecursionError):
         return None
-
-
-def _is_plain_checkpoint(content: bytes) -> bool:
-    try:
-        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - everything that torch's restricted unpickler rejects is not plain
-        return False
-    return True
 
 
 def _graph_problems(content: bytes) -> Iterator[str]:
@@ -148,17 +143,19 @@ def _is_arithmetic(text: object) -> bool:
         nodes = list(ast.walk(ast.parse(str(text), mode="eval")))
     except (SyntaxError, ValueError, RecursionError):
         return False
-    return isinstance(text, str) and not set("\\\n#") & set(text) and all(_is_harmless(node) for node in nodes)
-
-
-def _is_harmless(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        name = node.func.id if isinstance(node.func, ast.Name) else None
-        return isinstance(node.func, ast.Attribute) or (name is not None and bool(_FUNCTIONS.fullmatch(name)))
-    if isinstance(node, ast.Attribute):
-        return node.attr in _ATTRIBUTES
-    if isinstance(node, ast.Name):
-        return "__" not in node.id
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return bool(_WORD.fullmatch(node.value))
-    return isinstance(node, _EXPRESSION_NODES)
+    if not isinstance(text, str) or set("\\\n#") & set(text):
+        return False
+    for node in nodes:
+        harmless = isinstance(node, _EXPRESSION_NODES)
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else ""
+            harmless = isinstance(node.func, ast.Attribute) or bool(_FUNCTIONS.fullmatch(name))
+        elif isinstance(node, ast.Attribute):
+            harmless = node.attr in _ATTRIBUTES
+        elif isinstance(node, ast.Name):
+            harmless = "__" not in node.id
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            harmless = bool(_WORD.fullmatch(node.value))
+        if not harmless:
+            return False
+    return True

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from onnx_release.errors import TrainedModelRefused
@@ -49,7 +48,23 @@ def refuse_foreign_operators(path: Path) -> None:
         raise TrainedModelRefused(
             subject, f"is damaged: {error}", "Log the model again.", code="damaged_torchscript"
         ) from error
-    problems = [f"{name}: {problem}" for name, source in sources.items() for problem in _problems(name, source)]
+    problems = []
+    for name, source in sources.items():
+        foreign = sorted(set(_CLASS.findall(source)) - _CLASS_NAMESPACES)
+        problems += [f"{name}: class of torch.classes.{namespace.decode()}" for namespace in foreign]
+        if name.endswith(".pkl"):
+            continue
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            problems.append(f"{name}: unreadable code")
+            continue
+        for dotted in (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)):
+            parts = dotted.split(".")
+            writes = parts[0] == "torch" and parts[-1] in _FILE_OPERATORS
+            operator = parts[1:3] if parts[0] == "ops" and len(parts) > 2 else None
+            if writes or (operator and (operator[0] not in _NAMESPACES or operator[1] in _FILE_OPERATORS)):
+                problems.append(f"{name}: {dotted}")
     if problems:
         raise TrainedModelRefused(
             subject,
@@ -58,24 +73,3 @@ def refuse_foreign_operators(path: Path) -> None:
             "[onnx_release] allow_pickle = True.",
             code="foreign_operators",
         )
-
-
-def _problems(name: str, source: bytes) -> Iterator[str]:
-    for namespace in sorted(set(_CLASS.findall(source)) - _CLASS_NAMESPACES):
-        yield f"class of torch.classes.{namespace.decode()}"
-    if name.endswith(".pkl"):
-        return
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        yield "unreadable code"
-        return
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Attribute):
-            continue
-        dotted = ast.unparse(node)
-        parts = dotted.split(".")
-        if parts[0] == "torch" and parts[-1] in _FILE_OPERATORS:
-            yield dotted
-        if parts[0] == "ops" and len(parts) > 2 and (parts[1] not in _NAMESPACES or parts[2] in _FILE_OPERATORS):
-            yield dotted

@@ -55,8 +55,7 @@ def load_checkpoint(path: Path, factory: FactoryOptions | None) -> torch.nn.Modu
             lists the names.
     """
     subject = f"The file of weights {path.name}"
-    content = _read(path, subject)
-    weights = _named_tensors(content, subject)
+    weights, hyper_parameters = _read(path, subject)
     if factory is None or not factory.path:
         raise TrainedModelRefused(
             subject,
@@ -65,8 +64,6 @@ def load_checkpoint(path: Path, factory: FactoryOptions | None) -> torch.nn.Modu
             "the deployment allows.",
             code="no_factory",
         )
-    hyper_parameters = content.get("hyper_parameters") if isinstance(content, Mapping) else None
-    hyper_parameters = hyper_parameters if isinstance(hyper_parameters, Mapping) else {}
     # A meta model has no memory, so the weights exist once.
     with torch.device("meta"):
         model = make_model(factory, hyper_parameters)
@@ -77,22 +74,28 @@ def load_checkpoint(path: Path, factory: FactoryOptions | None) -> torch.nn.Modu
             "Return the model itself.",
             code="factory_result",
         )
-    weights = _without_prefix(weights, set(model.state_dict()))
-    _require_fit(model, weights, subject)
-    if _has_more_tensors(model, weights):
-        # A buffer with persistent=False is in no checkpoint. It is computed when the model is made with memory.
+    weights = _fit(model, weights, subject)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    plain = any(isinstance(value, torch.Tensor) and value.is_meta for value in attributes)
+    if plain or any(name not in weights for name in tensors):
+        # The weights do not replace every tensor: a buffer with persistent=False is in no checkpoint. It is computed
+        # when the model is made with memory.
         model = make_model(factory, hyper_parameters)
     model.load_state_dict(weights, assign=True)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _read(path: Path, subject: str) -> Any:
+def _read(path: Path, subject: str) -> tuple[dict[str, torch.Tensor], Mapping[str, Any]]:
+    """Return the weights in a file, and Lightning's hyperparameters, if it has them."""
+    content: Any
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(str(path))
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = load_file(str(path))
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a broken file raises anything
         raise TrainedModelRefused(
             subject,
@@ -100,9 +103,7 @@ def _read(path: Path, subject: str) -> Any:
             "Save only the state dict: torch.save(model.state_dict(), path).",
             code="damaged_checkpoint",
         ) from error
-
-
-def _named_tensors(content: Any, subject: str) -> dict[str, torch.Tensor]:
+    hyper_parameters = content.get("hyper_parameters") if isinstance(content, Mapping) else None
     for key in _WEIGHT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -111,20 +112,17 @@ def _named_tensors(content: Any, subject: str) -> dict[str, torch.Tensor]:
     tensors = {str(name): value for name, value in items if isinstance(value, torch.Tensor)}
     if not tensors:
         raise TrainedModelRefused(subject, "contains no named tensors", "Save model.state_dict().", code="no_weights")
-    return tensors
+    return tensors, hyper_parameters if isinstance(hyper_parameters, Mapping) else {}
 
 
-def _without_prefix(weights: dict[str, torch.Tensor], expected: set[str]) -> dict[str, torch.Tensor]:
-    """Remove the prefix of a wrapper from every name if the names then match the model's."""
+def _fit(model: torch.nn.Module, weights: dict[str, torch.Tensor], subject: str) -> dict[str, torch.Tensor]:
+    """Remove the prefix of a wrapper if the names then match the model's, and compare names and shapes."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for prefix in ("", *_PREFIXES):
         stripped = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-        if stripped and set(stripped) == expected:
-            return stripped
-    return weights
-
-
-def _require_fit(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], subject: str) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        if stripped and stripped.keys() == shapes.keys():
+            weights = stripped
+            break
     problems = []
     for verb, names in (("lacks", shapes.keys() - weights.keys()), ("also has", weights.keys() - shapes.keys())):
         if names:
@@ -143,11 +141,4 @@ def _require_fit(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], su
             "Compare the factory and its arguments with those of the training.",
             code="weights_differ",
         )
-
-
-def _has_more_tensors(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> bool:
-    """Return True when a meta model has tensors that the weights do not replace."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    attributes = [value for module in model.modules() for value in vars(module).values()]
-    plain = any(isinstance(value, torch.Tensor) and value.is_meta for value in attributes)
-    return plain or any(name not in weights for name in tensors)
+    return weights
