@@ -16,8 +16,8 @@ DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
 
 @pytest.fixture(params=DAGS, ids=lambda path: path.stem)
 def params(request: pytest.FixtureRequest) -> dict[str, Any]:
-    found: dict[str, Any] = runpy.run_path(str(request.param))["PARAMS"]
-    return found
+    found = runpy.run_path(str(request.param))["dag"].params
+    return {name: found.get_param(name) for name in found}
 
 
 def test_every_field_has_a_title_a_help_text_and_a_section(params: dict[str, Any]) -> None:

@@ -1,0 +1,195 @@
+"""Fields of the trigger form of a release, and so its parameters over Airflow's API."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+from airflow_onnx import defaults
+from airflow_onnx.params import field, fields_of
+from onnx_release import limits
+
+# The sections of the trigger form, in its order. The first one holds the fields about the model. Airflow forces its
+# name: the form opens only the section "Run Parameters" (a constant of its UI) and collapses all others.
+MODEL, PARITY, LATENCY, TUNING, DESTINATION = "Run Parameters", "Parity", "Latency", "Tuning", "Destination"
+
+
+def release_params() -> dict[str, Param]:
+    """Return the parameters of a release by name, in the order of the form."""
+    return {
+        **_model_params(),
+        **_parity_params(),
+        **_latency_params(),
+        **_tuning_params(),
+        **_destination_params(),
+    }
+
+
+def _model_params() -> dict[str, Param]:
+    return {
+        "training_run_id": field(
+            None, "string", MODEL, "Training run id", "The id of the run in MLflow. Set this **or** a model URI.",
+            pattern=defaults.RUN_ID_PATTERN,
+        ),
+        "model_uri": field(
+            None, "string", MODEL, "Model URI",
+            "A single model: runs:/RUN_ID/PATH, models:/m-ID, models:/NAME/VERSION or models:/NAME@ALIAS.",
+            pattern=defaults.MODEL_URI_PATTERN,
+        ),
+        "model_name": field(
+            defaults.MODEL_NAME, "string", MODEL, "Registered model",
+            "The name in MLflow's registry. A missing one is created. Letters, digits, dots, dashes and underscores.",
+            pattern=defaults.MODEL_NAME_PATTERN,
+        ),
+        "opset": field(
+            None, "integer", MODEL, "Opset", "The ONNX opset of the export. Empty: the exporter's default.",
+            minimum=limits.OPSET_MIN, maximum=limits.OPSET_MAX,
+        ),
+        "device": field(
+            "auto", "string", MODEL, "Device",
+            "The device of the export. It decides the execution providers of the tests. `auto`: CUDA if available.",
+            enum=["auto", "cpu", "cuda"],
+        ),
+        "factory": field(
+            None, "string", MODEL, "Model factory",
+            "For a run that logged only weights (a state dict, a Lightning checkpoint): the function that builds the "
+            "model, as `package.module:name`. The deployment must allow the package. Empty: from the run's tags.",
+            pattern=limits.FACTORY_PATTERN,
+        ),
+        "factory_kwargs": field(
+            {}, "object", MODEL, "Factory arguments",
+            "Missing arguments come from the run's params of the same name, or the checkpoint's hyperparameters.",
+        ),
+        "input_spec": field(
+            [], "array", MODEL, "Inputs",
+            "For a model without a signature, or with a wrong one: "
+            '`[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224], "low": 0, "high": 1}]`. '
+            "Integer inputs may have a `vocabulary_size`.",
+            items={"type": "object"},
+        ),
+        "allowed_domains": field(
+            [], "array", MODEL, "Custom operator domains",
+            "Domains besides ONNX's own that the serving runtime supports. With com.microsoft, the domain of ONNX "
+            "Runtime, tuning also tries int8 in blocks. Empty: none.",
+            items={"type": "string"},
+        ),
+    }  # fmt: skip
+
+
+def _parity_params() -> dict[str, Param]:
+    return {
+        "batch_sizes": field(
+            list(limits.BATCH_SIZES), "array", PARITY, "Batch sizes",
+            "The outputs are compared and timed at each size. If the exporter used all of them, another is added.",
+            items={"type": "integer", "minimum": 1, "maximum": limits.BATCH_SIZE_MAX}, minItems=1,
+        ),
+        "inputs_uri": field(
+            None, "string", PARITY, "Inputs for comparison",
+            "An .npz file with an array per input: s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz. "
+            "The timing uses it, too.",
+            pattern=defaults.INPUTS_URI_PATTERN,
+        ),
+        **fields_of(limits.OutputLimits, PARITY),
+        "per_output": field(
+            {}, "object", PARITY, "Limits of single outputs", 'For example `{"positions": {"max_abs": 1e-4}}`.'
+        ),
+        "per_dtype": field(
+            {}, "object", PARITY, "Limits of single dtypes", 'For example `{"float16": {"mae_max": 1e-3}}`.'
+        ),
+    }  # fmt: skip
+
+
+def _latency_params() -> dict[str, Param]:
+    budget, plan = limits.LatencyBudget(), limits.MeasurePlan()
+    return {
+        "serving_batch_size": field(
+            budget.batch_size, "integer", LATENCY, "Serving batch size", "The latency limits apply at this size.",
+            minimum=1, maximum=limits.BATCH_SIZE_MAX,
+        ),
+        "speedup_min": field(
+            budget.speedup_min, "number", LATENCY, "Required speedup",
+            "PyTorch's median time over ONNX Runtime's. 1: equal speed.",
+            minimum=0,
+        ),
+        "speedup_goal": field(
+            budget.speedup_goal, "number", LATENCY, "Goal speedup", "The report shows if it is reached.", minimum=0
+        ),
+        "p95_max_ms": field(
+            None, "number", LATENCY, "p95 at most (ms)", "ONNX Runtime at the serving batch size. Empty: not limited.",
+            exclusiveMinimum=0,
+        ),
+        "on_miss": field(
+            budget.on_miss, "string", LATENCY, "If a latency limit is missed",
+            "`refuse` the model, or `warn`: release it and record the warning.", enum=["refuse", "warn"],
+        ),
+        "threads": field(
+            None, "integer", LATENCY, "Threads",
+            "Threads of PyTorch and of ONNX Runtime. Empty: all processors that the task may use.",
+            minimum=1, maximum=1024,
+        ),
+        "measure_max_s": field(
+            plan.measure_max_s, "number", LATENCY, "Measure at most (s)",
+            "At the serving batch size. It ends earlier if the verdict is settled. Other sizes: at most 15 s.",
+            exclusiveMinimum=0, maximum=3600,
+        ),
+    }  # fmt: skip
+
+
+def _tuning_params() -> dict[str, Param]:
+    return {
+        "tune": field(
+            False, "boolean", TUNING, "Tune",
+            "Try other forms of the model, check each against its own limits, and release the fastest. "
+            "Off: release the plain export.",
+        ),
+        "tune_precisions": field(
+            ["exact"], "array", TUNING, "Precisions",
+            "Precisions that may be released: exact, float16, int8. A reduced precision has its own alias, such as "
+            "candidate-int8. Without exact, a model of full precision is never released.",
+            items={"type": "string", "enum": ["exact", "float16", "int8"]}, minItems=1, uniqueItems=True,
+        ),
+        "tune_max_s": field(
+            limits.TUNE_MAX_S, "number", TUNING, "Tune at most (s)",
+            "For all candidates together. The report lists the skipped ones.",
+            exclusiveMinimum=0, maximum=24 * 3600,
+        ),
+        "precision_limits": field(
+            {}, "object", TUNING, "Limits of reduced precisions",
+            'They replace the defaults, for example `{"int8": {"cosine_min": 0.995, "sqnr_min_db": 20}}`.',
+        ),
+        "evaluation_uri": field(
+            None, "string", TUNING, "Evaluation sample",
+            "An .npz file with an array per input and `target.OUTPUT` for outputs: s3://BUCKET/KEY.npz or "
+            "runs:/RUN_ID/PATH.npz. Empty: from the run's tag.",
+            pattern=defaults.INPUTS_URI_PATTERN,
+        ),
+        "metric_loss_max": field(
+            limits.METRIC_LOSS_MAX, "number", TUNING, "Metric loss at most",
+            "Largest loss of the metric on that sample, as a fraction of PyTorch's metric: 0.01 is one percent.",
+            minimum=0,
+        ),
+    }  # fmt: skip
+
+
+def _destination_params() -> dict[str, Param]:
+    return {
+        "bucket": field(
+            defaults.BUCKET, "string", DESTINATION, "Bucket",
+            "The bucket must exist. Lowercase letters, digits, dots and dashes.",
+            pattern=defaults.BUCKET_PATTERN,
+        ),
+        "alias": field(
+            defaults.ALIAS, "string", DESTINATION, "Alias",
+            "It moves to the new version at the end. Lowercase letters, digits, dashes, underscores; a letter first.",
+            pattern=defaults.ALIAS_PATTERN,
+        ),
+        "stage": field(
+            "none", "string", DESTINATION, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
+            enum=["none", "Staging", "Production"],
+        ),
+        "mlflow_conn_id": field(
+            "mlflow_default", "string", DESTINATION, "MLflow connection", "Of type `mlflow`.", minLength=1
+        ),
+        "s3_conn_id": field(
+            "minio_default", "string", DESTINATION, "Object store connection", "Of type `aws`.", minLength=1
+        ),
+    }  # fmt: skip

@@ -1,0 +1,39 @@
+"""Factories of the DAGs, and the DAG files that call them."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from airflow.utils.file import might_contain_dag
+
+from airflow_onnx.dag import release_dag, watch_dag
+
+DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", DAGS, ids=lambda path: path.stem)
+def test_airflow_finds_the_dag_of_a_file_in_safe_mode(path: Path) -> None:
+    assert might_contain_dag(str(path), safe_mode=True)
+    assert runpy.run_path(str(path))["dag"].dag_id == path.stem
+
+
+@pytest.mark.parametrize("factory", [release_dag, watch_dag])
+def test_a_second_dag_with_another_id_has_the_same_tasks(factory: type) -> None:
+    dag, other = factory(), factory("other", tags=["team"])
+    assert (other.dag_id, other.tags) == ("other", {"team"})
+    assert other.task_ids == dag.task_ids
+
+
+def test_the_tasks_of_a_release_follow_each_other() -> None:
+    dag = release_dag()
+    task, path = dag.get_task("wait_for_training"), ["wait_for_training"]
+    while task.downstream_list:
+        # The teardown also follows its setup directly.
+        task = min(task.downstream_list, key=lambda following: following.task_id == "clean_work")
+        path.append(task.task_id)
+    assert path == [
+        "wait_for_training", "prepare_work", "export", "tune", "check", "parity_latency", "upload", "register",
+        "promote", "clean_work",
+    ]  # fmt: skip
