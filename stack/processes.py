@@ -84,6 +84,8 @@ def start(layout: Layout, command: Command) -> Record:
         )
         record = Record(command.name, process.pid, identity(process.pid) or "ended immediately")
         write_private(layout.pids / f"{command.name}.json", json.dumps(dataclasses.asdict(record)) + "\n")
+        # Its finalizer runs here, while signals are deferred: Python ignores a KeyboardInterrupt in a finalizer.
+        del process
     return record
 
 
