@@ -57,10 +57,9 @@ def quantize_dynamic(source: Path, target: Path, options: Int8Options) -> None:
     Raises:
         TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
-    with _tool_errors("int8-dynamic"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        made = Path(scratch, MODEL_FILE)
+    with _normalized("int8-dynamic", target) as made:
         quantization.quantize_dynamic(
-            _copy(source, Path(scratch, "source")),
+            _copy(source, made.with_name("source")),
             made,
             op_types_to_quantize=["MatMul"],
             weight_type=quantization.QuantType.QUInt8 if options.whole_bytes else quantization.QuantType.QInt8,
@@ -68,7 +67,6 @@ def quantize_dynamic(source: Path, target: Path, options: Int8Options) -> None:
             per_channel=True,
             reduce_range=not options.whole_bytes,
         )
-        normalize(made, target)
 
 
 def quantize_static(source: Path, target: Path, options: Int8Options, samples: Sequence[Arrays]) -> None:
@@ -83,10 +81,9 @@ def quantize_static(source: Path, target: Path, options: Int8Options, samples: S
     Raises:
         TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
-    with _tool_errors("int8-static"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        made = Path(scratch, MODEL_FILE)
+    with _normalized("int8-static", target) as made:
         quantization.quantize_static(
-            _copy(source, Path(scratch, "source")),
+            _copy(source, made.with_name("source")),
             made,
             _CalibrationReader(samples),
             op_types_to_quantize=None if options.convolutions else _PRODUCTS,
@@ -102,7 +99,6 @@ def quantize_static(source: Path, target: Path, options: Int8Options, samples: S
                 "OpTypesToExcludeOutputQuantization": [] if options.convolutions else _PRODUCTS,
             },
         )
-        normalize(made, target)
 
 
 def quantize_blockwise(source: Path, target: Path, options: Int8Options) -> None:
@@ -120,8 +116,7 @@ def quantize_blockwise(source: Path, target: Path, options: Int8Options) -> None
     Raises:
         TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
-    with _tool_errors("int8-blockwise"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        made = Path(scratch, MODEL_FILE)
+    with _normalized("int8-blockwise", target) as made:
         tool = MatMulNBitsQuantizer(
             str(source / MODEL_FILE),
             bits=8,
@@ -133,7 +128,6 @@ def quantize_blockwise(source: Path, target: Path, options: Int8Options) -> None
         tool.model.replace_gemm_with_matmul()
         tool.process()
         tool.model.save_model_to_file(str(made), use_external_data_format=True)
-        normalize(made, target)
 
 
 def convert_to_float16(source: Path, target: Path) -> None:
@@ -146,11 +140,9 @@ def convert_to_float16(source: Path, target: Path) -> None:
     Raises:
         TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
-    with _tool_errors("float16"), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        made = Path(scratch, MODEL_FILE)
-        model: Any = convert_float_to_float16(str(_copy(source, Path(scratch, "source"))), keep_io_types=True)
+    with _normalized("float16", target) as made:
+        model: Any = convert_float_to_float16(str(_copy(source, made.with_name("source"))), keep_io_types=True)
         made.write_bytes(model.SerializeToString())
-        normalize(made, target)
 
 
 class _CalibrationReader(quantization.CalibrationDataReader):  # type: ignore[misc]  # an untyped base class
@@ -173,6 +165,20 @@ def _copy(source: Path, scratch: Path) -> Path:
 def _both_names(nodes: Sequence[str]) -> list[str]:
     """Return the names of nodes before and after the tool splits a Gemm into MatMul and Add."""
     return [name for node in nodes for name in (node, f"{node}_MatMul")]
+
+
+@contextmanager
+def _normalized(name: str, target: Path) -> Iterator[Path]:
+    """Yield a path for the tool's result in a temporary folder, then write the result to `target`.
+
+    Args:
+        name: the name of the conversion, for the refusal of a graph that the tool rejects.
+        target: the folder of the result.
+    """
+    with _tool_errors(name), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+        made = Path(scratch, MODEL_FILE)
+        yield made
+        normalize(made, target)
 
 
 @contextmanager
