@@ -65,6 +65,7 @@ def compare_outputs(
                 dtype=shown.dtype.name,
                 shape=tuple(shown.shape),
                 measures=Measures(**measures),
+                decides=sample.decides,
                 passed=not failures,
                 failures=tuple(failures),
             )
@@ -79,10 +80,10 @@ def evaluate_parity(
     failures: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> ParityReport:
-    """Return the report of all comparisons. It passes only when each of them passed and none is missing.
+    """Return the report of all comparisons. It passes only when each that decides passed and none is missing.
 
-    A comparison is missing when an output of the artifact was not compared on every sample, or when every sample has
-    the batch size of the export.
+    A comparison is missing when an output of the artifact was not compared on every sample that decides, or when every
+    such sample has the batch size of the export.
 
     Args:
         artifact: the record of the exported folder.
@@ -91,17 +92,18 @@ def evaluate_parity(
         failures: further reasons against the artifact, for example a side that did not run a sample.
         notes: samples that were left out, with the reason.
     """
-    found = [*failures, *_failures_per_output(comparisons)]
-    samples = {(c.sample, c.batch_size) for c in comparisons}
+    deciding = [comparison for comparison in comparisons if comparison.decides]
+    found = [*failures, *_failures_per_output(deciding)]
+    samples = {(c.sample, c.batch_size) for c in deciding}
     for spec in artifact.outputs:
-        compared = {(c.sample, c.batch_size) for c in comparisons if c.output == spec.name}
+        compared = {(c.sample, c.batch_size) for c in deciding if c.output == spec.name}
         if not compared:
             found.append(f"output '{spec.name}' was never compared")
         elif compared != samples:
             found.append(f"output '{spec.name}' was compared on {len(compared)} of {len(samples)} samples")
-    if not comparisons:
+    if not deciding:
         found.append("nothing was compared")
-    elif all(c.batch_size == artifact.export_batch_size for c in comparisons):
+    elif all(c.batch_size == artifact.export_batch_size for c in deciding):
         found.append(f"no batch size was compared but {artifact.export_batch_size}, the one of the export")
     sizes = tuple(sorted({comparison.batch_size for comparison in comparisons}))
     return ParityReport(
@@ -112,6 +114,7 @@ def evaluate_parity(
         unseen_batch_sizes=tuple(size for size in sizes if size != artifact.export_batch_size),
         limits=limits.to_dict(),
         failures=tuple(found),
+        warnings=tuple(_failures_per_output([c for c in comparisons if not c.decides])),
         notes=tuple(notes),
     )
 

@@ -28,7 +28,10 @@ class CheckReport(Record):
 
 
 class OutputParity(Record):
-    """Comparison of one output on one sample. A limit on a measure without a value has failed."""
+    """Comparison of one output on one sample. A limit on a measure without a value has failed.
+
+    `decides` is that of the sample: without it, a failed comparison is a warning of the report.
+    """
 
     output: str
     sample: str
@@ -36,6 +39,7 @@ class OutputParity(Record):
     dtype: str
     shape: tuple[int, ...]
     measures: Measures = Field(default_factory=Measures)
+    decides: bool = True
     passed: bool
     failures: tuple[str, ...] = ()
 
@@ -72,8 +76,8 @@ class Divergence(Record):
 class ParityReport(Record):
     """Comparison of PyTorch and ONNX Runtime on the same inputs: every output, sample and size.
 
-    `notes` are the skipped samples with the reason. `divergence` is set when the outputs differ and the first
-    difference was found.
+    `warnings` are differences on samples that do not decide. `notes` are the skipped samples with the reason.
+    `divergence` is set when the outputs differ and the first difference was found.
     """
 
     sha256: str
@@ -83,14 +87,16 @@ class ParityReport(Record):
     unseen_batch_sizes: tuple[int, ...]
     limits: dict[str, Any]
     failures: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     divergence: Divergence | None = None
 
     def worst_per_output(self) -> dict[str, Measures]:
-        """Return each output's worst measures over all its samples."""
+        """Return each output's worst measures over the samples that decide."""
         found: dict[str, list[Measures]] = {}
         for comparison in self.comparisons:
-            found.setdefault(comparison.output, []).append(comparison.measures)
+            if comparison.decides:
+                found.setdefault(comparison.output, []).append(comparison.measures)
         return {output: Measures.worst(every) for output, every in found.items()}
 
 

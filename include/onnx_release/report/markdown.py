@@ -49,6 +49,9 @@ Parity with PyTorch, the worst of {{ parity.comparisons | samples }} samples at 
 | {{ output | line }} | {{ worst.texts().values() | join(" | ") }} | {{ "no" if output in failed else "yes" }} |
 {% endfor %}
 
+{% for warning in parity.warnings %}
+- warning: {{ warning | line }}
+{% endfor %}
 {% for note in parity.notes %}
 - {{ note | line }}
 {% endfor %}
@@ -125,7 +128,7 @@ def summary_markdown(report: ReleaseReport) -> str:
         _SUMMARY,
         report=report,
         titles=[info.title or name for name, info in Measures.model_fields.items()],
-        failed={comparison.output for comparison in comparisons if not comparison.passed},
+        failed={comparison.output for comparison in comparisons if comparison.decides and not comparison.passed},
     )
 
 

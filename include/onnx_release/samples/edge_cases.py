@@ -76,7 +76,7 @@ def probing_samples(
     for name in ("zeros", "extremes"):
         arrays = seeded_arrays(inputs, sizes | batch, SAMPLE_SEEDS[0], example, ranges)
         extreme = {spec.name: _extreme(name, arrays[spec.name], bounds_of(spec, example, ranges)) for spec in inputs}
-        yield Sample(name=name, inputs=extreme, batch_size=UNSEEN_BATCH_SIZE, probing=True)
+        yield Sample(name=name, inputs=extreme, batch_size=UNSEEN_BATCH_SIZE, probing=True, decides=False)
     for dimension in varying_dimensions(inputs):
         usual = sizes[dimension]
         listed = [size for spec in ranges.values() for size in spec.sizes.get(dimension, ())]

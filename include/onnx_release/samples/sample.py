@@ -17,6 +17,8 @@ class Sample:
         batch_size: The size of the batch dimension of every input that has one.
         probing: True for invented inputs beyond the training run's example, such as extreme values. A probing sample
             is skipped, with a note, when PyTorch fails on it or returns NaN.
+        decides: False for invented values that no training run may ever have seen (zeros, extremes). A difference on
+            such a sample is a warning of the report and never a failure.
         varied: The dimension whose size differs from the example's, else an empty string.
     """
 
@@ -24,4 +26,5 @@ class Sample:
     inputs: Arrays
     batch_size: int
     probing: bool = False
+    decides: bool = True
     varied: str = ""

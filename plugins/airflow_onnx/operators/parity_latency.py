@@ -65,6 +65,8 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             verdict = "passed" if c.passed else "; ".join(c.failures)
             mae = c.measures.texts()["mae"]
             self.log.info("parity %s, %s, batch %d: MAE %s, %s", c.output, c.sample, c.batch_size, mae, verdict)
+        for warning in parity.warnings:
+            self.log.warning("parity: %s", warning)
         for note in parity.notes:
             self.log.info("parity: %s", note)
         if at := parity.divergence:

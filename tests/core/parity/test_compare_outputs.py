@@ -268,3 +268,17 @@ def test_integers_may_have_a_limit_on_agreement() -> None:
     failed = _one([1, 2, 3, 4], [1, 2, 5, 5], limits, "int64")
     assert "2 of 4 int64 values differ, and at least 75.00% must be equal" in _failure(failed)
     assert failed.measures.agreement == 0.5
+
+
+def test_a_difference_on_a_sample_that_does_not_decide_is_a_warning() -> None:
+    same = [records.comparison(), records.comparison(batch_size=2)]
+    invented = records.comparison(sample="zeros", decides=False, passed=False, failures=("too far",), mae=1.0)
+    report = evaluate_parity(records.artifact(), [*same, invented], ParityLimits())
+    assert report.passed
+    assert "zeros, batch 1): too far" in "; ".join(report.warnings)
+    assert report.worst_per_output()["y"].mae == 1e-8
+
+
+def test_samples_that_do_not_decide_are_not_enough() -> None:
+    report = evaluate_parity(records.artifact(), [records.comparison(decides=False)], ParityLimits())
+    assert "nothing was compared" in report.failures
