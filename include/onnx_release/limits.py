@@ -34,8 +34,8 @@ MODEL_FILE = "model.onnx"
 EXTERNAL_DATA_FILE = "model.onnx.data"
 REPORT_FILE = "report.json"
 
-# File suffixes of PyTorch models and weights.
-MODEL_SUFFIXES = (".pt2", ".ckpt", ".pth", ".pt", ".safetensors")
+# Ends of the names of files with a PyTorch model or its weights, for str.endswith; ".pth.tar" is no suffix of pathlib.
+MODEL_SUFFIXES = (".pt2", ".ckpt", ".pth", ".pt", ".safetensors", ".pth.tar", ".pt.tar", ".bin")
 
 # The size limit of a protocol buffer, and so of a model without external data.
 PROTO_MAX_BYTES = 2**31 - 1

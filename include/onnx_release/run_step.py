@@ -161,7 +161,7 @@ def runs_code(trained: Path, *, allow_pickle: bool) -> bool:
     """
     files = trained.rglob("*") if trained.is_dir() else [trained]
     return allow_pickle and any(
-        file.suffix in MODEL_SUFFIXES and file.suffix not in _NO_CODE_SUFFIXES for file in files
+        file.name.endswith(MODEL_SUFFIXES) and file.suffix not in _NO_CODE_SUFFIXES for file in files
     )
 
 

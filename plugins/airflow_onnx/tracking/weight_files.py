@@ -23,7 +23,7 @@ _FOLDERS_MAX = 200
 
 def is_file(model_uri: str) -> bool:
     """Return True for the URI of a file of a run, False for the folder of a model."""
-    return model_uri.startswith("runs:/") and PurePosixPath(model_uri).suffix in limits.MODEL_SUFFIXES
+    return model_uri.startswith("runs:/") and model_uri.endswith(limits.MODEL_SUFFIXES)
 
 
 def find(hook: MlflowHook, run_id: str) -> tuple[str, str] | None:
@@ -74,4 +74,4 @@ def model_files(listing: Listing) -> Iterator[str]:
         if folder == tags.ROOT or any(PurePosixPath(path).name == "MLmodel" for path, _ in items):
             continue
         folders += [(path, depth + 1) for path, is_dir in items if is_dir and depth < _DEPTH_MAX]
-        yield from (p for p, is_dir in items if not is_dir and PurePosixPath(p).suffix in limits.MODEL_SUFFIXES)
+        yield from (p for p, is_dir in items if not is_dir and p.endswith(limits.MODEL_SUFFIXES))
