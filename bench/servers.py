@@ -19,8 +19,9 @@ from stack.layout import Layout
 from stack.ports import Ports, free_ports
 
 EXPERIMENT = "bench"
+MODEL_NAME = "bench-onnx"
 # Short measurements: these figures do not depend on a model's speed. Each still uses the pool with one slot.
-QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 1.0}
+QUICK = {"model_name": MODEL_NAME, "batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 1.0}
 # MLflow's client in this process: no usage reports, and no line for each ended run.
 CLIENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 

@@ -17,6 +17,7 @@ from stack.environment import clean_environment
 from stack.errors import StackError
 from stack.http import TIMEOUT_S, session
 from stack.layout import REPO, tool
+from stack.minio import RELEASE_BUCKET
 from stack.ports import HOST
 from stack.private import remove_database, write_private
 from stack.processes import Command
@@ -133,6 +134,7 @@ def _settings(context: Context) -> str:
             "logging": {"base_log_folder": str(home / "logs")},
             "usage_data_collection": {"enabled": "False"},
             "onnx_release": {
+                "bucket": RELEASE_BUCKET,
                 "factory_packages": "examples",
                 "watch_experiments": os.environ.get("WATCH_EXPERIMENTS") or EXPERIMENT,
                 "watch_release_params": os.environ.get("WATCH_RELEASE_PARAMS") or "{}",

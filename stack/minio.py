@@ -14,7 +14,8 @@ from stack.processes import Command
 
 NAME = "minio"
 REGION = "us-east-1"
-BUCKETS = ("heimdall-models", "mlflow")
+RELEASE_BUCKET = "heimdall-models"
+BUCKETS = (RELEASE_BUCKET, "mlflow")
 
 
 def prepare(context: Context) -> None:

@@ -19,7 +19,10 @@ from stack.layout import REPO
 from stack.private import write_private
 
 EXPERIMENT = "demo"
-ARGUMENTS = ("--experiment", EXPERIMENT, "--size", "tiny", "--seconds", "60", "--seed", "7")
+MODEL_NAME = "heimdall-localization-onnx"
+ARGUMENTS = (
+    "--experiment", EXPERIMENT, "--model-name", MODEL_NAME, "--size", "tiny", "--seconds", "60", "--seed", "7",
+)  # fmt: skip
 FILE = "demo.json"
 
 

@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow_onnx.defaults import MODEL_NAME
 from bench.figure import Figure, Result, Setting, part, progress
-from bench.servers import QUICK, embedded_stack
+from bench.servers import MODEL_NAME, QUICK, embedded_stack
 from bench.watch import airflow_runs
 from bench.watch.training_runs import Watched, train_runs
 from stack import airflow, children, lifecycle, processes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.figure import Figure, Result, Setting, part, progress
-from bench.servers import EXPERIMENT, environment, mlflow_servers
+from bench.servers import EXPERIMENT, MODEL_NAME, environment, mlflow_servers
 from bench.watch.stores import SPAN_H, Store
 from onnx_release.latency.statistics import Interval, ratio_of_medians
 
@@ -151,7 +151,7 @@ class _Watched:
 
         with MlflowRest(self.server) as rest:
             scope = Scope(experiments=(EXPERIMENT,))
-            release_defaults = ReleaseDefaults()
+            release_defaults = ReleaseDefaults(model_name=MODEL_NAME)
             decider = Decider(
                 rest=rest, scope=scope, release_defaults=release_defaults, dag_state=lambda _: State.ABSENT
             )

@@ -18,9 +18,9 @@ import sqlalchemy
 from mlflow.store.model_registry.dbmodels import models as registry
 from mlflow.store.tracking.dbmodels import models as tracking
 
-from airflow_onnx.defaults import MODEL_NAME
-from bench.servers import EXPERIMENT
+from bench.servers import EXPERIMENT, MODEL_NAME
 from stack.context import Context
+from stack.minio import RELEASE_BUCKET
 from stack.mlflow_server import DATABASE
 
 HOUR_MS = 3_600_000
@@ -60,7 +60,7 @@ class OldRun:
             "watched": "new",
             "status": self.kind,
             "reason": "" if self.kind == "released" else "parity: positions: mae 2.1e-04 is not below 1.0e-05",
-            "model_name": MODEL_NAME,
+            "registered_model": MODEL_NAME,
             "dag_run_id": f"release__{self.run_id}",
             "dag_run_url": f"http://127.0.0.1/dags/release_onnx/runs/release__{self.run_id}",
             "rerun_url": f"http://127.0.0.1/onnx-release/trigger?conf={'x' * 200}",
@@ -137,7 +137,7 @@ def _row(run: OldRun, key: str, value: Any) -> dict[str, Any]:
 
 
 def _version(number: int, run: OldRun) -> dict[str, Any]:
-    source = f"s3://heimdall-models/{MODEL_NAME}/{run.run_id}/{run.sha256[:16]}"
+    source = f"s3://{RELEASE_BUCKET}/{MODEL_NAME}/{run.run_id}/{run.sha256[:16]}"
     return {"name": MODEL_NAME, "version": number, "run_id": run.run_id, "source": source}
 
 

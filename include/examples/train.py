@@ -42,12 +42,14 @@ class TrainConfig:
     """Configuration of a training run. `seconds`, `epochs_min` and `seed` are those of `FitOptions`.
 
     MLflow's own settings decide if `tracking_uri` is None. `serialization` is MLflow's storage format: ``pt2`` (an
-    exported program, loaded without code) or ``pickle`` (the module, with this package as its code).
+    exported program, loaded without code) or ``pickle`` (the module, with this package as its code). `model_name` names
+    the registered ONNX model; None leaves the name to the release.
     """
 
     tracking_uri: str | None = None
     experiment: str = "localization"
     run_name: str | None = None
+    model_name: str | None = None
     size: str = "tiny"
     seconds: float = 60.0
     epochs_min: int = 1
@@ -106,6 +108,7 @@ def _log_settings(model: LocalizationNet, config: TrainConfig, options: FitOptio
             "serialization_format": config.serialization,
             "torch_version": torch.__version__,
         }
+        | ({"onnx_release.model_name": config.model_name} if config.model_name else {})
     )
 
 
@@ -155,6 +158,9 @@ def _parse(arguments: list[str] | None) -> TrainConfig:
     parser.add_argument("--tracking-uri", help="MLflow server or store; default: MLFLOW_TRACKING_URI")
     parser.add_argument("--experiment", default=default.experiment, metavar="NAME")
     parser.add_argument("--run-name", metavar="NAME")
+    parser.add_argument(
+        "--model-name", metavar="NAME", help="registered model of the ONNX release, as a tag of the run"
+    )
     parser.add_argument("--size", choices=tuple(SIZES), default=default.size)
     parser.add_argument("--seconds", type=float, default=default.seconds, help="minimum duration of the training")
     parser.add_argument(

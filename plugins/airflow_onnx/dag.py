@@ -82,11 +82,12 @@ def release_dag(
         # Later tasks have the higher priority: releases are finished before new ones begin, and staging stays small.
         default_args={"weight_rule": "upstream", **_RETRIES, **placement.arguments("light")},
     ) as dag:
-        server = {"mlflow_conn_id": text_param("mlflow_conn_id"), "model_name": text_param("model_name")}
+        server = {"mlflow_conn_id": text_param("mlflow_conn_id")}
         wait = MlflowTrainingRunSensor(
             task_id="wait_for_training",
             training_run_id=text_param("training_run_id"),
             model_uri=text_param("model_uri"),
+            model_name=text_param("model_name"),
             poke_interval=5,
             timeout=wait_timeout.total_seconds(),
             deferrable=True,
@@ -286,8 +287,8 @@ def _watch_params() -> dict[str, Param]:
             "these starts.", minimum=1, maximum=defaults.RELEASES_AT_ONCE_MAX,
         ),
         "model_name": field(
-            defaults.MODEL_NAME, "string", _RELEASES, "Registered model",
-            "For runs without the tag `onnx_release.model_name`. The tag of the run precedes that of its experiment.",
+            None, "string", _RELEASES, "Registered model",
+            "For runs without the tag `onnx_release.model_name` on the run or its experiment. Empty: EXPERIMENT-MODEL.",
             pattern=defaults.MODEL_NAME_PATTERN,
         ),
         "release_params": field(

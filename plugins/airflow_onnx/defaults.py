@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-MODEL_NAME = "heimdall-localization-onnx"
-BUCKET = "heimdall-models"
+BUCKET = "onnx-models"
 ALIAS = "candidate"
 
 # These names become a part of an object key, a registry URI and a shell argument; the patterns suit all of them.

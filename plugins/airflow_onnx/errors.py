@@ -19,6 +19,7 @@ class TrackingRefused(Refused):
         "mlflow_address": "The Airflow connection to MLflow has no usable server address.",
         "model_not_found": "The model of the doctor command is neither an existing path nor a readable MLflow URI.",
         "mlflow_refused": "MLflow refuses a request: a missing object, a missing permission or a wrong filter.",
+        "no_model_name": "Nothing names the registered model, and the experiment's name cannot.",
         "model_uri_form": "The model URI has no known form.",
         "model_without_run": "The logged model or version belongs to no training run.",
         "no_pytorch_flavor": "The given model was not logged with mlflow.pytorch.",

@@ -81,6 +81,7 @@ def _trust_options() -> dict[str, Any]:
 
 def _staging_options() -> dict[str, Any]:
     return {
+        "bucket": _option("Bucket of the released artifacts. It must exist.", "onnx-models", "models"),
         "staging_uri": _option(
             "Folder through which the tasks of a release pass the artifact.", None, "s3://onnx-staging/releases"
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from airflow_onnx import defaults
+from airflow_onnx.deployment import settings
 from airflow_onnx.params import field, fields_of
 from onnx_release import limits
 
@@ -36,8 +37,9 @@ def _model_params() -> dict[str, Param]:
             pattern=defaults.MODEL_URI_PATTERN,
         ),
         "model_name": field(
-            defaults.MODEL_NAME, "string", MODEL, "Registered model",
-            "The name in MLflow's registry. A missing one is created. Letters, digits, dots, dashes and underscores.",
+            None, "string", MODEL, "Registered model",
+            "The name in MLflow's registry. A missing one is created. Letters, digits, dots, dashes and underscores. "
+            "Empty: from the tag `onnx_release.model_name` of the run or its experiment, else EXPERIMENT-MODEL.",
             pattern=defaults.MODEL_NAME_PATTERN,
         ),
         "opset": field(
@@ -173,8 +175,8 @@ def _tuning_params() -> dict[str, Param]:
 def _destination_params() -> dict[str, Param]:
     return {
         "bucket": field(
-            defaults.BUCKET, "string", DESTINATION, "Bucket",
-            "The bucket must exist. Lowercase letters, digits, dots and dashes.",
+            settings.bucket(), "string", DESTINATION, "Bucket",
+            "The bucket must exist. The option `[onnx_release] bucket` sets the default.",
             pattern=defaults.BUCKET_PATTERN,
         ),
         "alias": field(

@@ -20,6 +20,7 @@ from stack.context import Context
 from stack.minio import s3_client
 from stack.ports import Ports
 from stack.release import DAG_ID
+from stack.training import MODEL_NAME
 
 POLL_S = 0.5
 
@@ -67,7 +68,8 @@ class Deployment:
 
     def train(self, experiment: str, seed: int) -> str:
         """Train the smallest reference model for a moment, in the trainer's container; return the run's id."""
-        arguments = ["--experiment", experiment, "--size", "nano", "--seconds", "3", "--seed", str(seed)]
+        arguments = ["--experiment", experiment, "--model-name", MODEL_NAME, "--size", "nano", "--seconds", "3"]
+        arguments += ["--seed", str(seed)]
         lines = self.project.output("run", "--rm", "-T", "trainer", *arguments).strip().splitlines()
         return lines[-1].removeprefix("run_id=")
 

@@ -17,7 +17,8 @@ from deploy.compose import REPO, Container, docker
 from deploy.env import SECRETS
 from onnx_release import limits
 from onnx_release.artifact.digests import describe_folder, folder_sha256
-from stack.minio import s3_client
+from stack.minio import RELEASE_BUCKET, s3_client
+from stack.training import MODEL_NAME
 from tests.system.embedded import QUICK
 
 from .conftest import WORKERS
@@ -30,7 +31,7 @@ ONCE = {"minio-setup", "airflow-init"}
 # MinIO's own image runs as root, here without any of root's capabilities.
 ROOT = {"minio", *ONCE}
 BUCKETS = {
-    "onnx-release": {defaults.BUCKET, "onnx-staging"},
+    "onnx-release": {RELEASE_BUCKET, "onnx-staging"},
     "mlflow": {"mlflow"},
     "airflow-logs": {"airflow-logs"},
 }
@@ -51,8 +52,8 @@ def only(deployment: Deployment, service: str) -> Container:
 
 def require_right(deployment: Deployment, client: Any, run: DagRun, training_run_id: str, folder: Path) -> None:
     """Check that the run has one version, that the alias leads to it, and that its bytes are those that were tested."""
-    (version,) = client.search_model_versions(f"name='{defaults.MODEL_NAME}' and run_id='{training_run_id}'")
-    assert client.get_model_version_by_alias(defaults.MODEL_NAME, defaults.ALIAS).version == version.version
+    (version,) = client.search_model_versions(f"name='{MODEL_NAME}' and run_id='{training_run_id}'")
+    assert client.get_model_version_by_alias(MODEL_NAME, defaults.ALIAS).version == version.version
     exported = run.xcom("export")
     assert version.tags["onnx.sha256"] == exported["sha256"]
     bucket, _, prefix = version.source.removeprefix("s3://").partition("/")
@@ -176,12 +177,12 @@ def test_a_release_outlives_the_worker_that_is_killed_under_it(
 
 
 def test_the_log_of_a_running_task_comes_from_its_worker(deployment: Deployment, client: Any) -> None:
-    training_run_id = client.get_model_version_by_alias(defaults.MODEL_NAME, defaults.ALIAS).run_id
+    training_run_id = client.get_model_version_by_alias(MODEL_NAME, defaults.ALIAS).run_id
     run = DagRun(deployment.api, "again").trigger(training_run_id=training_run_id, **QUICK)
     host = wait_for("the export", lambda: run.running_on("export"), RELEASE_TIMEOUT_S)
     wait_for("its log", lambda: f"http://{host}:8793/" in run.log("export"), 30)
     run.succeed(RELEASE_TIMEOUT_S)
-    wanted = f"name='{defaults.MODEL_NAME}' and run_id='{training_run_id}'"
+    wanted = f"name='{MODEL_NAME}' and run_id='{training_run_id}'"
     assert len(client.search_model_versions(wanted)) == 1, "the same bytes, the same version"
 
 

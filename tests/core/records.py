@@ -21,7 +21,7 @@ from onnx_release.records import (
 
 SHA = "a" * 64
 HOST = HostInfo(cpu_model="a CPU", logical_cpus=2, usable_cpus=2, load_1m=0.1, platform="Linux")
-TRAINING = TrainedModel(training_run_id="run1", model_uri="models:/m-1", run_name="a run")
+TRAINING = TrainedModel(training_run_id="run1", model_uri="models:/m-1", run_name="a run", model_name="net")
 
 
 def artifact(**changes: Any) -> OnnxArtifact:

@@ -131,6 +131,7 @@ class Release:
         """Stand where `other` stood after its task `last`, with a copy of its artifact in a work folder of its own."""
         done = [name for name in ORDER[: ORDER.index(last) + 1] if name in other.returned]
         self.returned = {name: copy.deepcopy(other.returned[name]) for name in done}
+        self.returned["wait"]["model_name"] = self.model_name
         self.skipped = set(other.skipped)
         self.run("prepare")
         for name in ("export", "tune"):
@@ -147,7 +148,6 @@ class Release:
             trained_model=self.returned.get("wait"),
             target_uri=self.pushed.get("target_uri", ""),
             version=self.returned.get("promote"),
-            model_name=self.model_name,
         ).execute(self.context)
 
     @property
@@ -164,7 +164,7 @@ class Release:
         return PrepareWorkFolderOperator(task_id="prepare_work")
 
     def _shared(self) -> dict[str, Any]:
-        return {"trained_model": self.returned["wait"], "model_name": self.model_name}
+        return {"trained_model": self.returned["wait"]}
 
     def _export(self) -> Any:
         return OnnxExportOperator(

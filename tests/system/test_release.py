@@ -48,6 +48,7 @@ def run_python(stack: RunningStack, *arguments: str) -> str:
 def train(stack: RunningStack, seed: int) -> str:
     """Train the smallest reference model for a moment and return the run's id."""
     arguments = ["-m", "examples.train", "--experiment", "system", "--size", "nano", "--seconds", "3"]
+    arguments += ["--model-name", MODEL_NAME]
     return run_python(stack, *arguments, "--seed", str(seed)).removeprefix("run_id=")
 
 

@@ -24,7 +24,8 @@ from .embedded import WATCHED, RunningStack
 
 pytestmark = pytest.mark.system
 
-MODEL_NAME = "heimdall-localization-onnx"
+# Made of the experiment and the logged model.
+MODEL_NAME = f"{WATCHED}-model"
 TIMEOUT_S = 400
 
 

@@ -26,6 +26,7 @@ class TrainedModel(Record):
         experiment_id: The id of the run's experiment, else empty.
         ended_at_ms: The end of the run, in milliseconds since 1970.
         chosen: The reason for this model of the run.
+        model_name: The name of the registered model; None until it is found.
     """
 
     training_run_id: str
@@ -35,6 +36,7 @@ class TrainedModel(Record):
     experiment_id: str = ""
     ended_at_ms: int | None = None
     chosen: str | None = None
+    model_name: str | None = None
 
 
 class ReleaseReport(Record):
@@ -48,7 +50,6 @@ class ReleaseReport(Record):
     status: Literal["accepted", "refused"]
     reasons: tuple[str, ...] = ()
     reason_code: str | None = None
-    model_name: str
     trained_model: TrainedModel
     artifact: OnnxArtifact | None = None
     check: CheckReport | None = None

@@ -9,7 +9,7 @@ import jinja2
 from onnx_release.records import Measures, ReleaseReport, TuneReport
 
 _SUMMARY = """\
-**{{ report.model_name }}**: {{ report.status }}{{ report.reason_code | inside(" (%s)") }}
+**{{ report.trained_model.model_name or "unnamed" }}**: {{ report.status }}{{ report.reason_code | inside(" (%s)") }}
 
 {% for reason in report.reasons %}
 - {{ reason | line }}

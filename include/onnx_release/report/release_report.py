@@ -14,7 +14,6 @@ from onnx_release.report.acceptance import acceptance
 
 
 def build_report(
-    model_name: str,
     trained_model: TrainedModel,
     artifact: OnnxArtifact | None,
     check: CheckReport | None,
@@ -25,7 +24,6 @@ def build_report(
     return ReleaseReport(
         status="refused" if reasons else "accepted",
         reasons=reasons,
-        model_name=model_name,
         trained_model=trained_model,
         artifact=artifact,
         check=check,

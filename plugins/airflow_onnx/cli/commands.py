@@ -30,8 +30,8 @@ PLAN_ARGUMENTS = (
     Arg(("--filter",), help="More conditions, in MLflow's filter language. Default: the option watch_filter"),
     Arg(
         ("--model-name",),
-        help="Registered model of runs without the tag onnx_release.model_name",
-        default=defaults.MODEL_NAME,
+        help="Registered model of runs without the tag onnx_release.model_name on the run or its experiment",
+        default="",
     ),
     Arg(("--newest-first",), help="List the newest runs first", action="store_true"),
     Arg(

@@ -66,6 +66,11 @@ def airflow_url() -> str:
     return str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
 
 
+def bucket() -> str:
+    """Return the bucket of the released artifacts, for releases that name no other."""
+    return _text("bucket", defaults.BUCKET)
+
+
 def watch_experiments() -> list[str]:
     """Return names or ids of the experiments whose finished runs are released; ``*`` stands for all."""
     return _names("watch_experiments")

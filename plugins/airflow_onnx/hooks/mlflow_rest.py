@@ -233,6 +233,14 @@ class MlflowRest:
         arguments = {"artifact_directory_path": path} if path else {}
         return list(self._rows(_Call("GET", f"logged-models/{model_id}/artifacts/directories", arguments), "files"))
 
+    def model_name(self, model_id: str) -> str:
+        """Return the name of a logged model.
+
+        :raises TrackingRefused: if the model was deleted.
+        """
+        answer = self._send(_Call("GET", f"logged-models/{model_id}", {}))
+        return str(answer["model"]["info"].get("name") or "")
+
     def _rows(self, first: _Call, key: str) -> Iterator[dict[str, Any]]:
         call: _Call | None = first
         while call:

@@ -62,9 +62,7 @@ def require_accepted(artifact: OnnxArtifact, check: CheckReport, benchmark: Benc
         )
 
 
-def accepted_report(
-    context: Context, model_name: str, trained_model: TrainedModel, judged: JudgedArtifact
-) -> ReleaseReport:
+def accepted_report(context: Context, trained_model: TrainedModel, judged: JudgedArtifact) -> ReleaseReport:
     """Return the report of an accepted artifact.
 
     :raises ReportRefused: if the artifact is not accepted.
@@ -72,7 +70,7 @@ def accepted_report(
     from onnx_release.report.release_report import build_report
 
     require_accepted(judged.artifact, judged.check, judged.benchmark)
-    report = build_report(model_name, trained_model, judged.artifact, judged.check, judged.benchmark)
+    report = build_report(trained_model, judged.artifact, judged.check, judged.benchmark)
     run: Any = context["dag_run"]
     return report.replace(dag_run_url=airflow_urls.dag_run_url(run.dag_id, run.run_id))
 

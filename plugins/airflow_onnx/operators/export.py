@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from airflow_onnx import params, validation
+from airflow_onnx import params
 from airflow_onnx.deployment import settings
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
@@ -77,7 +77,6 @@ class OnnxExportOperator(ReleaseStepOperator):
         from onnx_release.export.export_model import ExportStepOptions
         from onnx_release.run_step import export
 
-        validation.validate_model_name(self.model_name)
         source = ReleaseInputs(run.hook, run.trained_model, self.model_source or {})
         options = ExportStepOptions(
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),

@@ -51,7 +51,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             if report.latency:
                 self._log_latency(report.latency)
             if not report.passed:
-                run_log.log_reproduction(run.hook, run.trained_model, self.model_name, Path(scratch, "reproduction"))
+                run_log.log_reproduction(run.hook, run.trained_model, Path(scratch, "reproduction"))
                 raise ReportRefused(
                     f"The artifact {artifact.sha256}",
                     f"did not pass: {'; '.join(report_failures(None, report))}",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import params, validation
+from airflow_onnx import params
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
@@ -50,7 +50,7 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         uploaded = params.record(S3Object, self.uploaded, "upload")
         report = self._verified_report(artifact, uploaded)
         request = model_registry.VersionRequest(
-            name=validation.validate_model_name(self.model_name),
+            name=run.model_name,
             training_run_id=run.trained_model.training_run_id,
             sha256=artifact.sha256,
             source=uploaded.uri,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import params
+from airflow_onnx import params, validation
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
@@ -33,6 +33,11 @@ class StepRun:
     trained_model: TrainedModel
     evidence: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def model_name(self) -> str:
+        """The name of the registered model, which `wait_for_training` found."""
+        return validation.validate_model_name(self.trained_model.model_name or "")
+
 
 class ReleaseStepOperator(BaseOperator, abc.ABC):
     """One step of a release. A subclass implements `release`; the record that it returns is a dict in XCom.
@@ -40,23 +45,20 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
     A refusal fails the task without a retry and logs the report so far to the training run in MLflow.
 
     :param trained_model: the `TrainedModel` that the sensor returned.
-    :param model_name: the name of the registered model.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     """
 
-    template_fields: Sequence[str] = ("trained_model", "model_name", "mlflow_conn_id")
+    template_fields: Sequence[str] = ("trained_model", "mlflow_conn_id")
 
     def __init__(
         self,
         *,
         trained_model: Any,
-        model_name: str,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.trained_model = trained_model
-        self.model_name = model_name
         self.mlflow_conn_id = mlflow_conn_id
         # By the name of the link: Airflow calls `get_link` on the worker after `execute`, with this same object.
         self.link_urls: dict[str, str] = {}
@@ -68,9 +70,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         run = StepRun(context=context, hook=MlflowHook(self.mlflow_conn_id), trained_model=trained_model)
 
         def log_refusal(error: Any) -> None:
-            run_log.log_refusal(
-                run.hook, context, error, model_name=self.model_name, trained_model=trained_model, **run.evidence
-            )
+            run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
 
         with airflow_outcome(log_refusal):
             return self.release(run).to_dict()
@@ -117,4 +117,4 @@ class AcceptedStepOperator(ReleaseStepOperator):
         """
         judged = JudgedArtifact.read(self.artifact, self.check, self.benchmark)
         run.evidence.update(judged.evidence())
-        return judged, accepted_report(run.context, self.model_name, run.trained_model, judged)
+        return judged, accepted_report(run.context, run.trained_model, judged)

@@ -47,7 +47,8 @@ class StartReleasesOperator(BaseOperator):
 
     :param experiments: names or ids of MLflow's experiments, or ``*``.
     :param run_filter: more conditions in MLflow's filter language.
-    :param model_name: the registered model for runs without the tag ``onnx_release.model_name``.
+    :param model_name: the registered model for runs without the tag ``onnx_release.model_name`` on the run or its
+        experiment. Empty: each run gets the name of its experiment and model.
     :param release_params: more parameters of `release_onnx`, the same for each release.
     :param lookback_h: the time in hours in which a run counts as new.
     :param since: begin of a range in ISO 8601, in UTC without a time zone. Empty for no range.
@@ -76,7 +77,7 @@ class StartReleasesOperator(BaseOperator):
         *,
         experiments: Any,
         run_filter: str = "",
-        model_name: str = defaults.MODEL_NAME,
+        model_name: str = "",
         release_params: Any = None,
         lookback_h: Any = defaults.WATCH_LOOKBACK_H,
         since: str = "",

@@ -42,7 +42,7 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         """Upload missing objects, verify all, and remove objects that do not belong to the artifact."""
         judged, accepted = self.accepted_report(run)
         artifact, training_run_id = judged.artifact, run.trained_model.training_run_id
-        prefix = validation.object_prefix(self.model_name, training_run_id, artifact.sha256)
+        prefix = validation.object_prefix(run.model_name, training_run_id, artifact.sha256)
         target = s3.folder_at(self.s3_conn_id, f"s3://{validation.validate_bucket(self.bucket)}/{prefix}")
         s3.require_bucket(target)
         # Pushed before the first object: the clean-up removes the objects of an unfinished upload too.

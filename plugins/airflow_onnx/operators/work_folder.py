@@ -55,7 +55,6 @@ class CleanWorkFolderOperator(BaseOperator):
         "trained_model",
         "target_uri",
         "version",
-        "model_name",
         "mlflow_conn_id",
         "s3_conn_id",
     )
@@ -67,7 +66,6 @@ class CleanWorkFolderOperator(BaseOperator):
         trained_model: Any,
         target_uri: str,
         version: Any,
-        model_name: str,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         s3_conn_id: str = "minio_default",
         **kwargs: Any,
@@ -77,7 +75,6 @@ class CleanWorkFolderOperator(BaseOperator):
         self.trained_model = trained_model
         self.target_uri = target_uri
         self.version = version
-        self.model_name = model_name
         self.mlflow_conn_id = mlflow_conn_id
         self.s3_conn_id = s3_conn_id
 
@@ -91,8 +88,9 @@ class CleanWorkFolderOperator(BaseOperator):
 
     def _remove_unnamed_objects(self, trained_model: TrainedModel) -> None:
         hook = MlflowHook(self.mlflow_conn_id)
-        if model_registry.has_source(hook, self.model_name, trained_model.training_run_id, self.target_uri):
-            self.log.info("A version of '%s' names %s; the objects stay.", self.model_name, self.target_uri)
+        name = trained_model.model_name or ""
+        if model_registry.has_source(hook, name, trained_model.training_run_id, self.target_uri):
+            self.log.info("A version of '%s' names %s; the objects stay.", name, self.target_uri)
             return
         folder = s3.folder_at(self.s3_conn_id, self.target_uri)
         paths = sorted(s3.sizes(folder))

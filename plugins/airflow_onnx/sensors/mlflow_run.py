@@ -11,7 +11,7 @@ from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import TrainingRunLink
-from airflow_onnx.tracking import run_log, training_run
+from airflow_onnx.tracking import model_name, run_log, training_run
 from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
 from onnx_release.errors import Refused
 from onnx_release.records import TrainedModel
@@ -28,7 +28,8 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
 
     :param training_run_id: the run's id in MLflow. Exactly one of this and `model_uri` is needed.
     :param model_uri: ``runs:/<run id>/<path>`` or ``models:/…``: releases this model of its run.
-    :param model_name: the name of the registered model, under which a refusal is logged to the run.
+    :param model_name: the name of the registered model. Empty: from the tags of the run or its experiment, else made
+        from the names of experiment and model.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     :param deferrable: wait in the triggerer, without a worker slot.
     """
@@ -41,7 +42,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         *,
         training_run_id: str = "",
         model_uri: str = "",
-        model_name: str,
+        model_name: str = "",
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
@@ -94,14 +95,20 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
             )
 
         def log_refusal(error: Refused) -> None:
-            trained_model = TrainedModel(training_run_id=run_id, model_uri=self.model_uri)
-            run_log.log_refusal(hook, context, error, model_name=self.model_name, trained_model=trained_model)
+            trained_model = TrainedModel(
+                training_run_id=run_id,
+                model_uri=self.model_uri,
+                model_name=model_name.given_name_or_none(hook, run_id, self.model_name),
+            )
+            run_log.log_refusal(hook, context, error, trained_model=trained_model)
 
         with airflow_outcome(log_refusal):
             if not self._logged_start:
                 run_log.log_start(hook, context, run_id)
                 self._logged_start = True
             found = training_run.find_trained_model(hook, run_id, model_uri)
+            if found is not None:
+                found = found.replace(model_name=model_name.find_name(hook, found, self.model_name))
         if found is None:
             return run_id, None
         self.link_urls[TrainingRunLink.name] = hook.server.run_url(found.experiment_id, run_id)

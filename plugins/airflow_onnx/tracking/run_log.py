@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# The folder of a release that was refused before its registered model had a name.
+_UNNAMED = "unnamed"
+
 # Emptied when an attempt begins and no release is current.
 _OF_A_RELEASE = (tags.VERSION, tags.ALIAS, tags.S3_URI, tags.WALL_S, tags.PRECISION)
 
@@ -91,25 +94,26 @@ def log_report(
     status = "released" if released else report.status
     reason = "; ".join(report.reasons)
     sha256 = report.artifact.sha256 if report.artifact else ""
+    name = report.trained_model.model_name or ""
     version_tags = _version_tags(report, released) if released else {}
     found = _attempt_tags(context, run_id, report.status, reason)
     if not unchanged:
         found |= _emptied(before) | _dag_run_tags(context)
         found |= {tags.STATUS: status, tags.REASON: reason, tags.REASON_CODE: reason_code or ""}
-        found |= {tags.MODEL_NAME: report.model_name, tags.SHA256: sha256} | version_tags
+        found |= {tags.REGISTERED_MODEL: name, tags.SHA256: sha256} | version_tags
     if reduced:
         of_reduced = {name: version_tags[name] for name in (tags.VERSION, tags.ALIAS, tags.S3_URI) if released}
         of_reduced[tags.SHA256] = sha256
         found |= {tags.of_precision(name, reduced): text for name, text in of_reduced.items()}
     _log_attempt(hook, report)
-    if not unchanged or reduced or before.get(tags.MODEL_NAME) != report.model_name:
+    if not unchanged or reduced or before.get(tags.REGISTERED_MODEL) != name:
         _log_current(hook, report, with_metrics=not unchanged or reduced is not None)
     # The tags last: a reader who sees them finds the files that they name.
     hook.set_tags(run_id, tags.shortened(found))
 
 
 def log_refusal(
-    hook: MlflowHook, context: Context, refusal: Refused, *, model_name: str, trained_model: TrainedModel, **parts: Any
+    hook: MlflowHook, context: Context, refusal: Refused, *, trained_model: TrainedModel, **parts: Any
 ) -> None:
     """Log the report of a refused release on its training run.
 
@@ -121,12 +125,10 @@ def log_refusal(
 
     found = report_failures(parts.get("check"), parts.get("benchmark")) or (str(refusal),)
     try:
-        validation.validate_model_name(model_name)
         report = ReleaseReport(
             status="refused",
             reasons=found,
             reason_code=refusal.code,
-            model_name=model_name,
             trained_model=trained_model,
             dag_run_url=_dag_run_url(context),
             **parts,
@@ -136,7 +138,7 @@ def log_refusal(
         log.warning("The refusal is not recorded in MLflow: %s", failure)
 
 
-def log_reproduction(hook: MlflowHook, trained_model: TrainedModel, model_name: str, folder: Path) -> None:
+def log_reproduction(hook: MlflowHook, trained_model: TrainedModel, folder: Path) -> None:
     """Upload the reproduction of a parity failure, in place of an earlier one. Without a folder nothing is uploaded.
 
     The reproduction is not part of the verdict. If the upload fails, the task's log gets a line.
@@ -145,10 +147,17 @@ def log_reproduction(hook: MlflowHook, trained_model: TrainedModel, model_name: 
         return
     files = sorted(file for file in folder.iterdir() if file.is_file())
     try:
-        validation.validate_model_name(model_name)
-        hook.log_files(trained_model.training_run_id, f"{tags.ROOT}/{model_name}/reproduction", files)
+        hook.log_files(trained_model.training_run_id, f"{_folder(trained_model)}/reproduction", files)
     except (Refused, Transient) as failure:
         log.warning("The reproduction of the failure is not recorded in MLflow: %s", failure)
+
+
+def _folder(trained_model: TrainedModel) -> str:
+    """Return the folder of a model's reports among the run's artifacts.
+
+    :raises ParameterRefused: if the name is not valid.
+    """
+    return f"{tags.ROOT}/{validation.validate_model_name(trained_model.model_name or _UNNAMED)}"
 
 
 def _reduced_precision(report: ReleaseReport) -> Precision | None:
@@ -163,7 +172,7 @@ def _log_attempt(hook: MlflowHook, report: ReleaseReport) -> None:
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{report.status}-{digest[:8]}.json"
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         file = write_report(Path(folder), report).rename(Path(folder, name))
-        hook.log_files(report.trained_model.training_run_id, f"{tags.ROOT}/{report.model_name}/history", [file])
+        hook.log_files(report.trained_model.training_run_id, f"{_folder(report.trained_model)}/history", [file])
 
 
 def _log_current(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) -> None:
@@ -176,7 +185,7 @@ def _log_current(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool)
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         file, summary = write_report(Path(folder), report), Path(folder, "summary.md")
         summary.write_text(summary_markdown(report), encoding="utf-8")
-        hook.log_files(run_id, f"{tags.ROOT}/{report.model_name}{below}", [file, summary])
+        hook.log_files(run_id, f"{_folder(report.trained_model)}{below}", [file, summary])
     if with_metrics:
         values = {
             name.replace(tags.ROOT, f"{tags.ROOT}{below}", 1): value for name, value in release_metrics(report).items()
@@ -197,7 +206,7 @@ def _has_current_release(hook: MlflowHook, training_run_id: str, found: dict[str
     """
     if found.get(tags.PRECISION) not in (None, "", Precision.EXACT):
         return False
-    name, version = found.get(tags.MODEL_NAME), found.get(tags.VERSION)
+    name, version = found.get(tags.REGISTERED_MODEL), found.get(tags.VERSION)
     return bool(name and version) and model_registry.is_release_of(hook, str(name), str(version), training_run_id)
 
 

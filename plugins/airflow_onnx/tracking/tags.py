@@ -28,7 +28,8 @@ LAST_ATTEMPT = f"{ROOT}.last_attempt"
 LAST_ATTEMPT_URL = f"{ROOT}.last_attempt_url"
 RERUN_URL = f"{ROOT}.rerun_url"
 
-# The current release. `MODEL_NAME` is set too.
+# The current release.
+REGISTERED_MODEL = f"{ROOT}.registered_model"
 SHA256 = f"{ROOT}.sha256"
 VERSION = f"{ROOT}.version"
 ALIAS = f"{ROOT}.alias"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from statistics import median
 from typing import Any, Literal
@@ -16,8 +16,8 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, RunQuery, TrainingRun
-from airflow_onnx.tracking import tags
-from airflow_onnx.watch.model_kind import kind_of_model
+from airflow_onnx.tracking import model_name, tags
+from airflow_onnx.watch.model_kind import FoundModel, ModelKind, find_model
 from airflow_onnx.watch.queries import Scope, TimeSpan
 from onnx_release.errors import Refused
 from onnx_release.records.artifact import Precision
@@ -35,7 +35,8 @@ class Decision(Record):
 
     `action`: ``release`` it; ``wait`` for a release in progress; ``skip`` a run without anything to do or with an
     earlier attempt; ``refuse`` a run that cannot be released. `reason_code` is the code of a refusal. `ended_at` is in
-    UTC, by the clock of the training's machine.
+    UTC, by the clock of the training's machine. `model_name` is the registered model, empty without a name;
+    `model_name_given` is False for a name made of experiment and model.
     """
 
     training_run_id: str
@@ -46,6 +47,7 @@ class Decision(Record):
     reason: str
     reason_code: str | None = None
     model_name: str
+    model_name_given: bool
     dag_run_id: str
 
 
@@ -59,10 +61,18 @@ class Estimate(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseDefaults:
-    """The registered model's name and the parameters of `release_onnx` for runs without their own tags."""
+    """The registered model's name and the parameters of `release_onnx` for runs without their own tags.
 
-    model_name: str = defaults.MODEL_NAME
+    Without a name, `params` may have one; otherwise each run gets the name of its experiment and model.
+    """
+
+    model_name: str = ""
     params: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def given_name(self) -> str:
+        """The name for runs without the tag, or an empty string."""
+        return self.model_name or str(self.params.get("model_name") or "")
 
 
 @dataclass(kw_only=True)
@@ -104,11 +114,16 @@ class Decider:
     def decide(self, run: TrainingRun) -> Decision:
         """Return the decision about a run. A run that cannot be checked is refused."""
         experiment = self.experiments.get(run.experiment_id)
-        name = run.tags.get(tags.MODEL_NAME) or (experiment.tags.get(tags.MODEL_NAME) if experiment else None)
-        name = name or self.release_defaults.model_name
-        reason_code = None
+        # Both a name and a decision need the model, which costs requests: at most one search for each run.
+        found = cache(lambda: find_model(self.rest, run))
+        name, is_given, reason_code = "", False, None
         try:
-            action, reason = self._action(run, validation.validate_model_name(name))
+            ended = self._by_state(run)
+            if given := self._given_name(run, experiment):
+                name, is_given = given, True
+            elif not ended and experiment and (logged := found().logged_name(self.rest)):
+                name = model_name.derived_name(experiment.name, logged)
+            action, reason = ended or self._action(run, name, found)
         except Refused as error:
             action, reason, reason_code = "refuse", str(error), error.code
         return Decision(
@@ -120,16 +135,15 @@ class Decider:
             reason=reason,
             reason_code=reason_code,
             model_name=name,
+            model_name_given=is_given,
             dag_run_id=dag_runs.release_dag_run_id(run.run_id),
         )
 
     def conf(self, decision: Decision) -> dict[str, Any]:
         """Return the parameters of the run's release."""
-        return {
-            **self.release_defaults.params,
-            "training_run_id": decision.training_run_id,
-            "model_name": decision.model_name,
-        }
+        # A derived name is not passed: the release derives the same one, and a tag that is set later precedes it.
+        given = {"model_name": decision.model_name} if decision.model_name_given else {}
+        return {**self.release_defaults.params, "training_run_id": decision.training_run_id, **given}
 
     def estimate(self, at_once: int) -> Estimate:
         """Return the estimated duration of releases in these experiments."""
@@ -148,14 +162,23 @@ class Decider:
         basis = f"the median of {len(seconds)} releases in these experiments"
         return Estimate(release_wall_s=median(seconds), at_once=at_once, basis=basis)
 
-    def _action(self, run: TrainingRun, name: str) -> tuple[Action, str]:
+    def _given_name(self, run: TrainingRun, experiment: Experiment | None) -> str | None:
+        of_experiment = experiment.tags.get(tags.MODEL_NAME) if experiment else None
+        return model_name.given_name(run.tags.get(tags.MODEL_NAME), of_experiment, self.release_defaults.given_name)
+
+    @staticmethod
+    def _by_state(run: TrainingRun) -> tuple[Action, str] | None:
         if run.deleted:
             return "skip", "the run was deleted"
         if run.status != "FINISHED":
             return "skip", f"the run ended as {run.status}"
-        if (version := self._released_version(run, name)) is not None:
+        return None
+
+    def _action(self, run: TrainingRun, name: str, found: Callable[[], FoundModel]) -> tuple[Action, str]:
+        if name and (version := self._released_version(run, name)):
             return "skip", f"released as version {version} of '{name}'"
-        return self._by_dag_runs(run) or self._by_model(run) or ("release", "finished, with a PyTorch model")
+        tried = self._by_dag_runs(run)
+        return tried or self._by_model(run, found().kind) or ("release", "finished, with a PyTorch model")
 
     def _released_version(self, run: TrainingRun, name: str) -> str | None:
         params = self.release_defaults.params
@@ -182,8 +205,7 @@ class Decider:
             return "skip", f"refused before: {outcome}; trigger release_onnx manually"
         return None
 
-    def _by_model(self, run: TrainingRun) -> tuple[Action, str] | None:
-        kind = kind_of_model(self.rest, run)
+    def _by_model(self, run: TrainingRun, kind: ModelKind) -> tuple[Action, str] | None:
         if kind == "none":
             return "skip", "the run has no PyTorch model"
         if kind == "gone":

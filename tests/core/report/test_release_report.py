@@ -27,7 +27,7 @@ def _report(**changes: Any) -> ReleaseReport:
         "benchmark": records.benchmark(),
         **changes,
     }
-    return build_report("net", records.TRAINING, **parts)
+    return build_report(records.TRAINING, **parts)
 
 
 def test_a_release_that_passed_every_step_is_accepted() -> None:

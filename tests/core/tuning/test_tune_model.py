@@ -87,7 +87,7 @@ def test_an_int8_variant_is_chosen_and_passes_all_later_steps(wide: Case, tmp_pa
     as_exact = benchmark_artifact(trained, tmp_path / "tuned", tuned.replace(precision=Precision.EXACT), BENCHMARK)
     assert not as_exact.parity.passed, "it fails the limits of an exact model"
 
-    report = build_report("m", records.TRAINING, tuned, check, tested)
+    report = build_report(records.TRAINING, tuned, check, tested)
     text = summary_markdown(report)
     assert f"chose **{tuned.variant}**" in text
     assert "| int8-static-conv | skipped |" in text

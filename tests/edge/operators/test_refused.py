@@ -178,12 +178,11 @@ def test_a_corrupted_model_file_is_refused(hook: MlflowHook, release: Release, t
     assert_nothing_left(hook, broken)
 
 
-@pytest.mark.parametrize("name", ["../other", "my model", "modèle", ""])
+@pytest.mark.parametrize("name", ["../other", "my model", "modèle"])
 def test_a_hostile_model_name_is_refused_before_anything_is_made(hook: MlflowHook, run_id: str, name: str) -> None:
     release = Release(run_id, name)
     with failed("wrong_name", "model name"):
-        release.to("export")
-    release.clean()
+        release.to("wait")
 
 
 class Branching(nn.Module):

@@ -110,7 +110,7 @@ def test_a_refusal_under_another_name_does_not_change_the_current_release(
     uri = f"runs:/{other.training_run_id}/{TAG}/{other.model_name}/report.json"
     assert json.loads(mlflow.artifacts.load_text(uri))["status"] == "refused"
     tags = tags_of(hook, release.training_run_id)
-    assert (tags["status"], tags["model_name"], tags["version"]) == ("released", release.model_name, "1")
+    assert (tags["status"], tags["registered_model"], tags["version"]) == ("released", release.model_name, "1")
     assert tags["last_attempt"].startswith("refused ")
 
 
