@@ -6,6 +6,8 @@ the cause decides which one it is. Each refusal carries a code, and each stage h
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -259,6 +261,44 @@ STAGES: tuple[type[Refused], ...] = (
     TuningRefused,
     ReportRefused,
 )
+
+
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+# Texts of torch, ONNX Runtime and C++ for an allocation that failed, and of writers that lose the error's number.
+_NO_MEMORY_TEXT = re.compile(
+    r"can't allocate memory|out of memory|failed to allocate memory|std::bad_alloc", re.IGNORECASE
+)
+_FULL_DISK_TEXT = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+# An absolute path without its last part. The paths of URIs do not match.
+_FOLDERS = re.compile(r"(?<![\w:/.~%-])/(?:[^\s/'\":,()]+/)+")
+
+
+def machine_failure(error: BaseException) -> Transient | None:
+    """Return the failure of the worker that caused an error, or None if the worker is not at fault.
+
+    A model is not refused for too little memory or a full disk, so the causes of a refusal count too.
+    """
+    cause: BaseException | None = None if isinstance(error, Transient) else error
+    while cause is not None:
+        text = "" if isinstance(cause, ReleaseError) else str(cause)
+        number = cause.errno if isinstance(cause, OSError) else None
+        if isinstance(cause, MemoryError) or number == errno.ENOMEM or _NO_MEMORY_TEXT.search(text):
+            action = "Give the worker more memory, or release a smaller model."
+            return Transient("The worker", f"has too little memory: {shorten(text) or 'MemoryError'}", action)
+        if number in _FULL_DISK or _FULL_DISK_TEXT.search(text):
+            action = "Free space in its temporary folder, its cache folder and the staging folder."
+            return Transient("The worker", "has no space left on a disk", action)
+        if number in _NO_ACCESS and isinstance(cause, OSError) and cause is error:
+            action = "Give its account access to its temporary folder, its cache folder and the staging folder."
+            return Transient("The worker", f"has no access to a file: {cause.strerror}", action)
+        cause = cause.__cause__
+    return None
+
+
+def without_folders(text: str) -> str:
+    """Return a text with absolute paths cut to their last part: a reader cannot open a folder of the worker."""
+    return _FOLDERS.sub("", text)
 
 
 def shorten(error: object, characters: int = 300) -> str:

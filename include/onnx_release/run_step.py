@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from onnx_release.errors import ReleaseError, RunnerRefused, Transient
+from onnx_release.errors import ReleaseError, RunnerRefused, Transient, machine_failure
 from onnx_release.limits import MODEL_SUFFIXES
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
 from onnx_release.records.base import Record
@@ -240,8 +240,11 @@ def _main(request_path: str, answer_path: str) -> int:
     arguments = {name: _decode(value) for name, value in request["arguments"].items()}
     try:
         answer = {"record": _STEPS[request["step"]](**arguments).to_dict()}
-    except ReleaseError as error:
-        answer = {"error": error.to_dict()}
+    except Exception as error:  # a model's own code can raise anything
+        failure = machine_failure(error) or error
+        if not isinstance(failure, ReleaseError):
+            raise
+        answer = {"error": failure.to_dict()}
     # The rename is atomic, so the parent never reads a part of an answer.
     part = Path(f"{answer_path}.part")
     part.write_text(json.dumps(answer))

@@ -49,6 +49,8 @@ _RETRIES: dict[str, Any] = {
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=5),
 }
+# The teardown records failures on the training run, so it outlasts an outage of MLflow of about an hour.
+_END_RETRIES: dict[str, Any] = {"retries": 15}
 # The watch's form also opens only the section with this name: see `release_params`.
 _RUNS, _RELEASES = "Run Parameters", "Releases"
 _CONN_ID = "mlflow_default"
@@ -223,12 +225,16 @@ def _publishing_tasks(step: dict[str, Any], prepare: Any) -> list[Any]:
     clean = CleanWorkFolderOperator(
         task_id="clean_work",
         work_uri=task_text("prepare_work"),
+        training_run_id=text_param("training_run_id"),
+        model_uri=text_param("model_uri"),
         target_uri=task_text("upload", TARGET_KEY),
         version=task_record("promote"),
-        trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS,
         **step,
         **store,
+        **_END_RETRIES,
     ).as_teardown(setups=prepare)
+    # Not `ALL_DONE_SETUP_SUCCESS`: a failure of the sensor or of the setup is recorded too.
+    clean.trigger_rule = TriggerRule.ALL_DONE
     return [upload, register, promote, clean]
 
 

@@ -1,9 +1,8 @@
-"""Refusals of the edge, and the translation of the core's errors into Airflow's."""
+"""Refusals of the edge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import ClassVar
 
 from onnx_release.errors import Refused
@@ -70,31 +69,16 @@ class WatchRefused(Refused):
 
 
 class DeploymentRefused(Refused):
-    """A setting of the deployment that cannot be used."""
+    """A setting, connection or package of the deployment that is missing or cannot be used."""
 
     codes: ClassVar[Mapping[str, str]] = {
         "wrong_option": "An option of `[onnx_release]` has a value that cannot be used.",
         "unknown_kind": "The option `placement` names a kind of task that does not exist.",
         "wrong_placement": "A field of the option `placement` is unknown or has a wrong value.",
+        "no_connection": "An Airflow connection does not exist.",
+        "missing_package": "The worker's Python environment lacks a package.",
         "kubernetes_missing": "A KubernetesExecutor is configured, but the Kubernetes client is not installed.",
     }
 
 
 STAGES: tuple[type[Refused], ...] = (TrackingRefused, StorageRefused, WatchRefused, DeploymentRefused)
-
-
-@contextmanager
-def airflow_outcome(on_refused: Callable[[Refused], None] | None = None) -> Iterator[None]:
-    """Turn `Refused` into `AirflowFailException`, which Airflow never retries. Other errors pass: Airflow retries them.
-
-    :param on_refused: called with the refusal first, to record it on the training run.
-    """
-    # Imported here: the doctor's command line raises the refusals above without Airflow.
-    from airflow.sdk.exceptions import AirflowFailException
-
-    try:
-        yield
-    except Refused as error:
-        if on_refused is not None:
-            on_refused(error)
-        raise AirflowFailException(str(error)) from error

@@ -22,6 +22,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
+from airflow_onnx import task_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
@@ -96,14 +97,30 @@ class Release:
     pushed: dict[str, Any] = field(default_factory=dict)
     events: OutletEventAccessors = field(default_factory=OutletEventAccessors)
     skipped: set[str] = field(default_factory=set)
+    # The states of the tasks, and the outcomes of those that did not succeed, by the ids in the DAG.
+    states: dict[str, str] = field(default_factory=dict)
+    outcomes: dict[str, Any] = field(default_factory=dict)
+    running: str = ""
+    tries: int = 1
 
     def _push(self, key: str, value: Any) -> None:
-        self.pushed[key] = value
+        if key == task_outcome.XCOM_KEY:
+            self.outcomes[self.running] = value
+        else:
+            self.pushed[key] = value
 
     @property
     def context(self) -> Any:
         """The part of Airflow's context that operators read."""
-        ti = SimpleNamespace(xcom_push=self._push)
+        ti = SimpleNamespace(
+            task_id=self.running,
+            try_number=self.tries,
+            max_tries=3,
+            task=SimpleNamespace(retries=3),
+            xcom_push=self._push,
+            xcom_pull=lambda task_ids, key: self.outcomes.get(task_ids),
+            get_task_states=lambda dag_id, run_ids: {run_ids[0]: dict(self.states)},
+        )
         dag_run = SimpleNamespace(
             dag_id="release_onnx", run_id=self.dag_run_id, start_date=datetime.now(UTC), conf=dict(self.conf)
         )
@@ -114,13 +131,17 @@ class Release:
         for name in names:
             if name in self.skipped:
                 continue
-            self.tasks[name] = getattr(self, f"_{name}")()
+            task = self.tasks[name] = getattr(self, f"_{name}")()
+            self.running = task.task_id
+            self.outcomes.pop(self.running, None)
+            self.states[self.running] = "failed"
             try:
                 self.returned[name] = self.tasks[name].execute(self.context)
             except DownstreamTasksSkipped as skip:
                 # As Airflow does: the task has succeeded, and what it returned is what it pushed.
                 self.returned[name] = self.pushed.pop("return_value")
                 self.skipped.update(skip.tasks)
+            self.states[self.running] = "success"
         return self.returned.get(names[-1])
 
     def to(self, last: str) -> Any:
@@ -142,9 +163,11 @@ class Release:
 
     def clean(self) -> None:
         """Run the tear-down, as Airflow does after success and failure."""
+        self.running = "clean_work"
         CleanWorkFolderOperator(
             task_id="clean_work",
-            work_uri=self.returned["prepare"],
+            work_uri=self.returned.get("prepare", ""),
+            training_run_id=self.training_run_id,
             trained_model=self.returned.get("wait"),
             target_uri=self.pushed.get("target_uri", ""),
             version=self.returned.get("promote"),

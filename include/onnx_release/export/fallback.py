@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 
 from onnx_release import limits
-from onnx_release.errors import ExportRefused, Refused, shorten
+from onnx_release.errors import ExportRefused, Refused, machine_failure, shorten
 from onnx_release.export import graph_cleanup
 from onnx_release.export.contract import ModelContract, require_contract, require_varying, traced_batch_size
 from onnx_release.export.strategies import strategies_for
@@ -151,7 +151,9 @@ class _Fallback:
             result, reason = None, None
             try:
                 result = self._write(strategy)
-            except Exception as error:  # noqa: BLE001 - the exporter runs the model's own code, which raises anything
+            except Exception as error:
+                if failure := machine_failure(error):
+                    raise failure from error
                 code, reason = _failure(error)
                 codes.append(code)
             else:

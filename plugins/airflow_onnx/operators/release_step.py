@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import params, validation
-from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
+from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import run_log
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
@@ -65,14 +65,14 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the step and return its record as a dict."""
-        with airflow_outcome():
+        with airflow_outcome(context):
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
         run = StepRun(context=context, hook=MlflowHook(self.mlflow_conn_id), trained_model=trained_model)
 
         def log_refusal(error: Any) -> None:
             run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
 
-        with airflow_outcome(log_refusal):
+        with airflow_outcome(context, log_refusal):
             return self.release(run).to_dict()
 
     @abc.abstractmethod

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import dag_runs, defaults, params
-from airflow_onnx.errors import WatchRefused, airflow_outcome
+from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from airflow_onnx.watch import summary
 from airflow_onnx.watch.backfill import Backfill, BackfillOptions, Backlog

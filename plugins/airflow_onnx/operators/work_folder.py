@@ -9,10 +9,11 @@ from airflow.sdk import BaseOperator
 
 from airflow_onnx import defaults, params
 from airflow_onnx.deployment import settings
-from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import s3, staging
-from airflow_onnx.tracking import model_registry
+from airflow_onnx.task_outcome import airflow_outcome, dag_run_outcome
+from airflow_onnx.tracking import model_registry, run_log, training_run
+from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, TrainedModel
 
 if TYPE_CHECKING:
@@ -33,19 +34,21 @@ class PrepareWorkFolderOperator(BaseOperator):
         """Create the work folder and return its URI."""
         run: Any = context["dag_run"]
         uri = staging.work_folder_uri(settings.staging_uri(), run.dag_id, run.run_id)
-        with airflow_outcome():
+        with airflow_outcome(context):
             staging.open_staging(uri).prepare(self.keep_s)
         return uri
 
 
 class CleanWorkFolderOperator(BaseOperator):
-    """Removes the work folder after a release, and after a failure the objects that no version names.
+    """Ends a release: removes its work folder, or records the failure and removes the objects that no version names.
 
-    After a failure the folder stays for the `keep_s` of `PrepareWorkFolderOperator`: a cleared task reads the results
-    of the tasks before it. During an outage of MLflow the objects stay, and the task retries.
+    After a failure the training run gets the status ``failed``, the reason and the DAG run, unless a task has recorded
+    a refusal. The work folder then stays for the `keep_s` of `PrepareWorkFolderOperator`: a cleared task reads the
+    results of the tasks before it. During an outage of MLflow or the store the task retries.
 
-    :param work_uri: the folder that `PrepareWorkFolderOperator` returned.
+    :param work_uri: the folder that `PrepareWorkFolderOperator` returned, or empty if it failed.
     :param trained_model: the `TrainedModel`, or empty if the sensor failed.
+    :param training_run_id: the parameter of the release, for a release whose sensor failed; likewise `model_uri`.
     :param target_uri: the ``s3://`` folder of this DAG run's upload, or empty if none began.
     :param version: the result of the promotion, or empty.
     """
@@ -53,6 +56,8 @@ class CleanWorkFolderOperator(BaseOperator):
     template_fields: Sequence[str] = (
         "work_uri",
         "trained_model",
+        "training_run_id",
+        "model_uri",
         "target_uri",
         "version",
         "mlflow_conn_id",
@@ -66,6 +71,8 @@ class CleanWorkFolderOperator(BaseOperator):
         trained_model: Any,
         target_uri: str,
         version: Any,
+        training_run_id: str = "",
+        model_uri: str = "",
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         s3_conn_id: str = "minio_default",
         **kwargs: Any,
@@ -73,21 +80,39 @@ class CleanWorkFolderOperator(BaseOperator):
         super().__init__(**kwargs)
         self.work_uri = work_uri
         self.trained_model = trained_model
+        self.training_run_id = training_run_id
+        self.model_uri = model_uri
         self.target_uri = target_uri
         self.version = version
         self.mlflow_conn_id = mlflow_conn_id
         self.s3_conn_id = s3_conn_id
 
     def execute(self, context: Context) -> None:
-        """Remove the work folder, or the objects of an unfinished release."""
+        """Remove the work folder of a release. Record an unfinished one and remove its objects."""
         with airflow_outcome():
             if params.optional_record(ModelVersion, self.version):
                 staging.open_staging(self.work_uri).remove()
-            elif self.target_uri:
-                self._remove_unnamed_objects(params.record(TrainedModel, self.trained_model, "wait_for_training"))
+                return
+            hook = MlflowHook(self.mlflow_conn_id)
+            trained_model = params.optional_record(TrainedModel, self.trained_model)
+            self._record(hook, context, trained_model)
+            if self.target_uri and trained_model:
+                self._remove_unnamed_objects(hook, trained_model)
 
-    def _remove_unnamed_objects(self, trained_model: TrainedModel) -> None:
-        hook = MlflowHook(self.mlflow_conn_id)
+    def _record(self, hook: MlflowHook, context: Context, trained_model: TrainedModel | None) -> None:
+        outcome = dag_run_outcome(context)
+        self.log.error("The release %s. %s", outcome.status, outcome.reason)
+        try:
+            if trained_model:
+                run_id = trained_model.training_run_id
+            else:
+                run_id, _ = training_run.resolve(hook, self.training_run_id.strip(), self.model_uri.strip())
+            run_log.log_end(hook, context, run_id, outcome)
+        except Refused as failure:
+            # For example a wrong run id: no training run can have the record.
+            self.log.warning("The outcome is not recorded in MLflow: %s", failure)
+
+    def _remove_unnamed_objects(self, hook: MlflowHook, trained_model: TrainedModel) -> None:
         name = trained_model.model_name or ""
         if model_registry.has_source(hook, name, trained_model.training_run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", name, self.target_uri)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 
-from airflow_onnx.errors import airflow_outcome
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import TrainingRunLink
+from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import model_name, run_log, training_run
 from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
 from onnx_release.errors import Refused
@@ -61,7 +61,8 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Return the trained model, or defer until the run has ended."""
         if not self.deferrable:
-            return super().execute(context)
+            with airflow_outcome(context):
+                return super().execute(context)
         training_run_id, trained_model = self._find(context)
         if trained_model is None:
             self.log.info("Training run %s is not finished; waiting in the triggerer.", training_run_id)
@@ -76,6 +77,11 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
             )
         return trained_model
 
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Continue after the trigger. A timeout leaves its outcome for the teardown."""
+        with airflow_outcome(context):
+            return super().resume_execution(next_method, next_kwargs, context)
+
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Read the run again: the event has only its id."""
         self.log.info("Training run %s has ended.", event["training_run_id"])
@@ -89,7 +95,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
     def _find(self, context: Context) -> tuple[str, dict[str, Any] | None]:
         """Return the run's id, and its trained model if the run has finished."""
         hook = MlflowHook(self.mlflow_conn_id)
-        with airflow_outcome():
+        with airflow_outcome(context):
             run_id, model_uri = training_run.resolve(
                 hook, self.training_run_id.strip() or None, self.model_uri.strip() or None
             )
@@ -102,7 +108,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
             )
             run_log.log_refusal(hook, context, error, trained_model=trained_model)
 
-        with airflow_outcome(log_refusal):
+        with airflow_outcome(context, log_refusal):
             if not self._logged_start:
                 run_log.log_start(hook, context, run_id)
                 self._logged_start = True

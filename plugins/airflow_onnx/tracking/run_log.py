@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_onnx.hooks.mlflow import MlflowHook
+    from airflow_onnx.task_outcome import TaskOutcome
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def log_report(
     sha256 = report.artifact.sha256 if report.artifact else ""
     name = report.trained_model.model_name or ""
     version_tags = _version_tags(report, released) if released else {}
-    found = _attempt_tags(context, run_id, report.status, reason)
+    found = _attempt_tags(context, run_id, status, reason)
     if not unchanged:
         found |= _emptied(before) | _dag_run_tags(context)
         found |= {tags.STATUS: status, tags.REASON: reason, tags.REASON_CODE: reason_code or ""}
@@ -136,6 +137,24 @@ def log_refusal(
         log_report(hook, context, report, reason_code=refusal.code)
     except (Refused, Transient) as failure:
         log.warning("The refusal is not recorded in MLflow: %s", failure)
+
+
+def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: TaskOutcome) -> None:
+    """Set the tags of a release that ended without a version, unless its task has done it.
+
+    A current release of the run stays: then only the tags of the newest attempt change.
+
+    :raises Transient: if MLflow does not answer.
+    """
+    before = _run_tags(hook, training_run_id)
+    is_recorded = before.get(tags.LAST_ATTEMPT, "").startswith(f"{outcome.status} ")
+    if outcome.status == "refused" and is_recorded and before.get(tags.LAST_ATTEMPT_URL) == _dag_run_url(context):
+        return
+    found = _attempt_tags(context, training_run_id, outcome.status, outcome.reason)
+    if not _has_current_release(hook, training_run_id, before):
+        found |= _emptied(before) | _dag_run_tags(context)
+        found |= {tags.STATUS: outcome.status, tags.REASON: outcome.reason, tags.REASON_CODE: outcome.code}
+    hook.set_tags(training_run_id, tags.shortened(found))
 
 
 def log_reproduction(hook: MlflowHook, trained_model: TrainedModel, folder: Path) -> None:

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from airflow_onnx.tracking import model_registry
+from tests.edge.conftest import Services
 from tests.edge.releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
 from tests.edge.test_airflow_urls import rerun_conf
 from tests.refusals import failed
@@ -158,3 +159,64 @@ def test_a_sensor_that_pokes_tags_the_start_once(hook: MlflowHook) -> None:
     hook.client.delete_tag(run.info.run_id, f"{TAG}.status")
     assert not sensor.poke(context).is_done
     assert "status" not in tags_of(hook, run.info.run_id)
+
+
+def test_a_release_whose_task_was_killed_ends_as_failed_and_a_repetition_is_released(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.conf = {"mae_max": 1e-4, "training_run_id": release.training_run_id}
+    release.run("wait")
+    assert tags_of(hook, release.training_run_id)["status"] == "running"
+    release.states["export"] = "failed"
+    release.clean()
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], tags["reason_code"], tags["dag_run_id"]) == ("failed", "", release.dag_run_id)
+    assert "'export' failed without a message" in tags["reason"]
+    assert tags["last_attempt"].startswith("failed ")
+    assert tags["last_attempt_url"].endswith(release.dag_run_id)
+    assert rerun_conf(tags["rerun_url"]) == release.conf
+
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    release.clean()
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], tags["reason"], tags["version"]) == ("released", "", "1")
+    assert tags["last_attempt"].startswith("released ")
+
+
+def test_a_failure_after_a_release_does_not_change_the_current_release(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    other = new_release(release.training_run_id)
+    other.run("wait")
+    other.states["upload"] = "failed"
+    other.clean()
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], tags["version"], tags["reason"]) == ("released", "1", "")
+    assert "'upload'" in tags["last_attempt"]
+
+
+def test_a_recorded_refusal_is_not_replaced_by_a_failure(hook: MlflowHook, release: Release, judged: Release) -> None:
+    refuse(release, judged)
+    before = tags_of(hook, release.training_run_id)
+    release.clean()
+    assert tags_of(hook, release.training_run_id) == before
+
+
+def test_a_refusal_during_an_outage_of_mlflow_is_recorded_by_the_teardown(
+    hook: MlflowHook, release: Release, judged: Release, services: Services
+) -> None:
+    release.run("wait")
+    release.params["bucket"] = "no-such-bucket"
+    release.after(judged, "parity_latency")
+    services.stop("mlflow")
+    try:
+        with failed("no_bucket"):
+            release.run("upload")
+    finally:
+        services.start("mlflow")
+    assert tags_of(hook, release.training_run_id)["status"] == "running"
+    release.clean()
+    tags = tags_of(hook, release.training_run_id)
+    assert (tags["status"], tags["reason_code"]) == ("refused", "no_bucket")
+    assert "no-such-bucket" in tags["reason"]

@@ -1,0 +1,155 @@
+"""Classification of every error that ends a task of a release.
+
+``refused``: the model or a parameter is at fault, and the task fails without a retry. ``failed``: a server, the worker
+or the program is at fault. A task that did not succeed leaves its `TaskOutcome` in XCom. The teardown of the DAG run
+records it on the training run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowRescheduleException,
+    AirflowRuntimeError,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
+
+from airflow_onnx.errors import DeploymentRefused
+from onnx_release.errors import Refused, ReleaseError, Transient, machine_failure, shorten, without_folders
+from onnx_release.records.base import Record
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+log = logging.getLogger(__name__)
+
+XCOM_KEY = "outcome"
+# An unexpected error is repeated once: it may come from a damaged response. More tries would repeat minutes of work.
+UNEXPECTED_TRIES = 2
+
+# Airflow's own exceptions for the end of a task.
+_AIRFLOWS_OWN = (AirflowFailException, AirflowRescheduleException, AirflowSkipException)
+
+
+Status = Literal["refused", "failed"]
+
+
+class TaskOutcome(Record):
+    """The end of a task that did not succeed. `code` is the code of a refusal, else empty."""
+
+    status: Status
+    reason: str
+    code: str = ""
+
+
+@contextmanager
+def airflow_outcome(
+    context: Context | None = None, on_refused: Callable[[Refused], None] | None = None
+) -> Iterator[None]:
+    """Turn every error into one that Airflow retries, or into `AirflowFailException`, which Airflow never retries.
+
+    :param context: the context of a task of a release, for its `TaskOutcome`. None for a task without a training run.
+    :param on_refused: called with a refusal of the model first, to record it on the training run.
+    """
+    try:
+        yield
+    except AirflowSensorTimeout as error:
+        _leave(context, TaskOutcome(status="failed", reason=f"The task waited until its timeout. {shorten(error)}"))
+        raise
+    except _AIRFLOWS_OWN:
+        raise
+    except Exception as error:  # Libraries and a model's own code can raise anything.
+        failure = classified(error)
+        models_fault = isinstance(failure, Refused) and not isinstance(failure, DeploymentRefused)
+        if isinstance(failure, Refused) and models_fault and on_refused is not None:
+            on_refused(failure)
+        code = failure.code if isinstance(failure, Refused) else ""
+        outcome = TaskOutcome(status="refused" if models_fault else "failed", reason=str(failure), code=code)
+        _leave(context, outcome)
+        if isinstance(failure, Refused):
+            raise AirflowFailException(str(failure)) from failure
+        if isinstance(failure, Transient):
+            raise failure  # noqa: B904 - `classified` has set the cause
+        if context is not None and _tries(context) >= UNEXPECTED_TRIES:
+            raise AirflowFailException(str(failure)) from error
+        raise
+
+
+def dag_run_outcome(context: Context) -> TaskOutcome:
+    """Return the outcome of an unfinished release, for the teardown of its DAG run.
+
+    A task whose process was killed, or that a person marked, leaves no outcome. Its state gives the reason.
+    """
+    ti, run = context["ti"], context["dag_run"]
+    states = ti.get_task_states(run.dag_id, run_ids=[run.run_id]).get(run.run_id, {})
+    failed = sorted(task_id for task_id, state in states.items() if state == "failed" and task_id != ti.task_id)
+    for task_id in failed:
+        if left := ti.xcom_pull(task_ids=task_id, key=XCOM_KEY):
+            outcome = TaskOutcome.from_dict(left)
+            reason = outcome.reason if outcome.status == "refused" else f"Task '{task_id}': {outcome.reason}"
+            return outcome.replace(reason=reason)
+    if failed:
+        ended = f"The task '{failed[0]}' failed without a message: its process was killed, or a person marked it"
+        action = "Read its log and check the worker's memory. Then clear the task with its downstream tasks."
+        return TaskOutcome(status="failed", reason=f"{ended}. {action}")
+    return TaskOutcome(status="failed", reason="The DAG run ended before the promotion: a person marked its tasks.")
+
+
+def classified(error: Exception) -> ReleaseError:
+    """Return the error as `Refused`, `Transient`, or as the base class for an unexpected error."""
+    failure: ReleaseError | None = machine_failure(error)
+    if failure is None and isinstance(error, ReleaseError):
+        return error
+    failure = failure or _foreign(error)
+    failure.__cause__ = error
+    return failure
+
+
+def _foreign(error: Exception) -> ReleaseError:
+    """Return the failure for an error of Airflow or of a library."""
+    if isinstance(error, AirflowNotFoundException):
+        action = "Create it in Airflow: see docs/connections.md."
+        return DeploymentRefused("An Airflow connection", f"is missing: {error}", action, code="no_connection")
+    if isinstance(error, ImportError):
+        return missing_packages([error.name or "of a library"], without_folders(shorten(error, 200)))
+    if isinstance(error, AirflowRuntimeError):
+        return Transient("Airflow's API server", f"failed in a call: {shorten(error)}", "Airflow tries again.")
+    text = without_folders(shorten(error, 400))
+    if isinstance(error, OSError):
+        action = "Airflow tries again. If that does not help, check the worker's disk and network."
+        return Transient("The worker", f"failed with {type(error).__name__}: {text}", action)
+    action = "The task's log has the traceback. Report it to the authors of this package."
+    return ReleaseError("The task", f"ended with an unexpected {type(error).__name__}: {text}", action)
+
+
+def missing_packages(names: list[str], reason: str = "") -> DeploymentRefused:
+    """Return the refusal for packages that the worker cannot import."""
+    noun = "package" if len(names) == 1 else "packages"
+    return DeploymentRefused(
+        f"The worker's Python environment lacks the {noun} {', '.join(names)}",
+        f"({reason})" if reason else "and cannot run this task",
+        "The model is not at fault. Install requirements.txt on the workers, then clear the task.",
+        code="missing_package",
+    )
+
+
+def _tries(context: Context) -> int:
+    """Return the number of this try, counted from the last clear of the task."""
+    ti: Any = context["ti"]
+    return int(ti.try_number - (ti.max_tries - ti.task.retries))
+
+
+def _leave(context: Context | None, outcome: TaskOutcome) -> None:
+    if context is None:
+        return
+    try:
+        context["ti"].xcom_push(key=XCOM_KEY, value=outcome.to_dict())
+    except Exception:  # The task must fail with its own error, for any failure of the API server.
+        log.warning("The outcome of the task is not recorded in XCom.", exc_info=True)
