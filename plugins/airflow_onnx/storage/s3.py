@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.errors import StorageRefused
-from onnx_release.errors import Transient, shorten
+from airflow_onnx.storage.s3_errors import require_connection, store_errors
+from onnx_release.errors import Transient
 from onnx_release.records import FileDigest
 from onnx_release.records.base import Record
 
@@ -32,24 +32,6 @@ CONTENT_TYPES = {
     ".data": "application/octet-stream",
     ".yaml": "application/yaml",
     "MLmodel": "application/yaml",
-}
-_OUTAGE = "Airflow tries again. If that does not help, check the store's log and the network."
-_RERUN = "clear the task '{rerun}' with its downstream tasks"
-_CHANGED = ("object_changed", f"Another program writes there: find it, then {_RERUN}.")
-_ACCESS = ("access_denied", "Check the key, the secret and the account's policy in the connection.")
-# Error codes of S3 that a retry repeats, with our code and the next action. A HEAD request returns only the number.
-_FINAL_ERRORS = {
-    "NoSuchBucket": ("no_bucket", "Create the bucket, or name another one."),
-    "NoSuchKey": ("no_object", f"Put the object there again: {_RERUN}."),
-    "404": ("not_found", f"Create the bucket, or {_RERUN}."),
-    "PreconditionFailed": _CHANGED,
-    "412": _CHANGED,
-    "AccessDenied": _ACCESS,
-    "403": _ACCESS,
-    "InvalidAccessKeyId": _ACCESS,
-    "SignatureDoesNotMatch": _ACCESS,
-    "InvalidBucketName": ("bucket_name", "Name another bucket."),
-    "XMinioStorageFull": ("store_full", "Free space in the store."),
 }
 
 
@@ -89,43 +71,15 @@ def folder_at(s3_conn_id: str, uri: str, rerun: str | None = "upload") -> S3Fold
     """Return the folder ``s3://bucket/prefix``, accessed through an Airflow connection of type `aws`.
 
     :param rerun: as in `S3Folder`.
+    :raises Refused: if the connection does not exist, or its address cannot be used.
     """
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
+    require_connection(s3_conn_id)
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     # A copy: the hook updates this dictionary with the connection's `service_config`.
     hook = S3Hook(s3_conn_id, transfer_config_args=dict(TRANSFER_CONFIG))
     return S3Folder(hook=hook, bucket=bucket, prefix=f"{prefix.strip('/')}/".lstrip("/"), rerun=rerun)
-
-
-@contextmanager
-def store_errors(folder: S3Folder, subject: str) -> Iterator[None]:
-    """Turn boto3's errors into `StorageRefused` or `Transient`, with the next action.
-
-    :param subject: the object or request, as the start of a sentence.
-    """
-    from boto3.exceptions import S3UploadFailedError
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
-
-    place = f"{subject} at {folder.uri} (connection '{folder.hook.aws_conn_id}')"
-    try:
-        yield
-    except (ClientError, S3UploadFailedError) as error:
-        # boto3's transfer wraps the store's answer and keeps it as the context of its own exception.
-        answer = error if isinstance(error, ClientError) else error.__context__
-        s3_code = answer.response.get("Error", {}).get("Code", "") if isinstance(answer, ClientError) else ""
-        if s3_code in _FINAL_ERRORS:
-            code, action = _FINAL_ERRORS[s3_code]
-            if folder.rerun is None and _RERUN in action:
-                action = "Check the bucket and the path."
-            problem = f"was refused by the store ({s3_code})"
-            raise StorageRefused(place, problem, action.format(rerun=folder.rerun), code=code) from error
-        raise Transient(place, f"failed in the store: {shorten(error)}", _OUTAGE) from error
-    except (NoCredentialsError, ParamValidationError) as error:
-        code, action = "invalid_request", _ACCESS[1]
-        raise StorageRefused(place, f"cannot be requested: {shorten(error)}", action, code=code) from error
-    except BotoCoreError as error:
-        raise Transient(place, f"cannot be reached: {shorten(error)}", _OUTAGE) from error
 
 
 def require_bucket(folder: S3Folder) -> None:
@@ -138,9 +92,21 @@ def require_bucket(folder: S3Folder) -> None:
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") != "404":
                 raise
-            code, action = _FINAL_ERRORS["NoSuchBucket"]
             subject = f"The bucket '{folder.bucket}' (connection '{folder.hook.aws_conn_id}')"
-            raise StorageRefused(subject, "does not exist", action, code=code) from error
+            action = "Create the bucket, or name another one."
+            raise StorageRefused(subject, "does not exist", action, code="no_bucket") from error
+
+
+def require_write_access(folder: S3Folder) -> None:
+    """Raise `StorageRefused` if the account may not write below the prefix. No object is written.
+
+    An upload in parts is begun and aborted. The account needs the right to abort for a killed upload too.
+    """
+    with store_errors(folder, "A test of the write access"):
+        client = folder.hook.get_conn()
+        place = {"Bucket": folder.bucket, "Key": folder.key("write-test")}
+        begun = client.create_multipart_upload(**place)
+        client.abort_multipart_upload(**place, UploadId=begun["UploadId"])
 
 
 def put(folder: S3Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> VerifiedObject:
@@ -199,7 +165,8 @@ def copy(
 
 def same_store(one: S3Folder, other: S3Folder) -> bool:
     """Return True if both folders have one endpoint, so that the store can copy between them."""
-    return bool(one.hook.get_conn().meta.endpoint_url == other.hook.get_conn().meta.endpoint_url)
+    with store_errors(one, "The client"):
+        return bool(one.hook.get_conn().meta.endpoint_url == other.hook.get_conn().meta.endpoint_url)
 
 
 def is_stored(folder: S3Folder, file: FileDigest, expected: Callable[[], VerifiedObject]) -> bool:

@@ -174,6 +174,7 @@ def staged_release(release: Release, judged: Release, workers: Workers) -> Relea
     """A release after its verdict, with its artifact staged in the store as the export does it."""
     workers.go("export")
     release.returned = json.loads(json.dumps(judged.returned))
+    release.returned["wait"]["model_name"] = release.model_name
     release.skipped = set(judged.skipped)
     work = staging.open_staging(release.run("prepare"))
     artifact = OnnxArtifact.from_dict(judged.returned["export"])
