@@ -160,8 +160,9 @@ def runs_code(trained: Path, *, allow_pickle: bool) -> bool:
         allow_pickle: True where the deployment allows pickles. Elsewhere a pickle is refused unopened.
     """
     files = trained.rglob("*") if trained.is_dir() else [trained]
+    names = [file.name.lower() for file in files]
     return allow_pickle and any(
-        file.name.endswith(MODEL_SUFFIXES) and file.suffix not in _NO_CODE_SUFFIXES for file in files
+        name.endswith(MODEL_SUFFIXES) and not name.endswith(_NO_CODE_SUFFIXES) for name in names
     )
 
 

@@ -90,6 +90,7 @@ def release_dag(
             training_run_id=text_param("training_run_id"),
             model_uri=text_param("model_uri"),
             model_name=text_param("model_name"),
+            logged_model_name=text_param("logged_model_name"),
             poke_interval=5,
             timeout=wait_timeout.total_seconds(),
             deferrable=True,

@@ -36,6 +36,11 @@ def _model_params() -> dict[str, Param]:
             "A single model: runs:/RUN_ID/PATH, models:/m-ID, models:/NAME/VERSION or models:/NAME@ALIAS.",
             pattern=defaults.MODEL_URI_PATTERN,
         ),
+        "logged_model_name": field(
+            None, "string", MODEL, "Logged model",
+            "For a run that logged models of different names at its last step. Empty: from the run's tag.",
+            maxLength=500,
+        ),
         "model_name": field(
             None, "string", MODEL, "Registered model",
             "The name in MLflow's registry. A missing one is created. Letters, digits, dots, dashes and underscores. "

@@ -25,8 +25,10 @@ class TrainedModel(Record):
         run_name: The name of the run.
         experiment_id: The id of the run's experiment, else empty.
         ended_at_ms: The end of the run, in milliseconds since 1970.
+        logged_model_name: The name of the logged model in the run, else None.
         chosen: The reason for this model of the run.
         model_name: The name of the registered model; None until it is found.
+        skipped: The logged models that come before it, each with the reason why it is not released.
     """
 
     training_run_id: str
@@ -35,8 +37,10 @@ class TrainedModel(Record):
     run_name: str | None = None
     experiment_id: str = ""
     ended_at_ms: int | None = None
+    logged_model_name: str | None = None
     chosen: str | None = None
     model_name: str | None = None
+    skipped: tuple[str, ...] = ()
 
 
 class ReleaseReport(Record):

@@ -84,7 +84,7 @@ def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedP
     """
     file: Path | None = folder if folder.is_file() else None
     if folder.is_dir() and not (folder / "MLmodel").exists():
-        files = [path for path in folder.iterdir() if path.is_file() and path.name.endswith(MODEL_SUFFIXES)]
+        files = [path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(MODEL_SUFFIXES)]
         file = files[0] if len(files) == 1 else None
     if file is None:
         return _read_folder(folder, input_spec)

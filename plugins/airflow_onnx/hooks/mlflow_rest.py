@@ -26,7 +26,7 @@ class TrainingRun:
     """A run of MLflow's REST API. All its texts come from the training script and are not trusted.
 
     `ended_at_ms` is in milliseconds since 1970 by the clock of the training's machine, 0 for a run without an end.
-    `model_ids` are the logged models, the model of the last step first.
+    `model_steps` are the training steps of the logged models by their ids, in MLflow's order, which is by random id.
     """
 
     run_id: str
@@ -36,7 +36,7 @@ class TrainingRun:
     deleted: bool
     ended_at_ms: int
     tags: dict[str, str]
-    model_ids: tuple[str, ...]
+    model_steps: dict[str, int]
 
     @property
     def unfinished(self) -> bool:
@@ -56,9 +56,7 @@ class TrainingRun:
             deleted=info.get("lifecycle_stage") == "deleted",
             ended_at_ms=int(info.get("end_time") or 0),
             tags=_key_values((run.get("data") or {}).get("tags")),
-            model_ids=tuple(
-                model["model_id"] for model in sorted(outputs, key=lambda m: int(m.get("step") or 0), reverse=True)
-            ),
+            model_steps={model["model_id"]: int(model.get("step") or 0) for model in outputs},
         )
 
 
@@ -233,13 +231,21 @@ class MlflowRest:
         arguments = {"artifact_directory_path": path} if path else {}
         return list(self._rows(_Call("GET", f"logged-models/{model_id}/artifacts/directories", arguments), "files"))
 
-    def model_name(self, model_id: str) -> str:
-        """Return the name of a logged model.
+    def logged_models(self, experiment_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the info of each logged model that the run made and that is not deleted.
+
+        :param run_id: a validated run id.
+        """
+        arguments = {"experiment_ids": [experiment_id], "filter": f"source_run_id = '{run_id}'", "max_results": 100}
+        return [row["info"] for row in self._rows(_Call("POST", "logged-models/search", arguments), "models")]
+
+    def logged_model(self, model_id: str) -> dict[str, Any]:
+        """Return the info of a logged model.
 
         :raises TrackingRefused: if the model was deleted.
         """
-        answer = self._send(_Call("GET", f"logged-models/{model_id}", {}))
-        return str(answer["model"]["info"].get("name") or "")
+        info: dict[str, Any] = self._send(_Call("GET", f"logged-models/{model_id}", {}))["model"]["info"]
+        return info
 
     def _rows(self, first: _Call, key: str) -> Iterator[dict[str, Any]]:
         call: _Call | None = first

@@ -28,13 +28,21 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
 
     :param training_run_id: the run's id in MLflow. Exactly one of this and `model_uri` is needed.
     :param model_uri: ``runs:/<run id>/<path>`` or ``models:/…``: releases this model of its run.
+    :param logged_model_name: the run's logged model to release, for a run with several. Without it the tag
+        ``onnx_release.logged_model_name`` of the run decides.
     :param model_name: the name of the registered model. Empty: from the tags of the run or its experiment, else made
         from the names of experiment and model.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     :param deferrable: wait in the triggerer, without a worker slot.
     """
 
-    template_fields: Sequence[str] = ("training_run_id", "model_uri", "model_name", "mlflow_conn_id")
+    template_fields: Sequence[str] = (
+        "training_run_id",
+        "model_uri",
+        "logged_model_name",
+        "model_name",
+        "mlflow_conn_id",
+    )
     operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
 
     def __init__(
@@ -42,6 +50,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         *,
         training_run_id: str = "",
         model_uri: str = "",
+        logged_model_name: str = "",
         model_name: str = "",
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -50,6 +59,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.training_run_id = training_run_id
         self.model_uri = model_uri
+        self.logged_model_name = logged_model_name
         self.model_name = model_name
         self.mlflow_conn_id = mlflow_conn_id
         self.deferrable = deferrable
@@ -112,7 +122,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
             if not self._logged_start:
                 run_log.log_start(hook, context, run_id)
                 self._logged_start = True
-            found = training_run.find_trained_model(hook, run_id, model_uri)
+            found = training_run.find_trained_model(hook, run_id, model_uri, self.logged_model_name.strip() or None)
             if found is not None:
                 found = found.replace(model_name=model_name.find_name(hook, found, self.model_name))
         if found is None:

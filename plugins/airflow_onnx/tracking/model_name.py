@@ -91,6 +91,8 @@ def _run_and_experiment(hook: MlflowHook, training_run_id: str) -> tuple[Any, An
 
 def _logged_name(hook: MlflowHook, trained_model: TrainedModel) -> str:
     """Return the name under which the training script logged the model."""
+    if trained_model.logged_model_name:
+        return trained_model.logged_model_name
     uri = trained_model.model_uri
     if weight_files.is_file(uri):
         return FILE_NAME

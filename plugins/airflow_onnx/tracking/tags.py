@@ -14,6 +14,7 @@ FACTORY = f"{ROOT}.factory"
 FACTORY_KWARGS = f"{ROOT}.factory_kwargs"
 INPUT_SPEC = f"{ROOT}.input_spec"
 EVALUATION = f"{ROOT}.evaluation"
+LOGGED_MODEL_NAME = f"{ROOT}.logged_model_name"
 
 # The state of the release.
 STATUS = f"{ROOT}.status"

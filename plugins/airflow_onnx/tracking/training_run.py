@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from pathlib import Path
@@ -9,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import validation
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.hooks.mlflow_rest import UNFINISHED
-from airflow_onnx.tracking import weight_files
+from airflow_onnx.hooks.mlflow_rest import MlflowRest, TrainingRun
+from airflow_onnx.tracking import tags, trained_models, weight_files
+from airflow_onnx.tracking.trained_models import FoundModel
+from onnx_release.errors import shorten
 from onnx_release.records import TrainedModel
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
 
-_LOG_AGAIN = (
-    "Log the model with mlflow.pytorch.log_model in the training run, or its weights as a file "
-    "(.pt2, .safetensors, .ckpt, .pth, .pt), or give the URI of another run's model."
-)
+log = logging.getLogger(__name__)
+
+_NO_PYTORCH_FLAVOR = "has no pytorch flavor"
 
 
 def resolve(hook: MlflowHook, training_run_id: str | None, model_uri: str | None) -> tuple[str, str | None]:
@@ -55,11 +57,20 @@ def resolve(hook: MlflowHook, training_run_id: str | None, model_uri: str | None
 def _registered_model(hook: MlflowHook, uri: str) -> tuple[str | None, str]:
     if found := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
         return hook.client.get_logged_model(found[1]).source_run_id, uri
+    version: Any = None
     if found := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", uri):
         version = hook.client.get_model_version_by_alias(found[1], found[2])
+    elif found := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri):
+        version = hook.client.get_model_version(found[1], found[2])
+    if found and tags.VERSION_SHA256 in version.tags:
+        raise TrackingRefused(
+            f"The model {uri}",
+            f"is an ONNX version that a release made from the training run {version.run_id}",
+            "Give the parameter training_run_id, or the URI of the PyTorch model: models:/m-<id>.",
+            code="released_version",
+        )
+    if found:
         return version.run_id, f"models:/{found[1]}/{version.version}"
-    if found := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri):
-        return hook.client.get_model_version(found[1], found[2]).run_id, uri
     raise TrackingRefused(
         f"The model URI {uri!r:.200}",
         "has no known form",
@@ -68,48 +79,79 @@ def _registered_model(hook: MlflowHook, uri: str) -> tuple[str | None, str]:
     )
 
 
-def find_trained_model(hook: MlflowHook, training_run_id: str, model_uri: str | None = None) -> TrainedModel | None:
+def find_trained_model(
+    hook: MlflowHook, training_run_id: str, model_uri: str | None = None, logged_model_name: str | None = None
+) -> TrainedModel | None:
     """Return the trained model of a finished run, or None while the run is unfinished.
 
     :param model_uri: the model to release, None to choose one of the run.
+    :param logged_model_name: the name of the run's logged model to release. Without it, the run's tag decides.
     :raises TrackingRefused: if the run failed, was killed or deleted, does not exist, or has no PyTorch model.
     """
-    subject = f"The training run {training_run_id}"
-    with hook.mlflow_errors(subject, "Check the run id and the MLflow connection."):
-        run = hook.client.get_run(training_run_id)
-    if run.info.lifecycle_stage == "deleted":
-        raise TrackingRefused(
-            subject, "was deleted", "Restore it in MLflow, or release another run.", code="run_deleted"
-        )
-    if run.info.status in UNFINISHED:
-        return None
-    if run.info.status != "FINISHED":
-        raise TrackingRefused(
-            subject,
-            f"ended as {run.info.status}",
-            "Only a FINISHED run is released: repeat the training.",
-            code="run_not_finished",
-        )
-    if model_uri is None:
-        model_uri, chosen = _choose_model(hook, run)
-    else:
-        chosen = "given as model_uri"
-        if not weight_files.is_file(model_uri) and "pytorch" not in _flavors(hook, model_uri):
-            raise TrackingRefused(
-                f"The model {model_uri}", "has no pytorch flavor", _LOG_AGAIN, code="no_pytorch_flavor"
-            )
+    with MlflowRest(hook.server) as rest:
+        run = _training_run(rest, training_run_id)
+        if run.unfinished:
+            return None
+        if model_uri is None:
+            found = trained_models.find(rest, run, logged_model_name, lambda uri: _problem(hook, uri))
+            for skipped in found.skipped:
+                log.warning("Skipped: %s", skipped)
+            log.info("The model %s: %s.", found.uri, found.chosen)
+        else:
+            found = _given_model(hook, model_uri)
+    uri = found.uri
     return TrainedModel(
         training_run_id=training_run_id,
-        model_uri=model_uri,
-        model_id=model_uri.removeprefix("models:/") if model_uri.startswith("models:/m-") else None,
-        run_name=run.info.run_name or None,
-        experiment_id=run.info.experiment_id,
-        ended_at_ms=run.info.end_time,
-        chosen=chosen,
+        model_uri=uri,
+        model_id=uri.removeprefix("models:/") if uri.startswith("models:/m-") else None,
+        run_name=run.name or None,
+        experiment_id=run.experiment_id,
+        ended_at_ms=run.ended_at_ms or None,
+        logged_model_name=found.name or None,
+        chosen=found.chosen,
+        skipped=found.skipped,
     )
 
 
-def _flavors(hook: MlflowHook, uri: str) -> dict[str, Any]:
+def _training_run(rest: MlflowRest, training_run_id: str) -> TrainingRun:
+    """Return a run that has finished or may still finish."""
+    subject = f"The training run {training_run_id}"
+    try:
+        run = rest.run(training_run_id)
+    except TrackingRefused as error:
+        action = "Check the run id and the MLflow connection."
+        raise TrackingRefused(subject, error.problem, action, code=error.code) from error
+    if run.deleted:
+        raise TrackingRefused(
+            subject, "was deleted", "Restore it in MLflow, or release another run.", code="run_deleted"
+        )
+    if not run.unfinished and run.status != "FINISHED":
+        raise TrackingRefused(
+            subject,
+            f"ended as {run.status}",
+            "Only a FINISHED run is released: repeat the training.",
+            code="run_not_finished",
+        )
+    return run
+
+
+def _given_model(hook: MlflowHook, uri: str) -> FoundModel:
+    if weight_files.is_file(uri):
+        weight_files.refuse_shards([uri], f"The model {uri}")
+        return FoundModel(uri=uri, kind="file", chosen="given as model_uri")
+    if (problem := _problem(hook, uri)) is not None:
+        is_other = problem == _NO_PYTORCH_FLAVOR
+        raise TrackingRefused(
+            f"The model {uri}",
+            problem,
+            trained_models.LOG_AGAIN,
+            code="no_pytorch_flavor" if is_other else "unreadable_model",
+        )
+    return FoundModel(uri=uri, kind="pickle", chosen="given as model_uri")
+
+
+def _problem(hook: MlflowHook, uri: str) -> str | None:
+    """Return the reason why a logged model cannot be released, by its file MLmodel; None if it can be."""
     from mlflow.models import Model
 
     root = uri
@@ -120,33 +162,8 @@ def _flavors(hook: MlflowHook, uri: str) -> dict[str, Any]:
     # get_model_info would leave its download in the worker's temporary folder.
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         path = hook.download(f"{root}/MLmodel", Path(scratch, "model"))
-        flavors: dict[str, Any] = Model.load(str(path)).flavors
-    return flavors
-
-
-def _choose_model(hook: MlflowHook, run: Any) -> tuple[str, str]:
-    """Return the URI of the model to release, and the reason for this choice.
-
-    The order is: the newest logged model of MLflow 3, a model folder among the run's artifacts, a file of weights.
-    """
-    run_id = run.info.run_id
-    logged = run.outputs.model_outputs if run.outputs else []
-    # A run may log a model for each checkpoint. The last step is the trained model.
-    uris = [f"models:/{output.model_id}" for output in sorted(logged, key=lambda output: output.step, reverse=True)]
-    chosen = f"the newest of {len(uris)} logged models with PyTorch" if uris else "a model among the run's artifacts"
-    for uri in uris or _artifact_models(hook, run_id):
-        if "pytorch" in _flavors(hook, uri):
-            return uri, chosen
-    if found := weight_files.find(hook, run_id):
-        return found
-    raise TrackingRefused(f"The training run {run_id}", "has no PyTorch model", _LOG_AGAIN, code="no_pytorch_model")
-
-
-def _artifact_models(hook: MlflowHook, run_id: str) -> list[str]:
-    with hook.mlflow_errors(f"The artifact folder of run {run_id}"):
-        folders = [item.path for item in hook.client.list_artifacts(run_id) if item.is_dir]
-        return [
-            f"runs:/{run_id}/{folder}"
-            for folder in folders
-            if any(item.path == f"{folder}/MLmodel" for item in hook.client.list_artifacts(run_id, folder))
-        ]
+        try:
+            flavors = dict(Model.load(str(path)).flavors)
+        except Exception as error:  # noqa: BLE001 - MLflow's reader raises anything for a damaged file
+            return f"has a file MLmodel that cannot be read ({shorten(error, 200)})"
+    return None if "pytorch" in flavors else _NO_PYTORCH_FLAVOR

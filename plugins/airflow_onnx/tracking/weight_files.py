@@ -2,76 +2,198 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.tracking import tags
 from onnx_release import limits
 
-if TYPE_CHECKING:
-    from airflow_onnx.hooks.mlflow import MlflowHook
-
 Listing = Callable[[str], Iterable[tuple[str, bool]]]
 """Function that returns the entries of an artifact folder as pairs: path, and True for a folder. "" is the root."""
 
-# Limits of the search through a run's artifacts. Lightning's logger writes model/checkpoints/<name>/<file>.
-_DEPTH_MAX = 5
-_FOLDERS_MAX = 200
+# Limits of the search through a run's artifacts. Hydra with Lightning writes
+# outputs/<day>/<time>/lightning_logs/version_0/checkpoints/<file>, and a logger may put a folder or two before it.
+DEPTH_MAX = 12
+FOLDERS_MAX = 200
+INCOMPLETE = (
+    f"the search ended after {FOLDERS_MAX} folders of artifacts or below the {DEPTH_MAX}th level: a file there needs "
+    "model_uri = runs:/<run id>/<path>"
+)
+
+_LISTED_MAX = 20
+_BEST = {"best", *(f"best{word}" for word in ("model", "checkpoint", "ckpt", "weights", "net", "val", "epoch"))}
+_LAST = {"last", "latest", "final"}
+# Words of files with other parts of the training's state.
+_STATE = {"optimizer", "optimizers", "optim", "scheduler", "schedulers", "sched", "scaler", "gradscaler", "rng"}
+_STATE_PAIRS = {
+    ("training", "args"),
+    ("train", "args"),
+    ("trainer", "state"),
+    ("random", "state"),
+    ("random", "states"),
+}
+_AVERAGED = {"ema", "swa"}
+# A .tar or .bin file is one of PyTorch's only if its name has one of these words.
+_MODEL_WORDS = {"model", "checkpoint", "ckpt", "weights", "weight", "epoch", "net", "network", *_BEST, *_LAST}
+_SHARED_SUFFIXES = (".tar", ".bin")
+_SHARD = re.compile(r"-\d+-of-\d+(?=\.(safetensors|bin|pt|pth)$)")
+_INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+# The number of an epoch or step, and a measured value.
+_STEP = re.compile(r"(?<![a-z])(epoch|step|iter|iteration|checkpoint|ckpt)([=_ -]?)(\d+)(?!\d|\.\d)", re.IGNORECASE)
+_VALUE = re.compile(r"\d+\.\d+(?=\D|$)")
+
+
+@dataclass(slots=True)
+class Artifacts:
+    """Files and model folders that a search found.
+
+    :param model_folders: the folders with a file MLmodel.
+    :param files: the files with a suffix of models or weights, except in these folders, sorted.
+    :param complete: False if the search ended at one of its limits.
+    """
+
+    model_folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    complete: bool = True
 
 
 def is_file(model_uri: str) -> bool:
     """Return True for the URI of a file of a run, False for the folder of a model."""
-    return model_uri.startswith("runs:/") and model_uri.endswith(limits.MODEL_SUFFIXES)
+    return model_uri.startswith("runs:/") and model_uri.lower().endswith((*limits.MODEL_SUFFIXES, *_INDEX_SUFFIXES))
 
 
-def find(hook: MlflowHook, run_id: str) -> tuple[str, str] | None:
-    """Return the URI of the file to release and the reason for this choice, or None if there is no such file.
+def search(listing: Listing, depth_max: int = DEPTH_MAX) -> Artifacts:
+    """Return models and weights of a run, found level by level."""
+    found, folders, listed = Artifacts(), deque([("", 0)]), 0
+    while folders:
+        if listed == FOLDERS_MAX:
+            found.complete = False
+            break
+        folder, depth = folders.popleft()
+        items, listed = list(listing(folder)), listed + 1
+        names = {PurePosixPath(path).name for path, _ in items}
+        if folder and "MLmodel" in names:
+            found.model_folders.append(folder)
+            continue
+        below = sorted(path for path, is_dir in items if is_dir and path != tags.ROOT)
+        if depth < depth_max:
+            folders += [(path, depth + 1) for path in below]
+        elif below:
+            found.complete = False
+        found.files += [path for path, is_dir in items if not is_dir and _is_candidate(path, names)]
+    found.files.sort()
+    return found
 
-    :raises TrackingRefused: if several files match equally well.
+
+def choose(files: Sequence[str], run_id: str) -> str:
+    """Return the file to release; docs/sources.md has the rules.
+
+    :raises TrackingRefused: if several files match equally well, or if the weights are in shards.
     """
-
-    def listing(folder: str) -> Iterator[tuple[str, bool]]:
-        with hook.mlflow_errors(f"The artifact folder of run {run_id}"):
-            yield from ((item.path, item.is_dir) for item in hook.client.list_artifacts(run_id, folder or None))
-
-    files = sorted(model_files(listing))
-    if not files:
-        return None
-    path = choose(files, run_id)
-    others = f" of {len(files)}" if len(files) > 1 else ""
-    return f"runs:/{run_id}/{path}", f"the run logged no model; the file {path}{others}"
-
-
-def choose(files: list[str], run_id: str) -> str:
-    """Return the file to release: one with ``best`` in its path before the others, then a program before weights.
-
-    :raises TrackingRefused: if several files match equally well.
-    """
-    best = [path for path in files if "best" in path.lower()] or files
-    by_suffix = [[path for path in best if path.endswith(suffix)] for suffix in limits.MODEL_SUFFIXES]
-    first = next(paths for paths in by_suffix if paths)
+    candidates = _first_formats(_without_training_state(list(files)))
+    rank = min(map(_rank, candidates))
+    first = _newest([path for path in candidates if _rank(path) == rank])
+    refuse_shards(first, f"The training run {run_id}")
     if len(first) > 1:
         raise TrackingRefused(
             f"The training run {run_id}",
-            f"logged no model, but {len(first)} files that match equally well: {', '.join(first[:10])}",
+            f"logged no model, but {len(first)} files that match equally well: {_listed(first)}",
             f"Choose one: model_uri = runs:/{run_id}/{first[-1]}",
             code="several_model_files",
         )
     return first[0]
 
 
-def model_files(listing: Listing) -> Iterator[str]:
-    """Yield the path of every file with a suffix of models or weights, except in the folders of logged models."""
-    folders = [("", 0)]
-    for _ in range(_FOLDERS_MAX):
-        if not folders:
-            return
-        folder, depth = folders.pop(0)
-        items = list(listing(folder))
-        # The artifacts of an earlier release are not the source of another.
-        if folder == tags.ROOT or any(PurePosixPath(path).name == "MLmodel" for path, _ in items):
-            continue
-        folders += [(path, depth + 1) for path, is_dir in items if is_dir and depth < _DEPTH_MAX]
-        yield from (p for p, is_dir in items if not is_dir and p.endswith(limits.MODEL_SUFFIXES))
+def refuse_shards(paths: Sequence[str], subject: str) -> None:
+    """Refuse weights that are split into several files, by their names or that of their index.
+
+    :raises TrackingRefused: if there is such a file.
+    """
+    sharded = [path for path in paths if _SHARD.search(path.lower()) or path.lower().endswith(_INDEX_SUFFIXES)]
+    if sharded:
+        raise TrackingRefused(
+            subject,
+            f"has its weights in shards: {_listed(sharded)}",
+            "Merge them into one file and log it: torch.save(model.state_dict(), 'model.pt').",
+            code="weights_in_shards",
+        )
+
+
+def is_weights(path: str) -> bool:
+    """Return True if a file of this name always contains weights without a model."""
+    return path.lower().endswith((".safetensors", ".ckpt"))
+
+
+def _is_candidate(path: str, siblings: set[str]) -> bool:
+    name = PurePosixPath(path).name
+    if not name.lower().endswith((*limits.MODEL_SUFFIXES, *_INDEX_SUFFIXES)):
+        return False
+    if not name.lower().endswith(_SHARED_SUFFIXES) or name.lower().endswith((".pth.tar", ".pt.tar")):
+        return True
+    # OpenVINO writes model.xml with model.bin.
+    return bool(_MODEL_WORDS & set(_words(name))) and f"{PurePosixPath(name).stem}.xml" not in siblings
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in lower case, without its suffix. ``bestModel-2.pt`` has best and model."""
+    stem = name[: -len(_suffix(name))] if _suffix(name) else name
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", stem)]
+
+
+def _suffix(path: str) -> str:
+    return next((suffix for suffix in limits.MODEL_SUFFIXES if path.lower().endswith(suffix)), "")
+
+
+def _without_training_state(files: list[str]) -> list[str]:
+    """Omit optimizers and the like, and averaged weights beside the weights that they belong to, if a file remains."""
+    models = [path for path in files if not _is_training_state(path)] or files
+    raw = {tuple(_words(path)) for path in models}
+    return [path for path in models if not _AVERAGED & set(words := _words(path)) or _raw(words) not in raw]
+
+
+def _raw(words: list[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if word not in _AVERAGED)
+
+
+def _is_training_state(path: str) -> bool:
+    words = _words(PurePosixPath(path).name)
+    return bool(_STATE & set(words)) or words == ["opt"] or bool(_STATE_PAIRS & set(pairwise(words)))
+
+
+def _first_formats(files: list[str]) -> list[str]:
+    """Of files in one folder that differ in their suffix only, return the one of the first suffix."""
+    by_stem: dict[str, str] = {}
+    for path in sorted(files, key=lambda path: limits.MODEL_SUFFIXES.index(_suffix(path) or ".bin")):
+        by_stem.setdefault(path[: -len(_suffix(path))] if _suffix(path) else path, path)
+    return sorted(by_stem.values())
+
+
+def _rank(path: str) -> int:
+    place = PurePosixPath(path)
+    words = set(_words(place.name))
+    if words & _BEST:
+        return 0
+    if place.parent.name.lower() in _BEST:
+        return 1
+    if _suffix(path) == ".pt2":
+        return 2
+    return 3 if words & _LAST or place.parent.name.lower() in _LAST else 4
+
+
+def _newest(files: list[str]) -> list[str]:
+    """Return the file of the highest epoch or step if the names differ only in these numbers and in measured values."""
+    if len({_VALUE.sub("#", _STEP.sub(r"\1\2#", path)) for path in files}) != 1:
+        return files
+    steps = {path: [int(number) for _, _, number in _STEP.findall(path)] for path in files}
+    highest = max(steps.values())
+    return [path for path in files if steps[path] == highest]
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _LISTED_MAX} more" if len(paths) > _LISTED_MAX else ""
+    return ", ".join(paths[:_LISTED_MAX]) + more

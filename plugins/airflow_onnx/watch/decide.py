@@ -16,8 +16,8 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, RunQuery, TrainingRun
-from airflow_onnx.tracking import model_name, tags
-from airflow_onnx.watch.model_kind import FoundModel, ModelKind, find_model
+from airflow_onnx.tracking import model_name, tags, trained_models
+from airflow_onnx.tracking.trained_models import FoundModel
 from airflow_onnx.watch.queries import Scope, TimeSpan
 from onnx_release.errors import Refused
 from onnx_release.records.artifact import Precision
@@ -26,6 +26,9 @@ from onnx_release.records.base import Record
 HOUR_MS = 3_600_000
 # An estimate uses at most this many earlier releases.
 ESTIMATE_RELEASES_MAX = 50
+
+# The codes for runs that have no PyTorch model, as most runs of other kinds do.
+_NO_MODEL = ("no_pytorch_model", "model_files_gone")
 
 Action = Literal["release", "wait", "skip", "refuse"]
 
@@ -115,17 +118,20 @@ class Decider:
         """Return the decision about a run. A run that cannot be checked is refused."""
         experiment = self.experiments.get(run.experiment_id)
         # Both a name and a decision need the model, which costs requests: at most one search for each run.
-        found = cache(lambda: find_model(self.rest, run))
+        found = cache(lambda: self._find_model(run))
         name, is_given, reason_code = "", False, None
         try:
             ended = self._by_state(run)
             if given := self._given_name(run, experiment):
                 name, is_given = given, True
-            elif not ended and experiment and (logged := found().logged_name(self.rest)):
-                name = model_name.derived_name(experiment.name, logged)
+            elif not ended and experiment:
+                name = model_name.derived_name(experiment.name, found().name or model_name.FILE_NAME)
             action, reason = ended or self._action(run, name, found)
         except Refused as error:
-            action, reason, reason_code = "refuse", str(error), error.code
+            if error.code in _NO_MODEL:
+                action, reason = "skip", f"the run {error.problem}"
+            else:
+                action, reason, reason_code = "refuse", str(error), error.code
         return Decision(
             training_run_id=run.run_id,
             run_name=run.name,
@@ -178,7 +184,7 @@ class Decider:
         if name and (version := self._released_version(run, name)):
             return "skip", f"released as version {version} of '{name}'"
         tried = self._by_dag_runs(run)
-        return tried or self._by_model(run, found().kind) or ("release", "finished, with a PyTorch model")
+        return tried or self._by_model(run, found()) or ("release", "finished, with a PyTorch model")
 
     def _released_version(self, run: TrainingRun, name: str) -> str | None:
         params = self.release_defaults.params
@@ -205,12 +211,11 @@ class Decider:
             return "skip", f"refused before: {outcome}; trigger release_onnx manually"
         return None
 
-    def _by_model(self, run: TrainingRun, kind: ModelKind) -> tuple[Action, str] | None:
-        if kind == "none":
-            return "skip", "the run has no PyTorch model"
-        if kind == "gone":
-            return "skip", "the model was logged, but its artifacts are gone"
-        if kind == "pickle" and not settings.allow_pickle():
+    def _find_model(self, run: TrainingRun) -> FoundModel:
+        return trained_models.find(self.rest, run, self.release_defaults.params.get("logged_model_name"))
+
+    def _by_model(self, run: TrainingRun, found: FoundModel) -> tuple[Action, str] | None:
+        if found.kind == "pickle" and not settings.allow_pickle():
             raise WatchRefused(
                 f"The training run {run.run_id}",
                 "has a model that is a pickle or TorchScript, and [onnx_release] allow_pickle is not set",
@@ -218,7 +223,7 @@ class Decider:
                 code="pickle_not_allowed",
             )
         has_factory = run.tags.get(tags.FACTORY) or self.release_defaults.params.get("factory")
-        if kind == "weights" and not has_factory:
+        if found.kind == "file" and not found.uri.endswith(".pt2") and not has_factory:
             raise WatchRefused(
                 f"The training run {run.run_id}",
                 "has a file of weights and names no factory that creates the model",

@@ -10,10 +10,13 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from mlflow.entities import LoggedModelOutput
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.storage import s3
 from airflow_onnx.tracking import training_run
 from onnx_release.errors import Refused, Transient
 from tests.refusals import refused
@@ -54,6 +57,49 @@ def test_of_several_models_the_one_of_the_last_step_is_chosen(hook: MlflowHook) 
     found = training_run.find_trained_model(hook, run.info.run_id)
     assert found is not None
     assert found.model_id == last
+
+
+def test_models_that_cannot_be_released_are_skipped_with_the_reason(hook: MlflowHook, tmp_path: Path) -> None:
+    with mlflow.start_run() as run:
+        good = log_model(step=1)
+        damaged, empty, failed, deleted = (log_model(step=step) for step in (2, 3, 4, 5))
+        other = mlflow.sklearn.log_model({"no": "estimator"}, name="scaler", step=6, pip_requirements=[])
+        unfinished = mlflow.initialize_logged_model(name="model", source_run_id=run.info.run_id, model_type="x")
+        hook.client.log_outputs(run.info.run_id, [LoggedModelOutput(unfinished.model_id, 7)])
+    hook.client.finalize_logged_model(failed, "FAILED")
+    hook.client.delete_logged_model(deleted)
+    (tmp_path / "MLmodel").write_text("flavors: [not yaml: {")
+    hook.client.log_model_artifacts(damaged, str(tmp_path))
+    _remove_data(hook, empty)
+    found = training_run.find_trained_model(hook, run.info.run_id)
+    assert found is not None
+    assert (found.model_id, found.logged_model_name) == (good, "model")
+    reasons = ("PENDING", "not a PyTorch model", "deleted", "FAILED", "files are gone", "cannot be read")
+    ids = (unfinished.model_id, other.model_id, deleted, failed, empty, damaged)
+    assert len(found.skipped) == len(ids)
+    assert all(part in text for text, *parts in zip(found.skipped, ids, reasons, strict=True) for part in parts)
+
+
+def test_models_of_one_step_with_different_names_are_refused_unless_one_is_named(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        ids = {name: log_model(name) for name in ("encoder", "decoder")}
+    with refused("several_logged_models", "'decoder', 'encoder'"):
+        training_run.find_trained_model(hook, run.info.run_id)
+    by_parameter = training_run.find_trained_model(hook, run.info.run_id, logged_model_name="encoder")
+    hook.client.set_tag(run.info.run_id, "onnx_release.logged_model_name", "decoder")
+    by_tag = training_run.find_trained_model(hook, run.info.run_id)
+    assert by_parameter is not None
+    assert by_tag is not None
+    assert (by_parameter.model_id, by_tag.model_id) == (ids["encoder"], ids["decoder"])
+
+
+def test_a_version_that_a_release_made_is_refused_as_such(hook: MlflowHook) -> None:
+    with mlflow.start_run() as run:
+        model_id = log_model()
+    version = mlflow.register_model(f"models:/{model_id}", "released-models").version
+    hook.client.set_model_version_tag("released-models", version, "onnx.sha256", "a" * 64)
+    with refused("released_version", run.info.run_id, "models:/m-"):
+        training_run.resolve(hook, None, f"models:/released-models/{version}")
 
 
 def test_an_unfinished_run_returns_no_model(hook: MlflowHook) -> None:
@@ -155,3 +201,13 @@ def test_a_model_is_downloaded_whole_and_a_missing_one_leaves_no_folder(hook: Ml
     with pytest.raises((Refused, Transient), match="m-00"):
         hook.download("models:/m-00000000000000000000000000000000", tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
+
+
+def _remove_data(hook: MlflowHook, model_id: str) -> None:
+    """Delete the data folder of a logged model in the store, as a wrong lifecycle rule does."""
+    uri = hook.client.get_logged_model(model_id).artifact_location
+    prefix = uri.removeprefix("mlflow-artifacts:/") + "/data/"
+    folder = s3.S3Folder(hook=S3Hook("minio_default"), bucket="mlflow", prefix=prefix)
+    paths = sorted(s3.sizes(folder))
+    assert paths
+    s3.remove(folder, paths)

@@ -35,7 +35,7 @@ def test_a_backfill_reports_every_run_of_its_interval_and_releases_the_releasabl
         lab.backfill(model_name=name)
     assert set(lab.supervisor.confs) == {f"release__{new}"}
     report = by_run(_finish(lab, deferred.value, model_name=name))
-    assert report[gone] == ("skip", "the model was logged, but its artifacts are gone")
+    assert report[gone] == ("skip", "the run logged a model, but its files are gone")
     assert report[deleted] == ("skip", "the run was deleted")
     assert report[failed] == ("skip", "the run ended as KILLED")
     assert report[released] == ("skip", f"released as version 1 of '{name}'")

@@ -49,6 +49,7 @@ def test_a_pickle_is_refused_unless_the_deployment_allows_pickles(lab: Lab, monk
     lab.hook.client.log_artifacts(pickled, str(lab.model_folder), "model")
     lab.hook.client.log_text(pickled, "x", "other/data/model.pth")
     lab.hook.client.log_text(pickled, "flavors: {}", "other/MLmodel")
+    lab.hook.client.set_tag(pickled, f"{TAG}.logged_model_name", "model")
     only_pickle = lab.hook.client.create_run(lab.experiment_id).info.run_id
     lab.hook.client.log_text(only_pickle, "x", "model/data/model.pth")
     lab.hook.client.log_text(only_pickle, "flavors: {}", "model/MLmodel")
