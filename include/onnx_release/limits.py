@@ -34,8 +34,8 @@ MODEL_FILE = "model.onnx"
 EXTERNAL_DATA_FILE = "model.onnx.data"
 REPORT_FILE = "report.json"
 
-# Ends of the names of files with a PyTorch model or its weights, in lower case, for str.endswith: ".pth.tar" is no
-# suffix of pathlib.
+# Ends of the names of files with a PyTorch model or its weights, in lower case, for str.endswith. pathlib's
+# suffix of ".pth.tar" is ".tar".
 MODEL_SUFFIXES = (".pt2", ".ckpt", ".pth", ".pt", ".safetensors", ".pth.tar", ".pt.tar", ".tar", ".bin")
 
 # The size limit of a protocol buffer, and so of a model without external data.
