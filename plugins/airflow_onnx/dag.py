@@ -174,6 +174,10 @@ def _model_tasks(step: dict[str, Any]) -> list[Any]:
         task_id="check",
         artifact=candidate,
         allowed_domains=json_param("allowed_domains"),
+        alias=text_param("alias"),
+        stage=text_param("stage"),
+        rules=_move_rules(),
+        s3_conn_id=text_param("s3_conn_id"),
         # The task `tune` is skipped unless the parameter `tune` is true.
         trigger_rule=TriggerRule.NONE_FAILED,
         **step,
@@ -203,6 +207,11 @@ def _measuring_arguments(source: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _move_rules() -> dict[str, str]:
+    """Return the fields of `MoveRules`."""
+    return {"contract_change": text_param("contract_change"), "alias_back": json_param("alias_back")}
+
+
 def _publishing_tasks(step: dict[str, Any], prepare: Any) -> list[Any]:
     """Return the tasks that store, register and promote the candidate, and the teardown of the work folder."""
     artifact = task_record("tune", otherwise="export")
@@ -219,6 +228,7 @@ def _publishing_tasks(step: dict[str, Any], prepare: Any) -> list[Any]:
         alias=text_param("alias"),
         outlets=[RELEASED_VERSIONS],
         stage=text_param("stage"),
+        rules=_move_rules(),
         **results,
         **step,
         **store,

@@ -189,6 +189,16 @@ def _destination_params() -> dict[str, Param]:
             "It moves to the new version at the end. Lowercase letters, digits, dashes, underscores; a letter first.",
             pattern=defaults.ALIAS_PATTERN,
         ),
+        "contract_change": field(
+            "refuse", "string", DESTINATION, "If inputs or outputs change",
+            "The alias is at a version with other names, dtypes or fixed dimensions: `refuse` the model, or `allow` it.",
+            enum=["refuse", "allow"],
+        ),
+        "alias_back": field(
+            False, "boolean", DESTINATION, "Move the alias back",
+            "Move it also from the version of a newer training run to this older one. "
+            "Off: the older run is released as a version, and the alias stays.",
+        ),
         "stage": field(
             "none", "string", DESTINATION, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
             enum=["none", "Staging", "Production"],

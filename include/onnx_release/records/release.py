@@ -79,7 +79,11 @@ class S3Object(Record):
 
 
 class ModelVersion(Record):
-    """Version in MLflow's registry. Its source is the uploaded folder. `alias` is None until it is promoted."""
+    """Version in MLflow's registry. Its source is the uploaded folder.
+
+    `alias` is None until the version is promoted, and when the alias stays at another version for the reason in
+    `alias_note`.
+    """
 
     name: str
     version: int
@@ -87,4 +91,5 @@ class ModelVersion(Record):
     source: str
     training_run_id: str
     alias: str | None = None
+    alias_note: str | None = None
     created: bool = False

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from airflow_onnx import params
+from airflow_onnx import params, validation
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging
+from airflow_onnx.tracking.contract import Contract
+from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from onnx_release.errors import ReportRefused
 from onnx_release.records import CheckReport, OnnxArtifact
 
@@ -18,15 +21,41 @@ class OnnxCheckOperator(ReleaseStepOperator):
 
     :param artifact: the `OnnxArtifact` that the tuning returned.
     :param allowed_domains: custom operator domains that the serving runtime supports, besides ONNX's own.
+    :param alias: the alias of the release. A model that cannot have it is refused here, before the measurements.
+    :param stage: the legacy stage of the release.
+    :param rules: fields of `MoveRules`, each a value or its JSON.
+    :param s3_conn_id: an Airflow connection of type `aws`, for versions of other programs that have the alias.
     """
 
-    template_fields: Sequence[str] = (*ReleaseStepOperator.template_fields, "artifact", "allowed_domains")
+    template_fields: Sequence[str] = (
+        *ReleaseStepOperator.template_fields,
+        "artifact",
+        "allowed_domains",
+        "alias",
+        "stage",
+        "rules",
+        "s3_conn_id",
+    )
     ui_color = "#dcfce7"
 
-    def __init__(self, *, artifact: Any, allowed_domains: Any = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        artifact: Any,
+        allowed_domains: Any = (),
+        alias: str = "",
+        stage: str = "",
+        rules: dict[str, Any] | None = None,
+        s3_conn_id: str = "minio_default",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.artifact = artifact
         self.allowed_domains = allowed_domains
+        self.alias = alias
+        self.stage = stage
+        self.rules = rules
+        self.s3_conn_id = s3_conn_id
 
     def release(self, run: StepRun) -> CheckReport:
         """Check the staged artifact.
@@ -51,4 +80,25 @@ class OnnxCheckOperator(ReleaseStepOperator):
                 "The report on the training run lists every finding.",
                 code="check_failed",
             )
+        self._require_move(run, artifact)
         return report
+
+    def _require_move(self, run: StepRun, artifact: OnnxArtifact) -> None:
+        """Refuse a model whose inputs or outputs are not those of the alias. The promotion decides again."""
+        promoter = Promoter(
+            hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
+        )
+        candidate = Candidate(
+            model_name=run.model_name,
+            contract=Contract.of_artifact(artifact),
+            training_run_id=run.trained_model.training_run_id,
+            ended_at_ms=run.trained_model.ended_at_ms or int(1000 * time.time()),
+        )
+        moves = []
+        if self.alias:
+            moves.append(promoter.alias_move(candidate, validation.alias_for(self.alias, artifact.precision)))
+        if stage := validation.stage_for(self.stage, artifact.precision):
+            moves.append(promoter.stage_move(candidate, stage))
+        for move in moves:
+            if move.stays:
+                self.log.info("%s.", move.stays)

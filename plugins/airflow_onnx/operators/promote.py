@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias
@@ -14,8 +16,12 @@ from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_same_bytes
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3
-from airflow_onnx.tracking import model_registry, run_log
-from onnx_release.records import ModelVersion, S3Object
+from airflow_onnx.tracking import model_registry, promotion, run_log
+from airflow_onnx.tracking.contract import Contract
+from airflow_onnx.tracking.promotion import Candidate, Move, MoveRules, Promoter
+from airflow_onnx.tracking.version_tags import FIGURES, version_tags
+from onnx_release.limits import REPORT_FILE
+from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -25,59 +31,130 @@ RELEASED_VERSIONS = AssetAlias("onnx_released_versions")
 
 
 class MlflowPromoteModelOperator(AcceptedStepOperator):
-    """Moves the alias, sets the legacy stage on request, and logs the release to the training run.
+    """Moves the alias, sets the legacy stage on request, and logs the release to the version and the training run.
 
-    Judged artifact, uploaded objects and version must have the same sha256. An `AssetAlias` among the `outlets` gets
-    an event of the asset ``models:/<name>@<alias>``, with version, sha256 and URI in its `extra`: a serving DAG can be
-    scheduled on it.
+    Judged artifact, uploaded objects and version must have the same sha256. The alias moves only to a version with the
+    same inputs and outputs. It stays at the version of a newer training run; the release succeeds then, too. An
+    `AssetAlias` among the `outlets` gets an event of the asset ``models:/<name>@<alias>`` when the alias is at the
+    version, with version, sha256 and URI in its `extra`: a serving DAG can be scheduled on it.
 
     :param uploaded: the `S3Object` that the upload returned.
     :param version: the `ModelVersion` that the registration returned.
     :param alias: the alias to move, for example ``candidate``; a model of reduced precision gets ``candidate-int8``.
     :param stage: ``Staging`` or ``Production`` for consumers that load by stage; ``none`` or empty for no stage. A
-        model of reduced precision cannot have a stage.
+        model of reduced precision cannot have a stage. The stage follows the same rules as the alias.
+    :param rules: fields of `MoveRules`, each a value or its JSON.
     """
 
-    template_fields: Sequence[str] = (*AcceptedStepOperator.template_fields, "uploaded", "version", "alias", "stage")
+    template_fields: Sequence[str] = (
+        *AcceptedStepOperator.template_fields,
+        "uploaded",
+        "version",
+        "alias",
+        "stage",
+        "rules",
+    )
     operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
     ui_color = "#fee2e2"
 
-    def __init__(self, *, uploaded: Any, version: Any, alias: str, stage: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        uploaded: Any,
+        version: Any,
+        alias: str,
+        stage: str = "",
+        rules: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.uploaded = uploaded
         self.version = version
         self.alias = alias
         self.stage = stage
+        self.rules = rules
 
     def release(self, run: StepRun) -> ModelVersion:
         """Check the objects and the three digests, move the alias, log the release."""
         version = params.record(ModelVersion, self.version, "register")
         uploaded = params.record(S3Object, self.uploaded, "upload")
         judged, report = self.accepted_report(run)
-        require_same_bytes(judged.artifact, uploaded, version)
-        precision = judged.artifact.precision
-        alias, stage = validation.alias_for(self.alias, precision), validation.stage_for(self.stage, precision)
+        artifact = judged.artifact
+        require_same_bytes(artifact, uploaded, version)
+        alias = validation.alias_for(self.alias, artifact.precision)
+        stage = validation.stage_for(self.stage, artifact.precision)
         self._require_objects(uploaded)
-        # The alias last: a refused stage leaves it unchanged.
-        if stage is not None:
-            model_registry.set_stage(run.hook, version, stage)
-        model_registry.set_alias(run.hook, version, alias)
-        url = run.hook.server.version_url(version.name, version.version)
-        self.link_urls[ModelVersionLink.name] = url
+        promoter = Promoter(
+            hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
+        )
+        with promotion.promotion_lock(run.hook, version.name):
+            candidate = _candidate(run, version, artifact)
+            # Both decisions before any change: a refusal leaves alias, stage and figures unchanged.
+            stage_move = promoter.stage_move(candidate, stage) if stage else None
+            alias_move = promoter.alias_move(candidate, alias)
+            self._publish(run, report, version, uploaded)
+            if stage and stage_move and self._moves(stage_move):
+                model_registry.set_stage(run.hook, version, stage)
+            moves = self._moves(alias_move)
+            if moves:
+                model_registry.set_alias(run.hook, version, alias)
+            promoted = version.replace(alias=alias if moves else None, alias_note=alias_move.stays)
+            self._log_release(run, report, promoted)
+        self._emit(run.context, promoted)
+        self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
+        if moves:
+            self.log.info("models:/%s@%s is now version %d.", version.name, alias, version.version)
+        return promoted
+
+    def _moves(self, move: Move) -> bool:
+        """Log the decision about an alias or a stage. Return True if it moves."""
+        if move.stays:
+            self.log.info("%s.", move.stays)
+        for difference in move.differences:
+            self.log.warning("%s moves to other inputs or outputs: %s.", move.target, difference)
+        return not move.stays
+
+    def _publish(self, run: StepRun, report: ReleaseReport, version: ModelVersion, uploaded: S3Object) -> None:
+        """Put the report beside the objects, and its figures on the version, in place of those of an earlier release.
+
+        One release at a time does this, so that objects, version and training run have the same figures.
+        """
+        from onnx_release.artifact.digests import describe_folder
+        from onnx_release.report.markdown import summary_markdown
+        from onnx_release.report.release_report import write_report
+
+        artifact = run.evidence["artifact"]
+        folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
+        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+            write_report(Path(scratch), report)
+            (written,) = describe_folder(Path(scratch))
+            metadata = {"training-run-id": version.training_run_id, "artifact-sha256": version.sha256}
+            s3.put(folder, Path(scratch), written, metadata)
+        files = (*(file for file in uploaded.files if file.path != REPORT_FILE), written)
+        request = model_registry.VersionRequest(
+            name=version.name,
+            training_run_id=version.training_run_id,
+            sha256=version.sha256,
+            source=version.source,
+            description=summary_markdown(report),
+            tags=version_tags(report, artifact, uploaded.replace(files=files)),
+        )
+        model_registry.update_version(run.hook, request, version.version, renewed=FIGURES)
+
+    def _log_release(self, run: StepRun, report: ReleaseReport, version: ModelVersion) -> None:
         began = run.context["dag_run"].start_date
         released = run_log.ReleasedVersion(
             version=version.version,
-            alias=alias,
-            s3_uri=uploaded.uri,
+            alias=version.alias or "",
+            alias_note=version.alias_note or "",
+            s3_uri=version.source,
             wall_s=(datetime.now(UTC) - began).total_seconds() if began else None,
         )
         run_log.log_report(run.hook, run.context, report, released=released)
-        promoted = version.replace(alias=alias)
-        self._emit(run.context, promoted)
-        self.log.info("models:/%s@%s is now version %d: %s", version.name, alias, version.version, url)
-        return promoted
 
     def _emit(self, context: Context, version: ModelVersion) -> None:
+        if version.alias is None:
+            return
         asset = Asset(f"models:/{version.name}@{version.alias}")
         extra: dict[str, Any] = {"version": version.version, "sha256": version.sha256, "uri": version.source}
         for outlet in self.outlets:
@@ -86,10 +163,23 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
 
     def _require_objects(self, uploaded: S3Object) -> None:
         found = s3.sizes(s3.folder_at(self.s3_conn_id, uploaded.uri))
-        if changed := [file.path for file in uploaded.files if found.get(file.path) != file.size_bytes]:
+        # Another release of the same bytes may have replaced the report.
+        files = [file for file in uploaded.files if file.path != REPORT_FILE]
+        if changed := [file.path for file in files if found.get(file.path) != file.size_bytes]:
             raise StorageRefused(
                 f"The folder {uploaded.uri}",
                 f"has missing or changed objects since the upload: {', '.join(changed)}",
                 "Clear the task 'upload' with its downstream tasks.",
                 code="objects_changed",
             )
+
+
+def _candidate(run: StepRun, version: ModelVersion, artifact: OnnxArtifact) -> Candidate:
+    registered = model_registry.get_version(run.hook, version.name, version.version)
+    return Candidate(
+        model_name=version.name,
+        contract=Contract.of_artifact(artifact),
+        training_run_id=version.training_run_id,
+        ended_at_ms=promotion.training_end_ms(run.hook, registered),
+        version=version.version,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry
+from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.errors import ReportRefused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
@@ -69,7 +69,11 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         from onnx_release.report.release_report import read_report
 
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            s3.fetch(s3.folder_at(self.s3_conn_id, uploaded.uri), uploaded.files, Path(scratch))
+            folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
+            model = [file for file in uploaded.files if file.path != REPORT_FILE]
+            # Another release of the same bytes may have replaced the report since the upload.
+            found = s3.read_digest(folder, REPORT_FILE)
+            s3.fetch(folder, [*model, *([found] if found else [])], Path(scratch))
             smoke_test(Path(scratch), artifact)
             report = read_report(Path(scratch, REPORT_FILE))
         if report.check is None or report.benchmark is None:
@@ -82,32 +86,3 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         require_accepted(artifact, report.check, report.benchmark)
         return report
 
-
-def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object) -> dict[str, str]:
-    """Return the tags of a version below ``onnx.``: the artifact, its files and the figures of its report."""
-    from onnx_release.report.metrics import release_metrics
-
-    tags = {
-        "opset": artifact.opset,
-        "ir_version": artifact.ir_version,
-        "strategy": artifact.strategy,
-        "precision": artifact.precision,
-        "size_bytes": artifact.size_bytes,
-        "s3_uri": uploaded.uri,
-        "training_run_id": report.trained_model.training_run_id,
-        "training_model_uri": report.trained_model.model_uri,
-        "dag_run_url": report.dag_run_url or "",
-    }
-    if artifact.variant:
-        tags |= {"variant": artifact.variant}
-    if artifact.session_options:
-        tags |= {"session_options": json.dumps(artifact.session_options, sort_keys=True)}
-    tags |= {f"tool.{tool}": version for tool, version in artifact.tool_versions.items()}
-    tags |= {f"sha256.{file.path}": file.sha256 for file in uploaded.files}
-    tags |= {
-        name.replace("onnx_release/", "").replace("/", "."): f"{number:.6g}"
-        for name, number in release_metrics(report).items()
-    }
-    for side, specs in (("input", artifact.inputs), ("output", artifact.outputs)):
-        tags |= {f"{side}.{spec.name}": f"{spec.dtype} {list(spec.shape)}" for spec in specs}
-    return {f"onnx.{key}": str(text) for key, text in tags.items()}

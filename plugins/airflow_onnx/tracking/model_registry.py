@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,12 @@ def is_release_of(hook: MlflowHook, name: str, version: str, training_run_id: st
     return found.run_id == training_run_id and tags.VERSION_SHA256 in found.tags
 
 
+def get_version(hook: MlflowHook, name: str, number: int) -> Any:
+    """Return MLflow's version."""
+    with hook.mlflow_errors(f"The version {number} of model '{name}'"):
+        return hook.client.get_model_version(name, str(number))
+
+
 def ensure_version(hook: MlflowHook, request: VersionRequest) -> ModelVersion:
     """Create the version, or return the existing one.
 
@@ -78,6 +85,12 @@ def ensure_version(hook: MlflowHook, request: VersionRequest) -> ModelVersion:
     kept = found[0]
     for duplicate in found[1:]:
         _delete_duplicate(hook, request.name, duplicate)
+    if kept.status != "READY":
+        raise Transient(
+            f"Version {kept.version} of model '{request.name}'",
+            f"has the status {kept.status}",
+            "The registry is still copying it. Airflow tries again.",
+        )
     return ModelVersion(
         name=request.name,
         version=int(kept.version),
@@ -107,7 +120,26 @@ def _create(hook: MlflowHook, request: VersionRequest) -> Any:
             run_id=request.training_run_id,
             tags={**request.tags, tags.VERSION_SHA256: request.sha256},
             description=request.description,
+            # The client would wait with a line on standard error, which Airflow shows as an error.
+            await_creation_for=0,
         )
+
+
+def update_version(hook: MlflowHook, request: VersionRequest, number: int, *, renewed: tuple[str, ...]) -> None:
+    """Give an existing version the description and the tags of the request.
+
+    :param renewed: beginnings of keys. Other tags with them are deleted.
+    """
+    with hook.mlflow_errors(f"The version {number} of model '{request.name}'"):
+        found = hook.client.get_model_version(request.name, str(number))
+        for key, text in request.tags.items():
+            if found.tags.get(key) != text:
+                hook.client.set_model_version_tag(request.name, str(number), key, text)
+        for key in found.tags:
+            if key.startswith(renewed) and key not in request.tags:
+                hook.client.delete_model_version_tag(request.name, str(number), key)
+        if found.description != request.description:
+            hook.client.update_model_version(request.name, str(number), request.description)
 
 
 def _delete_duplicate(hook: MlflowHook, name: str, version: Any) -> None:
@@ -121,6 +153,59 @@ def _delete_duplicate(hook: MlflowHook, name: str, version: Any) -> None:
             # The other release may have deleted it already.
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
+
+
+def alias_holder(hook: MlflowHook, name: str, alias: str) -> Any:
+    """Return MLflow's version that has the alias, or None. MLflow removes the aliases of a deleted version."""
+    model = _registered_model(hook, name)
+    number = (model.aliases or {}).get(alias) if model else None
+    if number is None:
+        return None
+    try:
+        with hook.mlflow_errors(f"The version {number} of model '{name}'"):
+            return hook.client.get_model_version(name, str(number))
+    except Refused:
+        return None  # It was deleted, and the server kept the alias.
+
+
+def stage_holder(hook: MlflowHook, name: str, stage: str) -> Any:
+    """Return MLflow's newest version in the legacy stage, or None."""
+    if stage not in STAGES or _registered_model(hook, name) is None:
+        return None
+    with hook.mlflow_errors(f"The stage '{stage}' of model '{name}'"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        found = hook.client.get_latest_versions(name, [stage])
+    return max(found, key=lambda version: int(version.version), default=None)
+
+
+def _registered_model(hook: MlflowHook, name: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    with hook.mlflow_errors(f"The registered model '{name}'"):
+        try:
+            return hook.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+
+def tag_of_model(hook: MlflowHook, name: str, key: str) -> str | None:
+    """Return a tag of the registered model, or None."""
+    model = _registered_model(hook, name)
+    return model.tags.get(key) if model else None
+
+
+def set_tag_of_model(hook: MlflowHook, name: str, key: str, text: str) -> None:
+    """Set a tag of the registered model."""
+    with hook.mlflow_errors(f"The registered model '{name}'"):
+        hook.client.set_registered_model_tag(name, key, text)
+
+
+def delete_tag_of_model(hook: MlflowHook, name: str, key: str) -> None:
+    """Delete a tag of the registered model."""
+    with hook.mlflow_errors(f"The registered model '{name}'"):
+        hook.client.delete_registered_model_tag(name, key)
 
 
 def set_alias(hook: MlflowHook, version: ModelVersion, alias: str) -> None:
@@ -143,7 +228,8 @@ def set_stage(hook: MlflowHook, version: ModelVersion, stage: str) -> None:
             "Choose one of them, or none.",
             code="unknown_stage",
         )
-    with hook.mlflow_errors(f"The stage '{stage}' of model '{version.name}'"):
+    with hook.mlflow_errors(f"The stage '{stage}' of model '{version.name}'"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         hook.client.transition_model_version_stage(
             version.name, str(version.version), stage, archive_existing_versions=True
         )

@@ -34,6 +34,7 @@ REGISTERED_MODEL = f"{ROOT}.registered_model"
 SHA256 = f"{ROOT}.sha256"
 VERSION = f"{ROOT}.version"
 ALIAS = f"{ROOT}.alias"
+ALIAS_NOTE = f"{ROOT}.alias_note"
 S3_URI = f"{ROOT}.s3_uri"
 WALL_S = f"{ROOT}.wall_s"
 PRECISION = f"{ROOT}.precision"
@@ -41,6 +42,10 @@ PRECISION = f"{ROOT}.precision"
 # On a model version.
 VERSION_SHA256 = "onnx.sha256"
 VERSION_PRECISION = "onnx.precision"
+VERSION_CONTRACT = "onnx.contract"
+
+# On a registered model, while a release moves its aliases.
+PROMOTION_LOCK = "onnx.promotion_lock"
 
 
 def of_precision(name: str, precision: str) -> str:

@@ -1,0 +1,162 @@
+"""Contract of a model version: names, dtypes and fixed dimensions of its inputs and outputs."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.storage import s3
+from airflow_onnx.tracking import tags
+from onnx_release.errors import Refused, shorten
+from onnx_release.records import OnnxArtifact, TensorSpec
+from onnx_release.records.base import Record
+
+if TYPE_CHECKING:
+    from airflow_onnx.hooks.mlflow import MlflowHook
+
+_MLMODEL_MAX_BYTES = 2**24
+# The text of a version's source that is a path on the worker's own disk. It is not read.
+_LOCAL = ("file:", "/", ".")
+
+
+class Contract(Record):
+    """Inputs and outputs of a model. The names of dimensions that vary do not count."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of_artifact(cls, artifact: OnnxArtifact) -> Self:
+        """Return the contract of an exported model."""
+        return cls(inputs=artifact.inputs, outputs=artifact.outputs)
+
+    def text(self) -> str:
+        """Return the contract as JSON, for a tag."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True)
+
+    def differences(self, new: Contract) -> list[str]:
+        """Return the differences that can break a client of this contract, as phrases about the new contract.
+
+        A fixed dimension of an input may become free, and with a first dimension also the first one of each output:
+        every valid call remains valid.
+        """
+        outputs = {spec.name: spec for spec in new.outputs}
+        inputs = {spec.name: spec for spec in new.inputs}
+        freed = any(0 in _freed(spec, inputs[spec.name]) for spec in self.inputs if spec.name in inputs)
+        found = [*_missing("input", self.inputs, new.inputs), *_missing("output", self.outputs, new.outputs)]
+        for spec in self.inputs:
+            found += _changes("input", spec, inputs.get(spec.name), may_be_free=range(len(spec.shape)))
+        for spec in self.outputs:
+            found += _changes("output", spec, outputs.get(spec.name), may_be_free=range(int(freed)))
+        before, after = [spec.name for spec in self.outputs], [spec.name for spec in new.outputs]
+        # ONNX Runtime returns the outputs as a list.
+        if before != after and sorted(before) == sorted(after):
+            found.append(f"the outputs are in the order {', '.join(after)}, not {', '.join(before)}")
+        return found
+
+
+def _missing(side: Literal["input", "output"], old: Sequence[TensorSpec], new: Sequence[TensorSpec]) -> Iterator[str]:
+    names = [spec.name for spec in new]
+    yield from (f"the {side} '{spec.name}' is missing" for spec in old if spec.name not in names)
+    names = [spec.name for spec in old]
+    yield from (f"the {side} '{spec.name}' is new" for spec in new if spec.name not in names)
+
+
+def _changes(side: str, old: TensorSpec, new: TensorSpec | None, may_be_free: Sequence[int]) -> list[str]:
+    if new is None:
+        return []
+    found = []
+    if old.dtype != new.dtype:
+        found.append(f"the {side} '{old.name}' has dtype {new.dtype}, not {old.dtype}")
+    old_sizes, new_sizes = ([size if isinstance(size, int) else None for size in one.shape] for one in (old, new))
+    allowed = _freed(old, new).intersection(may_be_free)
+    if len(old_sizes) != len(new_sizes) or any(
+        size != new_sizes[axis] and axis not in allowed for axis, size in enumerate(old_sizes)
+    ):
+        found.append(f"the {side} '{old.name}' has shape {_shape(new)}, not {_shape(old)}")
+    return found
+
+
+def _freed(old: TensorSpec, new: TensorSpec) -> set[int]:
+    """Return the axes that are fixed in the old specification and free in the new one."""
+    pairs = enumerate(zip(old.shape, new.shape, strict=False))
+    return {axis for axis, (before, after) in pairs if isinstance(before, int) and isinstance(after, str)}
+
+
+def _shape(spec: TensorSpec) -> str:
+    return f"({', '.join(map(str, spec.shape))})"
+
+
+def contract_of(hook: MlflowHook, s3_conn_id: str, version: Any) -> Contract:
+    """Return the contract of a registered version: of its tag, else of its model signature.
+
+    :param version: MLflow's `ModelVersion`.
+    :param s3_conn_id: an Airflow connection of type `aws`, for a version whose files are in an S3 store.
+    :raises TrackingRefused: ``contract_unknown`` if the version has neither.
+    :raises Transient: if a server does not answer.
+    """
+    try:
+        return Contract.from_dict(json.loads(version.tags[tags.VERSION_CONTRACT]))
+    except (KeyError, ValueError, Refused):
+        pass  # A version of another program, or a tag that a person changed.
+    try:
+        return _of_signature(_signature(hook, s3_conn_id, version))
+    except Refused as error:
+        raise TrackingRefused(
+            f"Version {version.version} of model '{version.name}'",
+            f"has unknown inputs and outputs: {shorten(error)}",
+            f"Set contract_change to allow if clients can use the new model, or name a model of its own by the tag "
+            f"{tags.MODEL_NAME}.",
+            code="contract_unknown",
+        ) from error
+
+
+def _signature(hook: MlflowHook, s3_conn_id: str, version: Any) -> Any:
+    """Return the model signature of a version of another program."""
+    from mlflow.models import Model
+
+    subject = f"Version {version.version} of model '{version.name}'"
+    with hook.mlflow_errors(subject):
+        uri = str(hook.client.get_model_version_download_uri(version.name, version.version)).rstrip("/")
+    if uri.startswith(_LOCAL):
+        raise _unreadable(subject, "its files are on a local disk")
+    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+        folder = Path(scratch, "model")
+        if uri.startswith("s3://"):
+            folder.mkdir()
+            path = s3.fetch_one(s3.folder_at(s3_conn_id, uri, rerun=None), "MLmodel", folder, _MLMODEL_MAX_BYTES)
+        else:
+            path = hook.download(f"{uri}/MLmodel", folder)
+        try:
+            return Model.load(str(path)).signature
+        except Exception as error:  # a foreign file: its parser raises errors of any kind
+            raise _unreadable(subject, f"its MLmodel cannot be read: {shorten(error)}") from error
+
+
+def _of_signature(signature: Any) -> Contract:
+    from mlflow.types import TensorSpec as NamedTensor
+
+    sides = [getattr(signature, side, None) for side in ("inputs", "outputs")]
+    for side in sides:
+        if side is None or not all(isinstance(spec, NamedTensor) for spec in side.inputs):
+            raise _unreadable("The model signature", "is missing or has no tensors")
+    inputs, outputs = (
+        tuple(
+            TensorSpec(
+                name=spec.name or f"#{number}",
+                dtype=str(spec.type),
+                shape=tuple("free" if size < 0 else int(size) for size in spec.shape),
+            )
+            for number, spec in enumerate(side.inputs)
+        )
+        for side in sides
+    )
+    return Contract(inputs=inputs, outputs=outputs)
+
+
+def _unreadable(subject: str, problem: str) -> TrackingRefused:
+    return TrackingRefused(subject, problem, "Log it with a signature of tensors.", code="contract_unknown")

@@ -1,0 +1,174 @@
+"""Rules for moving an alias or a legacy stage to a version.
+
+It moves only to the inputs and outputs of the version that has it, and never from a newer training run to an older one,
+unless a person asks for either.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.tracking import model_registry, tags
+from airflow_onnx.tracking.contract import Contract, contract_of
+from onnx_release.errors import Refused, Transient
+from onnx_release.records.base import Record
+
+if TYPE_CHECKING:
+    from airflow_onnx.hooks.mlflow import MlflowHook
+
+_DIFFERENCES_MAX = 10
+# Two releases at the same time write different texts into one tag. The later text remains, long before this time.
+_LOCK_SETTLES_S = 0.5
+_LOCK_POLL_S = 0.2
+# A lock that does not change for this time belongs to a task that was killed.
+_LOCK_STALE_S = 60.0
+_LOCK_WAIT_MAX_S = 600.0
+
+
+class MoveRules(Record):
+    """Permissions of a release to move an alias."""
+
+    contract_change: Literal["refuse", "allow"] = "refuse"
+    alias_back: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A version to promote, or an artifact that becomes one.
+
+    :param version: the number of the version, None before its registration.
+    :param ended_at_ms: the end of its training run in milliseconds since 1970.
+    """
+
+    model_name: str
+    contract: Contract
+    training_run_id: str
+    ended_at_ms: int
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """The decision about one alias or stage.
+
+    :param target: the alias or stage as the start of a sentence, such as ``The alias 'candidate'``.
+    :param stays: the reason why it stays at another version, None if it belongs to the candidate.
+    :param differences: the differences between the contracts of both versions, which are allowed.
+    """
+
+    target: str
+    stays: str | None = None
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promoter:
+    """Decisions about the alias and the stage of one registered model.
+
+    :param s3_conn_id: an Airflow connection of type `aws`, for versions of other programs in an S3 store.
+    """
+
+    hook: MlflowHook
+    s3_conn_id: str
+    rules: MoveRules
+
+    def alias_move(self, candidate: Candidate, alias: str) -> Move:
+        """Decide about the alias.
+
+        :raises TrackingRefused: if the version that has it has other inputs or outputs.
+        """
+        holder = model_registry.alias_holder(self.hook, candidate.model_name, alias)
+        return self._move(candidate, f"The alias '{alias}'", holder)
+
+    def stage_move(self, candidate: Candidate, stage: str) -> Move:
+        """Decide about the legacy stage, as for an alias."""
+        holder = model_registry.stage_holder(self.hook, candidate.model_name, stage)
+        return self._move(candidate, f"The stage '{stage}'", holder)
+
+    def _move(self, candidate: Candidate, target: str, holder: Any) -> Move:
+        if holder is None or int(holder.version) == candidate.version:
+            return Move(target=target)
+        if stays := self._is_newer(holder, candidate):
+            return Move(target=target, stays=f"{target} stays at version {holder.version}: {stays}")
+        try:
+            differences = contract_of(self.hook, self.s3_conn_id, holder).differences(candidate.contract)
+        except TrackingRefused:
+            if self.rules.contract_change == "refuse":
+                raise
+            differences = ["its inputs and outputs are unknown"]
+        if differences and self.rules.contract_change == "refuse":
+            more = f" and {len(differences) - _DIFFERENCES_MAX} more" if len(differences) > _DIFFERENCES_MAX else ""
+            raise TrackingRefused(
+                f"{target} of model '{candidate.model_name}'",
+                f"is at version {holder.version}, and the new model has other inputs or outputs: "
+                f"{'; '.join(differences[:_DIFFERENCES_MAX])}{more}",
+                f"Name a model of its own by the tag {tags.MODEL_NAME} on the run, choose another alias, or set "
+                "contract_change to allow if all clients can use the new model.",
+                code="contract_change",
+            )
+        return Move(target=target, differences=tuple(differences))
+
+    def _is_newer(self, holder: Any, candidate: Candidate) -> str | None:
+        """Return the reason why the version that has the alias is newer, or None."""
+        if self.rules.alias_back or holder.run_id == candidate.training_run_id:
+            return None
+        ended_at_ms = training_end_ms(self.hook, holder)
+        if candidate.ended_at_ms > ended_at_ms:
+            return None
+        when = "later" if candidate.ended_at_ms < ended_at_ms else "at the same time"
+        return f"its training run {holder.run_id} ended {when}. Set alias_back to move it to this older run"
+
+
+def training_end_ms(hook: MlflowHook, version: Any) -> int:
+    """Return the end of a version's training run; without a finished run, the creation of the version."""
+    end = None
+    if version.run_id:
+        try:
+            with hook.mlflow_errors(f"The training run {version.run_id}"):
+                end = hook.client.get_run(version.run_id).info.end_time
+        except Refused:
+            pass  # The run was deleted for good.
+    return int(end or version.creation_timestamp)
+
+
+@contextmanager
+def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
+    """Let one release at a time move the aliases of a registered model.
+
+    MLflow cannot set an alias on a condition. A release writes a text of its own into a tag of the model, waits until
+    every other release that saw no text has written too, and goes on if the text is still its own.
+
+    :raises Transient: if other releases have the lock all the time.
+    """
+    own, deadline = uuid.uuid4().hex, time.monotonic() + _LOCK_WAIT_MAX_S
+    while model_registry.tag_of_model(hook, model_name, tags.PROMOTION_LOCK) != own:
+        _await_unlocked(hook, model_name)
+        if time.monotonic() > deadline:
+            raise Transient(
+                f"The registered model '{model_name}'", "is locked by other releases", "Airflow tries again."
+            )
+        model_registry.set_tag_of_model(hook, model_name, tags.PROMOTION_LOCK, own)
+        time.sleep(_LOCK_SETTLES_S)
+    try:
+        yield
+    finally:
+        if model_registry.tag_of_model(hook, model_name, tags.PROMOTION_LOCK) == own:
+            model_registry.delete_tag_of_model(hook, model_name, tags.PROMOTION_LOCK)
+
+
+def _await_unlocked(hook: MlflowHook, model_name: str) -> None:
+    """Wait until no release has the lock, or the one that has it was killed."""
+    seen, since = "", time.monotonic()
+    while (found := model_registry.tag_of_model(hook, model_name, tags.PROMOTION_LOCK)) is not None:
+        if found != seen:
+            seen, since = found, time.monotonic()
+        elif time.monotonic() - since > _LOCK_STALE_S:
+            return
+        time.sleep(_LOCK_POLL_S)
