@@ -40,13 +40,13 @@ def _facts(outcome: Outcome) -> Table:
     rows = {
         "training run": outcome.training_run_id,
         "sha256": artifact["sha256"],
-        "size": f"{artifact['size_bytes'] / 1e6:.2f} MB in {len(artifact['files'])} files",
+        "size": f"{_size(artifact['size_bytes'])} in {len(artifact['files'])} files",
         "opset": f"{artifact['opset']} (IR {artifact['ir_version']})",
         "strategy": f"{artifact['strategy']} on {artifact['device']}, {artifact['export_wall_s']:.1f} s",
         "object": outcome.uploaded["uri"],
         "model": version["name"],
         "version": str(version["version"]),
-        "alias": version["alias"],
+        "alias": version["alias"] or version["alias_note"],
     }
     for name, value in rows.items():
         table.add_row(name, value)
@@ -90,3 +90,7 @@ def _extreme(rows: list[Any], measure: str, pick: Any) -> float | None:
 
 def _number(value: float | None, form: str) -> str:
     return "not measured" if value is None else form.format(value)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.2f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.2f} kB"

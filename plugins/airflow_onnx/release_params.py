@@ -191,7 +191,7 @@ def _destination_params() -> dict[str, Param]:
         ),
         "contract_change": field(
             "refuse", "string", DESTINATION, "If inputs or outputs change",
-            "The alias is at a version with other names, dtypes or fixed dimensions: `refuse` the model, or `allow` it.",
+            "The alias is at a version with other names, dtypes or fixed dimensions: `refuse` the model, or `allow`.",
             enum=["refuse", "allow"],
         ),
         "alias_back": field(

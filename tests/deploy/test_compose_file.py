@@ -13,6 +13,7 @@ import yaml
 from airflow_onnx import defaults
 from airflow_onnx.provider import get_provider_info
 from deploy.compose import REPO
+from stack.minio import RELEASE_BUCKET
 from stack.setup import MEASURE_POOL
 
 TEXT = (REPO / "docker-compose.yaml").read_text()
@@ -76,8 +77,9 @@ def test_the_settings_are_those_that_the_package_knows() -> None:
 
 def test_the_buckets_accounts_and_the_pool_are_those_of_the_package() -> None:
     policy = json.loads((REPO / "deploy/minio/release-policy.json").read_text())
-    assert f"arn:aws:s3:::{defaults.BUCKET}/*" in policy["Statement"][1]["Resource"]
-    assert f"store/{defaults.BUCKET} " in (REPO / "deploy/minio/setup.sh").read_text()
+    assert f"arn:aws:s3:::{RELEASE_BUCKET}/*" in policy["Statement"][1]["Resource"]
+    assert f"store/{RELEASE_BUCKET} " in (REPO / "deploy/minio/setup.sh").read_text()
+    assert f"AIRFLOW__ONNX_RELEASE__BUCKET: {RELEASE_BUCKET}\n" in (REPO / "docker-compose.yaml").read_text()
     assert MEASURE_POOL == defaults.MEASURE_POOL
     assert f'MEASURE_POOL = "{defaults.MEASURE_POOL}"' in (REPO / "deploy/container/set_up.py").read_text()
 

@@ -218,7 +218,14 @@ class Release:
         return self.returned.get("tune", self.returned["export"])
 
     def _check(self) -> Any:
-        return OnnxCheckOperator(task_id="check", artifact=self.artifact, **self._shared())
+        return OnnxCheckOperator(
+            task_id="check",
+            artifact=self.artifact,
+            alias=self.params.get("alias", "candidate"),
+            stage=self.params.get("stage", "none"),
+            rules=self.params.get("rules"),
+            **self._shared(),
+        )
 
     def _parity_latency(self) -> Any:
         return OnnxParityLatencyOperator(
@@ -259,8 +266,9 @@ class Release:
             task_id="promote",
             uploaded=self.returned["upload"],
             version=self.returned["register"],
-            alias="candidate",
+            alias=self.params.get("alias", "candidate"),
             stage=self.params.get("stage", "none"),
+            rules=self.params.get("rules"),
             outlets=[RELEASED_VERSIONS],
             **self._judged(),
             **self._shared(),

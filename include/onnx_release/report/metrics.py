@@ -1,11 +1,12 @@
-"""Metrics of a release for its training run in MLflow."""
+"""Metrics and verdicts of a release for MLflow."""
 
 from __future__ import annotations
 
 import math
 import re
 
-from onnx_release.records import BatchLatency, ReleaseReport
+from onnx_release.limits import CPU_WAIT_SHARE_MAX
+from onnx_release.records import BatchLatency, LatencyReport, ReleaseReport
 
 METRIC_ROOT = "onnx_release"
 
@@ -14,7 +15,7 @@ def release_metrics(report: ReleaseReport) -> dict[str, float]:
     """Return the metrics under MLflow names below ``onnx_release/``.
 
     Parity has the worst value of each measure per output, latency every value per batch size. A value that is missing
-    or not finite has no metric.
+    or not finite has no metric. A speedup that is not settled has only its lower bound.
     """
     found: dict[str, float | None] = {}
     if report.artifact is not None:
@@ -26,8 +27,10 @@ def release_metrics(report: ReleaseReport) -> dict[str, float]:
     if report.benchmark is not None:
         for output, worst in report.benchmark.parity.worst_per_output().items():
             found |= {f"parity/{_name_part(output)}/{name}": value for name, value in worst.to_dict().items()}
-        for batch in report.benchmark.latency.batches if report.benchmark.latency else ():
-            found |= {f"latency/batch_{batch.batch_size}/{name}": value for name, value in _batch(batch).items()}
+        if (latency := report.benchmark.latency) is not None:
+            for batch in latency.batches:
+                values = _batch(batch, is_settled=_is_settled(batch, latency))
+                found |= {f"latency/batch_{batch.batch_size}/{name}": value for name, value in values.items()}
     return {
         f"{METRIC_ROOT}/{name}": float(value)
         for name, value in found.items()
@@ -35,16 +38,38 @@ def release_metrics(report: ReleaseReport) -> dict[str, float]:
     }
 
 
+def release_verdicts(report: ReleaseReport) -> dict[str, str]:
+    """Return the latency verdict, and ``settled`` or ``not settled`` for each batch size, by names like the metrics."""
+    if report.benchmark is None or (latency := report.benchmark.latency) is None:
+        return {}
+    batches = {
+        f"{METRIC_ROOT}/latency/batch_{batch.batch_size}/verdict": "settled"
+        if _is_settled(batch, latency)
+        else "not settled"
+        for batch in latency.batches
+    }
+    return {f"{METRIC_ROOT}/latency/verdict": latency.verdict, **batches}
+
+
+def _is_settled(batch: BatchLatency, latency: LatencyReport) -> bool:
+    """Return True for a speedup that may be published as a plain number."""
+    is_served = batch.batch_size == latency.budget.get("batch_size")
+    # A process that waits for a CPU slows PyTorch more than ONNX Runtime.
+    is_disturbed = batch.cpu_wait_share is not None and batch.cpu_wait_share > CPU_WAIT_SHARE_MAX
+    return batch.conclusive and not is_disturbed and not (is_served and latency.verdict == "not settled")
+
+
 def _name_part(name: str) -> str:
     """Replace characters that MLflow refuses in metric names, and the slash, which would start another level."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    part = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    return part if part.strip(".") else f"_{part}"
 
 
-def _batch(batch: BatchLatency) -> dict[str, float | None]:
+def _batch(batch: BatchLatency, *, is_settled: bool) -> dict[str, float | None]:
     sides = {"reference": batch.reference, "candidate": batch.candidate}
     return {f"{side}_{name}": value for side, record in sides.items() for name, value in record.to_dict().items()} | {
-        "speedup": batch.speedup,
+        "speedup": batch.speedup if is_settled else None,
         "speedup_low": batch.speedup_low,
-        "speedup_high": batch.speedup_high,
+        "speedup_high": batch.speedup_high if is_settled else None,
         "cpu_wait_share": batch.cpu_wait_share,
     }

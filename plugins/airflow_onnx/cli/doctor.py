@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
 def _examine(arguments: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
     from onnx_release.export.diagnostics import refusal_finding
     from onnx_release.export.export_model import ExportStepOptions
+    from onnx_release.report.markdown import size_text
     from onnx_release.run_step import export
     from onnx_release.trained.model_factory import FactoryOptions
 
@@ -99,7 +100,7 @@ def _examine(arguments: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
         )
         trained = _fetch(arguments.model, scratch / "trained")
         artifact = export(trained, scratch / "onnx", options)
-        size = f"opset {artifact.opset}, {artifact.size_bytes / 1e6:.3g} MB"
+        size = f"opset {artifact.opset}, {size_text(artifact.size_bytes)}"
         message = f"The strategy '{artifact.strategy}' wrote the ONNX model ({size})"
         yield Finding(severity="info", code="exported", message=message)
         yield from artifact.findings

@@ -85,4 +85,3 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
             )
         require_accepted(artifact, report.check, report.benchmark)
         return report
-

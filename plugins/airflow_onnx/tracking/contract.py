@@ -138,24 +138,24 @@ def _signature(hook: MlflowHook, s3_conn_id: str, version: Any) -> Any:
 
 
 def _of_signature(signature: Any) -> Contract:
-    from mlflow.types import TensorSpec as NamedTensor
+    if signature is None:
+        raise _unreadable("The model", "has no signature")
+    return Contract(inputs=_specs(signature.inputs), outputs=_specs(signature.outputs))
 
-    sides = [getattr(signature, side, None) for side in ("inputs", "outputs")]
-    for side in sides:
-        if side is None or not all(isinstance(spec, NamedTensor) for spec in side.inputs):
-            raise _unreadable("The model signature", "is missing or has no tensors")
-    inputs, outputs = (
-        tuple(
-            TensorSpec(
-                name=spec.name or f"#{number}",
-                dtype=str(spec.type),
-                shape=tuple("free" if size < 0 else int(size) for size in spec.shape),
-            )
-            for number, spec in enumerate(side.inputs)
+
+def _specs(schema: Any) -> tuple[TensorSpec, ...]:
+    from mlflow.types import TensorSpec as SignatureTensor
+
+    if schema is None or not all(isinstance(spec, SignatureTensor) for spec in schema.inputs):
+        raise _unreadable("The model signature", "has values that are no tensors")
+    return tuple(
+        TensorSpec(
+            name=spec.name or f"#{number}",
+            dtype=str(spec.type),
+            shape=tuple("free" if size < 0 else int(size) for size in spec.shape),
         )
-        for side in sides
+        for number, spec in enumerate(schema.inputs)
     )
-    return Contract(inputs=inputs, outputs=outputs)
 
 
 def _unreadable(subject: str, problem: str) -> TrackingRefused:

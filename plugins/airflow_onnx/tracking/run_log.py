@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,18 +36,30 @@ log = logging.getLogger(__name__)
 _UNNAMED = "unnamed"
 
 # Emptied when an attempt begins and no release is current.
-_OF_A_RELEASE = (tags.VERSION, tags.ALIAS, tags.S3_URI, tags.WALL_S, tags.PRECISION)
+_OF_A_RELEASE = (
+    tags.VERSION,
+    tags.ALIAS,
+    tags.ALIAS_NOTE,
+    tags.S3_URI,
+    tags.WALL_S,
+    tags.PRECISION,
+    tags.LATENCY_VERDICT,
+)
+# Those that a release of reduced precision has beside those of the exact one.
+_OF_A_REDUCED_RELEASE = (tags.VERSION, tags.ALIAS, tags.ALIAS_NOTE, tags.S3_URI, tags.LATENCY_VERDICT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasedVersion:
     """The registered version of a successful release.
 
+    :param alias: the alias of the version, empty if it stays at another one for the reason in `alias_note`.
     :param wall_s: seconds from the start of the DAG run, None if Airflow gives no start.
     """
 
     version: int
     alias: str
+    alias_note: str = ""
     s3_uri: str
     wall_s: float | None = None
 
@@ -103,9 +116,9 @@ def log_report(
         found |= {tags.STATUS: status, tags.REASON: reason, tags.REASON_CODE: reason_code or ""}
         found |= {tags.REGISTERED_MODEL: name, tags.SHA256: sha256} | version_tags
     if reduced:
-        of_reduced = {name: version_tags[name] for name in (tags.VERSION, tags.ALIAS, tags.S3_URI) if released}
-        of_reduced[tags.SHA256] = sha256
-        found |= {tags.of_precision(name, reduced): text for name, text in of_reduced.items()}
+        of_reduced = {name: version_tags.get(name, "") for name in _OF_A_REDUCED_RELEASE} | {tags.SHA256: sha256}
+        named = {tags.of_precision(name, reduced): text for name, text in of_reduced.items()}
+        found |= {name: text for name, text in named.items() if text or before.get(name)}
     _log_attempt(hook, report)
     if not unchanged or reduced or before.get(tags.REGISTERED_MODEL) != name:
         _log_current(hook, report, with_metrics=not unchanged or reduced is not None)
@@ -209,7 +222,20 @@ def _log_current(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool)
         values = {
             name.replace(tags.ROOT, f"{tags.ROOT}{below}", 1): value for name, value in release_metrics(report).items()
         }
-        hook.log_metrics(run_id, values)
+        hook.log_metrics(run_id, _outdated(hook, run_id, values, below) | values)
+
+
+def _outdated(hook: MlflowHook, run_id: str, values: dict[str, float], below: str) -> dict[str, float]:
+    """Return NaN for each metric that only an earlier release has: MLflow cannot delete a metric."""
+    with hook.mlflow_errors(f"The training run {run_id}"):
+        found = hook.client.get_run(run_id).data.metrics
+    root = f"{tags.ROOT}{below}/"
+    others = () if below else tuple(f"{root}{precision}/" for precision in Precision if not precision.is_exact)
+    return {
+        name: math.nan
+        for name, value in found.items()
+        if name.startswith(root) and not name.startswith(others) and name not in values and not math.isnan(value)
+    }
 
 
 def _run_tags(hook: MlflowHook, training_run_id: str) -> dict[str, str]:
@@ -241,7 +267,13 @@ def _version_tags(report: ReleaseReport, released: ReleasedVersion) -> dict[str,
         tags.S3_URI: released.s3_uri,
         tags.PRECISION: str(precision),
     }
-    return found | ({tags.WALL_S: f"{released.wall_s:.1f}"} if released.wall_s is not None else {})
+    if released.alias_note:
+        found[tags.ALIAS_NOTE] = released.alias_note
+    if report.benchmark and report.benchmark.latency:
+        found[tags.LATENCY_VERDICT] = report.benchmark.latency.verdict
+    if released.wall_s is not None:
+        found[tags.WALL_S] = f"{released.wall_s:.1f}"
+    return found
 
 
 def _attempt_tags(context: Context, training_run_id: str, status: str, reason: str = "") -> dict[str, str]:

@@ -36,6 +36,7 @@ VERSION = f"{ROOT}.version"
 ALIAS = f"{ROOT}.alias"
 ALIAS_NOTE = f"{ROOT}.alias_note"
 S3_URI = f"{ROOT}.s3_uri"
+LATENCY_VERDICT = f"{ROOT}.latency_verdict"
 WALL_S = f"{ROOT}.wall_s"
 PRECISION = f"{ROOT}.precision"
 
