@@ -147,7 +147,7 @@ def _specs(schema: Any) -> tuple[TensorSpec, ...]:
     from mlflow.types import TensorSpec as SignatureTensor
 
     if schema is None or not all(isinstance(spec, SignatureTensor) for spec in schema.inputs):
-        raise _unreadable("The model signature", "has values that are no tensors")
+        raise _unreadable("The model signature", "has values other than tensors")
     return tuple(
         TensorSpec(
             name=spec.name or f"#{number}",

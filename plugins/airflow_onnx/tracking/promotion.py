@@ -133,7 +133,7 @@ def training_end_ms(hook: MlflowHook, version: Any) -> int:
             with hook.mlflow_errors(f"The training run {version.run_id}"):
                 end = hook.client.get_run(version.run_id).info.end_time
         except Refused:
-            pass  # The run was deleted for good.
+            pass  # The run was deleted permanently.
     return int(end or version.creation_timestamp)
 
 
