@@ -108,7 +108,7 @@ def _explain_failure(setup: BenchmarkSetup, parity: ParityReport, case: FailedCa
                 limits=parity.limits,
                 failures=parity.failures,
                 divergence=divergence,
-                scales={c.output: c.measures.scale for c in parity.comparisons if c.measures.scale is not None},
+                scales=case.scales,
                 versions=setup.artifact.tool_versions,
                 model=setup.folder,
                 sha256=setup.artifact.sha256,

@@ -19,7 +19,8 @@ from onnx_release.export.contract import ModelContract
 from onnx_release.export.fallback import ExportResult
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_model import run
-from onnx_release.parity.compare_outputs import compare_outputs, output_scales
+from onnx_release.parity.compare_outputs import compare_outputs
+from onnx_release.parity.scales import output_scales
 from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
@@ -105,7 +106,7 @@ class ExportVerifier:
             candidates = self._onnxruntime.run(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
         except Refused as refusal:
             return f"{refusal.subject} {refusal.problem}"
-        scales = output_scales(outputs for _, outputs in cases)
+        scales = output_scales(cases)
         for (sample, expected), outputs in zip(cases, candidates, strict=True):
             for compared in compare_outputs(expected, outputs, sample, ParityLimits(), scales):
                 if not compared.passed:

@@ -9,7 +9,9 @@ import numpy as np
 
 from onnx_release.errors import Refused
 from onnx_release.limits import ParityLimits
-from onnx_release.parity.compare_outputs import compare_outputs, evaluate_parity, output_scales
+from onnx_release.parity.compare_outputs import compare_outputs, evaluate_parity
+from onnx_release.parity.measures import ColumnScale
+from onnx_release.parity.scales import output_scales
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport
 from onnx_release.runners import Runner
 from onnx_release.samples.edge_cases import varying_dimensions
@@ -19,11 +21,12 @@ from onnx_release.trained.arrays import Arrays
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedCase:
-    """Sample on which the sides differ, with the outputs of each."""
+    """Sample on which the sides differ, with the outputs of each, and the scales over all samples."""
 
     sample: Sample
     reference: Arrays
     candidate: Arrays
+    scales: dict[str, tuple[ColumnScale, ...]]
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ class Comparison:
 
     def run_candidate(self, runner: Runner) -> None:
         """Run ONNX Runtime on the samples that PyTorch ran, and compare the outputs."""
-        scales = output_scales(outputs for _, outputs in self.expected)
+        scales = output_scales(self.expected)
         for index, (sample, reference) in enumerate(self.expected):
             try:
                 candidate = run(runner, sample)
@@ -89,7 +92,7 @@ class Comparison:
             results = compare_outputs(reference, candidate, sample, self.limits, scales)
             self.compared += results
             if sample.decides and self.failed_case is None and not all(result.passed for result in results):
-                self.failed_case = FailedCase(sample=sample, reference=reference, candidate=candidate)
+                self.failed_case = FailedCase(sample=sample, reference=reference, candidate=candidate, scales=scales)
             if index == 0:
                 # The smoke test before registration checks this too, but only after the upload.
                 self.failures += not_finite(candidate)

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import numpy as np
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.limits import resolve_limits
-from onnx_release.parity.measures import Measured, compare_arrays, root_mean_square
-from onnx_release.records import Measures, OnnxArtifact, OutputParity, ParityReport
+from onnx_release.parity.measures import ColumnScale, Compared, compare_arrays
+from onnx_release.parity.scales import output_scales
+from onnx_release.records import ColumnParity, Measures, OnnxArtifact, OutputParity, ParityReport
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
-
-
-def output_scales(references: Iterable[Arrays]) -> dict[str, float]:
-    """Return each float output's largest root mean square over these samples, by name.
-
-    Errors are relative to this scale. An output without a finite value has none.
-    """
-    scales: dict[str, float] = {}
-    for outputs in references:
-        for name, array in outputs.items():
-            finite = array[np.isfinite(array)].astype(np.float64) if array.dtype.kind == "f" else np.empty(0)
-            if finite.size:
-                scales[name] = max(scales.get(name, 0.0), root_mean_square(finite))
-    return scales
 
 
 def compare_outputs(
@@ -33,7 +19,7 @@ def compare_outputs(
     candidate: Arrays,
     sample: Sample,
     limits: ParityLimits,
-    scales: Mapping[str, float] | None = None,
+    scales: Mapping[str, Sequence[ColumnScale]] | None = None,
 ) -> list[OutputParity]:
     """Compare every output that either side has.
 
@@ -44,19 +30,19 @@ def compare_outputs(
         limits: the limits of the release.
         scales: from `output_scales` over all samples; without it, the scale of this sample.
     """
-    scales = output_scales([reference]) if scales is None else scales
+    scales = output_scales([(dataclasses.replace(sample, decides=True), reference)]) if scales is None else scales
     results = []
     for name in dict.fromkeys((*reference, *candidate)):
         ours, theirs = reference.get(name), candidate.get(name)
-        measures: Measured = {}
         if ours is None:
-            failures = ["ONNX Runtime returns it, PyTorch does not"]
+            compared = Compared(failures=["ONNX Runtime returns it, PyTorch does not"])
         elif theirs is None:
-            failures = ["PyTorch returns it, ONNX Runtime does not"]
+            compared = Compared(failures=["PyTorch returns it, ONNX Runtime does not"])
         else:
             resolved = resolve_limits(limits, name, ours.dtype.name)
-            measures, failures = compare_arrays(ours, theirs, resolved.model_dump(), scales.get(name))
+            compared = compare_arrays(ours, theirs, resolved.model_dump(), scales.get(name, ()))
         shown = candidate[name] if ours is None else ours
+        worst = compared.worst_column
         results.append(
             OutputParity(
                 output=name,
@@ -64,10 +50,11 @@ def compare_outputs(
                 batch_size=sample.batch_size,
                 dtype=shown.dtype.name,
                 shape=tuple(shown.shape),
-                measures=Measures(**measures),
+                measures=Measures(**compared.measures),
+                worst_column=ColumnParity(**dataclasses.asdict(worst)) if worst else None,
                 decides=sample.decides,
-                passed=not failures,
-                failures=tuple(failures),
+                passed=not compared.failures,
+                failures=tuple(compared.failures),
             )
         )
     return results
@@ -99,6 +86,11 @@ def evaluate_parity(
         compared = {(c.sample, c.batch_size) for c in deciding if c.output == spec.name}
         if not compared:
             found.append(f"output '{spec.name}' was never compared")
+        elif not any(c.has_values for c in deciding if c.output == spec.name):
+            found.append(
+                f"output '{spec.name}' has no finite value on any sample, so nothing was compared: give inputs for "
+                "which it has values, as the run's input example or by the parameter inputs_uri"
+            )
         elif compared != samples:
             found.append(f"output '{spec.name}' was compared on {len(compared)} of {len(samples)} samples")
     if not deciding:

@@ -10,7 +10,8 @@ their fields are those of `records.Measures` and `limits.OutputLimits`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,58 @@ Measured = dict[str, "float | None"]
 Limits = Mapping[str, "float | None"]
 
 
+@dataclass(frozen=True, slots=True)
+class ColumnScale:
+    """Scale of an output's columns along one axis, one value per column.
+
+    Attributes:
+        axis: The axis whose indices are the columns: -1, or 1 (channels); None when the whole output is one column.
+        spread: The standard deviation of the column's values about their mean, over all samples.
+        scale: The spread, or the root mean square of a column that is constant.
+        rounding: The difference that rounding alone can cause.
+    """
+
+    axis: int | None
+    spread: Array
+    scale: Array
+    rounding: Array
+
+
+@dataclass(frozen=True, slots=True)
+class WorstColumn:
+    """Column that uses most of its limits.
+
+    Attributes:
+        axis: The axis of the columns, or None: see `ColumnScale`.
+        index: The index of the column.
+        mae: The mean absolute difference of the column.
+        scale: As in `ColumnScale`.
+        sqnr_db: The scale of the column over the root mean square of its difference, in dB; None without a difference.
+        share: The part of its limit that the difference uses; the limit is exceeded above 1.
+    """
+
+    axis: int | None
+    index: int
+    mae: float
+    scale: float
+    sqnr_db: float | None
+    share: float
+
+
+@dataclass(slots=True)
+class Compared:
+    """Measures that have a value, the failures, and the worst column of a float output."""
+
+    measures: Measured = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    worst_column: WorstColumn | None = None
+
+
+def columns(array: Array, axis: int | None) -> Array:
+    """Return an array as (values, columns), where the columns are the indices of `axis`."""
+    return array.reshape(-1, 1) if axis is None else np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+
+
 def root_mean_square(values: Array) -> float:
     """Return the root mean square of float64 values; there must be at least one."""
     largest = float(np.abs(values).max())
@@ -28,22 +81,24 @@ def root_mean_square(values: Array) -> float:
     return largest * float(np.sqrt(np.mean((values / largest) ** 2))) if largest else 0.0
 
 
-def compare_arrays(
-    reference: Array, candidate: Array, limits: Limits, scale: float | None = None
-) -> tuple[Measured, list[str]]:
+def compare_arrays(reference: Array, candidate: Array, limits: Limits, scales: Sequence[ColumnScale]) -> Compared:
     """Compare one output of both sides.
+
+    Without a finite value on either side, or without any value, equal arrays have no measures and no failures.
 
     Args:
         reference: PyTorch's array.
         candidate: ONNX Runtime's array.
         limits: every field of `OutputLimits`.
-        scale: the output's largest root mean square over all samples; without it, that of `reference`.
+        scales: the scales of the output's columns over all samples.
 
     Returns:
-        The measures that have a value, and the failures: dtype, shape, places of NaN and infinity, exceeded limits.
+        The result. Its failures are dtype, shape, places of NaN and infinity, and exceeded limits.
     """
     if failures := _structure_failures(reference, candidate):
-        return {}, failures
+        return Compared(failures=failures)
+    if not reference.size:
+        return Compared()
     if reference.dtype.kind in "iub":
         return _compare_exact(reference, candidate, limits)
     wide, other = reference.astype(np.float64), candidate.astype(np.float64)
@@ -60,13 +115,25 @@ def compare_arrays(
     ]
     finite = np.isfinite(wide) & np.isfinite(other)
     if not finite.any():
-        return {}, [*failures, "has no finite value on both sides, so nothing was compared"]
+        return Compared(failures=failures)
     # Two finite values can differ by infinity; no limit lets that pass.
     with np.errstate(over="ignore", invalid="ignore"):
-        measures = _measure(wide[finite], other[finite], scale)
-        failures += _limit_failures(measures, limits)
-        failures += _tolerance_failures(wide[finite], other[finite], limits)
-    return measures, failures
+        compared = Compared(_measure(wide[finite], other[finite]), failures)
+        compared.failures += _limit_failures(compared.measures, limits)
+        compared.failures += _tolerance_failures(wide[finite], other[finite], limits)
+        difference = np.where(finite, np.abs(wide - other), 0.0)
+        for scale in scales:
+            if columns(difference, scale.axis).shape[1] != scale.spread.size:
+                compared.failures.append(
+                    f"has another number of columns than on the other samples, {scale.spread.size}"
+                )
+                continue
+            found, worst = _judge_columns(difference, finite, scale, limits)
+            compared.failures += found
+            if compared.worst_column is None or worst.share > compared.worst_column.share:
+                compared.worst_column = worst
+                compared.measures |= {"sqnr_db": worst.sqnr_db, "scale": worst.scale}
+    return compared
 
 
 def _structure_failures(reference: Array, candidate: Array) -> list[str]:
@@ -77,14 +144,10 @@ def _structure_failures(reference: Array, candidate: Array) -> list[str]:
         failures.append(f"shape is {list(candidate.shape)}, PyTorch's is {list(reference.shape)}")
     if failures:
         return failures
-    if reference.dtype.kind not in "fiub":
-        return [f"dtype {reference.dtype} cannot be compared"]
-    if reference.size == 0:
-        return [f"has no values (shape {list(reference.shape)}), so nothing was compared"]
-    return []
+    return [] if reference.dtype.kind in "fiub" else [f"dtype {reference.dtype} cannot be compared"]
 
 
-def _compare_exact(reference: Array, candidate: Array, limits: Limits) -> tuple[Measured, list[str]]:
+def _compare_exact(reference: Array, candidate: Array, limits: Limits) -> Compared:
     """Compare integers and booleans by their share of equal values: a class index one off is as wrong as any other."""
     equal = reference == candidate
     agreement = float(equal.mean())
@@ -96,28 +159,85 @@ def _compare_exact(reference: Array, candidate: Array, limits: Limits) -> tuple[
     }
     least = limits["agreement_min"]
     if least is not None and agreement >= least:
-        return measures, []
+        return Compared(measures)
     must = "all must" if least in (None, 1.0) else f"at least {least:.2%} must"
-    return measures, [f"{int((~equal).sum())} of {equal.size} {reference.dtype} values differ, and {must} be equal"]
+    return Compared(
+        measures, [f"{int((~equal).sum())} of {equal.size} {reference.dtype} values differ, and {must} be equal"]
+    )
 
 
-def _measure(reference: Array, candidate: Array, scale: float | None) -> Measured:
+def _measure(reference: Array, candidate: Array) -> Measured:
     difference = np.abs(reference - candidate)
     nonzero = reference != 0.0
-    scale = root_mean_square(reference) if scale is None else scale
-    error = root_mean_square(difference)
-    sqnr_db = None
-    if error != 0.0 and scale != 0.0:
-        # The square of a very large difference is infinite.
-        sqnr_db = 20.0 * math.log10(scale / error) if math.isfinite(error) else -math.inf
     return {
         "mae": float(difference.mean()),
         "max_abs": float(difference.max()),
         "max_rel": float((difference[nonzero] / np.abs(reference[nonzero])).max()) if nonzero.any() else None,
         "cosine": _cosine(reference, candidate),
-        "scale": scale,
-        "sqnr_db": sqnr_db,
     }
+
+
+def _judge_columns(
+    difference: Array, finite: Array, scale: ColumnScale, limits: Limits
+) -> tuple[list[str], WorstColumn]:
+    """Compare the difference of each column with its limits; return the failures and the worst column.
+
+    The mean difference of a column must be below `mae_max` times its spread (at least 1). The root mean square of its
+    difference must be `sqnr_min_db` below its scale. Neither limit is below the rounding of the column.
+    """
+    count = np.maximum(columns(finite, scale.axis).sum(axis=0), 1)
+    values = columns(difference, scale.axis)
+    largest = float(values.max()) or 1.0
+    mae = values.sum(axis=0) / count
+    error = np.sqrt(((values / largest) ** 2).sum(axis=0) / count) * largest if math.isfinite(largest) else mae
+    failures, shares = [], [np.zeros_like(mae)]
+    if (mae_max := limits["mae_max"]) is not None:
+        most = np.maximum(mae_max * np.maximum(1.0, scale.spread), scale.rounding)
+        shares.append(mae / most)
+        for index, column in _exceeded(~(mae < most), shares[-1], scale.axis):
+            failures.append(
+                f"MAE {mae[index]:.3g}{column} is not below {_mae_limit(most[index], mae_max, scale, index)}"
+            )
+    if (sqnr_min_db := limits["sqnr_min_db"]) is not None:
+        most = np.maximum(scale.scale * 10 ** (-sqnr_min_db / 20), scale.rounding)
+        # Without a difference, or in an output of zeros, there is no such ratio; `mae_max` still applies.
+        shares.append(np.divide(error, most, out=np.zeros_like(error), where=most > 0))
+        for index, column in _exceeded(~(shares[-1] <= 1.0), shares[-1], scale.axis):
+            ratio = _decibels(scale.scale[index], error[index])
+            of_scale = f" of its scale {scale.scale[index]:.3g}"
+            failures.append(f"signal to noise ratio {ratio:.3g} dB{column} is below {sqnr_min_db:g} dB{of_scale}")
+    share = np.max(shares, axis=0)
+    index = int(np.argmax(share if len(shares) > 1 else error))
+    return failures, WorstColumn(
+        axis=scale.axis,
+        index=index,
+        mae=float(mae[index]),
+        scale=float(scale.scale[index]),
+        sqnr_db=_decibels(scale.scale[index], error[index]),
+        share=float(share[index]),
+    )
+
+
+def _exceeded(failed: Array, share: Array, axis: int | None) -> Iterator[tuple[int, str]]:
+    """Yield the failed column that exceeds its limit most, with its name for a message."""
+    if failed.any():
+        index = int(np.argmax(np.where(failed, share, -1.0)))
+        kind = "column" if axis == -1 else "channel"
+        yield index, f" in {kind} {index}" if failed.size > 1 else ""
+
+
+def _mae_limit(most: float, mae_max: float, scale: ColumnScale, index: int) -> str:
+    if scale.rounding[index] >= most:
+        return f"{most:.3g}, the rounding of its values"
+    spread = scale.spread[index]
+    return f"{mae_max:g} times its spread {spread:.3g}" if spread > 1.0 else f"{mae_max:g}"
+
+
+def _decibels(scale: float, error: float) -> float | None:
+    """Return the ratio in dB; None when a side is zero. The square of a very large difference is infinite."""
+    if error == 0.0 or scale == 0.0:
+        return None
+    return 20.0 * math.log10(scale / error) if math.isfinite(error) else -math.inf
 
 
 def _cosine(reference: Array, candidate: Array) -> float | None:
@@ -132,23 +252,14 @@ def _cosine(reference: Array, candidate: Array) -> float | None:
 
 
 def _limit_failures(measures: Measured, limits: Limits) -> list[str]:
-    """Compare the measures with the limits; a NaN or a missing measure fails its limit."""
+    """Compare the measures of the whole output with their limits; a missing measure fails its limit."""
     failures = []
-    scale = max(1.0, measures["scale"] or 0.0)
-    mae, mae_max = measures["mae"], limits["mae_max"]
-    if mae_max is not None and not (mae is not None and mae < mae_max * scale):
-        of_scale = f" times the output's scale {scale:.3g}" if scale > 1.0 else ""
-        failures.append(f"MAE {_text(mae)} is not below {mae_max:g}{of_scale}")
     largest, max_abs = measures["max_abs"], limits["max_abs"]
     if max_abs is not None and not (largest is not None and largest <= max_abs):
         failures.append(f"largest absolute difference {_text(largest)} is above {max_abs:g}")
     cosine, cosine_min = measures["cosine"], limits["cosine_min"]
     if cosine_min is not None and not (cosine is not None and cosine >= cosine_min):
         failures.append(f"cosine similarity {_text(cosine)} is below {cosine_min:g}")
-    # Without a difference, or in an output of zeros, there is no such ratio; `mae_max` still applies.
-    sqnr_db, sqnr_min_db = measures["sqnr_db"], limits["sqnr_min_db"]
-    if sqnr_min_db is not None and sqnr_db is not None and not sqnr_db >= sqnr_min_db:
-        failures.append(f"signal to noise ratio {sqnr_db:.3g} dB is below {sqnr_min_db:g} dB")
     return failures
 
 

@@ -17,14 +17,15 @@ import numpy as np
 from onnx_release.artifact.digests import fresh_folder
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, REPRODUCTION_MODEL_MAX_BYTES, ParityLimits
 from onnx_release.parity import measures
-from onnx_release.parity.compare_outputs import output_scales
 from onnx_release.parity.limits import resolve_limits
+from onnx_release.parity.measures import ColumnScale
+from onnx_release.parity.scales import output_scales
 from onnx_release.records import Divergence
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
 # The script and the README contain these names too.
-INPUTS, PYTORCH, ONNXRUNTIME = "inputs.npz", "pytorch_outputs.npz", "onnxruntime_outputs.npz"
+INPUTS, PYTORCH, ONNXRUNTIME, SCALES = "inputs.npz", "pytorch_outputs.npz", "onnxruntime_outputs.npz", "scales.npz"
 SCRIPT, MEASURES, CASE, VERSIONS, README = "reproduce.py", "measures.py", "case.json", "versions.json", "README.md"
 
 
@@ -36,7 +37,7 @@ class ReproductionCase:
         limits: the fields of `ParityLimits`.
         versions: the tool versions of the export.
         model: the artifact's folder.
-        scales: each output's scale as in `Measures`; without an entry, that of this sample.
+        scales: the scales of each output's columns; without an entry, those of this sample.
     """
 
     sample: Sample
@@ -48,7 +49,7 @@ class ReproductionCase:
     versions: Mapping[str, str]
     model: Path
     sha256: str
-    scales: Mapping[str, float] = field(default_factory=dict)
+    scales: Mapping[str, Sequence[ColumnScale]] = field(default_factory=dict)
 
 
 def write_reproduction(folder: Path, case: ReproductionCase) -> tuple[Path, ...]:
@@ -61,7 +62,8 @@ def write_reproduction(folder: Path, case: ReproductionCase) -> tuple[Path, ...]
         Transient: when the disk fails; no folder is left then.
     """
     limits = ParityLimits.from_dict(dict(case.limits))
-    scales = {**output_scales([case.reference]), **case.scales}
+    known = {**output_scales([(case.sample, case.reference)]), **case.scales}
+    scales = [known.get(name, ()) for name in case.reference]
     with fresh_folder(folder) as fresh:
         _dump(
             fresh / CASE,
@@ -72,11 +74,14 @@ def write_reproduction(folder: Path, case: ReproductionCase) -> tuple[Path, ...]
                 "limits": [
                     resolve_limits(limits, name, array.dtype.name).to_dict() for name, array in case.reference.items()
                 ],
-                "scales": [scales.get(name) for name in case.reference],
+                "axes": [[scale.axis for scale in of_output] for of_output in scales],
                 "sample": case.sample.name,
                 "sha256": case.sha256,
             },
         )
+        every = [scale for of_output in scales for scale in of_output]
+        arrays = [array for scale in every for array in (scale.spread, scale.scale, scale.rounding)]
+        _save(fresh / SCALES, {str(index): array for index, array in enumerate(arrays)})
         here = {name: importlib.metadata.version(name) for name in ("numpy", "onnxruntime", "torch")}
         here |= {"python": platform.python_version(), "platform": platform.platform()}
         _dump(fresh / VERSIONS, {"compared with": here, "exported with": dict(case.versions)})
@@ -157,7 +162,8 @@ run again with the same versions.
 {% endfor %}
 - `pytorch_outputs.npz`, `onnxruntime_outputs.npz`: the outputs of each side, in the order of the names in `case.json`
 - `measures.py`: the measures and limits of the release, with the release's own code
-- `case.json`: names, limits and scales; `versions.json`: versions of the export and of the comparison
+- `scales.npz`: the spread, scale and rounding of each output's columns over all samples
+- `case.json`: names, limits and axes of columns; `versions.json`: versions of the export and of the comparison
 """
 
 
@@ -192,7 +198,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from measures import compare_arrays
+from measures import ColumnScale, compare_arrays
 
 here = Path(__file__).resolve().parent
 model = Path(sys.argv[1]) if len(sys.argv) > 1 else here / "model.onnx"
@@ -203,17 +209,20 @@ if not model.is_file():
 case = json.loads((here / "case.json").read_text(encoding="utf-8"))
 inputs = dict(zip(case["inputs"], np.load(here / "inputs.npz").values()))
 references = np.load(here / "pytorch_outputs.npz").values()
+scales = iter(np.load(here / "scales.npz").values())
 session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
 candidates = session.run(case["outputs"], inputs)
 
 failed = False
-for name, reference, candidate, limits, scale in zip(
-    case["outputs"], references, candidates, case["limits"], case["scales"]
+for name, reference, candidate, limits, axes in zip(
+    case["outputs"], references, candidates, case["limits"], case["axes"]
 ):
-    measures, failures = compare_arrays(reference, candidate, limits, scale)
-    failed = failed or bool(failures)
-    shown = ", ".join(f"{key} {value:.3g}" for key, value in measures.items() if value is not None)
-    verdict = f"outside the limits: {'; '.join(failures)}" if failures else "within the limits"
+    compared = compare_arrays(
+        reference, candidate, limits, [ColumnScale(axis, next(scales), next(scales), next(scales)) for axis in axes]
+    )
+    failed = failed or bool(compared.failures)
+    shown = ", ".join(f"{key} {value:.3g}" for key, value in compared.measures.items() if value is not None)
+    verdict = f"outside the limits: {'; '.join(compared.failures)}" if compared.failures else "within the limits"
     print(f"{name!r}: {shown or 'no measures'}; {verdict}")
 sys.exit(failed)
 '''

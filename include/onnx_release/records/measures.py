@@ -48,13 +48,14 @@ class Measures(Record):
     sqnr_db: Annotated[float | None, Reporting(worst=min, form="{:.0f} dB", skip_missing=True)] = Field(
         default=None,
         title="SQNR",
-        description="Signal to noise ratio: `scale` over the root mean square of the difference, in dB. "
-        "None when nothing differs.",
+        description="Signal to noise ratio of the worst column: `scale` over the root mean square of its difference, "
+        "in dB. None when nothing differs.",
     )
-    scale: Annotated[float | None, Reporting(worst=max, form="{:.3g}")] = Field(
+    scale: Annotated[float | None, Reporting(worst=max, form="{:.3g}", skip_missing=True)] = Field(
         default=None,
         title="scale",
-        description="Largest root mean square of the reference's output over all samples.",
+        description="Scale of the worst column: the spread of the reference's values over all samples, or the size of "
+        "a constant column.",
     )
     agreement: Annotated[float | None, Reporting(worst=min, form="{:.2%}")] = Field(
         default=None, title="agreement", description="Share of equal values of an integer or boolean output."

@@ -27,10 +27,31 @@ class CheckReport(Record):
     outputs: tuple[TensorSpec, ...] = ()
 
 
+class ColumnParity(Record):
+    """Column of a float output that uses most of its limits.
+
+    Attributes:
+        axis: The axis whose indices are the columns: -1, or 1 for channels; None when the whole output is one column.
+        index: The index of the column.
+        mae: The mean absolute difference of the column.
+        scale: The spread of the column's values over all samples, or the size of a constant column.
+        sqnr_db: `scale` over the root mean square of the difference, in dB; None without a difference.
+        share: The part of its limit that the difference uses; the limit is exceeded above 1.
+    """
+
+    axis: int | None
+    index: int
+    mae: float
+    scale: float
+    sqnr_db: float | None = None
+    share: float
+
+
 class OutputParity(Record):
     """Comparison of one output on one sample. A limit on a measure without a value has failed.
 
-    `decides` is that of the sample: without it, a failed comparison is a warning of the report.
+    `decides` is that of the sample: without it, a failed comparison is a warning of the report. Equal outputs without a
+    finite value have no measures, and so no value was compared.
     """
 
     output: str
@@ -39,9 +60,15 @@ class OutputParity(Record):
     dtype: str
     shape: tuple[int, ...]
     measures: Measures = Field(default_factory=Measures)
+    worst_column: ColumnParity | None = None
     decides: bool = True
     passed: bool
     failures: tuple[str, ...] = ()
+
+    @property
+    def has_values(self) -> bool:
+        """True when at least one value was compared."""
+        return self.measures.mae is not None
 
 
 class Divergence(Record):
@@ -92,12 +119,21 @@ class ParityReport(Record):
     divergence: Divergence | None = None
 
     def worst_per_output(self) -> dict[str, Measures]:
-        """Return each output's worst measures over the samples that decide."""
+        """Return each output's worst measures over the samples that decide and have values."""
         found: dict[str, list[Measures]] = {}
         for comparison in self.comparisons:
-            if comparison.decides:
+            if comparison.decides and (comparison.has_values or not comparison.passed):
                 found.setdefault(comparison.output, []).append(comparison.measures)
         return {output: Measures.worst(every) for output, every in found.items()}
+
+    def worst_columns(self) -> dict[str, OutputParity]:
+        """Return each float output's comparison whose worst column uses most of its limits."""
+        found: dict[str, tuple[float, OutputParity]] = {}
+        for comparison in self.comparisons:
+            column = comparison.worst_column
+            if comparison.decides and column and column.share > found.get(comparison.output, (-1.0, comparison))[0]:
+                found[comparison.output] = column.share, comparison
+        return {output: comparison for output, (_, comparison) in found.items()}
 
 
 class SideLatency(Record):

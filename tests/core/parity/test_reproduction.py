@@ -15,6 +15,7 @@ import pytest
 from onnx_release.limits import ParityLimits
 from onnx_release.parity import reproduction
 from onnx_release.parity.compare_outputs import compare_outputs
+from onnx_release.parity.measures import ColumnScale
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
 from onnx_release.records import Divergence
 from onnx_release.samples.sample import Sample
@@ -77,12 +78,12 @@ def test_the_script_reproduces_the_failure(tmp_path: Path) -> None:
     files = write_reproduction(tmp_path / "bundle", _case(tmp_path, off=[[0.0, 0.5], [0.0, 0.0]]))
     assert [path.name for path in files] == [
         "README.md", "case.json", "inputs.npz", "measures.py", "model.onnx", "model.onnx.data",
-        "onnxruntime_outputs.npz", "pytorch_outputs.npz", "reproduce.py", "versions.json",
+        "onnxruntime_outputs.npz", "pytorch_outputs.npz", "reproduce.py", "scales.npz", "versions.json",
     ]  # fmt: skip
     done = _run(tmp_path / "bundle")
     assert done.returncode == 1, done.stderr
     assert "'y': mae 0.125, max_abs 0.5" in done.stdout
-    assert "outside the limits: MAE 0.125 is not below" in done.stdout
+    assert "outside the limits: MAE 0.25 in column 1 is not below" in done.stdout
 
 
 def test_a_corrected_model_is_within_the_limits(tmp_path: Path) -> None:
@@ -160,8 +161,11 @@ def test_a_large_model_is_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_limit_of_a_large_output_is_relative_to_its_scale(tmp_path: Path) -> None:
     limits = ParityLimits(mae_max=0.01, sqnr_min_db=None)
-    case = _case(tmp_path, off=0.5, limits=limits, scales={"y": 100.0})
+    case = _case(tmp_path, off=0.5, limits=limits)
     write_reproduction(tmp_path / "bundle", case)
+    assert _run(tmp_path / "bundle").returncode == 1
+    wide = ColumnScale(axis=-1, spread=np.full(2, 100.0), scale=np.full(2, 100.0), rounding=np.zeros(2))
+    write_reproduction(tmp_path / "bundle", replace(case, scales={"y": (wide,)}))
     assert _run(tmp_path / "bundle").returncode == 0
 
 
