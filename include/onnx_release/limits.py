@@ -69,7 +69,7 @@ DTYPE_LIMITS: dict[str, dict[str, float | None]] = {
     "bfloat16": {"mae_max": 1.6e-2, "sqnr_min_db": 25.0},
 }
 
-# Limits of a model of reduced precision, for outputs of every dtype: the error relative to the output's scale (26 dB
+# Limits of a model of reduced precision, for outputs of every dtype: the error relative to the columns' spread (26 dB
 # are 5 % of it), the cosine, and the share of equal values of integer outputs.
 PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
     "int8": {"mae_max": None, "sqnr_min_db": 26.0, "cosine_min": 0.999, "agreement_min": 0.99},
@@ -111,16 +111,16 @@ class OutputLimits(Record):
     mae_max: float | None = Field(
         default=1e-5,
         title="Mean absolute error below",
-        description="Per output, times the output's scale where that is above 1. For float32 the usual difference is "
-        "about 1e-7. Half precision has its own limit: see limits of single dtypes.",
+        description="Per column of an output, times the column's spread where that is above 1. For float32 the usual "
+        "difference is about 1e-7. Half precision has its own limit: see limits of single dtypes.",
         # No difference is below 0.
         json_schema_extra={"exclusiveMinimum": 0},
     )
     sqnr_min_db: float | None = Field(
         default=60.0,
         title="Least signal to noise ratio (dB)",
-        description="The output's scale over the difference; it finds a large error in an output of small values. "
-        "For float32 it is usually above 110.",
+        description="The spread of each column over its difference; it finds a large error in small values. For "
+        "float32 it is usually above 100.",
         json_schema_extra={"minimum": 0},
     )
     agreement_min: float | None = Field(

@@ -21,6 +21,9 @@ Array = npt.NDArray[Any]
 Measured = dict[str, "float | None"]
 Limits = Mapping[str, "float | None"]
 
+# A single column may miss the limit on the signal to noise ratio by this much: in one row, it is a single value.
+COLUMN_ALLOWANCE_DB = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnScale:
@@ -128,11 +131,12 @@ def compare_arrays(reference: Array, candidate: Array, limits: Limits, scales: S
                     f"has another number of columns than on the other samples, {scale.spread.size}"
                 )
                 continue
-            found, worst = _judge_columns(difference, finite, scale, limits)
+            found, sqnr_db, worst = _judge_columns(difference, finite, scale, limits)
             compared.failures += found
+            ratios = [ratio for ratio in (compared.measures.get("sqnr_db"), sqnr_db) if ratio is not None]
+            compared.measures["sqnr_db"] = min(ratios, default=None)
             if compared.worst_column is None or worst.share > compared.worst_column.share:
                 compared.worst_column = worst
-                compared.measures |= {"sqnr_db": worst.sqnr_db, "scale": worst.scale}
     return compared
 
 
@@ -179,36 +183,41 @@ def _measure(reference: Array, candidate: Array) -> Measured:
 
 def _judge_columns(
     difference: Array, finite: Array, scale: ColumnScale, limits: Limits
-) -> tuple[list[str], WorstColumn]:
-    """Compare the difference of each column with its limits; return the failures and the worst column.
+) -> tuple[list[str], float | None, WorstColumn]:
+    """Compare the difference of each column with its limits.
 
     The mean difference of a column must be below `mae_max` times its spread (at least 1). The root mean square of its
-    difference must be `sqnr_min_db` below its scale. Neither limit is below the rounding of the column.
+    difference, relative to its scale, must be `sqnr_min_db` lower on average over the columns. A single column may be
+    `COLUMN_ALLOWANCE_DB` worse. A difference up to the column's rounding passes.
+
+    Returns:
+        The failures, the signal to noise ratio of all columns in dB, and the worst column.
     """
     count = np.maximum(columns(finite, scale.axis).sum(axis=0), 1)
     values = columns(difference, scale.axis)
     largest = float(values.max()) or 1.0
     mae = values.sum(axis=0) / count
     error = np.sqrt(((values / largest) ** 2).sum(axis=0) / count) * largest if math.isfinite(largest) else mae
+    relative = np.divide(error, scale.scale, out=np.zeros_like(error), where=scale.scale > 0)
     failures, shares = [], [np.zeros_like(mae)]
     if (mae_max := limits["mae_max"]) is not None:
         most = np.maximum(mae_max * np.maximum(1.0, scale.spread), scale.rounding)
         shares.append(mae / most)
         for index, column in _exceeded(~(mae < most), shares[-1], scale.axis):
-            failures.append(
-                f"MAE {mae[index]:.3g}{column} is not below {_mae_limit(most[index], mae_max, scale, index)}"
-            )
+            failures.append(f"MAE {mae[index]:.3g}{column} is not below {_mae_limit(mae_max, scale, index)}")
     if (sqnr_min_db := limits["sqnr_min_db"]) is not None:
-        most = np.maximum(scale.scale * 10 ** (-sqnr_min_db / 20), scale.rounding)
-        # Without a difference, or in an output of zeros, there is no such ratio; `mae_max` still applies.
+        most = np.maximum(scale.scale * 10 ** ((COLUMN_ALLOWANCE_DB - sqnr_min_db) / 20), scale.rounding)
+        # In an output of zeros there is no such ratio; `mae_max` still applies.
         shares.append(np.divide(error, most, out=np.zeros_like(error), where=most > 0))
-        for index, column in _exceeded(~(shares[-1] <= 1.0), shares[-1], scale.axis):
-            ratio = _decibels(scale.scale[index], error[index])
-            of_scale = f" of its scale {scale.scale[index]:.3g}"
-            failures.append(f"signal to noise ratio {ratio:.3g} dB{column} is below {sqnr_min_db:g} dB{of_scale}")
+        together = _decibels(1.0, root_mean_square(np.where(error > scale.rounding, relative, 0.0)))
+        if together is not None and not together >= sqnr_min_db:
+            failures.append(f"signal to noise ratio {together:.3g} dB is below {sqnr_min_db:g} dB")
+        for index, column in _exceeded(~(shares[-1] <= 1.0), shares[-1], scale.axis) if not failures else ():
+            found = f"difference {error[index]:.3g} (root mean square){column} is above {most[index]:.3g}"
+            failures.append(f"{found}, {sqnr_min_db - COLUMN_ALLOWANCE_DB:g} dB below its scale")
     share = np.max(shares, axis=0)
-    index = int(np.argmax(share if len(shares) > 1 else error))
-    return failures, WorstColumn(
+    index = int(np.argmax(share if len(shares) > 1 else relative))
+    worst = WorstColumn(
         axis=scale.axis,
         index=index,
         mae=float(mae[index]),
@@ -216,6 +225,7 @@ def _judge_columns(
         sqnr_db=_decibels(scale.scale[index], error[index]),
         share=float(share[index]),
     )
+    return failures, _decibels(1.0, root_mean_square(relative)), worst
 
 
 def _exceeded(failed: Array, share: Array, axis: int | None) -> Iterator[tuple[int, str]]:
@@ -226,10 +236,10 @@ def _exceeded(failed: Array, share: Array, axis: int | None) -> Iterator[tuple[i
         yield index, f" in {kind} {index}" if failed.size > 1 else ""
 
 
-def _mae_limit(most: float, mae_max: float, scale: ColumnScale, index: int) -> str:
-    if scale.rounding[index] >= most:
-        return f"{most:.3g}, the rounding of its values"
-    spread = scale.spread[index]
+def _mae_limit(mae_max: float, scale: ColumnScale, index: int) -> str:
+    spread, rounding = scale.spread[index], scale.rounding[index]
+    if rounding > mae_max * max(1.0, spread):
+        return f"{rounding:.3g}, the rounding of its values"
     return f"{mae_max:g} times its spread {spread:.3g}" if spread > 1.0 else f"{mae_max:g}"
 
 

@@ -48,14 +48,8 @@ class Measures(Record):
     sqnr_db: Annotated[float | None, Reporting(worst=min, form="{:.0f} dB", skip_missing=True)] = Field(
         default=None,
         title="SQNR",
-        description="Signal to noise ratio of the worst column: `scale` over the root mean square of its difference, "
-        "in dB. None when nothing differs.",
-    )
-    scale: Annotated[float | None, Reporting(worst=max, form="{:.3g}", skip_missing=True)] = Field(
-        default=None,
-        title="scale",
-        description="Scale of the worst column: the spread of the reference's values over all samples, or the size of "
-        "a constant column.",
+        description="Signal to noise ratio in dB: the root mean square of each column's difference relative to the "
+        "column's scale, over all columns. None when nothing differs.",
     )
     agreement: Annotated[float | None, Reporting(worst=min, form="{:.2%}")] = Field(
         default=None, title="agreement", description="Share of equal values of an integer or boolean output."

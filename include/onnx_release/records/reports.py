@@ -46,6 +46,11 @@ class ColumnParity(Record):
     sqnr_db: float | None = None
     share: float
 
+    def __str__(self) -> str:
+        column = {None: "whole output", -1: f"column {self.index}"}.get(self.axis, f"channel {self.index}")
+        ratio = "" if self.sqnr_db is None else f", SQNR {self.sqnr_db:.0f} dB"
+        return f"{column}, MAE {self.mae:.2e} at a scale of {self.scale:.3g}{ratio}, {self.share:.2g} of its limit"
+
 
 class OutputParity(Record):
     """Comparison of one output on one sample. A limit on a measure without a value has failed.

@@ -49,6 +49,10 @@ Parity with PyTorch, the worst of {{ parity.comparisons | samples }} samples at 
 | {{ output | line }} | {{ worst.texts().values() | join(" | ") }} | {{ "no" if output in failed else "yes" }} |
 {% endfor %}
 
+{% for output, worst in parity.worst_columns().items() %}
+- worst column of {{ output | line }}: {{ worst.worst_column }}, on the sample '{{ worst.sample }}' \
+at batch size {{ worst.batch_size }}
+{% endfor %}
 {% for warning in parity.warnings %}
 - warning: {{ warning | line }}
 {% endfor %}

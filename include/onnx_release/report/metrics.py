@@ -6,7 +6,7 @@ import math
 import re
 
 from onnx_release.limits import CPU_WAIT_SHARE_MAX
-from onnx_release.records import BatchLatency, LatencyReport, ReleaseReport
+from onnx_release.records import BatchLatency, ColumnParity, LatencyReport, ReleaseReport
 
 METRIC_ROOT = "onnx_release"
 
@@ -27,6 +27,9 @@ def release_metrics(report: ReleaseReport) -> dict[str, float]:
     if report.benchmark is not None:
         for output, worst in report.benchmark.parity.worst_per_output().items():
             found |= {f"parity/{_name_part(output)}/{name}": value for name, value in worst.to_dict().items()}
+        for output, comparison in report.benchmark.parity.worst_columns().items():
+            if (column := comparison.worst_column) is not None:
+                found |= {f"parity/{_name_part(output)}/worst_column/{name}": v for name, v in _column(column).items()}
         if (latency := report.benchmark.latency) is not None:
             for batch in latency.batches:
                 values = _batch(batch, is_settled=_is_settled(batch, latency))
@@ -63,6 +66,11 @@ def _name_part(name: str) -> str:
     """Replace characters that MLflow refuses in metric names, and the slash, which would start another level."""
     part = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
     return part if part.strip(".") else f"_{part}"
+
+
+def _column(column: ColumnParity) -> dict[str, float | None]:
+    names = ("index", "mae", "scale", "sqnr_db", "share")
+    return {name: getattr(column, name) for name in names}
 
 
 def _batch(batch: BatchLatency, *, is_settled: bool) -> dict[str, float | None]:

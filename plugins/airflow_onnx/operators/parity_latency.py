@@ -65,6 +65,10 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             verdict = "passed" if c.passed else "; ".join(c.failures)
             mae = c.measures.texts()["mae"]
             self.log.info("parity %s, %s, batch %d: MAE %s, %s", c.output, c.sample, c.batch_size, mae, verdict)
+        for output, worst in parity.worst_columns().items():
+            self.log.info(
+                "parity %s: worst %s (%s, batch %d)", output, worst.worst_column, worst.sample, worst.batch_size
+            )
         for warning in parity.warnings:
             self.log.warning("parity: %s", warning)
         for note in parity.notes:

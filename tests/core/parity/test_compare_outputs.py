@@ -34,7 +34,7 @@ def _failure(result: OutputParity) -> str:
 def test_equal_outputs_pass_with_every_measure() -> None:
     result = _one([[1.0, -2.0], [3.0, -2.0]], [[1.0, -2.0], [3.0, -2.0]])
     assert result.passed
-    assert result.measures == Measures(mae=0.0, max_abs=0.0, max_rel=0.0, cosine=1.0, scale=1.0)
+    assert result.measures == Measures(mae=0.0, max_abs=0.0, max_rel=0.0, cosine=1.0)
     assert (result.dtype, result.shape, result.batch_size) == ("float32", (2, 2), 2)
 
 
