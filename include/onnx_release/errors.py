@@ -129,7 +129,10 @@ class TrainedModelRefused(Refused):
         "factory_import": "The factory cannot be imported.",
         "factory_failed": "The factory raises an error.",
         "factory_result": "The factory returns an object that is not a module.",
+        "inputs_differ": "The signature does not name the inputs that the model takes.",
+        "mixed_inputs": "The signature mixes the model's own names of inputs with other names.",
         "outputs_differ": "The model returns other outputs than the signature names.",
+        "mixed_outputs": "The signature mixes the model's own names of outputs with other names.",
     }
 
 
@@ -181,7 +184,6 @@ class ExportRefused(Refused):
         "other_opset": "The exporter wrote another opset than the one of the options.",
         "no_device": "The device of the export is not available on the worker.",
         "train_mode": "The model was traced in training mode: dropout or batch norm is active.",
-        "input_count": "The exported program and the signature have different numbers of inputs.",
         "frozen_batch": "The batch has one fixed size in the exported program or in the ONNX graph.",
         "frozen_dimension": "A dimension that varies in the signature has one fixed size in the model.",
         "contract_mismatch": "A name, dtype or size in the ONNX graph differs from the signature.",
@@ -205,7 +207,6 @@ class ParityRefused(Refused):
     """A parity comparison that cannot be made."""
 
     codes: ClassVar[Mapping[str, str]] = {
-        "other_inputs": "The exported program and the ONNX graph have different numbers of inputs.",
         "part_failed": "ONNX Runtime does not run a part of the graph in the search for the first difference.",
         "part_rejected": "ONNX Runtime does not load a part of the graph in the search for the first difference.",
         "wrong_limits": "A parity limit is unknown or out of its bounds, or an output has no limit.",

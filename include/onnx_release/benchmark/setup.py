@@ -30,6 +30,7 @@ from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.samples.edge_cases import probing_samples, read_npz
 from onnx_release.samples.generate import make_samples
 from onnx_release.samples.sample import Sample
+from onnx_release.trained.example import bind_package
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import LoadedModel, load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
@@ -122,9 +123,11 @@ class BenchmarkSetup:
                 code="no_cuda",
             )
         package = read_trained(trained, parse_input_spec(options.input_spec))
+        model = load_trained(package, allow_pickle=options.allow_pickle, factory=options.factory)
+        package, _ = bind_package(package, model)
         return cls(
             package=package,
-            model=load_trained(package, allow_pickle=options.allow_pickle, factory=options.factory),
+            model=model,
             folder=folder,
             artifact=artifact,
             options=options,

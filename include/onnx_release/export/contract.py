@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from onnx_release.errors import ExportRefused
-from onnx_release.export.torch_patches import pytree
 from onnx_release.limits import EXPORT_BATCH_SIZE, VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.samples.generate import batch_axis, batch_names, make_samples, seeded_arrays, varying_sizes
 from onnx_release.trained.arrays import Arrays
+from onnx_release.trained.input_binding import bind_inputs, program_example
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mlflow_model import TrainedPackage
@@ -59,9 +59,9 @@ class ModelContract:
         """The varying dimensions of the outputs: output name -> axis -> dimension name."""
         return {spec.name: varying_axes(spec) for spec in self.outputs} or self.output_axes
 
-    def tensors(self, device: str) -> list[torch.Tensor]:
-        """Return a copy of the sample on a device, in the order of the inputs."""
-        return [torch.from_numpy(self.example[name].copy()).to(device) for name in self.input_names]
+    def tensors(self, device: str) -> dict[str, torch.Tensor]:
+        """Return a copy of the sample on a device, by name and in the order of the inputs."""
+        return {name: torch.from_numpy(self.example[name].copy()).to(device) for name in self.input_names}
 
 
 def contract_for(package: TrainedPackage) -> ModelContract:
@@ -91,20 +91,15 @@ def require_varying(program: torch.export.ExportedProgram, inputs: Sequence[Tens
 
     Raises:
         ExportRefused: If a dimension that varies in the signature has a fixed size in the program
-            (``frozen_batch``, ``frozen_dimension``), or the number of inputs differs (``input_count``).
+            (``frozen_batch``, ``frozen_dimension``).
+        TrainedModelRefused: If the names do not fit (see `bind_inputs`).
     """
-    user_inputs = set(program.graph_signature.user_inputs)
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in user_inputs]
-    if len(nodes) != len(inputs):
-        raise ExportRefused(
-            "The exported program",
-            f"has {len(nodes)} inputs, but the signature has {len(inputs)}",
-            "Log the model again with a signature that names every input of `forward`.",
-            code="input_count",
-        )
+    binding = bind_inputs(program, [spec.name for spec in inputs])
+    nodes = {binding.nodes[node.name]: node for node in program.graph.nodes if node.name in binding.nodes}
     problems: list[tuple[str, str]] = []
-    for spec, node in zip(inputs, nodes, strict=True):
-        shape = tuple(size if isinstance(size, int) else str(size) for size in node.meta["val"].shape)
+    for spec in inputs:
+        value = nodes[spec.name].meta["val"]
+        shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
         problems += _frozen(f"input '{spec.name}'", shape, spec)
     _refuse("The exported program", problems)
 
@@ -160,10 +155,10 @@ def _refuse(subject: str, problems: Sequence[tuple[str, str]]) -> None:
 
 def traced_batch_size(model: LoadedModel, contract: ModelContract) -> int:
     """Return the batch size of the trace. An exported program was traced when it was logged."""
-    shapes = [contract.example[spec.name].shape for spec in contract.inputs]
-    if isinstance(model, torch.export.ExportedProgram) and model.example_inputs is not None:
-        shapes = [leaf.shape for leaf in pytree.tree_leaves(model.example_inputs) if isinstance(leaf, torch.Tensor)]
-    for spec, shape in zip(contract.inputs, shapes, strict=False):
+    shapes = {spec.name: contract.example[spec.name].shape for spec in contract.inputs}
+    if isinstance(model, torch.export.ExportedProgram):
+        shapes |= {name: value.shape for name, value in program_example(model, contract.input_names).items()}
+    for spec in contract.inputs:
         if (axis := batch_axis(spec)) is not None:
-            return int(shape[axis])
+            return int(shapes[spec.name][axis])
     return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import torch
@@ -10,8 +11,10 @@ from onnx_release.errors import Refused, shorten
 from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import DYNAMO
 from onnx_release.records import Finding
+from onnx_release.trained.input_binding import InputBinding
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mlflow_model import TrainedPackage
+from onnx_release.trained.output_names import OutputBinding
 
 # ONNX Runtime's CPU provider has kernels of few operators for these.
 _RARE_DTYPES = {torch.float64: "float64", torch.bfloat16: "bfloat16"}
@@ -48,8 +51,6 @@ def training_findings(package: TrainedPackage, model: LoadedModel) -> Iterator[F
             message=f"The {side} has no name in the signature: its name in the ONNX file is '{side}'",
             fix="Schema([TensorSpec(np.dtype('float32'), (-1, 3, 224, 224), 'image')])",
         )
-    if isinstance(model, torch.export.ExportedProgram):
-        yield from _renamed_inputs(package, model)
     tensors = model.state_dict.values() if isinstance(model, torch.export.ExportedProgram) else model.parameters()
     for dtype in sorted({_RARE_DTYPES[tensor.dtype] for tensor in tensors if tensor.dtype in _RARE_DTYPES}):
         yield Finding(
@@ -60,19 +61,26 @@ def training_findings(package: TrainedPackage, model: LoadedModel) -> Iterator[F
         )
 
 
-def _renamed_inputs(package: TrainedPackage, program: torch.export.ExportedProgram) -> Iterator[Finding]:
-    """Yield a finding if the signature names the inputs differently from `forward`."""
-    program_names = [str(name) for name in program.graph_signature.user_inputs]
-    names = [spec.name for spec in package.inputs]
-    if program_names != names and len(program_names) == len(names):
-        pairs = zip(program_names, names, strict=True)
-        renamed = ", ".join(f"'{own}' is '{name}' in the ONNX file" for own, name in pairs if own != name)
-        specs = ", ".join(f"TensorSpec(..., '{name}')" for name in program_names)
+def name_findings(inputs: InputBinding, outputs: OutputBinding) -> Iterator[Finding]:
+    """Yield findings about names that bound by order, and about outputs that the signature leaves out."""
+    for side, binding in (("input", inputs), ("output", outputs)):
+        own = {name: binding.own_names[name] for name in binding.ordered if binding.own_names[name] != name}
+        # A model without names of its own gives its outputs positions.
+        if own and not all(re.fullmatch(r"output(_\d+)?", name) for name in own.values()):
+            renamed = ", ".join(f"'{model_name}' is '{name}' in the ONNX file" for name, model_name in own.items())
+            specs = ", ".join(f"TensorSpec(..., '{binding.own_names[name]}')" for name in binding.own_names)
+            yield Finding(
+                severity="info",
+                code=f"renamed_{side}s",
+                message=f"The signature names no {side} as the model does, so its {side}s bind by order: {renamed}",
+                fix=f"Schema([{specs}])  # to keep the names of the model",
+            )
+    if outputs.dropped:
         yield Finding(
             severity="info",
-            code="renamed_inputs",
-            message=f"The signature names inputs differently from the model: {renamed}",
-            fix=f"Schema([{specs}])  # to keep the names of the model",
+            code="dropped_outputs",
+            message=f"The signature leaves out values that the model returns: {', '.join(outputs.dropped)}",
+            fix="ModelSignature(outputs=Schema([...]))  # with a TensorSpec for each value that a consumer needs",
         )
 
 

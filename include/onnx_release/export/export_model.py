@@ -17,6 +17,7 @@ from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.runners.pytorch import PyTorchOptions
+from onnx_release.trained.example import bind_package
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
@@ -57,6 +58,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     """
     package = read_trained(trained, parse_input_spec(options.input_spec))
     model = load_trained(package, allow_pickle=options.allow_pickle, factory=options.factory)
+    package, binding = bind_package(package, model)
     contract = contract_for(package)
     require_exportable(model, contract)
     verifier = ExportVerifier(model, pytorch_options(package), contract)
@@ -96,7 +98,11 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         export_wall_s=round(result.wall_s, 3),
         tool_versions=versions,
         attempts=result.attempts,
-        findings=(*diagnostics.training_findings(package, model), *diagnostics.export_findings(result)),
+        findings=(
+            *diagnostics.training_findings(package, model),
+            *diagnostics.name_findings(binding, verifier.outputs),
+            *diagnostics.export_findings(result),
+        ),
     )
 
 

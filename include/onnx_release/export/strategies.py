@@ -22,9 +22,11 @@ from onnx_release.errors import ExportRefused, shorten
 from onnx_release.export import torch_patches
 from onnx_release.export.contract import ModelContract, varying_axes
 from onnx_release.export.torch_patches import TracerWarning, pytree
-from onnx_release.trained.call_model import FlatModule, arguments_for, name_outputs
+from onnx_release.trained.call_model import FlatModule, flat_script
+from onnx_release.trained.input_binding import InputBinding, bind_inputs
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import return_free_memory
+from onnx_release.trained.output_names import Step, bind_outputs, name_outputs
 
 DYNAMO, AUTO, WRAPPED, UNOPTIMIZED, TORCHSCRIPT = (
     "dynamo", "dynamo-auto", "dynamo-wrapped", "dynamo-unoptimized", "torchscript",
@@ -86,18 +88,16 @@ def _module(
         device: The device to trace on.
         dimension: Returns torch's object for a varying dimension, by its name.
     """
-    names = contract.input_names
-    shapes = [{axis: dimension(name) for axis, name in varying_axes(spec).items()} for spec in contract.inputs]
-    arguments, keywords = arguments_for(model, names, contract.tensors(device))
-    shape_arguments, shape_keywords = arguments_for(model, names, shapes)
-    name_arguments, name_keywords = arguments_for(model, names, names)
+    binding = bind_inputs(model, contract.input_names)
+    arguments, keywords = binding.arguments(contract.tensors(device))
+    shape_arguments, shape_keywords = binding.arguments(
+        {spec.name: {axis: dimension(name) for axis, name in varying_axes(spec).items()} for spec in contract.inputs}
+    )
     call = _Call(
         arguments=arguments,
         keywords=keywords or None,
-        dynamic_shapes=shape_keywords or tuple(shape_arguments),
-        input_names=[
-            str(name) for value in (*name_arguments, *name_keywords.values()) for name in pytree.tree_leaves(value)
-        ],
+        dynamic_shapes=(*shape_arguments, *shape_keywords.values()) if shape_arguments else shape_keywords,
+        input_names=list(binding.order),
     )
     return _convert_with_dynamo(model, call, contract, opset)
 
@@ -106,13 +106,14 @@ def _wrapped(
     model: torch.nn.Module, contract: ModelContract, opset: int | None, device: str, *, optimize: bool = True
 ) -> Conversion:
     """Convert the model inside a module with positional tensors as inputs and a flat tuple of tensors as output."""
-    flat = FlatModule(model, contract.input_names, contract.named_outputs).eval()
+    names = contract.input_names
+    flat = FlatModule(model, bind_inputs(model, names), names, contract.named_outputs).eval()
     call = _Call(
-        arguments=tuple(contract.tensors(device)),
+        arguments=tuple(contract.tensors(device).values()),
         dynamic_shapes=(
             tuple(dict.fromkeys(varying_axes(spec), torch.export.Dim.DYNAMIC) for spec in contract.inputs),
         ),
-        input_names=list(contract.input_names),
+        input_names=list(names),
         optimize=optimize,
     )
     return _convert_with_dynamo(flat, call, contract, opset)
@@ -122,7 +123,7 @@ def _program(
     program: torch.export.ExportedProgram, contract: ModelContract, opset: int | None, _: str, *, optimize: bool = True
 ) -> Conversion:
     """Convert a program that was traced when the model was logged."""
-    call = _Call(input_names=list(contract.input_names), optimize=optimize)
+    call = _Call(input_names=list(bind_inputs(program, contract.input_names).order), optimize=optimize)
     return _convert_with_dynamo(program, call, contract, opset)
 
 
@@ -228,15 +229,20 @@ def _torchscript(model: Any, contract: ModelContract, opset: int | None, device:
     The trace keeps the branch that this call took. torch only warns of that; here it is an error, because the graph
     would be wrong for other inputs. A scripted module is compiled, not traced, and keeps its branches.
     """
-    module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
-    if not isinstance(model, torch.jit.ScriptModule):
-        module = FlatModule(module, contract.input_names, contract.named_outputs).eval()
+    tensors = contract.tensors(device)
+    binding = bind_inputs(model, contract.input_names)
+    module: Any
+    if isinstance(model, torch.jit.ScriptModule):
+        module = _flat_script(model, binding, contract, tensors)
+    else:
+        module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
+        module = FlatModule(module, binding, contract.input_names, contract.named_outputs).eval()
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         path = Path(scratch, limits.MODEL_FILE)
         with quiet_exporter(), torch_patches.graph_printing_disabled(), _fixed_branches_refused(), torch.no_grad():
             torch.onnx.export(
                 module,
-                tuple(contract.tensors(device)),
+                tuple(tensors.values()),
                 path,
                 dynamo=False,
                 opset_version=opset or limits.TORCHSCRIPT_OPSET,
@@ -248,6 +254,28 @@ def _torchscript(model: Any, contract: ModelContract, opset: int | None, device:
         # The folder is deleted, so the weights have to be in memory.
         ir.external_data.load_to_model(graph)
     return Conversion(graph=graph)
+
+
+def _flat_script(
+    model: torch.jit.ScriptModule, binding: InputBinding, contract: ModelContract, tensors: dict[str, torch.Tensor]
+) -> torch.jit.ScriptModule:
+    """Return a script with the inputs and outputs of the contract by position: the model itself, or a wrapper of it."""
+    arguments, keywords = binding.arguments(tensors)
+    with torch.no_grad():
+        outputs = bind_outputs(model(*arguments, **keywords), contract.named_outputs)
+    in_order = tuple((Step("index", index),) for index in range(len(outputs.paths)))
+    plain = not outputs.dropped and tuple(outputs.paths.values()) in (((),), in_order)
+    if plain and not keywords and all(a is b for a, b in zip(arguments, tensors.values(), strict=False)):
+        return model
+    try:
+        return flat_script(model, binding, contract.input_names, outputs)
+    except RuntimeError as error:
+        raise ExportRefused(
+            "The scripted model",
+            f"has inputs or outputs in a container that TorchScript does not take apart: {shorten(error)}",
+            "Take and return tensors.",
+            code="scripted_container",
+        ) from error
 
 
 @contextmanager

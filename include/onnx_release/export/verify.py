@@ -44,6 +44,9 @@ class ExportVerifier:
         options: Options of the PyTorch runner.
         contract: The inputs, outputs and sample of the model.
 
+    Attributes:
+        outputs: The places of the outputs in PyTorch's result.
+
     Raises:
         Refused: If PyTorch does not run one of these samples.
     """
@@ -61,6 +64,7 @@ class ExportVerifier:
         )
         with self._reference("cpu") as reference:
             self._cases = [(sample, run(reference, sample)) for sample in required]
+            self.outputs = reference.outputs()
         self._observed: list[tuple[Sample, Arrays]] = []
         if not contract.outputs:
             self._observed = [*self._cases, *self._other_sizes(contract.inputs, "cpu")]

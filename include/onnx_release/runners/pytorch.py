@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch.utils import _pytree as pytree
 
 from onnx_release.errors import RunnerRefused, shorten
 from onnx_release.trained.arrays import Arrays, describe_arrays
-from onnx_release.trained.call_model import name_outputs, runnable
+from onnx_release.trained.call_model import runnable
+from onnx_release.trained.input_binding import bind_inputs
+from onnx_release.trained.output_names import OutputBinding, bind_outputs, name_outputs
 
 TorchModel = torch.nn.Module | torch.export.ExportedProgram
 
@@ -27,8 +28,8 @@ class PyTorchOptions:
     """Options of a PyTorch runner.
 
     Attributes:
-        input_names: The inputs in their order, as for `call_model.arguments_for`.
-        output_names: The outputs in their order, as for `call_model.name_outputs`; None for every output.
+        input_names: The inputs in their order, as for `bind_inputs`.
+        output_names: The outputs in their order, as for `bind_outputs`; None for every output.
         device: The device that the model runs on, ``cpu`` or ``cuda``.
         threads: The thread count of PyTorch; None keeps the current one.
         mha_fastpath: Switches the fast path of multi-head attention on or off; None keeps the current setting. The
@@ -57,6 +58,7 @@ class PyTorchRunner:
         self._options = options
         self._call: Callable[..., Any] | None = None
         self._former_settings = ExitStack()
+        self._outputs: OutputBinding | None = None
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run the model; see `Runner.run`.
@@ -79,8 +81,16 @@ class PyTorchRunner:
                 "parameter `batch_sizes`.",
                 code="model_failed",
             ) from error
+        if self._outputs is None:
+            self._outputs = bind_outputs(result, self._options.output_names)
         named = name_outputs(result, self._options.output_names)
         return {name: tensor.cpu().numpy() for name, tensor in named.items()}
+
+    def outputs(self) -> OutputBinding:
+        """Return the places of the outputs in the result of the first call."""
+        if self._outputs is None:
+            raise RuntimeError("the runner was not called")
+        return self._outputs
 
     def __enter__(self) -> Self:
         self._call = _callable(self._model, self._options)
@@ -99,14 +109,7 @@ class PyTorchRunner:
 
 
 def _callable(model: TorchModel, options: PyTorchOptions) -> Callable[..., Any]:
-    if not isinstance(model, torch.export.ExportedProgram):
-        return runnable(model.eval().to(options.device), options.input_names)
+    binding = bind_inputs(model, options.input_names)
     # The mode of an exported program is fixed, and its module's eval() raises.
-    module, structure = model.module(), model.call_spec.in_spec
-    module = module if options.device == "cpu" else module.to(options.device)
-
-    def call(*values: torch.Tensor) -> Any:
-        arguments, keywords = pytree.tree_unflatten(list(values), structure)
-        return module(*arguments, **keywords)
-
-    return call
+    module = model.module() if isinstance(model, torch.export.ExportedProgram) else model.eval()
+    return runnable(module.to(options.device), options.input_names, binding)

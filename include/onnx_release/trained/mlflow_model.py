@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -44,6 +44,7 @@ class TrainedPackage:
         inputs: The inputs. The first varying dimension of each is ``batch``.
         outputs: The outputs; empty when they are not described. The model then names them.
         example: One array per input, in the inputs' dtypes, or None.
+        listed_example: The values of an example without names, in the order of the model's arguments.
         pytorch_version: The version of torch that wrote the file, or ``unknown``.
         code_paths: The folders to import the pickled class from.
         inputs_from: The source of the inputs.
@@ -57,6 +58,7 @@ class TrainedPackage:
     outputs: tuple[TensorSpec, ...]
     example: Arrays | None
     pytorch_version: str
+    listed_example: tuple[Any, ...] = ()
     code_paths: tuple[Path, ...] = ()
     inputs_from: Literal["signature", "input_spec", "example"] = "signature"
     unnamed: tuple[Side, ...] = ()
@@ -129,6 +131,7 @@ def _read_folder(folder: Path, input_spec: Sequence[InputSpec]) -> TrainedPackag
         problem = f"has neither model.pt2 nor model.pth in {model_data!r:.200}"
         raise _refused("The model folder", problem, "no_model_file")
     inputs, inputs_from = _inputs(model, folder, input_spec)
+    example, listed_example = _read_example(model, folder, inputs)
     schemas: dict[Side, Schema | None] = {"input": None, "output": None}
     if model.signature is not None:
         schemas = {"input": model.signature.inputs, "output": model.signature.outputs}
@@ -137,7 +140,8 @@ def _read_folder(folder: Path, input_spec: Sequence[InputSpec]) -> TrainedPackag
         data_path=data_path,
         inputs=inputs,
         outputs=() if schemas["output"] is None else _read_schema(schemas["output"], "output"),
-        example=_read_example(model, folder, inputs),
+        example=example,
+        listed_example=listed_example,
         pytorch_version=str(flavor.get("pytorch_version") or "unknown"),
         code_paths=(_inside(folder, str(flavor["code"])),) if flavor.get("code") else (),
         inputs_from=inputs_from,
@@ -154,7 +158,7 @@ def read_example(folder: Path) -> Arrays:
     """
     model = _read_mlmodel(folder)
     inputs = _read_schema(model.signature and model.signature.inputs, "input")
-    example = _read_example(model, folder, inputs)
+    example, _ = _read_example(model, folder, inputs)
     if example is None:
         action = "Clear the task 'export', which writes one."
         raise TrainedModelRefused("The artifact folder", "has no input example", action, code="no_example")
@@ -238,22 +242,25 @@ def _read_schema(schema: Schema | None, side: Side) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _read_example(model: Model, folder: Path, inputs: Sequence[TensorSpec]) -> Arrays | None:
-    """Return the example by input name, in the inputs' dtypes: MLflow's JSON has neither."""
+def _read_example(model: Model, folder: Path, inputs: Sequence[TensorSpec]) -> tuple[Arrays | None, tuple[Any, ...]]:
+    """Return the example by input name, in the inputs' dtypes, or the values of an example without names.
+
+    MLflow's JSON has neither dtypes nor, for a list of several inputs, names.
+    """
     info = model.saved_input_example_info
     if info is None:
-        return None
+        return None, ()
     path = _inside(folder, str(info.get("artifact_path")))
     with _reading(path):
         example = model.load_input_example(str(folder))
         if isinstance(example, Mapping):
             values = {str(name): value for name, value in example.items()}
         elif isinstance(example, list | tuple) and len(example) == len(inputs) > 1:
-            values = {spec.name: value for spec, value in zip(inputs, example, strict=True)}
+            return None, tuple(example)
         elif len(inputs) == 1:
             values = {inputs[0].name: example}
         else:
             raise ValueError(f"it is one {type(example).__name__}, and the signature names {len(inputs)} inputs")
         if differing := sorted(set(values) ^ {spec.name for spec in inputs}):
             raise ValueError(f"its names and the signature's names differ in {', '.join(differing)}")
-        return {spec.name: np.asarray(values[spec.name], dtype=spec.dtype) for spec in inputs}
+        return {spec.name: np.asarray(values[spec.name], dtype=spec.dtype) for spec in inputs}, ()

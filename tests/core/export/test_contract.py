@@ -47,5 +47,5 @@ def test_a_program_with_a_frozen_dimension_or_another_number_of_inputs_is_refuse
     require_varying(program, [X.replace(shape=("batch", 5, 4))])
     with refused("frozen_dimension", "'length' (dimension 1) frozen at 5"):
         require_varying(program, [X])
-    with refused("input_count"):
+    with refused("inputs_differ"):
         require_varying(program, [X, Y])

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, save
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
-from onnx_release.trained.call_model import name_outputs
+from onnx_release.trained.output_names import name_outputs
 from tests.refusals import refused
 
 ONE = PyTorchOptions(input_names=("x",), output_names=("y",))

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_release.errors import ParityRefused, shorten
+from onnx_release.errors import shorten
 from onnx_release.trained.arrays import Arrays
-from onnx_release.trained.call_model import FlatModule, name_outputs
+from onnx_release.trained.call_model import FlatModule
+from onnx_release.trained.input_binding import bind_inputs
+from onnx_release.trained.output_names import name_outputs
 
 # Dtypes that numpy and the inputs of ONNX Runtime have.
 _COMPARABLE = {
@@ -45,7 +47,7 @@ class ProgramReference:
     outputs, which the export renamed.
 
     Raises:
-        ParityRefused: when the program and the ONNX graph have different numbers of inputs.
+        TrainedModelRefused: when the inputs of the program and of the ONNX graph differ.
     """
 
     def __init__(
@@ -53,16 +55,7 @@ class ProgramReference:
     ) -> None:
         self._program = program
         self._nodes = {node.name: node for node in program.graph.nodes}
-        # Inputs bind by name when the names are the same, else by order.
-        own = [str(name) for name in program.graph_signature.user_inputs if isinstance(name, str)]
-        if len(own) != len(inputs):
-            raise ParityRefused(
-                "The exported program",
-                f"has {len(own)} inputs and the ONNX graph {len(inputs)}, so they cannot run on the same inputs",
-                "Compare the two graphs manually.",
-                code="other_inputs",
-            )
-        self._inputs = dict(zip(own, own if set(own) == set(inputs) else inputs, strict=True))
+        self._inputs = bind_inputs(program, inputs).nodes
         # Outputs have the names that the export gives them.
         results = program.graph_signature.user_outputs
         places = [torch.empty(0) for _ in results]
