@@ -29,7 +29,8 @@ class ReleaseError(Exception):
         self.action = action
 
     def __str__(self) -> str:
-        return f"{self.subject} {self.problem}. {self.action}"
+        # The problem may end with a library's sentence.
+        return f"{self.subject} {self.problem.rstrip('.')}. {self.action}"
 
     def to_dict(self) -> dict[str, str]:
         """Return the class and the parts as a JSON-safe dict, for another process."""

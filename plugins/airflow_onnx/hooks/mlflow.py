@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
+from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from onnx_release.errors import Refused, Transient
 
@@ -98,6 +101,8 @@ class MlflowHook(BaseHook):
         from mlflow.artifacts import download_artifacts
 
         self.activate()
+        with self.mlflow_errors(f"The artifact {artifact_uri}", _ARTIFACT_ACTION):
+            self._require_served(artifact_uri)
         folder.mkdir(parents=True)
         try:
             with self.mlflow_errors(f"The artifact {artifact_uri}", _ARTIFACT_ACTION):
@@ -123,6 +128,7 @@ class MlflowHook(BaseHook):
     def log_files(self, run_id: str, artifact_path: str, files: Sequence[Path]) -> None:
         """Upload files into a folder of the run's artifacts."""
         with self.mlflow_errors(f"The run {run_id}"):
+            self._require_served(f"runs:/{run_id}/{artifact_path}")
             for file in files:
                 self.client.log_artifact(run_id, str(file), artifact_path)
 
@@ -142,5 +148,36 @@ class MlflowHook(BaseHook):
         with self.mlflow_errors(f"The run {run_id}"):
             self.client.log_batch(run_id, tags=[RunTag(name, text) for name, text in sorted(tags.items())])
 
+    def _require_served(self, artifact_uri: str) -> None:
+        """Raise for artifacts that MLflow's client would read or write itself, with this worker's own credentials.
 
+        :raises TrackingRefused: for a store that the tracking server does not serve.
+        """
+        location = self._location(artifact_uri)
+        parts, server = urlsplit(location), urlsplit(self.server.tracking_uri)
+        if parts.scheme == "mlflow-artifacts" and parts.netloc in ("", server.netloc):
+            return
+        if location.startswith(f"{self.server.tracking_uri}/api/2.0/mlflow-artifacts/"):
+            return
+        raise TrackingRefused(
+            f"The artifact {artifact_uri}",
+            f"is at {location:.300}, which MLflow at {self.server.tracking_uri} does not serve. The worker would need "
+            "credentials of its own",
+            "Start the server with --serve-artifacts, and give the experiment a location mlflow-artifacts:/….",
+            code="artifacts_not_served",
+        )
+
+    def _location(self, uri: str, depth: int = 0) -> str:
+        """Return the place of an artifact, as MLflow's client finds it."""
+        if found := re.match(r"runs:/([^/]+)", uri):
+            return str(self.client.get_run(found[1]).info.artifact_uri)
+        if depth < _SOURCES_MAX and (found := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri)):
+            # The source of a version may be another URI of this kind.
+            return self._location(str(self.client.get_model_version_download_uri(found[1], found[2])), depth + 1)
+        if found := re.match(r"models:/(m-[0-9a-zA-Z]+)", uri):
+            return str(self.client.get_logged_model(found[1]).artifact_location)
+        return uri
+
+
+_SOURCES_MAX = 5
 _ARTIFACT_ACTION = "Check that the run's artifacts still exist."

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import httpx
 
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.hooks.mlflow_server import MlflowServer
+from airflow_onnx.hooks.mlflow_server import MISSING_CODES, MlflowServer
 from onnx_release.errors import Transient
 
 REQUEST_TIMEOUT_S = 30.0
@@ -164,6 +164,8 @@ def _error(server: MlflowServer, call: _Call, response: httpx.Response) -> Track
     except (ValueError, AttributeError):
         error_code, text = "", response.text
     action = f"Check the connection '{server.conn_id}', its user's permissions, and the filter if one is set."
+    if error_code in MISSING_CODES:
+        action = "Check its id or name."
     status = str(response.status_code)
     # A sign-in error is final, also with a body of another server in front of MLflow.
     return server.error_response(
@@ -172,7 +174,8 @@ def _error(server: MlflowServer, call: _Call, response: httpx.Response) -> Track
 
 
 def _subject(call: _Call) -> str:
-    return f"The call {call.path}"
+    run_id = call.arguments.get("run_id")
+    return f"The training run {run_id}" if run_id else f"The call {call.path}"
 
 
 class MlflowRest:

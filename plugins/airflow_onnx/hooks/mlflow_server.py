@@ -14,18 +14,16 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 # MLflow's server returns these for a wrong request. The same request gets the same answer again.
-FINAL_ERROR_CODES = {
+MISSING_CODES = {"NOT_FOUND", "RESOURCE_DOES_NOT_EXIST"}
+FORBIDDEN_CODES = {"PERMISSION_DENIED", "UNAUTHENTICATED", "401", "403"}
+OTHER_FINAL_CODES = {
     "BAD_REQUEST",
     "ENDPOINT_NOT_FOUND",
     "FEATURE_DISABLED",
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
-    "NOT_FOUND",
     "NOT_IMPLEMENTED",
-    "PERMISSION_DENIED",
     "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
 }
 _OUTAGE = "Airflow tries again. If that does not help, check the server's log and the network."
 
@@ -95,11 +93,21 @@ class MlflowServer:
         :param text: the server's message.
         :param action: the next step for a person if the request is refused.
         """
-        answer = f"({error_code}): {shorten(text, 400)}"
-        if error_code in FINAL_ERROR_CODES or error_code in ("401", "403"):
-            hint = action or f"Check the connection '{self.conn_id}' and its user's permissions."
+        # The client puts the code before the message, and the server may have done so too.
+        text = shorten(text, 400)
+        while text.startswith(error_code) and error_code:
+            text = text.removeprefix(error_code).lstrip(": ")
+        answer = f"({error_code})" + (f": {text}" if text else "")
+        connection = f"Check the connection '{self.conn_id}' and its user's permissions."
+        if error_code in MISSING_CODES:
+            problem = f"does not exist in MLflow at {self.tracking_uri} {answer}"
+            return TrackingRefused(subject, problem, action or "Check its id or name.", code="not_found")
+        if error_code in FORBIDDEN_CODES:
             problem = f"is refused by MLflow at {self.tracking_uri} {answer}"
-            return TrackingRefused(subject, problem, hint, code="mlflow_refused")
+            return TrackingRefused(subject, problem, connection, code="mlflow_permission")
+        if error_code in OTHER_FINAL_CODES:
+            problem = f"is refused by MLflow at {self.tracking_uri} {answer}"
+            return TrackingRefused(subject, problem, action or connection, code="mlflow_refused")
         return Transient(subject, f"failed at MLflow at {self.tracking_uri} {answer}", _OUTAGE)
 
     def unreachable(self, subject: str, reason: object) -> Transient:
@@ -113,11 +121,16 @@ def _address(conn: Connection) -> str:
     if host and "://" not in host:
         scheme = conn.schema if conn.schema in ("http", "https") else "http"
         host = f"{scheme}://{host}"
-    parts = urlsplit(host)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+    try:
+        parts = urlsplit(host)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # for example a port that is not a number
+        parts, is_usable = urlsplit(""), False
+    if not is_usable or parts.username or parts.password:
+        shown = f": {host!r:.200}" if "@" not in host else ""
         raise TrackingRefused(
             f"The Airflow connection '{conn.conn_id}'",
-            "has credentials inside its server address" if parts.username else "has no usable server address",
+            "has credentials inside its server address" if parts.username else f"has no usable server address{shown}",
             "Set Server to an address like https://mlflow.example.org. Put user and password into their own fields.",
             code="mlflow_address",
         )

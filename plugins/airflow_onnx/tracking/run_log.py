@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import airflow_urls, validation
+from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.tracking import model_registry, tags
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import ReleaseReport, TrainedModel
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 # The folder of a release that was refused before its registered model had a name.
 _UNNAMED = "unnamed"
 
+# A run without a record. The task that reads the run names the reason.
+_NO_RUN = ("not_found", "run_deleted")
 # Emptied when an attempt begins and no release is current.
 _OF_A_RELEASE = (
     tags.VERSION,
@@ -77,7 +80,8 @@ def log_start(hook: MlflowHook, context: Context, training_run_id: str) -> None:
             found |= {tags.STATUS: "running", tags.REASON: "", tags.REASON_CODE: ""}
         hook.set_tags(training_run_id, tags.shortened(found))
     except Refused as failure:
-        log.warning("The start of the release is not recorded in MLflow: %s", failure)
+        if failure.code not in _NO_RUN:
+            log.warning("The start of the release is not recorded in MLflow: %s", failure)
 
 
 def log_report(
@@ -149,7 +153,8 @@ def log_refusal(
         )
         log_report(hook, context, report, reason_code=refusal.code)
     except (Refused, Transient) as failure:
-        log.warning("The refusal is not recorded in MLflow: %s", failure)
+        if not isinstance(failure, Refused) or failure.code not in _NO_RUN:
+            log.warning("The refusal is not recorded in MLflow: %s", failure)
 
 
 def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: TaskOutcome) -> None:
@@ -239,8 +244,12 @@ def _outdated(hook: MlflowHook, run_id: str, values: dict[str, float], below: st
 
 
 def _run_tags(hook: MlflowHook, training_run_id: str) -> dict[str, str]:
-    with hook.mlflow_errors(f"The training run {training_run_id}"):
-        return dict(hook.client.get_run(training_run_id).data.tags)
+    subject = f"The training run {training_run_id}"
+    with hook.mlflow_errors(subject):
+        run = hook.client.get_run(training_run_id)
+    if run.info.lifecycle_stage == "deleted":
+        raise TrackingRefused(subject, "was deleted", "Restore it in MLflow.", code="run_deleted")
+    return dict(run.data.tags)
 
 
 def _has_current_release(hook: MlflowHook, training_run_id: str, found: dict[str, str]) -> bool:

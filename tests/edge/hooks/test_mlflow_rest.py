@@ -104,16 +104,37 @@ def test_the_asynchronous_client_reads_all_experiments_and_one_page_of_runs(serv
 
 @pytest.mark.parametrize("call", [blocking_run, async_run])
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "code", "words"),
     [
-        (404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no run"}'),
-        (401, b"sign in"),
-        (403, b'{"error_code": "OTHER"}'),
+        ((401, b"sign in"), "mlflow_permission", "connection 'c'"),
+        ((403, b'{"error_code": "OTHER"}'), "mlflow_permission", "connection 'c'"),
+        (
+            (403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}'),
+            "mlflow_permission",
+            "connection 'c'",
+        ),
+        (
+            (400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "INVALID_PARAMETER_VALUE: Bad."}'),
+            "mlflow_refused",
+            "(INVALID_PARAMETER_VALUE): Bad. Check",
+        ),
     ],
 )
-def test_a_wrong_request_is_refused(serve: Any, call: Callable[[MlflowServer], Any], answer: Answer) -> None:
-    with refused("mlflow_refused", "connection 'c'"):
+def test_a_wrong_request_is_refused(
+    serve: Any, call: Callable[[MlflowServer], Any], answer: Answer, code: str, words: str
+) -> None:
+    with refused(code, words):
         call(serve(lambda _: answer))
+
+
+@pytest.mark.parametrize("call", [blocking_run, async_run])
+def test_a_missing_run_is_named_and_the_connection_is_not_suspected(
+    serve: Any, call: Callable[[MlflowServer], Any]
+) -> None:
+    body = b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Run with id=r not found"}'
+    with refused("not_found", "The training run r does not exist") as caught:
+        call(serve(lambda _: (404, body)))
+    assert "connection" not in str(caught.value)
 
 
 @pytest.mark.parametrize("call", [blocking_run, async_run])

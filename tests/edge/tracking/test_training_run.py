@@ -131,7 +131,7 @@ def test_a_run_without_a_model_is_refused(hook: MlflowHook) -> None:
 
 
 def test_an_unknown_run_is_refused(hook: MlflowHook) -> None:
-    with refused("mlflow_refused", "0" * 32):
+    with refused("not_found", "0" * 32):
         training_run.find_trained_model(hook, "0" * 32)
 
 
@@ -177,8 +177,8 @@ def test_every_form_of_model_uri_resolves_to_its_run(hook: MlflowHook) -> None:
         (None, None, "run_or_model"),
         ("abc", "models:/m@a", "run_or_model"),
         (None, "s3://bucket/x", "model_uri_form"),
-        (None, "models:/no-such-model/1", "mlflow_refused"),
-        (None, "models:/m-0123456789abcdef0123456789abcdef", "mlflow_refused"),
+        (None, "models:/no-such-model/1", "not_found"),
+        (None, "models:/m-0123456789abcdef0123456789abcdef", "not_found"),
     ],
 )
 def test_arguments_that_name_no_run_are_refused(
