@@ -37,6 +37,8 @@ REPORT_FILE = "report.json"
 # Ends of the names of files with a PyTorch model or its weights, in lower case, for str.endswith. pathlib's
 # suffix of ".pth.tar" is ".tar".
 MODEL_SUFFIXES = (".pt2", ".ckpt", ".pth", ".pt", ".safetensors", ".pth.tar", ".pt.tar", ".tar", ".bin")
+# Ends of the names of the index of weights in several files (Hugging Face's format).
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 
 # The size limit of a protocol buffer, and so of a model without external data.
 PROTO_MAX_BYTES = 2**31 - 1
@@ -94,6 +96,8 @@ CALIBRATION_SAMPLE_ROWS = 8
 # The batch size for the evaluation sample.
 EVALUATION_BATCH_SIZE = 32
 
+# From this size of a file of weights on, its model is made without memory, if that gives the same model.
+META_MODEL_MIN_BYTES = 256 * 2**20
 # The part of a memory-mapped file of weights that stays in memory after it was read.
 MAPPED_PAGES_KEPT_BYTES = 32 * 2**20
 

@@ -19,7 +19,7 @@ from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda
 from onnx_release.runners.pytorch import PyTorchOptions
 from onnx_release.trained.example import bind_package
 from onnx_release.trained.input_spec import parse_input_spec
-from onnx_release.trained.load import load_trained
+from onnx_release.trained.load import load_with_findings
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
@@ -57,7 +57,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         Refused: If the model cannot be read, loaded or exported.
     """
     package = read_trained(trained, parse_input_spec(options.input_spec))
-    model = load_trained(package, allow_pickle=options.allow_pickle, factory=options.factory)
+    model, weights_findings = load_with_findings(package, allow_pickle=options.allow_pickle, factory=options.factory)
     package, binding = bind_package(package, model)
     contract = contract_for(package)
     require_exportable(model, contract)
@@ -100,6 +100,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         attempts=result.attempts,
         findings=(
             *diagnostics.training_findings(package, model),
+            *weights_findings,
             *diagnostics.name_findings(binding, verifier.outputs),
             *diagnostics.export_findings(result),
         ),

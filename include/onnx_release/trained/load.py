@@ -13,40 +13,53 @@ import torch
 from torch.export import ExportedProgram
 
 from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.records import Finding
+from onnx_release.trained.checkpoint_file import foreign_globals, is_index, shards_of
 from onnx_release.trained.mapped_weights import MappedPages
+from onnx_release.trained.match_weights import shown
 from onnx_release.trained.mlflow_model import TrainedPackage
 from onnx_release.trained.model_factory import FactoryOptions
+from onnx_release.trained.pickled_model import choose_module, unwrapped
 from onnx_release.trained.scan_pt2 import refuse_code
 from onnx_release.trained.scan_torchscript import refuse_foreign_operators
-from onnx_release.trained.state_dict import load_checkpoint
+from onnx_release.trained.state_dict import load_checkpoint, load_weights
 
 LoadedModel = ExportedProgram | torch.nn.Module
 """A model on the CPU. An exported program has the mode of its trace; a module is in evaluation mode."""
 
 
 def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None) -> LoadedModel:
+    """Return the model of `load_with_findings` alone."""
+    return load_with_findings(package, allow_pickle=allow_pickle, factory=factory)[0]
+
+
+def load_with_findings(
+    package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None
+) -> tuple[LoadedModel, tuple[Finding, ...]]:
     """Load a trained model onto the CPU and check its weights.
 
     Args:
         package: The description of the model's files.
         allow_pickle: True where the deployment lets the training run's own code run. Without it a pickle is refused
             unopened, and an archive (pt2, TorchScript) is opened only when it contains no such code.
-        factory: The function that makes the model of a state dict.
+        factory: The function that makes the model of a state dict, and the key of the weights in a file.
 
     Returns:
-        An exported program, or a module in evaluation mode.
+        An exported program, or a module in evaluation mode; and findings about the weights.
 
     Raises:
-        TrainedModelRefused: The file is a pickle that is not allowed, is broken, or is not a model; or weights contain
-            NaN or infinity. The message lists those tensors with the number of values.
+        TrainedModelRefused: The file is a pickle that is not allowed, is broken, or is not a model; or parameters
+            contain NaN or infinity. The message lists those tensors with the number of values.
     """
     with _loading(package):
+        shards = set(shards_of(package.data_path).values()) if is_index(package.data_path) else ()
         # torch's reader ignores the checksums of an archive. A pickle of torch 1.5 or older is not an archive.
-        if zipfile.is_zipfile(package.data_path):
-            with zipfile.ZipFile(package.data_path) as archive:
+        for path in filter(zipfile.is_zipfile, shards or [package.data_path]):
+            with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     raise ValueError(f"the checksum of record {damaged} differs")
     model: LoadedModel
+    findings: tuple[Finding, ...] = ()
     if package.format == "pt2":
         if not allow_pickle:
             refuse_code(package.data_path)
@@ -58,19 +71,22 @@ def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: Factor
         with _loading(package), _without_warnings():
             model = torch.jit.load(package.data_path, map_location="cpu").eval()
     elif package.format == "state_dict":
-        model = load_checkpoint(package.data_path, factory)
+        model, findings = load_checkpoint(package.data_path, factory, allow_pickle=allow_pickle)
     else:
-        model = _load_pickle(package, allow_pickle)
-    _refuse_non_finite(model)
-    return model
+        model, findings = _load_pickle(package, allow_pickle, factory)
+    return model, (*findings, *_non_finite_findings(model))
 
 
-def _load_pickle(package: TrainedPackage, allow_pickle: bool) -> torch.nn.Module:
+def _load_pickle(
+    package: TrainedPackage, allow_pickle: bool, factory: FactoryOptions | None
+) -> tuple[torch.nn.Module, tuple[Finding, ...]]:
     subject = f"The model file {package.data_path.name}"
     if not allow_pickle:
+        names = foreign_globals(package.data_path)
         raise TrainedModelRefused(
             subject,
-            "is a pickle, which runs code of the training run when it is loaded, and this deployment does not allow it",
+            f"is a pickle{f' (of {shown(names, 4)})' if names else ''}, which runs code of the training run when it is "
+            "loaded, and this deployment does not allow it",
             "Log the model with serialization_format='pt2' (MLflow's default since 3.14) or log its state dict. "
             "To trust every training run instead, set [onnx_release] allow_pickle = True.",
             code="pickle",
@@ -79,19 +95,13 @@ def _load_pickle(package: TrainedPackage, allow_pickle: bool) -> torch.nn.Module
     sys.path[:0] = [str(folder) for folder in package.code_paths]
     try:
         with _loading(package), _without_warnings():
-            model = torch.load(package.data_path, map_location="cpu", weights_only=False)
+            content = torch.load(package.data_path, map_location="cpu", weights_only=False)
     finally:
         sys.path[:] = former_path
-    # torch.compile returns a wrapper around the module.
-    model = getattr(model, "_orig_mod", model)
-    if not isinstance(model, torch.nn.Module):
-        raise TrainedModelRefused(
-            subject,
-            f"contains a {type(model).__name__} instead of a model",
-            "Log the torch.nn.Module itself, or its state dict together with a model factory.",
-            code="not_a_module",
-        )
-    return model.eval()
+    if factory is not None and factory.path and not isinstance(content, torch.nn.Module):
+        return load_weights(content, factory, subject)
+    model, findings = choose_module(content, factory.weights_key if factory else "", subject)
+    return unwrapped(model).eval(), findings
 
 
 @contextmanager
@@ -130,27 +140,45 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(former)
 
 
-def _refuse_non_finite(model: LoadedModel) -> None:
+def _non_finite_findings(model: LoadedModel) -> Iterator[Finding]:
+    """Refuse parameters with NaN or infinity, and yield a finding about buffers with them.
+
+    Only parameters are trained. A buffer may have infinite bounds, or NaN for a value that is not set; the comparison
+    of the outputs decides about it.
+    """
     if isinstance(model, ExportedProgram):
         named = {**model.constants, **model.state_dict}
+        trained = set(model.graph_signature.parameters)
     else:
-        named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        parameters = dict(model.named_parameters())
+        named = {**parameters, **dict(model.named_buffers())}
+        trained = set(parameters)
     tensors = {name: tensor for name, tensor in named.items() if isinstance(tensor, torch.Tensor)}
-    bad = []
+    fatal: list[str] = []
+    harmless: list[str] = []
     pages = MappedPages.behind(tensors.values())
     for name, tensor in tensors.items():
         if tensor.is_meta:
-            bad.append(f"{name} has no values (device meta)")
+            fatal.append(f"{name} has no values (device meta)")
         elif count := _count_non_finite(tensor.detach()):
-            bad.append(f"{name} has {count} of {tensor.numel()}")
+            # Nobody trains a frozen parameter, so infinity in it is intended; NaN may be older than the freezing.
+            frozen = not tensor.requires_grad and not bool(torch.isnan(tensor).any())
+            (fatal if name in trained and not frozen else harmless).append(f"{name} has {count} of {tensor.numel()}")
         pages.read(tensor.nbytes)
     pages.drop()
-    if bad:
+    if fatal:
         raise TrainedModelRefused(
             "The model's weights",
-            f"contain NaN or infinity: {'; '.join(bad[:20])}{f'; and {len(bad) - 20} more' if len(bad) > 20 else ''}",
-            "The training diverged. Train again with a lower learning rate or with clipped gradients.",
+            f"contain NaN or infinity: {shown([*fatal, *harmless], 20).replace(', ', '; ')}",
+            "The training diverged. Train again with a lower learning rate or with clipped gradients. If these values "
+            "are intended, register the tensor as a buffer.",
             code="nan_weights",
+        )
+    if harmless:
+        yield Finding(
+            severity="warning",
+            code="non_finite_buffers",
+            message=f"Buffers of the model contain NaN or infinity: {shown(harmless, 20)}",
         )
 
 

@@ -17,7 +17,7 @@ from mlflow.models import Model
 from mlflow.types import Schema
 
 from onnx_release.errors import TrainedModelRefused, shorten
-from onnx_release.limits import MODEL_SUFFIXES
+from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
@@ -74,7 +74,7 @@ def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedP
 
     Args:
         folder: An MLflow model folder of MLflow 3 (pt2 or pickle) or 2 (pickle), a file of a model or of weights, or a
-            folder with exactly one such file.
+            folder with exactly one such file, or with an index (``model.safetensors.index.json``) and its files.
         input_spec: The description of the inputs; required for a bare file.
 
     Returns:
@@ -87,7 +87,9 @@ def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedP
     file: Path | None = folder if folder.is_file() else None
     if folder.is_dir() and not (folder / "MLmodel").exists():
         files = [path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(MODEL_SUFFIXES)]
-        file = files[0] if len(files) == 1 else None
+        indexes = [path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(INDEX_SUFFIXES)]
+        # An index names its files; all of them are one model.
+        file = next((found[0] for found in (indexes, files) if len(found) == 1), None)
     if file is None:
         return _read_folder(folder, input_spec)
     if not input_spec:

@@ -15,6 +15,7 @@ from pydantic import Field
 from onnx_release.errors import TrainedModelRefused, shorten
 from onnx_release.limits import FACTORY_PATTERN
 from onnx_release.records.base import Record
+from onnx_release.trained.checkpoint_file import origin_of
 
 
 class FactoryOptions(Record):
@@ -26,12 +27,15 @@ class FactoryOptions(Record):
         kwargs: Arguments by name.
         run_params: The params of the training run. Those that are parameters of the factory and not in `kwargs` are
             passed on, parsed by `parse_value`.
+        weights_key: The key of the weights in the file; empty for those that fit. Nested keys are joined by dots, and
+            the beginning of the weights' names may follow (``state_dict.generator``).
     """
 
     path: str = ""
     allowed: tuple[str, ...] = ()
     kwargs: dict[str, Any] = Field(default_factory=dict)
     run_params: dict[str, str] = Field(default_factory=dict)
+    weights_key: str = ""
 
 
 def make_model(options: FactoryOptions, hyper_parameters: Mapping[str, Any]) -> Any:
@@ -55,6 +59,14 @@ def make_model(options: FactoryOptions, hyper_parameters: Mapping[str, Any]) -> 
     arguments = {name: value for name, value in hyper_parameters.items() if name in names}
     arguments |= {name: parse_value(text) for name, text in options.run_params.items() if name in names}
     arguments |= options.kwargs
+    if absent := {name: origin for name, value in arguments.items() if (origin := origin_of(value))}:
+        raise TrainedModelRefused(
+            f"The factory {options.path}",
+            "needs hyperparameters of the checkpoint that are not plain values: "
+            + ", ".join(f"{name} is of {origin}" for name, origin in absent.items()),
+            "Set them with the parameter `factory_kwargs`, or log them as params of the training run.",
+            code="opaque_argument",
+        )
     try:
         return factory(**arguments)
     except Exception as error:  # a factory is the deployment's own code, which raises anything

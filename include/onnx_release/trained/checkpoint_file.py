@@ -1,0 +1,239 @@
+"""Content of a checkpoint file, read without its code: tensors, plain values, and stand-ins for all other objects."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import io
+import json
+import pathlib
+import pickletools
+import re
+import types
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
+
+# A file of torch 1.5 or older is a sequence of pickles: a magic number, two headers, the content, the storages.
+_PICKLES_OF_A_LEGACY_FILE = 5
+_NUMPY_DTYPE = re.compile(r"b1|[fiuc]\d{1,2}")
+
+
+class Absent:
+    """Stand-in for an object whose class is not loaded. `origin` is the class or function in the file."""
+
+    origin: ClassVar[str] = "an object"
+
+    def __init__(self, *_: object) -> None:
+        """Ignore the arguments of the object."""
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore the state of the object."""
+
+
+class _Dtype(Absent):
+    """Dtype of numpy. numpy's own class would let a file change a dtype of the whole process."""
+
+    origin = "numpy.dtype"
+
+    def __init__(self, text: str, *_: object) -> None:
+        self.text, self.order = str(text), "<"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+    def numpy(self) -> np.dtype[Any]:
+        """Return the dtype; `ValueError` for other than numbers and booleans."""
+        if not _NUMPY_DTYPE.fullmatch(self.text):
+            raise ValueError(f"numpy's dtype {self.text!r:.40} is not a number")
+        return np.dtype(self.order + self.text)
+
+
+class Array(Absent):
+    """Array of numpy, with its values."""
+
+    origin = "numpy.ndarray"
+    values: np.ndarray[Any, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, raw = state
+        flat = np.frombuffer(raw, dtype.numpy())
+        self.values = flat.reshape(shape, order="F" if fortran else "C").astype(flat.dtype.newbyteorder("="))
+
+
+def _scalar(dtype: _Dtype, raw: bytes) -> Any:
+    return np.frombuffer(raw, dtype.numpy())[0].item()
+
+
+def _empty_dict(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+def _empty_bytes(*_: object) -> bytes:
+    return b""
+
+
+# Constructors without effects outside their result, by their names in a file.
+_HARMLESS: dict[str, Any] = {
+    "argparse.Namespace": argparse.Namespace,
+    "types.SimpleNamespace": types.SimpleNamespace,
+    "datetime.datetime": datetime.datetime,
+    "datetime.date": datetime.date,
+    "datetime.timedelta": datetime.timedelta,
+    "datetime.timezone": datetime.timezone,
+    "builtins.frozenset": frozenset,
+    "builtins.bytes": _empty_bytes,  # pickle stores only empty bytes in this way
+    "collections.defaultdict": _empty_dict,
+    "lightning.fabric.utilities.data.AttributeDict": dict,
+    "lightning_fabric.utilities.data.AttributeDict": dict,
+    "pytorch_lightning.utilities.parsing.AttributeDict": dict,
+    "numpy.dtype": _Dtype,
+    **{f"pathlib{local}.{name}": Path for local in ("", "._local") for name in ("Path", "PosixPath")},
+    **{f"pathlib{local}.Pure{name}": pathlib.PurePath for local in ("", "._local") for name in ("Path", "PosixPath")},
+    **{f"pathlib{local}.{name}": pathlib.PureWindowsPath
+       for local in ("", "._local") for name in ("WindowsPath", "PureWindowsPath")},
+    **{f"numpy.{core}.multiarray.{name}": made
+       for core in ("core", "_core") for name, made in (("scalar", _scalar), ("_reconstruct", Array))},
+}  # fmt: skip
+
+
+def read_checkpoint(path: Path, *, device: str = "cpu") -> Any:
+    """Return the content of a file. Weights are memory-mapped; no code of the file runs.
+
+    torch's restricted unpickler creates tensors, containers and the values of `_HARMLESS`. Every other class or
+    function of the file becomes a subclass of `Absent`.
+
+    Args:
+        path: A file of `torch.save` or safetensors, or the index of several such files.
+        device: The device of the tensors.
+
+    Raises:
+        TrainedModelRefused: A shard is missing.
+        Exception: The file is broken, or its pickle needs more than the restricted unpickler.
+    """
+    if is_index(path):
+        return _read_shards(path, device)
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path, device)
+    known = torch.serialization.get_safe_globals()
+    stand_ins = [(_HARMLESS.get(name) or type("Absent", (Absent,), {"origin": name}), name) for name in _globals(path)]
+    with torch.serialization.safe_globals([*known, *stand_ins]):
+        return torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def is_index(path: Path) -> bool:
+    """Return True for the index of weights in several files."""
+    return path.name.lower().endswith(INDEX_SUFFIXES)
+
+
+def shards_of(index: Path) -> dict[str, Path]:
+    """Return the file of each weight.
+
+    Raises:
+        TrainedModelRefused: The index is malformed, names a path outside its folder, or a file is missing.
+    """
+    subject = f"The index of weights {index.name}"
+    try:
+        names = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
+    except Exception as error:  # JSON of any form
+        raise TrainedModelRefused(
+            subject, f"cannot be read: {shorten(error)}", "Log the weights again.", code="damaged_checkpoint"
+        ) from error
+    files = sorted(set(names.values()))
+    # The index is data from elsewhere, and a link may point anywhere.
+    if outside := [file for file in files if Path(file).name != file or (index.parent / file).is_symlink()]:
+        problem = f"names the path {outside[0]!r:.200} outside its folder"
+        raise TrainedModelRefused(
+            subject, problem, "Log the index and its files into one folder.", code="path_outside_folder"
+        )
+    missing = [
+        file for file in files if not file.lower().endswith(MODEL_SUFFIXES) or not (index.parent / file).is_file()
+    ]
+    if missing or not files:
+        raise TrainedModelRefused(
+            subject,
+            f"names {len(files)} files, and {len(missing)} are missing: {', '.join(missing[:8])}",
+            "Log every file that the index names into the folder of the index, and release the folder.",
+            code="missing_shards",
+        )
+    return {name: index.parent / file for name, file in names.items()}
+
+
+def foreign_globals(path: Path) -> list[str]:
+    """Return the classes and functions in a file that make it a pickle, those outside torch first; [] if unreadable."""
+    try:
+        names = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - _HARMLESS.keys()
+    except Exception:  # noqa: BLE001 - a broken file, or one of torch 1.5, raises anything
+        return []
+    return sorted(names, key=lambda name: (name.startswith("torch."), name))
+
+
+def origin_of(value: object) -> str | None:
+    """Return the class or function of a stand-in, or None for a loaded value."""
+    if isinstance(value, Absent) and not isinstance(value, Array):
+        return value.origin
+    return value.origin if isinstance(value, type) and issubclass(value, Absent) else None
+
+
+def _read_safetensors(path: Path, device: str) -> dict[str, torch.Tensor]:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    # safetensors cannot read onto the meta device.
+    tensors: dict[str, torch.Tensor] = load_file(str(path), device="cpu")
+    with safe_open(str(path), framework="pt") as file:
+        # `save_model` stores shared tensors once, and the other names in the metadata.
+        for name, kept in (file.metadata() or {}).items():
+            if kept in tensors:
+                tensors.setdefault(name, tensors[kept])
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _read_shards(index: Path, device: str) -> dict[str, torch.Tensor]:
+    files = shards_of(index)
+    contents = {file: read_checkpoint(file, device=device) for file in sorted(set(files.values()))}
+    lacking = [name for name, file in files.items() if not isinstance(contents[file], Mapping)]
+    lacking += [name for name, file in files.items() if name not in lacking and name not in contents[file]]
+    if lacking:
+        raise ValueError(f"{files[lacking[0]].name} lacks {lacking[0]!r:.120}, which the index names")
+    return {name: contents[file][name] for name, file in files.items()}
+
+
+def _globals(path: Path) -> set[str]:
+    """Return the names of the classes and functions in a file of `torch.save`."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            record = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
+            return set(_named(io.BytesIO(archive.read(record)), 1))
+    with path.open("rb") as file:
+        return set(_named(file, _PICKLES_OF_A_LEGACY_FILE))
+
+
+def _named(stream: Any, pickles: int) -> Iterator[str]:
+    for _ in range(pickles):
+        for operation, argument, _ in pickletools.genops(stream):
+            if operation.name == "GLOBAL" and isinstance(argument, str):
+                module, _, name = argument.partition(" ")
+                # torch translates the names of Python 2, which pickle's protocol 2 uses.
+                module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+                yield f"{module}.{name}"
+
+
+def plain(value: Any) -> Any:
+    """Return a value with numpy's arrays instead of their stand-ins, and dicts instead of namespaces."""
+    if isinstance(value, Array):
+        return value.values
+    if isinstance(value, argparse.Namespace | types.SimpleNamespace):
+        return plain(vars(value))
+    if type(value) in (dict, collections.OrderedDict):
+        return {key: plain(item) for key, item in value.items()}
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
