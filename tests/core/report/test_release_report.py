@@ -12,7 +12,7 @@ from onnx_release.records import Divergence, ExportAttempt, Finding, ReleaseRepo
 from onnx_release.records.schema import SCHEMA_FILE, schema_text
 from onnx_release.report.acceptance import acceptance, report_failures
 from onnx_release.report.markdown import size_text, summary_markdown, three_digits
-from onnx_release.report.metrics import release_metrics
+from onnx_release.report.metrics import release_metrics, release_verdicts
 from onnx_release.report.release_report import build_report, read_report, write_report
 from tests.core import records
 from tests.refusals import refused
@@ -184,9 +184,48 @@ def test_metrics_have_the_worst_parity_and_every_latency() -> None:
     assert found["onnx_release/size_bytes"] == 1000.0
 
 
+@pytest.mark.parametrize(
+    ("batch", "verdict", "settled"),
+    [
+        ({}, "passed", True),
+        ({}, "refused", True),
+        ({}, "warning", True),
+        ({}, "not settled", False),
+        ({"conclusive": False}, "passed", False),
+        ({"cpu_wait_share": 0.6}, "passed", False),
+    ],
+)
+def test_a_speedup_that_is_not_settled_has_only_its_lower_bound(
+    batch: dict[str, Any], verdict: str, settled: bool
+) -> None:
+    latency = records.latency(verdict=verdict, batches=(records.batch(**batch),), budget={"batch_size": 1})
+    report = _report(benchmark=records.benchmark(latency=latency))
+    root = "onnx_release/latency"
+    speedups = {name: value for name, value in release_metrics(report).items() if "speedup" in name}
+    low = {f"{root}/batch_1/speedup_low": 1.9}
+    plain = {f"{root}/batch_1/speedup": 2.0, f"{root}/batch_1/speedup_high": 2.1}
+    assert speedups == (low | plain if settled else low)
+    of_batch = "settled" if settled else "not settled"
+    assert release_verdicts(report) == {f"{root}/verdict": verdict, f"{root}/batch_1/verdict": of_batch}
+
+
+def test_a_batch_size_that_is_only_reported_is_settled_by_its_own_interval() -> None:
+    batches = (records.batch(), records.batch(batch_size=8))
+    latency = records.latency(verdict="not settled", batches=batches, budget={"batch_size": 1})
+    found = release_metrics(_report(benchmark=records.benchmark(latency=latency)))
+    assert "onnx_release/latency/batch_8/speedup" in found
+    assert "onnx_release/latency/batch_1/speedup" not in found
+
+
+def test_a_release_without_a_measurement_has_no_verdict() -> None:
+    assert release_verdicts(_report(benchmark=records.benchmark(passed=False, latency=None))) == {}
+
+
 def test_metrics_have_names_and_values_that_mlflow_accepts() -> None:
     odd = records.comparison(output="logits/ü:0", mae=None, max_abs=float("inf"), passed=False)
-    found = release_metrics(_report(benchmark=records.benchmark(parity=records.parity(comparisons=(odd,)))))
+    dots = records.comparison(output="..")
+    found = release_metrics(_report(benchmark=records.benchmark(parity=records.parity(comparisons=(odd, dots)))))
+    assert "onnx_release/parity/_../max_rel" in found
     assert all(re.fullmatch(r"[A-Za-z0-9_./-]+", name) for name in found)
     assert "onnx_release/parity/logits___0/max_rel" in found
     assert "onnx_release/parity/logits___0/mae" not in found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -70,17 +73,73 @@ def test_every_record_in_xcom_is_plain_and_holds_no_secret(services: Services, r
 def test_a_second_release_makes_nothing_new_and_puts_nothing_again(hook: MlflowHook, release: Release) -> None:
     release.to("promote")
     release.clean()
-    client = S3Hook("minio_default").get_conn()
-    before = {key: client.head_object(Bucket="heimdall-models", Key=key)["LastModified"] for key in objects_of(release)}
+    before = times_of_objects(release)
     again = Release(release.training_run_id, release.model_name, dag_run_id="manual__2")
     version = again.to("promote")
     again.clean()
     assert (version["version"], version["created"]) == (1, False)
     assert again.returned["export"]["sha256"] == release.returned["export"]["sha256"], "the same bytes on another day"
-    assert before == {
-        key: client.head_object(Bucket="heimdall-models", Key=key)["LastModified"] for key in objects_of(again)
-    }
+    assert before == times_of_objects(again)
     assert len(versions_of(hook, release)) == 1
+
+
+def times_of_objects(release: Release) -> dict[str, Any]:
+    """The time of each object but the report, which every release of the same bytes replaces."""
+    client = S3Hook("minio_default").get_conn()
+    keys = [key for key in objects_of(release) if not key.endswith("/report.json")]
+    return {key: client.head_object(Bucket="heimdall-models", Key=key)["LastModified"] for key in keys}
+
+
+def published(hook: MlflowHook, release: Release) -> dict[str, Any]:
+    """The speedup of batch 1 as objects, version and training run have it, and their other figures of latency."""
+    (version,) = versions_of(hook, release)
+    run = hook.client.get_run(release.training_run_id)
+    uri = f"runs:/{release.training_run_id}/onnx_release/{release.model_name}/report.json"
+    (key,) = [key for key in objects_of(release) if key.endswith("/report.json")]
+    stored = S3Hook("minio_default").read_key(key, "heimdall-models")
+    assert json.loads(stored) == mlflow.artifacts.load_dict(uri), "one report"
+    assert version.tags["onnx.sha256.report.json"] == hashlib.sha256(stored.encode()).hexdigest()
+    return {
+        "report": json.loads(stored)["benchmark"]["latency"]["batches"][0]["speedup"],
+        "tags": {k.removeprefix("onnx.latency."): v for k, v in version.tags.items() if k.startswith("onnx.latency.")},
+        "metrics": {
+            name.removeprefix("onnx_release/latency/"): value
+            for name, value in run.data.metrics.items()
+            if name.startswith("onnx_release/latency/") and not math.isnan(value)
+        },
+        "description": version.description,
+        "verdict": run.data.tags["onnx_release.latency_verdict"],
+    }
+
+
+def test_a_second_release_of_the_same_bytes_leaves_one_truth(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency")
+    latency = release.returned["parity_latency"]["latency"]
+    latency |= {"verdict": "passed", "passed": True, "failures": [], "budget": latency["budget"] | {"batch_size": 1}}
+    for number, batch in enumerate(latency["batches"], 2):
+        batch |= {"speedup": number, "speedup_low": number - 0.5, "speedup_high": number + 0.5}
+        batch |= {"conclusive": True, "cpu_wait_share": 0.0}
+    release.run("upload", "register", "promote")
+    first = published(hook, release)
+    assert (first["report"], first["tags"]["batch_1.speedup"], first["metrics"]["batch_1/speedup"]) == (2, "2", 2.0)
+    assert (first["verdict"], first["tags"]["verdict"], first["tags"]["batch_4.verdict"]) == ("passed",) * 2 + (
+        "settled",
+    )
+
+    latency["verdict"] = "not settled"
+    latency["batches"] = latency["batches"][:1]
+    latency["batches"][0] |= {"speedup": 1932.0, "speedup_low": 0.5, "speedup_high": 4000.0, "conclusive": False}
+    release.run("upload", "register", "promote")
+    second = published(hook, release)
+    assert second["report"] == 1932.0
+    assert (second["verdict"], second["tags"]["verdict"]) == ("not settled", "not settled")
+    assert {key for key in second["tags"] if "speedup" in key} == {"batch_1.speedup_low"}
+    assert {name for name in second["metrics"] if "speedup" in name} == {"batch_1/speedup_low"}
+    assert [name for name in (*second["tags"], *second["metrics"]) if "batch_4" in name] == []
+    assert "not settled" in second["description"]
+    assert "1932" in second["description"]
 
 
 def test_each_task_may_run_twice(hook: MlflowHook, release: Release, judged: Release) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import uuid
 
@@ -10,6 +11,11 @@ import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import model_registry, tags
+from airflow_onnx.tracking.contract import Contract, contract_of
+from airflow_onnx.tracking.version_tags import FIGURES, version_tags
+from onnx_release.records import FileDigest, S3Object, TensorSpec
+from onnx_release.report.release_report import build_report
+from tests.core import records
 from tests.refusals import refused
 
 SHA = "ab" * 32
@@ -43,8 +49,6 @@ def test_a_version_is_created_once(hook: MlflowHook, request_: model_registry.Ve
 def test_other_bytes_of_the_same_run_are_another_version(
     hook: MlflowHook, request_: model_registry.VersionRequest
 ) -> None:
-    import dataclasses
-
     model_registry.ensure_version(hook, request_)
     assert model_registry.ensure_version(hook, dataclasses.replace(request_, sha256="cd" * 32)).version == 2
 
@@ -75,6 +79,42 @@ def test_a_duplicate_that_a_crash_left_is_deleted(hook: MlflowHook, request_: mo
     )
     assert model_registry.ensure_version(hook, request_).version == 1
     assert len(hook.client.search_model_versions(f"name='{request_.name}'")) == 1
+
+
+def test_the_tags_of_a_version_are_exact_and_any_name_fits(
+    hook: MlflowHook, request_: model_registry.VersionRequest
+) -> None:
+    odd = TensorSpec(name="features[0]/(x)" + "x" * 300, dtype="float32", shape=("batch", 8))
+    artifact = records.artifact(size_bytes=2_312_839_509, inputs=(odd,))
+    report = build_report(records.TRAINING, artifact, records.check(), records.benchmark())
+    files = (FileDigest(path="code/a (1).py", sha256=SHA, size_bytes=1),)
+    uploaded = S3Object(uri="s3://b/p", bucket="b", prefix="p/", sha256=SHA, size_bytes=1, files=files)
+    found = version_tags(report, artifact, uploaded)
+    version = model_registry.ensure_version(hook, dataclasses.replace(request_, tags=found))
+    stored = hook.client.get_model_version(version.name, str(version.version))
+    assert int(stored.tags["onnx.size_bytes"]) == 2_312_839_509
+    assert stored.tags["onnx.sha256.code/a _1_.py"] == SHA
+    assert stored.tags["onnx.latency.verdict"] == "passed"
+    assert [key for key in stored.tags if key.startswith("onnx.input.features_0___x_x")]
+    assert contract_of(hook, "minio_default", stored) == Contract.of_artifact(artifact)
+
+
+def test_an_update_replaces_figures_and_leaves_other_tags(
+    hook: MlflowHook, request_: model_registry.VersionRequest
+) -> None:
+    first = dataclasses.replace(request_, tags={"onnx.latency.batch_8.speedup": "2", "onnx.opset": "20"})
+    number = model_registry.ensure_version(hook, first).version
+    hook.client.set_model_version_tag(request_.name, str(number), "onnx.reviewed_by", "a person")
+    again = dataclasses.replace(request_, description="new", tags={"onnx.latency.verdict": "passed"})
+    model_registry.update_version(hook, again, number, renewed=FIGURES)
+    stored = hook.client.get_model_version(request_.name, str(number))
+    assert stored.tags == {
+        "onnx.latency.verdict": "passed",
+        "onnx.opset": "20",
+        "onnx.reviewed_by": "a person",
+        tags.VERSION_SHA256: SHA,
+    }
+    assert stored.description == "new"
 
 
 def test_alias_and_stage_are_moved(hook: MlflowHook, request_: model_registry.VersionRequest) -> None:
