@@ -173,6 +173,8 @@ class RunnerRefused(Refused):
 
     codes: ClassVar[Mapping[str, str]] = {
         "model_failed": "The PyTorch model raises an error on its inputs.",
+        "dtype_mismatch": "The dtypes of the inputs do not fit the weights of the PyTorch model.",
+        "rejected_values": "The PyTorch model rejects the values of its input.",
         "onnxruntime_rejected": "ONNX Runtime does not load the model.",
         "onnxruntime_failed": "ONNX Runtime raises an error while it runs the model.",
         "onnxruntime_crashed": "The process that runs ONNX Runtime crashed.",
@@ -197,8 +199,13 @@ class ExportRefused(Refused):
         "output_count": "The ONNX graph and the model have different numbers of outputs.",
         "repeated_output": "The model returns one tensor under two names.",
         "data_dependent": "A branch, loop or value of the model depends on the values of its input.",
+        "unsupported_operator": "ONNX has no translation of an operator of the model.",
+        "unsupported_structure": "The model takes or returns a dict or another object that cannot be exported.",
+        "same_name": "The signature gives one name to an input and to an output.",
         "not_exportable": "No export strategy can convert the model.",
         "random_outputs": "The model returns different outputs for the same input.",
+        "stateful_model": "The outputs of the model depend on earlier calls, because `forward` writes attributes.",
+        "size_limit": "The ONNX graph is wrong beyond a size that the model's code fixed, such as a table's length.",
     }
 
 

@@ -29,6 +29,9 @@ SAMPLE_SEEDS = (11, 23)
 # The size of a varying dimension, except the batch, without an example.
 VARYING_DIMENSION_SIZE = 16
 
+# The largest invented input beyond a bound of the graph, in elements.
+BOUND_ELEMENTS_MAX = 2**24
+
 # External data has a fixed name: MLflow's writer uses a random one, which would change the sha256 at each save.
 MODEL_FILE = "model.onnx"
 EXTERNAL_DATA_FILE = "model.onnx.data"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from onnx_release.errors import ExportRefused
+from onnx_release.export.recurrent import RECURRENT
 from onnx_release.limits import EXPORT_BATCH_SIZE, VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.samples.generate import batch_axis, batch_names, make_samples, seeded_arrays, varying_sizes
@@ -16,11 +17,7 @@ from onnx_release.trained.input_binding import bind_inputs, program_example
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mlflow_model import TrainedPackage
-
-_RELOG = (
-    "Call `model.eval()` and log the model again, with an input example of at least 2 samples and a signature "
-    "that has -1 for the batch and for every other dimension that varies."
-)
+from onnx_release.trained.signature_code import log_code, signature_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +83,9 @@ def varying_axes(spec: TensorSpec) -> dict[int, str]:
     return {axis: size for axis, size in enumerate(spec.shape) if isinstance(size, str)}
 
 
-def require_varying(program: torch.export.ExportedProgram, inputs: Sequence[TensorSpec]) -> None:
+def require_varying(
+    program: torch.export.ExportedProgram, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec] = ()
+) -> None:
     """Compare the input shapes of an exported program with the signature.
 
     Raises:
@@ -101,7 +100,13 @@ def require_varying(program: torch.export.ExportedProgram, inputs: Sequence[Tens
         value = nodes[spec.name].meta["val"]
         shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
         problems += _frozen(f"input '{spec.name}'", shape, spec)
-    _refuse("The exported program", problems)
+    action = _relog(inputs, outputs)
+    if any(node.target in RECURRENT for node in program.graph.nodes):
+        action = (
+            "torch fixes the length of nn.RNN, LSTM and GRU in a pt2 file. Log the model with "
+            f"serialization_format='pickle', or its state dict; the export keeps the length. {action}"
+        )
+    _refuse("The exported program", problems, action)
 
 
 def require_contract(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], contract: ModelContract) -> None:
@@ -119,7 +124,11 @@ def require_contract(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
         elif expected:
             for graph_spec, spec in zip(found, expected, strict=True):
                 problems += _mismatches(f"{side} '{spec.name}'", graph_spec, spec)
-    _refuse("The exported graph", problems)
+    if any(code != "contract_mismatch" for code, _ in problems):
+        action = _relog(contract.inputs, contract.outputs)
+    else:
+        action = f"Write the signature as the model is: {signature_code(inputs, outputs)}."
+    _refuse("The exported graph", problems, action)
 
 
 def _mismatches(label: str, found: TensorSpec, expected: TensorSpec) -> Iterator[tuple[str, str]]:
@@ -143,14 +152,20 @@ def _frozen(label: str, shape: Sequence[int | str], expected: TensorSpec) -> Ite
             yield code, f"{label} with '{name}' (dimension {axis}) frozen at {shape[axis]}"
 
 
-def _refuse(subject: str, problems: Sequence[tuple[str, str]]) -> None:
+def _relog(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
+    return (
+        "Log the model again in evaluation mode, with an input example of at least 2 samples, and with -1 in the "
+        f"signature for every dimension that varies: {log_code(inputs, outputs)}."
+    )
+
+
+def _refuse(subject: str, problems: Sequence[tuple[str, str]], action: str) -> None:
     """Raise for a list of codes and texts, with the code of the most specific one."""
     if problems:
         found = {code for code, _ in problems}
         code = next(code for code in ("frozen_batch", "frozen_dimension", "contract_mismatch") if code in found)
-        raise ExportRefused(
-            subject, f"differs from the signature: it has {'; '.join(text for _, text in problems)}", _RELOG, code=code
-        )
+        text = "; ".join(text for _, text in problems)
+        raise ExportRefused(subject, f"differs from the signature: it has {text}", action, code=code)
 
 
 def traced_batch_size(model: LoadedModel, contract: ModelContract) -> int:

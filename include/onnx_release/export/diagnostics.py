@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from onnx_release.errors import Refused, shorten
 from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import DYNAMO
-from onnx_release.records import Finding
+from onnx_release.records import Finding, TensorSpec
 from onnx_release.trained.input_binding import InputBinding
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mlflow_model import TrainedPackage
 from onnx_release.trained.output_names import OutputBinding
+from onnx_release.trained.signature_code import log_code, schema_code, signature_code
 
 # ONNX Runtime's CPU provider has kernels of few operators for these.
 _RARE_DTYPES = {torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
-def training_findings(package: TrainedPackage, model: LoadedModel) -> Iterator[Finding]:
-    """Yield findings about how the model was logged."""
+def training_findings(
+    package: TrainedPackage, model: LoadedModel, outputs: Sequence[TensorSpec] = ()
+) -> Iterator[Finding]:
+    """Yield findings about how the model was logged, each with lines made from the model's own inputs and outputs.
+
+    Args:
+        package: The description of the model's files.
+        model: The loaded model.
+        outputs: The outputs of the exported graph, for a signature that does not describe them.
+    """
     if package.inputs_from == "example":
         yield Finding(
             severity="warning",
             code="no_signature",
             message="The model has no signature: its inputs are read from its input example, and only the batch varies",
-            fix="mlflow.pytorch.log_model(model, signature=ModelSignature(inputs=Schema([TensorSpec(...)])), ...)",
+            fix=log_code(package.inputs, package.outputs),
         )
     if package.example is None:
         source = "the ranges of the input_spec" if package.ranges else "0 and 1, or a normal distribution"
@@ -35,21 +44,21 @@ def training_findings(package: TrainedPackage, model: LoadedModel) -> Iterator[F
             severity="warning",
             code="no_example",
             message=f"The model has no input example: its test inputs are random values from {source}",
-            fix="mlflow.pytorch.log_model(model, input_example=batch[:4].numpy(), ...)",
+            fix=log_code(package.inputs, package.outputs or outputs),
         )
     if not package.outputs:
         yield Finding(
             severity="info",
             code="unnamed_outputs",
             message="The signature does not describe the outputs: they have the names that the model gives them",
-            fix="ModelSignature(outputs=Schema([TensorSpec(np.dtype('float32'), (-1, 2), 'positions')]))",
+            fix=signature_code(package.inputs, outputs),
         )
     for side in package.unnamed:
         yield Finding(
             severity="info",
             code=f"unnamed_{side}",
             message=f"The {side} has no name in the signature: its name in the ONNX file is '{side}'",
-            fix="Schema([TensorSpec(np.dtype('float32'), (-1, 3, 224, 224), 'image')])",
+            fix=schema_code(package.inputs if side == "input" else package.outputs),
         )
     tensors = model.state_dict.values() if isinstance(model, torch.export.ExportedProgram) else model.parameters()
     for dtype in sorted({_RARE_DTYPES[tensor.dtype] for tensor in tensors if tensor.dtype in _RARE_DTYPES}):
@@ -84,8 +93,10 @@ def name_findings(inputs: InputBinding, outputs: OutputBinding) -> Iterator[Find
         )
 
 
-def export_findings(result: ExportResult) -> Iterator[Finding]:
-    """Yield a finding if the export needed more than its first strategy."""
+def export_findings(
+    result: ExportResult, written: Sequence[str] = (), limited: Mapping[str, str] | None = None
+) -> Iterator[Finding]:
+    """Yield findings about the export: the strategy, limits of sizes, and attributes that `forward` writes."""
     rejected = [attempt for attempt in result.attempts if attempt.outcome != "taken"]
     if rejected and result.strategy != DYNAMO:
         reasons = "; ".join(
@@ -93,6 +104,13 @@ def export_findings(result: ExportResult) -> Iterator[Finding]:
         )
         message = f"The strategy '{result.strategy}' wrote the ONNX file. Earlier ones did not succeed: {reasons}"
         yield Finding(severity="info", code="strategy", message=message)
+    for dimension, limit in (limited or {}).items():
+        message = f"The code of the model limits the dimension '{dimension}' to {limit}, and the signature does not"
+        yield Finding(severity="warning", code="size_limit", message=message)
+    if written:
+        names = ", ".join(written[:10]) + (", …" if len(written) > 10 else "")
+        message = f"`forward` writes attributes of the model: {names}. The outputs do not depend on earlier calls"
+        yield Finding(severity="info", code="forward_writes", message=message)
 
 
 def refusal_finding(refusal: Refused) -> Finding:

@@ -99,10 +99,10 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         tool_versions=versions,
         attempts=result.attempts,
         findings=(
-            *diagnostics.training_findings(package, model),
+            *diagnostics.training_findings(package, model, result.outputs),
             *weights_findings,
             *diagnostics.name_findings(binding, verifier.outputs),
-            *diagnostics.export_findings(result),
+            *diagnostics.export_findings(result, verifier.written, verifier.limited),
         ),
     )
 

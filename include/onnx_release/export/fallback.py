@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
 
 from onnx_release import limits
-from onnx_release.errors import ExportRefused, Refused, machine_failure, shorten
+from onnx_release.errors import ExportRefused, Refused, machine_failure
 from onnx_release.export import graph_cleanup
 from onnx_release.export.contract import ModelContract, require_contract, require_varying, traced_batch_size
-from onnx_release.export.strategies import strategies_for
-from onnx_release.export.torch_patches import DATA_DEPENDENT_ERRORS
+from onnx_release.export.failures import Failure, failure_of, refusal_of, unfit_graph
+from onnx_release.export.strategies import TORCHSCRIPT, strategies_for
 from onnx_release.export.train_mode import require_eval
 from onnx_release.records import ExportAttempt, TensorSpec
 from onnx_release.trained.load import LoadedModel
+from onnx_release.trained.module_state import ModuleState
+
+_log = logging.getLogger(__name__)
+# Faults of the model, which no strategy removes.
+_FINAL = ("train_mode", "random_outputs", "stateful_model")
 
 Verify = Callable[[Path, "ExportResult"], str | None]
 """Verification of a written model: returns the reason why it is unfit, or None."""
@@ -49,6 +54,7 @@ class ExportResult:
         device: The device of the trace.
         export_batch_size: The batch size of the trace.
         wall_s: The duration of all attempts.
+        bounds: The smallest and the largest size of a varying dimension in the trace, by its name; 0 for no largest.
         inputs: The inputs of the graph, read back after the export.
         outputs: The outputs of the graph, read back after the export.
         attempts: Every strategy that was tried, in order.
@@ -62,6 +68,7 @@ class ExportResult:
     wall_s: float
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    bounds: dict[str, tuple[int, int]] = field(default_factory=dict)
     attempts: tuple[ExportAttempt, ...] = ()
 
 
@@ -145,19 +152,23 @@ class _Fallback:
 
     def run(self) -> ExportResult:
         attempts: list[ExportAttempt] = []
-        codes: list[str] = []
+        failures: list[tuple[str, Failure]] = []
         for strategy in strategies_for(self.model):
+            if strategy != TORCHSCRIPT and any(failure.exporter_only for _, failure in failures):
+                continue
             began = time.perf_counter()
             result, reason = None, None
             try:
                 result = self._write(strategy)
-            except Exception as error:
-                if failure := machine_failure(error):
-                    raise failure from error
-                code, reason = _failure(error)
-                codes.append(code)
-            else:
                 reason = self.verify(self.folder, result) if self.verify else None
+            except Exception as error:
+                if isinstance(error, Refused) and error.code in _FINAL:
+                    raise
+                if of_machine := machine_failure(error):
+                    raise of_machine from error
+                _log.info("The strategy %s failed.", strategy, exc_info=True)
+                failures.append((strategy, failure := failure_of(error)))
+                result, reason = None, failure.reason
             attempts.append(
                 ExportAttempt(
                     strategy=strategy,
@@ -168,29 +179,22 @@ class _Fallback:
             )
             if result is not None and reason is None:
                 return _with_attempts(result, attempts)
-        unfit = next((attempt.strategy for attempt in attempts if attempt.outcome == "unfit"), None)
-        if unfit is not None:
-            return _with_attempts(self._write(unfit), attempts)
-        specific = [code for code in codes if code in ExportRefused.codes and code != "not_exportable"]
-        strategies: dict[str, list[str]] = {}
-        for attempt in attempts:
-            strategies.setdefault(str(attempt.reason), []).append(attempt.strategy)
-        reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in strategies.items())
-        raise ExportRefused(
-            "The model",
-            f"cannot be exported to ONNX. {reasons}",
-            "Rewrite the code that the messages name: an `if` or a loop that depends on the values of a tensor or on "
-            "the batch size cannot be exported. torch.where and torch.cond can.",
-            # The first strategy is the most faithful one, so its code comes first.
-            code=specific[0] if specific else "not_exportable",
-        )
+            if failures and failures[-1][1].final:
+                break
+        unfit = next((attempt for attempt in attempts if attempt.outcome == "unfit"), None)
+        # A trace by TorchScript says little about a model that the other strategies refuse for a reason.
+        if unfit is not None and not (unfit.strategy == TORCHSCRIPT and failures):
+            return _with_attempts(self._write(unfit.strategy), attempts)
+        raise refusal_of([*failures, *([(TORCHSCRIPT, unfit_graph(str(unfit.reason)))] if unfit else [])])
 
     def _write(self, strategy: str) -> ExportResult:
         began = time.perf_counter()
         for leftover in self.folder.iterdir():
             leftover.unlink()
         convert = strategies_for(self.model)[strategy]
-        conversion = convert(self.model, self.contract, self.options.opset, self.options.device)
+        # A trace leaves tensors without values in the attributes that `forward` writes.
+        with ModuleState(self.model).restored(tensors=False):
+            conversion = convert(self.model, self.contract, self.options.opset, self.options.device)
         if conversion.program is not None:
             require_eval(conversion.program)
         model, graph = conversion.graph, conversion.graph.graph
@@ -216,29 +220,9 @@ class _Fallback:
             wall_s=time.perf_counter() - began,
             inputs=inputs,
             outputs=outputs,
+            bounds=conversion.bounds,
         )
 
 
 def _with_attempts(result: ExportResult, attempts: Sequence[ExportAttempt]) -> ExportResult:
     return replace(result, attempts=tuple(attempts), wall_s=sum(attempt.wall_s for attempt in attempts))
-
-
-def _failure(error: Exception) -> tuple[str, str]:
-    """Return the code and the reason of a failed strategy.
-
-    An error of the exporter is a banner around its cause. The reason is that of the innermost cause.
-
-    Raises:
-        ExportRefused: `error` itself, if the model is in training mode: no other strategy changes that.
-    """
-    if isinstance(error, Refused):
-        if error.code == "train_mode":
-            raise error
-        return error.code, f"{error.subject} {error.problem}"
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__) is not None:
-        causes.append(cause)
-    code = "data_dependent" if any(isinstance(cause, DATA_DEPENDENT_ERRORS) for cause in causes) else "not_exportable"
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(causes[-1]))
-    lines = [line for line in text.splitlines() if line.strip()]
-    return code, f"{type(causes[-1]).__name__}: {shorten(' '.join(lines[:4]), 600)}"

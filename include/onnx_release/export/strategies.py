@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 
 from onnx_release import limits
 from onnx_release.errors import ExportRefused, shorten
-from onnx_release.export import torch_patches
+from onnx_release.export import recurrent, torch_patches
 from onnx_release.export.contract import ModelContract, varying_axes
 from onnx_release.export.torch_patches import TracerWarning, pytree
 from onnx_release.trained.call_model import FlatModule, flat_script
@@ -33,6 +33,9 @@ DYNAMO, AUTO, WRAPPED, UNOPTIMIZED, TORCHSCRIPT = (
 )  # fmt: skip
 
 
+_NO_BOUND = 2**40
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
     """Result of a strategy.
@@ -41,10 +44,12 @@ class Conversion:
         graph: The ONNX graph in memory.
         program: The exported program that the dynamo exporter converted; the values of `graph` have the names of its
             nodes. None for the TorchScript exporter.
+        bounds: The smallest and the largest size of a varying dimension, by its name; 0 for no largest.
     """
 
     graph: ir.Model
     program: torch.export.ExportedProgram | None = None
+    bounds: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 Strategy = Callable[[Any, ModelContract, int | None, str], Conversion]
@@ -150,8 +155,9 @@ def _convert_with_dynamo(model: Any, call: _Call, contract: ModelContract, opset
         opset_version=opset,
         input_names=call.input_names,
         optimize=call.optimize,
+        custom_translation_table=recurrent.translations(),
     )
-    with quiet_exporter(), torch_patches.recurrent_dispatch_cleared(), garbage_collection_disabled(), torch.no_grad():
+    with quiet_exporter(), recurrent.rnn_length_kept(), garbage_collection_disabled(), torch.no_grad():
         try:
             with torch_patches.decompositions_where_needed() as skip:
                 program: Any = export()
@@ -163,7 +169,28 @@ def _convert_with_dynamo(model: Any, call: _Call, contract: ModelContract, opset
     inputs = {str(value.name): value for value in program.model.graph.inputs}
     if set(inputs) == set(contract.input_names):
         program.model.graph.inputs[:] = [inputs[name] for name in contract.input_names]
-    return Conversion(graph=program.model, program=program.exported_program)
+    exported = program.exported_program
+    return Conversion(graph=program.model, program=exported, bounds=_bounds(exported, call.input_names, contract))
+
+
+def _bounds(program: Any, names: list[str], contract: ModelContract) -> dict[str, tuple[int, int]]:
+    """Return the bounds that the trace derived for varying dimensions. torch's own lower bounds are 0 to 2."""
+    specs = {spec.name: spec for spec in contract.inputs}
+    user_inputs = set(program.graph_signature.user_inputs)
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in user_inputs]
+    nodes = [node for node in placeholders if isinstance(node.meta.get("val"), torch.Tensor)]
+    bounds: dict[str, tuple[int, int]] = {}
+    for name, node in zip(names, nodes, strict=False):
+        shape = node.meta["val"].shape
+        for axis, dimension in varying_axes(specs[name]).items():
+            size = shape[axis] if axis < len(shape) else None
+            allowed = program.range_constraints.get(size.node.expr) if isinstance(size, torch.SymInt) else None
+            if allowed is not None:
+                # A larger bound than any tensor has stands for no bound.
+                low, high = int(allowed.lower), int(min(allowed.upper, _NO_BOUND))
+                if low > 2 or high < _NO_BOUND:
+                    bounds[dimension] = (low, high if high < _NO_BOUND else 0)
+    return bounds
 
 
 @contextmanager
@@ -288,9 +315,8 @@ def _fixed_branches_refused() -> Iterator[None]:
     for warning in caught:
         if issubclass(warning.category, TracerWarning):
             raise ExportRefused(
-                "A trace of the model",
-                f"fixes a value that depends on the input ({Path(warning.filename).name}, line {warning.lineno}): "
-                f"{shorten(warning.message, 200)}",
+                f"A trace of the model at {Path(warning.filename).name}, line {warning.lineno}",
+                f"fixes a value that depends on the input: {shorten(warning.message, 200)}",
                 "Use torch.where, or tensor operations on shapes.",
                 code="data_dependent",
             )
@@ -300,11 +326,15 @@ def _fixed_branches_refused() -> Iterator[None]:
 def quiet_exporter() -> Iterator[None]:
     """Silence the exporter's log lines, warnings and messages on the standard error."""
     # The exporter's registry sets its own log level, so the level of "torch.onnx" does not apply to it.
-    names = ("torch.onnx", "torch.onnx._internal.exporter._registration", "onnx_ir", "onnxscript")
+    names = (
+        *("torch.onnx", "torch.onnx._internal.exporter._registration", "onnx_ir", "onnxscript"),
+        *("torch._guards", "torch._export", "torch._dynamo", "torch.fx"),
+    )
     logs = [logging.getLogger(name) for name in names]
     levels = [log.level for log in logs]
     for log in logs:
-        log.setLevel(logging.ERROR)
+        # torch logs the errors that it raises, too.
+        log.setLevel(logging.CRITICAL)
     try:
         # torch.export prints the graph of a failed export. The same text is in the exception.
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):

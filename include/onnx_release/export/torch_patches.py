@@ -55,25 +55,6 @@ ASSERTIONS = frozenset(
         torch.ops.aten._assert_tensor_metadata.default,
     }
 )
-_RECURRENT = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)
-
-
-@contextmanager
-def recurrent_dispatch_cleared() -> Iterator[None]:
-    """Clear torch's dispatch cache of LSTM and GRU before and after an export.
-
-    The exporter replaces their kernels during an export, by a loop that keeps the sequence length variable. torch
-    2.13 still uses the kernel that it cached in an earlier trace of the process, which freezes the length.
-
-    Remove when `torch.export` clears the cache itself where it registers the while-loop decompositions.
-    """
-    for overload in _RECURRENT:
-        overload._dispatch_cache.clear()
-    try:
-        yield
-    finally:
-        for overload in _RECURRENT:
-            overload._dispatch_cache.clear()
 
 
 @contextmanager

@@ -1,13 +1,17 @@
 """Verification of a written ONNX model: it runs in ONNX Runtime and agrees with PyTorch, also at untraced sizes.
 
+Each call of PyTorch starts from the state in which the model was logged, because some models write in `forward`: a
+table that grows with the longest input would otherwise have been grown by the tests themselves.
+
 ONNX Runtime runs in a separate process. A graph that crashes it does not end the export, and the export process needs
 no second copy of the weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -25,22 +29,28 @@ from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.samples.edge_cases import probing_samples
-from onnx_release.samples.generate import batch_names, make_samples
+from onnx_release.samples.generate import batch_names, make_samples, seeded_arrays, varying_sizes
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import dropping_pages
+from onnx_release.trained.module_state import ModuleState
+
+_NAMES = 10
 
 
 class ExportVerifier:
     """Comparison of a written model with PyTorch, on a few samples and with the default limits of each dtype.
 
-    The constructor runs PyTorch on the samples that every release uses: the example at one row, and seeded values at
-    an unseen batch size. A model that fails there needs no export. The context manager starts the ONNX Runtime
+    The constructor runs PyTorch on the samples that every release uses: the example at one row and at an unseen batch
+    size, and seeded values. A model that fails there needs no export. The context manager starts the ONNX Runtime
     process, which loads its libraries while the exporter runs.
 
+    Attributes:
+        limited: Varying dimensions that PyTorch itself runs within a limit only, with that limit.
+
     Args:
-        model: The loaded model.
+        model: The loaded model. It has the same state afterwards.
         options: Options of the PyTorch runner.
         contract: The inputs, outputs and sample of the model.
 
@@ -48,26 +58,29 @@ class ExportVerifier:
         outputs: The places of the outputs in PyTorch's result.
 
     Raises:
-        Refused: If PyTorch does not run one of these samples.
+        Refused: If PyTorch does not run one of these samples, its outputs are random (``random_outputs``), or they
+            depend on earlier calls (``stateful_model``).
     """
 
     def __init__(self, model: LoadedModel, options: PyTorchOptions, contract: ModelContract) -> None:
         self._model = model
+        self._state = ModuleState(model)
+        self.limited: dict[str, str] = {}
         # The fast path of attention writes other numbers into masked positions.
         self._options = replace(options, mha_fastpath=False)
         self._contract = contract
         sizes = (1, limits.UNSEEN_BATCH_SIZE)
         samples = make_samples(contract.inputs, contract.example, sizes, contract.ranges)
-        required = (
-            next(sample for sample in samples if sample.batch_size == 1),
-            next(sample for sample in reversed(samples) if sample.batch_size == limits.UNSEEN_BATCH_SIZE),
-        )
+        required = [next(sample for sample in samples if sample.batch_size == size) for size in sizes]
+        invented = next(sample for sample in reversed(samples) if sample.batch_size == limits.UNSEEN_BATCH_SIZE)
         with self._reference("cpu") as reference:
-            self._cases = [(sample, run(reference, sample)) for sample in required]
+            self._cases = [(sample, self._run(reference, sample)) for sample in required]
+            self._cases += self._those_that_run(reference, [invented])
             self.outputs = reference.outputs()
         self._observed: list[tuple[Sample, Arrays]] = []
         if not contract.outputs:
             self._observed = [*self._cases, *self._other_sizes(contract.inputs, "cpu")]
+        self._require_repeatable(self._observed or self._cases)
         self._onnxruntime = OnnxRuntimeProcess()
 
     def __enter__(self) -> Self:
@@ -81,6 +94,11 @@ class ExportVerifier:
     def output_names(self) -> tuple[str, ...]:
         """The names of PyTorch's outputs, in order."""
         return tuple(self._cases[0][1])
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The attributes of the model that `forward` wrote so far."""
+        return tuple(self._state.written)
 
     def output_axes(self) -> dict[str, dict[int, str]]:
         """Return the output dimensions that varied with the sizes of the inputs: output -> axis -> dimension name.
@@ -101,11 +119,29 @@ class ExportVerifier:
         """Return why the model in `folder` is malformed or differs from PyTorch, or None if it passes.
 
         Raises:
-            ExportRefused: If PyTorch returns other outputs at each call (``random_outputs``).
+            ExportRefused: If PyTorch returns other outputs at each call (``random_outputs``, ``stateful_model``), or
+                the graph is wrong at sizes that no later step compares (``size_limit``).
         """
         if problem := malformed(folder):
             return problem
-        cases = [*self._cases, *self._other_sizes(result.inputs, result.device)]
+        others = [*self._other_sizes(result.inputs, result.device)]
+        beyond = [*self._beyond_bounds(result)]
+        self._require_repeatable([*self._cases, *others, *beyond])
+        reason = self._difference(folder, [*self._cases, *others, *beyond], result.device)
+        by_size = reason is not None and (beyond or (others and self._state.written))
+        if by_size and self._difference(folder, self._cases, result.device) is None:
+            written = f". `forward` writes {self._names()}" if self._state.written else ""
+            raise ExportRefused(
+                "The exported graph",
+                f"is wrong at other sizes than the traced one: {reason}{written}",
+                "Build a table or mask in `__init__` for the longest input, or compute it in `forward` at each call "
+                "without storing it. Or write the fixed size into the signature.",
+                code="size_limit",
+            )
+        return reason
+
+    def _difference(self, folder: Path, cases: Sequence[tuple[Sample, Arrays]], device: str) -> str | None:
+        """Return the first difference between ONNX Runtime and PyTorch, or None."""
         try:
             candidates = self._onnxruntime.run(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
         except Refused as refusal:
@@ -114,7 +150,7 @@ class ExportVerifier:
         for (sample, expected), outputs in zip(cases, candidates, strict=True):
             for compared in compare_outputs(expected, outputs, sample, ParityLimits(), scales):
                 if not compared.passed:
-                    self._require_deterministic(sample, expected, result.device)
+                    self._require_deterministic(sample, expected, device)
                     subject = f"output '{compared.output}' ({sample.name}, batch {sample.batch_size})"
                     return f"{subject}: {'; '.join(compared.failures)}"
         return None
@@ -125,22 +161,80 @@ class ExportVerifier:
         with dropping_pages(self._model), PyTorchRunner(self._model, options) as reference:
             yield reference
 
+    def _run(self, reference: PyTorchRunner, sample: Sample) -> Arrays:
+        """Run PyTorch from the state in which the model was logged, and restore that state."""
+        with self._state.restored():
+            return run(reference, sample)
+
+    def _those_that_run(self, reference: PyTorchRunner, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Arrays]]:
+        for sample in samples:
+            with suppress(Refused):
+                yield sample, self._run(reference, sample)
+
     def _other_sizes(self, inputs: Sequence[TensorSpec], device: str) -> Iterator[tuple[Sample, Arrays]]:
         """Yield samples with other sizes of the varying dimensions, the batch excepted. Sizes that fail are skipped."""
         samples = probing_samples(inputs, self._contract.example, self._contract.ranges)
         with self._reference(device) as reference:
-            for sample in samples:
-                if sample.varied:
-                    try:
-                        outputs = run(reference, sample)
-                    except Refused:
+            yield from self._those_that_run(reference, (sample for sample in samples if sample.varied))
+
+    def _beyond_bounds(self, result: ExportResult) -> Iterator[tuple[Sample, Arrays]]:
+        """Yield samples one size outside of the bounds that the trace fixed. Sizes that PyTorch refuses are skipped.
+
+        A table of fixed length, or an `if` on a size, gives a graph that is right within such a bound only.
+        """
+        inputs, contract = result.inputs, self._contract
+        sizes = varying_sizes(inputs, contract.example) | dict.fromkeys(batch_names(inputs), limits.UNSEEN_BATCH_SIZE)
+        with self._reference(result.device) as reference:
+            for dimension, (low, high) in result.bounds.items():
+                for size in (low - 1, high + 1 if high else 0):
+                    changed = {**sizes, dimension: size}
+                    if size < 1 or _elements(inputs, changed) > limits.BOUND_ELEMENTS_MAX:
                         continue
-                    yield sample, outputs
+                    arrays = seeded_arrays(inputs, changed, limits.SAMPLE_SEEDS[0], contract.example, contract.ranges)
+                    batch = changed[batch_names(inputs)[0]]
+                    name = f"{dimension} {size}"
+                    sample = Sample(name=name, inputs=arrays, batch_size=batch, probing=True, varied=dimension)
+                    ran = [*self._those_that_run(reference, [sample])]
+                    if not ran:
+                        self.limited.setdefault(dimension, f"at least {low}" if size < low else f"at most {high}")
+                    yield from ran
+
+    def _require_repeatable(self, cases: Sequence[tuple[Sample, Arrays]]) -> None:
+        """Run a model that writes attributes on every sample without a return to its state, the first one last.
+
+        Raises:
+            ExportRefused: If an output differs from that of the model as it was logged.
+        """
+        if not self._state.written:
+            return
+        first = cases[0]
+        self._require_deterministic(*first, "cpu")
+        with self._reference("cpu") as reference, self._state.restored():
+            for sample, expected in (first, *reversed(cases), first):
+                try:
+                    outputs = run(reference, sample)
+                    compared = compare_outputs(expected, outputs, sample, ParityLimits())
+                    failures = [text for each in compared for text in each.failures]
+                except Refused as refusal:
+                    failures = [refusal.problem]
+                if failures:
+                    raise ExportRefused(
+                        "The PyTorch model",
+                        f"depends on earlier calls: `forward` writes {self._names()}, and a later call on the same "
+                        f"input ({sample.name}, batch {sample.batch_size}) returns other outputs: {failures[0]}",
+                        "An ONNX graph has no state. Return the new state as an output and take it as an input, or "
+                        "write it in training mode only.",
+                        code="stateful_model",
+                    )
+
+    def _names(self) -> str:
+        names = list(self._state.written)
+        return ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")
 
     def _require_deterministic(self, sample: Sample, outputs: Arrays, device: str) -> None:
         """Refuse a model whose outputs are random. No strategy changes that, and nothing can be compared."""
         with self._reference(device) as reference:
-            second = run(reference, sample)
+            second = self._run(reference, sample)
         different = [each for each in compare_outputs(outputs, second, sample, ParityLimits()) if not each.passed]
         if different:
             raise ExportRefused(
@@ -150,3 +244,7 @@ class ExportVerifier:
                 "Remove the random numbers from eval mode, or make them an input.",
                 code="random_outputs",
             )
+
+
+def _elements(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> int:
+    return sum(math.prod(size if isinstance(size, int) else sizes[size] for size in spec.shape) for spec in inputs)

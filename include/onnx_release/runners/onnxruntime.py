@@ -14,7 +14,8 @@ from onnx_release.trained.arrays import Arrays, describe_arrays
 CPU_PROVIDERS = ("CPUExecutionProvider",)
 CUDA_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
-_LOG_ERRORS_ONLY = 3
+# Its log lines repeat the text of the exceptions.
+_LOG_CRASHES_ONLY = 4
 _OTHER_OPERATORS = (
     "Export with another opset, or replace the operator that the message names. Many operators have no kernel for "
     "float64 and bfloat16."
@@ -95,7 +96,7 @@ class OnnxRuntimeRunner:
 
 def _open_session(path: Path, options: OnnxRuntimeOptions) -> Any:
     session_options = onnxruntime.SessionOptions()
-    session_options.log_severity_level = _LOG_ERRORS_ONLY
+    session_options.log_severity_level = _LOG_CRASHES_ONLY
     if options.threads is not None:
         session_options.intra_op_num_threads = options.threads
         session_options.inter_op_num_threads = 1

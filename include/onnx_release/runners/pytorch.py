@@ -13,6 +13,7 @@ from onnx_release.errors import RunnerRefused, shorten
 from onnx_release.trained.arrays import Arrays, describe_arrays
 from onnx_release.trained.call_model import runnable
 from onnx_release.trained.input_binding import bind_inputs
+from onnx_release.trained.model_errors import classify, float_dtypes, where_raised
 from onnx_release.trained.output_names import OutputBinding, bind_outputs, name_outputs
 
 TorchModel = torch.nn.Module | torch.export.ExportedProgram
@@ -74,12 +75,14 @@ class PyTorchRunner:
             with torch.inference_mode():
                 result = self._call(*tensors)
         except Exception as error:  # a model's forward can raise anything
+            dtypes = {name: inputs[name].dtype.name for name in self._options.input_names}
+            kind = classify(error, dtypes, lambda: float_dtypes(self._model))
+            place = where_raised(error)
             raise RunnerRefused(
                 f"The PyTorch model on inputs {describe_arrays(inputs)}",
-                f"raised {type(error).__name__}: {shorten(error, 600)}",
-                "The model must run at every batch size of the release. Log it with a dynamic batch, or change the "
-                "parameter `batch_sizes`.",
-                code="model_failed",
+                f"raised {type(error).__name__}: {shorten(error, 600)}{f' ({place})' if place else ''}",
+                kind.action,
+                code=kind.code,
             ) from error
         if self._outputs is None:
             self._outputs = bind_outputs(result, self._options.output_names)

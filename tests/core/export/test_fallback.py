@@ -128,7 +128,7 @@ def test_a_scripted_module_keeps_its_branches(tmp_path: Path) -> None:
 
 def test_a_branch_on_values_is_refused_with_the_reason_of_every_strategy(tmp_path: Path) -> None:
     names = "dynamo, dynamo-auto, dynamo-wrapped, dynamo-unoptimized: GuardOnDataDependentSymNode"
-    with refused("data_dependent", names, "torchscript: A trace of the model fixes a value"):
+    with refused("data_dependent", names, "torchscript: A trace of the model at test_fallback.py"):
         _export(Branches(), tmp_path, X)
 
 
