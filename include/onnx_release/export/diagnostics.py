@@ -70,19 +70,20 @@ def training_findings(
         )
 
 
-def name_findings(inputs: InputBinding, outputs: OutputBinding) -> Iterator[Finding]:
+def name_findings(package: TrainedPackage, inputs: InputBinding, outputs: OutputBinding) -> Iterator[Finding]:
     """Yield findings about names that bound by order, and about outputs that the signature leaves out."""
-    for side, binding in (("input", inputs), ("output", outputs)):
+    sides = ("input", inputs, package.inputs), ("output", outputs, package.outputs)
+    for side, binding, described in sides:
         own = {name: binding.own_names[name] for name in binding.ordered if binding.own_names[name] != name}
         # A model without names of its own gives its outputs positions.
         if own and not all(re.fullmatch(r"output(_\d+)?", name) for name in own.values()):
             renamed = ", ".join(f"'{model_name}' is '{name}' in the ONNX file" for name, model_name in own.items())
-            specs = ", ".join(f"TensorSpec(..., '{binding.own_names[name]}')" for name in binding.own_names)
+            specs = [spec.replace(name=binding.own_names.get(spec.name, spec.name)) for spec in described]
             yield Finding(
                 severity="info",
                 code=f"renamed_{side}s",
                 message=f"The signature names no {side} as the model does, so its {side}s bind by order: {renamed}",
-                fix=f"Schema([{specs}])  # to keep the names of the model",
+                fix=f"{schema_code(specs)}  # to keep the names of the model",
             )
     if outputs.dropped:
         yield Finding(

@@ -101,7 +101,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         findings=(
             *diagnostics.training_findings(package, model, result.outputs),
             *weights_findings,
-            *diagnostics.name_findings(binding, verifier.outputs),
+            *diagnostics.name_findings(package, binding, verifier.outputs),
             *diagnostics.export_findings(result, verifier.written, verifier.limited),
         ),
     )
