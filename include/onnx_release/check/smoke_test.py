@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.errors import CheckRefused
 from onnx_release.limits import MODEL_FILE
-from onnx_release.parity.compare_model import not_finite, run
+from onnx_release.parity.compare_model import only_nan, run
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.generate import make_samples
@@ -27,7 +27,7 @@ def smoke_test(folder: Path, artifact: OnnxArtifact) -> None:
     Raises:
         ArtifactRefused: A file differs from the record.
         RunnerRefused: ONNX Runtime does not run the model.
-        CheckRefused: An output is missing or unknown, is not finite, or has another dtype or shape than recorded.
+        CheckRefused: An output is missing or unknown, is NaN everywhere, or has another dtype or shape than recorded.
     """
     require_bytes(folder, artifact)
     sample = make_samples(artifact.inputs, read_example(folder), (artifact.export_batch_size,))[0]
@@ -40,7 +40,7 @@ def smoke_test(folder: Path, artifact: OnnxArtifact) -> None:
         found = TensorSpec(name=name, dtype=outputs[name].dtype.name, shape=outputs[name].shape)
         mismatches = specs[name].mismatches(found, sizes={"batch": sample.batch_size})
         problems += [f"output '{name}' {mismatch}" for mismatch in mismatches]
-    problems += not_finite(outputs)
+    problems += only_nan(outputs)
     if problems:
         raise CheckRefused(
             f"The artifact {artifact.sha256}",

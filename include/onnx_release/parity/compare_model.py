@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from onnx_release.runners import Runner
 from onnx_release.samples.edge_cases import varying_dimensions
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
+
+_RANGE_ADVICE = "Give the range of each input as low and high in the parameter input_spec"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +42,7 @@ class Comparison:
         compared: One result per output and sample.
         failures: Reasons against the artifact besides failed results.
         notes: The skipped samples with the reason.
-        warnings: Samples that do not decide and that ONNX Runtime does not run.
+        warnings: Samples on which a side fails and that do not decide, and NaN that both sides return.
         failed_case: The first sample that decides and has a failed result.
     """
 
@@ -54,19 +56,27 @@ class Comparison:
     failed_case: FailedCase | None = None
 
     def run_reference(self, runner: Runner, samples: Sequence[Sample]) -> None:
-        """Run PyTorch on every sample. A probing sample on which it fails or returns NaN is skipped."""
+        """Run PyTorch on every sample.
+
+        An invented sample on which PyTorch fails is skipped. A seeded one counts as invented when PyTorch runs a logged
+        sample of the same batch size: then the model refuses the values. With NaN in its outputs, a seeded sample does
+        not decide, and zeros and extremes are skipped.
+        """
         for sample in samples:
             try:
                 outputs = run(runner, sample)
             except Refused as refusal:
-                if sample.probing:
-                    self.notes.append(f"'{sample.name}' was skipped: PyTorch itself fails on it")
-                else:
-                    self.failures.append(str(refusal))
+                self._add_failure(sample, refusal)
                 continue
-            if sample.probing and not sample.varied and not_finite(outputs):
-                self.notes.append(f"'{sample.name}' was skipped: PyTorch itself returns NaN or infinity")
+            if not sample.decides and nan_outputs(outputs):
+                self.notes.append(f"'{sample.name}' was skipped: PyTorch itself returns NaN")
                 continue
+            if sample.seeded and (names := nan_outputs(outputs)) and self._logged_are_free_of_nan(names):
+                self.warnings.append(
+                    f"'{sample.name}' at batch size {sample.batch_size} does not decide: PyTorch returns NaN in "
+                    f"{', '.join(names)}. {_RANGE_ADVICE}"
+                )
+                sample = replace(sample, decides=False)
             self.expected.append((sample, outputs))
         for dimension in varying_dimensions(self.artifact.inputs):
             if not any(sample.varied == dimension for sample, _ in self.expected):
@@ -74,6 +84,28 @@ class Comparison:
                     f"dimension '{dimension}' varies in the signature, and PyTorch runs only at the size of the "
                     "example: write the one size into the signature, or the sizes to test into the parameter input_spec"
                 )
+
+    def _add_failure(self, sample: Sample, refusal: Refused) -> None:
+        """Add a note, a warning or a failure about a sample that PyTorch does not run."""
+        logged_sizes = [each.batch_size for each, _ in self.expected if _is_logged(each)]
+        if sample.probing:
+            self.notes.append(f"'{sample.name}' was skipped: PyTorch itself fails on it")
+        elif sample.seeded and sample.batch_size in logged_sizes:
+            self.warnings.append(
+                f"'{sample.name}' at batch size {sample.batch_size} was skipped: PyTorch itself {refusal.problem}. "
+                + _RANGE_ADVICE
+            )
+        elif sample.seeded and not logged_sizes:
+            self.failures.append(
+                f"{refusal.subject} {refusal.problem}. The values are random: log an input example with the model. "
+                + _RANGE_ADVICE
+            )
+        else:
+            self.failures.append(str(refusal))
+
+    def _logged_are_free_of_nan(self, names: Sequence[str]) -> bool:
+        logged = [outputs for sample, outputs in self.expected if _is_logged(sample)]
+        return bool(logged) and not any(name in names for outputs in logged for name in nan_outputs(outputs))
 
     def run_candidate(self, runner: Runner) -> None:
         """Run ONNX Runtime on the samples that PyTorch ran, and compare the outputs."""
@@ -95,7 +127,11 @@ class Comparison:
                 self.failed_case = FailedCase(sample=sample, reference=reference, candidate=candidate, scales=scales)
             if index == 0:
                 # The smoke test before registration checks this too, but only after the upload.
-                self.failures += not_finite(candidate)
+                self.failures += only_nan(candidate)
+                self.warnings += [
+                    f"output '{name}' contains NaN on '{sample.name}', in PyTorch too"
+                    for name in nan_outputs(reference)
+                ]
 
     def report(self) -> ParityReport:
         """Return the report of all comparisons."""
@@ -108,10 +144,20 @@ def run(runner: Runner, sample: Sample) -> Arrays:
     return runner.run({name: array.copy() for name, array in sample.inputs.items()})
 
 
-def not_finite(outputs: Arrays) -> list[str]:
-    """Return one failure for each output with NaN or infinity."""
+def nan_outputs(outputs: Arrays) -> list[str]:
+    """Return the names of the outputs that contain NaN. Infinities are values, such as the logits of illegal moves."""
+    return [name for name, array in outputs.items() if array.dtype.kind == "f" and np.isnan(array).any()]
+
+
+def only_nan(outputs: Arrays) -> list[str]:
+    """Return one failure for each output without a value except NaN."""
     return [
-        f"output '{name}' holds NaN or infinity on the model's own example"
-        for name, array in outputs.items()
-        if array.dtype.kind == "f" and not np.isfinite(array).all()
+        f"output '{name}' is NaN everywhere on the model's own example"
+        for name in nan_outputs(outputs)
+        if np.isnan(outputs[name]).all()
     ]
+
+
+def _is_logged(sample: Sample) -> bool:
+    """Return True for the training run's example and a user's inputs."""
+    return not (sample.seeded or sample.probing)

@@ -22,6 +22,8 @@ STEPS_MIN, STEPS_MAX = 2.0, 32.0
 OWN_DIFFERENCE_FACTOR = 4.0
 # The largest own difference that is allowed, relative to the spread. A model whose rows depend on the batch has more.
 OWN_DIFFERENCE_SHARE = 1e-3
+# Above this part of the spread, and below these rounding steps at 1, PyTorch's own difference is all that varies.
+NOISE_SHARE, STEPS_NOISE = 0.1, 8.0
 # Sigmoid, tanh and exponentials are exact to a step at 1, also where their value is small.
 ABSOLUTE_SHARE = 2.5e-4
 
@@ -80,9 +82,12 @@ def _scale(arrays: Sequence[Array], axis: int | None, own_differences: Array) ->
     # A float64 output may end a computation in float32.
     coarse = max(step, float(np.finfo(np.float32).eps))
     absolute = STEPS_MIN * min(coarse, max(ABSOLUTE_SHARE / STEPS_MIN, step) * overall)
-    own = OWN_DIFFERENCE_FACTOR * _of_like_columns(own_differences, magnitude)
-    own = np.minimum(own, np.maximum(STEPS_MAX * coarse * magnitude, OWN_DIFFERENCE_SHARE * spread))
-    rounding = np.maximum(np.maximum(STEPS_MIN * step * magnitude, absolute), own)
+    own = _of_like_columns(own_differences, magnitude)
+    allowed = np.maximum(STEPS_MAX * coarse * magnitude, OWN_DIFFERENCE_SHARE * spread)
+    # The values of such a column are rounding themselves, for example the mean of normalized features.
+    is_noise = (own > NOISE_SHARE * spread) & (own < STEPS_NOISE * coarse)
+    allowed = np.where(is_noise, STEPS_NOISE * coarse, np.minimum(OWN_DIFFERENCE_FACTOR * own, allowed))
+    rounding = np.maximum(np.maximum(STEPS_MIN * step * magnitude, absolute), allowed)
     # A spread of a few rounding steps is noise: the column is constant.
     scale = np.where(spread > STEPS_MAX * step * magnitude, spread, magnitude)
     return ColumnScale(axis=axis, spread=spread, scale=scale, rounding=rounding)
@@ -94,18 +99,17 @@ def _own_differences(cases: Sequence[tuple[Sample, Array]], axis: int | None) ->
     It is PyTorch's own rounding: another batch size runs other kernels. Zero where no rows are equal.
     """
     examples = [
-        (sample, array)
+        array.astype(np.float64)
         for sample, array in cases
-        if sample.name == "example" and array.ndim and array.shape[0] == sample.batch_size and array.size
+        if sample.name == "example" and array.size and array.ndim and array.shape[0] == sample.batch_size
     ]
     found = np.zeros(1)
-    for sample, array in examples[1:]:
-        first_sample, first = examples[0]
-        if array.shape[1:] == first.shape[1:]:
-            repeated = first[np.arange(sample.batch_size) % first_sample.batch_size].astype(np.float64)
-            with np.errstate(invalid="ignore"):
-                difference = np.abs(repeated - array)
-            difference = np.where(np.isfinite(difference), difference, 0.0)
+    base = max(examples, key=len, default=found)
+    for array in examples:
+        # The rows of each size are those of the example in order, repeated where it has fewer.
+        if array.shape[1:] == base.shape[1:]:
+            finite = np.isfinite(array) & np.isfinite(base[: len(array)])
+            difference = np.abs(np.subtract(base[: len(array)], array, out=np.zeros_like(array), where=finite))
             found = np.maximum(found, columns(difference, axis).max(axis=0))
     return found
 

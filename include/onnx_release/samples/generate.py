@@ -75,7 +75,7 @@ def make_samples(
         # Further seeds can show another difference; a large batch of them costs time and shows the same.
         for size in batch_sizes if seed == SAMPLE_SEEDS[0] else (min(batch_sizes),):
             arrays = seeded_arrays(inputs, sizes | dict.fromkeys(batch_names(inputs), size), seed, example, ranges)
-            samples.append(Sample(name=f"seed {seed}", inputs=arrays, batch_size=size))
+            samples.append(Sample(name=f"seed {seed}", inputs=arrays, batch_size=size, seeded=True))
     return samples
 
 

@@ -19,6 +19,8 @@ class Sample:
             is skipped, with a note, when PyTorch fails on it or returns NaN.
         decides: False for invented values that no training run may ever have seen (zeros, extremes). A difference on
             such a sample is a warning of the report and never a failure.
+        seeded: True for random values at the sizes of the example. Such a sample is skipped, with a warning, when
+            PyTorch fails on its values.
         varied: The dimension whose size differs from the example's, else an empty string.
     """
 
@@ -27,4 +29,5 @@ class Sample:
     batch_size: int
     probing: bool = False
     decides: bool = True
+    seeded: bool = False
     varied: str = ""
