@@ -141,7 +141,8 @@ def watch_dag(
 
 def _model_tasks(step: dict[str, Any]) -> list[Any]:
     """Return the tasks that make the candidate and compare it with the reference."""
-    source = {"factory": text_param("factory"), **{name: json_param(name) for name in ("factory_kwargs", "input_spec")}}
+    source = {name: text_param(name) for name in ("factory", "weights_key")}
+    source |= {name: json_param(name) for name in ("factory_kwargs", "input_spec")}
     measuring = _measuring_arguments(source)
     candidate = task_record("tune", otherwise="export")
     export = OnnxExportOperator(

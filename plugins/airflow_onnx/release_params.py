@@ -66,6 +66,11 @@ def _model_params() -> dict[str, Param]:
             {}, "object", MODEL, "Factory arguments",
             "Missing arguments come from the run's params of the same name, or the checkpoint's hyperparameters.",
         ),
+        "weights_key": field(
+            None, "string", MODEL, "Key of the weights",
+            "For a file with several networks, or with averaged weights (EMA): the key to release, such as "
+            "`state_dict_ema`. Join nested keys by dots. Empty: from the run's tag, else the weights that fit.",
+        ),
         "input_spec": field(
             [], "array", MODEL, "Inputs",
             "For a model without a signature, or with a wrong one: "

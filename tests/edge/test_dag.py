@@ -26,6 +26,12 @@ def test_a_second_dag_with_another_id_has_the_same_tasks(factory: type) -> None:
     assert other.task_ids == dag.task_ids
 
 
+def test_every_step_that_loads_the_model_gets_its_source() -> None:
+    dag = release_dag()
+    sources = [dag.get_task(name).model_source for name in ("export", "tune", "parity_latency")]
+    assert [sorted(source) for source in sources] == [["factory", "factory_kwargs", "input_spec", "weights_key"]] * 3
+
+
 def test_the_tasks_of_a_release_follow_each_other() -> None:
     dag = release_dag()
     task, path = dag.get_task("wait_for_training"), ["wait_for_training"]

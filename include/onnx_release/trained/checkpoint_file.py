@@ -168,6 +168,15 @@ def shards_of(index: Path) -> dict[str, Path]:
     return {name: index.parent / file for name, file in names.items()}
 
 
+def is_pickle(path: Path) -> bool:
+    """Return True for a file that begins with a complete pickle, in an archive or alone. It is not loaded."""
+    try:
+        _globals(path)
+    except Exception:  # noqa: BLE001 - any bytes
+        return False
+    return True
+
+
 def foreign_globals(path: Path) -> list[str]:
     """Return the classes and functions in a file that make it a pickle, those outside torch first; [] if unreadable."""
     try:
@@ -219,7 +228,10 @@ def _globals(path: Path) -> set[str]:
 
 
 def _named(stream: Any, pickles: int) -> Iterator[str]:
-    for _ in range(pickles):
+    for number in range(pickles):
+        # A file of the module pickle has one pickle.
+        if number and not stream.peek(1):
+            return
         for operation, argument, _ in pickletools.genops(stream):
             if operation.name == "GLOBAL" and isinstance(argument, str):
                 module, _, name = argument.partition(" ")

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import torch
 from torch.export import ExportedProgram
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import Refused, TrainedModelRefused, shorten
 from onnx_release.records import Finding
-from onnx_release.trained.checkpoint_file import foreign_globals, is_index, shards_of
+from onnx_release.trained.checkpoint_file import foreign_globals, is_index, is_pickle, shards_of
 from onnx_release.trained.mapped_weights import MappedPages
 from onnx_release.trained.match_weights import shown
 from onnx_release.trained.mlflow_model import TrainedPackage
@@ -81,6 +81,13 @@ def _load_pickle(
     package: TrainedPackage, allow_pickle: bool, factory: FactoryOptions | None
 ) -> tuple[torch.nn.Module, tuple[Finding, ...]]:
     subject = f"The model file {package.data_path.name}"
+    if not is_pickle(package.data_path):
+        raise TrainedModelRefused(
+            subject,
+            "is not a complete file of torch.save",
+            "Log it again. If the download was cut short, clear the task 'export'.",
+            code="damaged_checkpoint",
+        )
     if not allow_pickle:
         names = foreign_globals(package.data_path)
         raise TrainedModelRefused(
@@ -109,6 +116,8 @@ def _loading(package: TrainedPackage) -> Iterator[None]:
     subject = f"The model file {package.data_path.name}"
     try:
         yield
+    except Refused:
+        raise
     except ModuleNotFoundError as error:
         raise TrainedModelRefused(
             subject,

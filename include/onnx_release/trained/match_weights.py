@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -121,11 +121,12 @@ def choose_match(model: ModelNames, sets: list[WeightSet], subject: str) -> tupl
     usual = [match for match in plain if _is_usual(match)]
     taken = next((few[0] for few in (plain, usual) if len(few) == 1), None)
     if taken is None:
-        keys = ", ".join(repr(match.key) for match in plain[:12])
+        keys = ", ".join(repr(match.key) if match.key else "none (the names as they are)" for match in plain[:12])
+        example = next(match.key for match in plain if match.key)
         raise TrainedModelRefused(
             subject,
             f"has several networks that fit the factory's model, under the keys {keys}",
-            f"Name one of them with the parameter `weights_key`, for example {plain[0].key!r}.",
+            f"Name one of them with the parameter `weights_key`, for example {example!r}.",
             code="several_networks",
         )
     return taken, _choice_findings(taken, fitting)
@@ -166,12 +167,19 @@ def _matches(model: ModelNames, weights: WeightSet) -> list[Match]:
     required = len(own) - len(model.optional)
     prefixes = [prefix for prefix, count in counts.items() if count >= max(required, 1)]
     best = max(counts, key=lambda prefix: (counts[prefix], -len(prefix)))
-    return [_match(model, weights, prefix, own, stored) for prefix in dict.fromkeys([*prefixes, best])]
+    matches = [_match(model, weights, prefix, own, stored) for prefix in dict.fromkeys([*prefixes, best])]
+    # The names of another complete match are not counted as surplus: both are ways to load the model.
+    claimed = {name for match in matches if match.fits for name in match.names.values()}
+    return [
+        replace(match, fits=match.fits and all(is_of_training(n) for n in match.surplus.values() if n not in claimed))
+        for match in matches
+    ]
 
 
 def _match(
     model: ModelNames, weights: WeightSet, prefix: str, own: Mapping[str, str], stored: Mapping[str, str]
 ) -> Match:
+    """Return the match under a prefix. It fits when it is complete; the surplus is not judged."""
     names = {name: stored[prefix + short] for short, name in own.items() if prefix + short in stored}
     used = set(names.values())
     below = {short.removeprefix(prefix): name for short, name in stored.items() if short.startswith(prefix)}
@@ -190,7 +198,7 @@ def _match(
         names=names,
         surplus=surplus,
         left_out=tuple(name for short, name in stored.items() if not short.startswith(prefix)),
-        fits=complete and shapes and all(is_of_training(name) for name in surplus),
+        fits=complete and shapes,
     )
 
 
@@ -215,12 +223,12 @@ def _choice_findings(taken: Match, fitting: list[Match]) -> list[Finding]:
     if left := [n for n in (*taken.left_out, *taken.surplus.values()) if n not in in_others and n != "n_averaged"]:
         left = [name for name in left if isinstance(taken.weights.values[name], torch.Tensor)]
     if left:
-        training = all(is_of_training(name) for name in left)
+        training = all(is_of_training(name) or taken.weights.values[name].numel() == 1 for name in left)
         findings.append(
             Finding(
                 severity="info" if training else "warning",
                 code="unused_weights",
-                message=f"The file has {len(left)} tensors that the model does not have: {shown(left)}",
+                message=f"The file has tensors that the model does not have ({len(left)}): {shown(left)}",
             )
         )
     return findings

@@ -99,4 +99,4 @@ def casts_exactly(value: torch.Tensor, dtype: torch.dtype) -> bool:
 
 def overflows(value: torch.Tensor, dtype: torch.dtype) -> bool:
     """Return True if the cast of a float tensor makes a finite value infinite."""
-    return bool((torch.isfinite(value.float()) & ~torch.isfinite(value.to(dtype).float())).any())
+    return bool((torch.isfinite(value.double()) & ~torch.isfinite(value.to(dtype).double())).any())

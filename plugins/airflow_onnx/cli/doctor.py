@@ -69,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
         "--factory-kwargs", metavar="JSON", default="{}", type=json.loads, help="arguments of the factory"
     )
     arguments.add_argument(
+        "--weights-key", metavar="KEY", default="", help="the weights to take from a file with several networks"
+    )
+    arguments.add_argument(
         "--input-spec",
         metavar="JSON",
         help='inputs of the model: [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}]',
@@ -86,11 +89,14 @@ def _examine(arguments: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
     from onnx_release.trained.model_factory import FactoryOptions
 
     try:
-        factory = None
-        if arguments.factory:
-            # The user of the command trusts the package that they name.
-            package = arguments.factory.partition(":")[0].partition(".")[0]
-            factory = FactoryOptions(path=arguments.factory, allowed=(package,), kwargs=arguments.factory_kwargs)
+        # The user of the command trusts the package that they name.
+        package = (arguments.factory or "").partition(":")[0].partition(".")[0]
+        factory = FactoryOptions(
+            path=arguments.factory or "",
+            allowed=(package,),
+            kwargs=arguments.factory_kwargs,
+            weights_key=arguments.weights_key,
+        )
         options = ExportStepOptions(
             opset=arguments.opset,
             device="cpu",

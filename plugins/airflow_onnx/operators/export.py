@@ -29,7 +29,7 @@ class OnnxExportOperator(ReleaseStepOperator):
     :param work_uri: the work folder of the DAG run, as `PrepareWorkFolderOperator` returned it.
     :param opset: the ONNX opset to write; empty for the exporter's default.
     :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA if the worker has it.
-    :param model_source: ``factory``, ``factory_kwargs`` and ``input_spec``, each a value or its JSON;
+    :param model_source: ``factory``, ``factory_kwargs``, ``weights_key`` and ``input_spec``, each a value or its JSON;
         docs/parameters.md describes them.
     :param optional_tasks: by task id, true or false or its JSON. The export skips each downstream task with false:
         to start such a task takes longer than its work.

@@ -33,7 +33,7 @@ class MeasuringStepOperator(ReleaseStepOperator):
     :param precision_limits: fields of `ParityLimits` by precision, for artifacts of reduced precision.
     :param budget: fields of `LatencyBudget`, each a value or its JSON.
     :param plan: fields of `MeasurePlan`, each a value or its JSON.
-    :param model_source: ``factory``, ``factory_kwargs`` and ``input_spec`` as in the export.
+    :param model_source: ``factory``, ``factory_kwargs``, ``weights_key`` and ``input_spec`` as in the export.
     :param inputs_uri: an ``.npz`` file of inputs to compare and time with (``s3://…``, ``runs:/…``), or empty.
     :param s3_conn_id: an Airflow connection of type `aws`, for such a file.
     """

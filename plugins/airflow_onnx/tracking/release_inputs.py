@@ -26,7 +26,7 @@ INPUTS_MAX_BYTES = 2 * 2**30
 class ReleaseInputs:
     """The parameters of one release, completed with the tags of its training run.
 
-    :param parameters: ``factory``, ``factory_kwargs`` and ``input_spec``, each a value or its JSON.
+    :param parameters: ``factory``, ``factory_kwargs``, ``weights_key`` and ``input_spec``, each a value or its JSON.
     """
 
     def __init__(self, hook: MlflowHook, trained_model: TrainedModel, parameters: dict[str, Any]) -> None:
@@ -41,14 +41,15 @@ class ReleaseInputs:
         return params.value(self._parameters.get(parameter)) or params.value(self._run_tags.get(tag))
 
     def factory(self) -> FactoryOptions | None:
-        """Return the factory that creates the model, or None if there is none.
+        """Return the factory that creates the model, with the key of its weights, or None if there is neither.
 
         :raises TrackingRefused: if its arguments are not a JSON object.
         """
         from onnx_release.trained.model_factory import FactoryOptions
 
         path = str(self._value("factory", tags.FACTORY) or "").strip()
-        if not path:
+        weights_key = str(self._value("weights_key", tags.WEIGHTS_KEY) or "").strip()
+        if not path and not weights_key:
             return None
         kwargs = self._value("factory_kwargs", tags.FACTORY_KWARGS) or {}
         if not isinstance(kwargs, dict):
@@ -59,7 +60,9 @@ class ReleaseInputs:
                 code="factory_kwargs",
             )
         allowed = settings.factory_packages()
-        return FactoryOptions(path=path, allowed=allowed, kwargs=kwargs, run_params=self._run_params)
+        return FactoryOptions(
+            path=path, allowed=allowed, kwargs=kwargs, run_params=self._run_params, weights_key=weights_key
+        )
 
     def input_spec(self) -> Any:
         """Return the description of the inputs for `input_spec.parse_input_spec`, or None."""

@@ -13,6 +13,7 @@ MODEL_NAME = f"{ROOT}.model_name"
 FACTORY = f"{ROOT}.factory"
 FACTORY_KWARGS = f"{ROOT}.factory_kwargs"
 INPUT_SPEC = f"{ROOT}.input_spec"
+WEIGHTS_KEY = f"{ROOT}.weights_key"
 EVALUATION = f"{ROOT}.evaluation"
 LOGGED_MODEL_NAME = f"{ROOT}.logged_model_name"
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from torch import nn
 from onnx_release.errors import Refused, TrainedModelRefused
 from onnx_release.trained.load import load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
+from tests.core.judging import judge, log_model
 from tests.core.models import Masked, Payload, TwoHeads, image, save
 from tests.refusals import refused
 
@@ -195,6 +197,32 @@ def test_a_mask_of_zero_and_minus_infinity_passes(tmp_path: Path, serialization:
     load_trained(
         read_trained(save(Masked().eval(), tmp_path / "trained", serialization_format=serialization)), allow_pickle=True
     )
+
+
+class Bounded(nn.Module):
+    """Infinite bounds and a value that is not set, as buffers; and bounds as a frozen parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 2)
+        self.register_buffer("low", torch.tensor([-1.0, -torch.inf]))
+        self.register_buffer("best", torch.tensor(torch.nan))
+        self.high = nn.Parameter(torch.tensor([1.0, torch.inf]), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.low, torch.Tensor)
+        return torch.minimum(torch.maximum(self.linear(x), self.low), self.high)
+
+
+@pytest.mark.parametrize("form", ["pt2", "pickle"])
+def test_bounds_and_unset_values_with_infinity_and_nan_are_released_with_a_warning(tmp_path: Path, form: str) -> None:
+    model, rows = Bounded().eval(), np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32) * 9
+    inputs, outputs = [("x", "float32", (-1, 8))], [("y", "float32", (-1, 2))]
+    judged = judge(log_model(model, tmp_path / "logged", inputs, outputs, rows, form=form), tmp_path / "onnx")
+    np.testing.assert_allclose(judged.run(x=rows)["y"], model(torch.from_numpy(rows)).detach().numpy(), atol=1e-5)
+    assert judged.artifact is not None
+    [message] = [f.message for f in judged.artifact.findings if f.code == "non_finite_buffers"]
+    assert ["low has 1 of 2" in message, "high has 1 of 2" in message] == [True, True]
 
 
 @pytest.mark.parametrize("record", ["data/sample_inputs/model.pt", "data/weights/weight_1", "data/constants/opaque"])

@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_onnx.cli import doctor
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import training_run
+from airflow_onnx.tracking.release_inputs import ReleaseInputs
 from onnx_release.errors import Refused
 from tests.edge.releasing import SIGNATURE, Release, TwoHeads, assert_refused, new_release, trained_run
 from tests.refusals import refused
@@ -66,6 +67,16 @@ def test_weights_with_tags_for_factory_and_inputs_are_released(hook: MlflowHook,
     assert report["trained_model"]["chosen"] == "the run logged no model; the file model/state_dict.pth"
     assert report["artifact"]["trained_format"] == "state_dict"
     assert [attempt["outcome"] for attempt in report["artifact"]["attempts"]] == ["taken"]
+
+
+def test_the_key_of_the_weights_comes_from_the_parameter_or_the_tag(hook: MlflowHook) -> None:
+    run_id = weights_run("w.ckpt", tags={"onnx_release.weights_key": "ema"})
+    found = _trained_model(hook, run_id)
+    by_tag = ReleaseInputs(hook, found, {"factory": "", "weights_key": ""}).factory()
+    by_parameter = ReleaseInputs(hook, found, {"factory": FACTORY, "weights_key": "state_dict"}).factory()
+    assert by_tag is not None
+    assert by_parameter is not None
+    assert (by_tag.path, by_tag.weights_key, by_parameter.weights_key) == ("", "ema", "state_dict")
 
 
 def test_a_factory_that_the_deployment_does_not_allow_is_refused(hook: MlflowHook) -> None:
