@@ -82,9 +82,16 @@ def name_findings(package: TrainedPackage, inputs: InputBinding, outputs: Output
             yield Finding(
                 severity="info",
                 code=f"renamed_{side}s",
-                message=f"The signature names no {side} as the model does, so its {side}s bind by order: {renamed}",
+                message=f"The model does not have these names of the signature, so they bind by order: {renamed}",
                 fix=f"{schema_code(specs)}  # to keep the names of the model",
             )
+    if fixed := ", ".join(f"{name}={value!r:.60}" for name, value in inputs.fixed.items() if value is not None):
+        yield Finding(
+            severity="info",
+            code="fixed_arguments",
+            message=f"The exported program has the values of its trace for arguments that are not tensors: {fixed}",
+            fix="torch.export.export(model, ...)  # with the values that the release needs",
+        )
     if outputs.dropped:
         yield Finding(
             severity="info",

@@ -266,17 +266,25 @@ def _torchscript(model: Any, contract: ModelContract, opset: int | None, device:
         module = FlatModule(module, binding, contract.input_names, contract.named_outputs).eval()
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         path = Path(scratch, limits.MODEL_FILE)
-        with quiet_exporter(), torch_patches.graph_printing_disabled(), _fixed_branches_refused(), torch.no_grad():
-            torch.onnx.export(
-                module,
-                tuple(tensors.values()),
-                path,
-                dynamo=False,
-                opset_version=opset or limits.TORCHSCRIPT_OPSET,
-                input_names=list(contract.input_names),
-                output_names=list(contract.named_outputs),
-                dynamic_axes=contract.varying_axes | {spec.name: varying_axes(spec) for spec in contract.inputs},
-            )
+        export = partial(
+            torch.onnx.export,
+            module,
+            tuple(tensors.values()),
+            path,
+            dynamo=False,
+            opset_version=opset or limits.TORCHSCRIPT_OPSET,
+            input_names=list(contract.input_names),
+            output_names=list(contract.named_outputs),
+            dynamic_axes=contract.varying_axes | {spec.name: varying_axes(spec) for spec in contract.inputs},
+        )
+        with (
+            quiet_exporter(),
+            torch_patches.graph_printing_disabled(),
+            _fixed_branches_refused(),
+            _dicts_refused(),
+            torch.no_grad(),
+        ):
+            export()
         graph = ir.load(path)
         # The folder is deleted, so the weights have to be in memory.
         ir.external_data.load_to_model(graph)
@@ -292,16 +300,35 @@ def _flat_script(
         outputs = bind_outputs(model(*arguments, **keywords), contract.named_outputs)
     in_order = tuple((Step("index", index),) for index in range(len(outputs.paths)))
     plain = not outputs.dropped and tuple(outputs.paths.values()) in (((),), in_order)
-    if plain and not keywords and all(a is b for a, b in zip(arguments, tensors.values(), strict=False)):
+    plain &= not keywords and all(a is b for a, b in zip(arguments, tensors.values(), strict=False))
+    if plain and "prim::DictConstruct" not in str(model.inlined_graph):
         return model
     try:
-        return flat_script(model, binding, contract.input_names, outputs)
+        flat = flat_script(model, binding, contract.input_names, outputs)
     except RuntimeError as error:
         raise ExportRefused(
             "The scripted model",
             f"has inputs or outputs in a container that TorchScript does not take apart: {shorten(error)}",
-            "Take and return tensors.",
-            code="scripted_container",
+            "Take tensors and return a tuple of tensors, and log the model again.",
+            code="unsupported_structure",
+        ) from error
+    torch_patches.replace_script_dicts(flat)
+    return flat
+
+
+@contextmanager
+def _dicts_refused() -> Iterator[None]:
+    """Raise `ExportRefused` (``unsupported_structure``) for a script whose dicts the exporter does not take apart."""
+    try:
+        yield
+    except Exception as error:
+        if "prim::Dict" not in str(error):
+            raise
+        raise ExportRefused(
+            "The scripted model",
+            "stores values in a dict within a loop or a branch, or under keys that are not constant. ONNX has no dicts",
+            "Store them under constant keys outside of it, or return a tuple, and log the model again.",
+            code="unsupported_structure",
         ) from error
 
 

@@ -75,6 +75,47 @@ def graph_printing_disabled() -> Iterator[None]:
         torch._C._jit_set_onnx_log_enabled(was_enabled)
 
 
+def replace_script_dicts(script: torch.jit.ScriptModule) -> None:
+    """Replace the items of dicts in the graph of a script by the values that were stored under their constant keys.
+
+    ONNX has no dicts. torch only removes a dict that is written as one literal. A dict stays if a branch or a loop uses
+    it, a key is not constant, or more than its items is used.
+
+    Remove when the TorchScript exporter removes dicts, or the strategy ``torchscript`` is removed.
+
+    Args:
+        script: The script, whose graph is changed in place.
+    """
+    method: Any = script.forward
+    graph = method.graph
+    torch._C._jit_pass_inline(graph)
+    for made in graph.findAllNodes("prim::DictConstruct", recurse=False):
+        name = made.output().debugName()
+        # Nodes in a branch or a loop are not among those of the graph, but their uses count.
+        items = [
+            node
+            for node in graph.nodes()
+            if node.kind() in ("aten::_set_item", "aten::__getitem__") and node.inputsAt(0).debugName() == name
+        ]
+        pairs = list(made.inputs())
+        stored = {key.toIValue(): value for key, value in zip(pairs[::2], pairs[1::2], strict=True)}
+        keys = [*stored, *(node.inputsAt(1).toIValue() for node in items)]
+        if len(items) < len(made.output().uses()) or not all(isinstance(key, str) for key in keys):
+            continue
+        missing = False
+        for node in items:
+            key = node.inputsAt(1).toIValue()
+            if node.kind() == "aten::_set_item":
+                stored[key] = node.inputsAt(2)
+            elif key in stored:
+                node.output().replaceAllUsesWith(stored[key])
+            else:
+                missing = True
+        if not missing:
+            for node in (*reversed(items), made):
+                node.destroy()
+
+
 class DecompositionSkip:
     """Result of `decompositions_where_needed`: `used` is True if the last export ran without decompositions."""
 

@@ -33,6 +33,7 @@ class InputBinding:
         ordered: The inputs that bound by order.
         arguments: Returns the arguments of a call, from one value per input by name.
         nodes: The input of each node in the graph of a program; empty for a module.
+        fixed: The arguments of a program that its trace fixed, such as a number or None, by name.
     """
 
     order: tuple[str, ...]
@@ -40,6 +41,7 @@ class InputBinding:
     ordered: tuple[str, ...]
     arguments: Callable[[Mapping[str, Any]], Arguments]
     nodes: dict[str, str] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
 
 
 def bind_inputs(model: torch.nn.Module | torch.export.ExportedProgram, names: Sequence[str]) -> InputBinding:
@@ -92,6 +94,7 @@ def _bind_program(program: torch.export.ExportedProgram, names: Sequence[str]) -
         ordered=match.ordered,
         arguments=arguments,
         nodes={specs[index].name: name_at[index] for index in sorted(name_at)},
+        fixed={spec.name: spec.value for spec in specs if isinstance(spec, ConstantArgument)},
     )
 
 

@@ -109,8 +109,9 @@ def test_a_program_keeps_its_names(
     (output,) = judged.artifact.outputs
     expected = Two()(**FEED).detach().numpy()
     np.testing.assert_allclose(judged.run(a=A, b=B)[output.name], expected, atol=1e-4)
-    # The tensors of the trace are the example.
-    assert "no_example" not in [finding.code for finding in judged.artifact.findings]
+    findings = {finding.code: finding.message for finding in judged.artifact.findings}
+    assert "no_example" not in findings  # the tensors of the trace are the example
+    assert ("times=1" in findings.get("fixed_arguments", "")) == isinstance(model, Options)
 
 
 # TorchScript does not read the annotations of a class in a file with postponed evaluation.
@@ -148,6 +149,23 @@ class ScriptHeads(Heads):
         return {"sigma": self.u(a).exp(), "positions": self.p(a) - 100, "rest": a}
 
 
+class ScriptAssigned(Heads):
+    def forward(self, a: Tensor) -> dict[str, Tensor]:
+        result: dict[str, Tensor] = {"rest": a}
+        result["sigma"] = self.u(a)
+        result["positions"] = self.p(a) - 100
+        result["sigma"] = result["sigma"].exp()
+        return result
+
+
+class ScriptLoop(Heads):
+    def forward(self, a: Tensor) -> dict[str, Tensor]:
+        result: dict[str, Tensor] = {}
+        for key in ["sigma", "positions"]:
+            result[key] = self.p(a)
+        return result
+
+
 class ScriptFix(Heads):
     def forward(self, a: Tensor) -> tuple[Tensor, Fix]:
         return a, Fix(self.u(a).exp(), self.p(a) - 100)
@@ -156,19 +174,30 @@ class ScriptFix(Heads):
 KINDS = ("dict", "dict in a tuple", "named tuple", "dataclass", "named tuple in a dict")
 
 
-@pytest.mark.parametrize(
-    "model",
-    [*map(Heads, KINDS), torch.jit.script(ScriptHeads("")), torch.jit.script(ScriptFix(""))],
-    ids=[*KINDS, "script of a dict", "script of a named tuple"],
-)
+SCRIPTS = {
+    "script of a dict": torch.jit.script(ScriptHeads("")),
+    "script of a dict with assignments": torch.jit.script(ScriptAssigned("")),
+    "script of a named tuple": torch.jit.script(ScriptFix("")),
+}
+OUTPUTS: Specs = [("positions", "float32", (-1, 2)), ("sigma", "float32", (-1, 2))]
+
+
+@pytest.mark.parametrize("model", [*map(Heads, KINDS), *SCRIPTS.values()], ids=[*KINDS, *SCRIPTS])
 def test_outputs_signed_in_another_order_keep_their_names(tmp_path: Path, model: nn.Module) -> None:
-    outputs: Specs = [("positions", "float32", (-1, 2)), ("sigma", "float32", (-1, 2))]
-    trained = log_model(model, tmp_path / "trained", [("a", "float32", (-1, 4))], outputs, A)
+    trained = log_model(model, tmp_path / "trained", [("a", "float32", (-1, 4))], OUTPUTS, A)
     judged = judge(trained, tmp_path / "out")
     found, expected = judged.run(a=A), Heads("named tuple").eval()(FEED["a"])
     assert list(found) == ["positions", "sigma"]
     np.testing.assert_allclose(found["positions"], expected.positions.detach().numpy(), atol=1e-4)
     np.testing.assert_allclose(found["sigma"], expected.sigma.detach().numpy(), atol=1e-4)
+
+
+def test_a_script_with_a_dict_in_a_loop_is_refused(tmp_path: Path) -> None:
+    model = torch.jit.script(ScriptLoop(""))
+    trained = log_model(model, tmp_path / "trained", [("a", "float32", (-1, 4))], OUTPUTS, A)
+    judged = judge(trained, tmp_path / "out")
+    assert judged.code == "unsupported_structure"
+    assert "stores values in a dict within a loop" in judged.text
 
 
 @pytest.mark.parametrize(

@@ -202,3 +202,27 @@ def test_the_required_torch_is_the_tested_range() -> None:
     (required,) = (Requirement(line) for line in requirements if Requirement(line).name == "torch")
     assert required.specifier.contains(torch.__version__.partition("+")[0])
     assert any(clause.operator == "<" for clause in required.specifier), "the range has an upper limit"
+
+
+class OneDict(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        found: dict[str, Tensor] = {"x": x}
+        found["y"] = found["x"] + 1
+        found["x"] = found["y"] * 2
+        return found["x"] - found["y"]
+
+
+class DictInBranch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        found: dict[str, Tensor] = {"x": x}
+        if x.shape[0] > 1:
+            found["x"] = x + 1
+        return found["x"]
+
+
+@pytest.mark.parametrize(("model", "left"), [(OneDict(), 0), (DictInBranch(), 1)])
+def test_items_of_a_dict_in_a_script_become_plain_values(model: nn.Module, left: int) -> None:
+    script, x = torch.jit.script(model), torch.ones(2, 1)
+    torch_patches.replace_script_dicts(script)
+    assert len(script.graph.findAllNodes("prim::DictConstruct")) == left
+    torch.testing.assert_close(script(x), model(x))
