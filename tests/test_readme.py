@@ -7,10 +7,18 @@ import re
 import runpy
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
+import torch
 
 from airflow_onnx import defaults
 from airflow_onnx.provider import get_provider_info
+from stack.context import Context
+from stack.credentials import Credentials
+from stack.layout import Layout
+from stack.ports import Ports
+from stack.setup import client_environment
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,6 +40,32 @@ def test_every_link_leads_somewhere(page: str) -> None:
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
 def test_every_python_block_parses(block: str) -> None:
     ast.parse(block)
+
+
+def _block_with(text: str) -> str:
+    (block,) = (found for found in re.findall(r"```(?:python|bash)\n(.*?)```", README, re.DOTALL) if text in found)
+    return str(block)
+
+
+def test_a_model_that_is_logged_as_described_is_served_by_pyfunc(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, batch = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.GELU()), torch.randn(3, 8)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    try:
+        experiment = mlflow.create_experiment("readme", artifact_location=tmp_path.as_uri())
+        with mlflow.start_run(experiment_id=experiment) as run:
+            exec(_block_with("infer_signature"), {"model": model, "batch": batch})
+        (logged,) = mlflow.MlflowClient().get_run(run.info.run_id).outputs.model_outputs
+        served = mlflow.pyfunc.load_model(f"models:/{logged.model_id}").predict(batch.numpy())
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert np.array_equal(served, model(batch).detach().numpy())
+
+
+def test_the_clients_variables_are_those_of_the_stack(tmp_path: Path) -> None:
+    named = re.findall(r"(\w+)=", _block_with("export MLFLOW_TRACKING_URI"))
+    context = Context(Layout(tmp_path), Ports(), Credentials.generate())
+    assert set(named) == {name for name in client_environment(context) if not name.startswith("AIRFLOW_")}
 
 
 @pytest.mark.parametrize("dag_id", ["release_onnx", "watch_training"])

@@ -33,7 +33,7 @@ def history(hook: MlflowHook, release: Release) -> list[str]:
 
 def refuse(release: Release, judged: Release) -> None:
     """Let the parity comparison fail, as a person does who tries stricter limits."""
-    release.params["parity"] = {"mae_max": 1e-30}
+    release.params["parity"] = {"max_abs": 1e-30}
     release.after(judged, "check")
     with pytest.raises(AirflowFailException):
         release.run("parity_latency")
