@@ -96,8 +96,14 @@ def release_dag(
             deferrable=True,
             **server,
         )
-        step = {**server, "trained_model": task_record("wait_for_training")}
-        prepare = PrepareWorkFolderOperator(task_id="prepare_work").as_setup()
+        step: dict[str, Any] = {**server, "trained_model": task_record("wait_for_training")}
+        prepare = PrepareWorkFolderOperator(
+            task_id="prepare_work",
+            bucket=text_param("bucket"),
+            files={"inputs_uri": text_param("inputs_uri"), "evaluation_uri": _with_tuning("evaluation_uri")},
+            s3_conn_id=text_param("s3_conn_id"),
+            **step,
+        ).as_setup()
         tasks = [wait, prepare, *_model_tasks(step), *_publishing_tasks(step, prepare)]
         for task, following in pairwise(tasks):
             task >> following
@@ -206,6 +212,11 @@ def _measuring_arguments(source: dict[str, Any]) -> dict[str, Any]:
         # The pool has one slot per measuring host: two measurements at the same time would disturb each other.
         **placement.arguments("measure"),
     }
+
+
+def _with_tuning(name: str) -> str:
+    """Return the template of a text parameter that only the tuning uses."""
+    return "{{ params.%s or '' if params.tune else '' }}" % name  # noqa: UP031 - braces are Jinja's
 
 
 def _move_rules() -> dict[str, str]:

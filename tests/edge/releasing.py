@@ -184,7 +184,12 @@ class Release:
         )
 
     def _prepare(self) -> Any:
-        return PrepareWorkFolderOperator(task_id="prepare_work")
+        return PrepareWorkFolderOperator(
+            task_id="prepare_work",
+            bucket=self.params.get("bucket", "heimdall-models"),
+            files={"inputs_uri": self.params.get("inputs_uri", "")},
+            **self._shared(),
+        )
 
     def _shared(self) -> dict[str, Any]:
         return {"trained_model": self.returned["wait"]}

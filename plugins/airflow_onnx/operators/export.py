@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
@@ -35,6 +35,7 @@ class OnnxExportOperator(ReleaseStepOperator):
         to start such a task takes longer than its work.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("mlflow", "torch", "onnx", "onnxscript")
     template_fields: Sequence[str] = (
         *ReleaseStepOperator.template_fields,
         "work_uri",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_onnx import params
 from airflow_onnx.deployment import settings
@@ -38,6 +38,7 @@ class MeasuringStepOperator(ReleaseStepOperator):
     :param s3_conn_id: an Airflow connection of type `aws`, for such a file.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("mlflow", "torch", "onnx", "onnxruntime")
     template_fields: Sequence[str] = (
         *ReleaseStepOperator.template_fields,
         "artifact",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import params, validation
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
+from airflow_onnx.operators.preflight import require_packages
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import run_log
 from onnx_release.records import ReleaseReport, TrainedModel
@@ -48,6 +49,8 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     """
 
+    # The step needs these on its worker.
+    packages: ClassVar[tuple[str, ...]] = ("mlflow",)
     template_fields: Sequence[str] = ("trained_model", "mlflow_conn_id")
 
     def __init__(
@@ -73,6 +76,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
             run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
 
         with airflow_outcome(context, log_refusal):
+            require_packages(self.packages)
             return self.release(run).to_dict()
 
     @abc.abstractmethod

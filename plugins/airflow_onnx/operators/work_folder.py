@@ -10,6 +10,7 @@ from airflow.sdk import BaseOperator
 from airflow_onnx import defaults, params
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.operators.preflight import Preflight
 from airflow_onnx.storage import s3, staging
 from airflow_onnx.task_outcome import airflow_outcome, dag_run_outcome
 from airflow_onnx.tracking import model_registry, run_log, training_run
@@ -21,20 +22,56 @@ if TYPE_CHECKING:
 
 
 class PrepareWorkFolderOperator(BaseOperator):
-    """Creates the work folder of the DAG run, returns its URI, and removes old folders of unfinished releases.
+    """Checks everything that a release needs, creates its work folder, and removes old folders of unfinished releases.
 
+    Returns the URI of the work folder. Packages, bucket, keys and files are checked here: see `Preflight`.
+
+    :param trained_model: the `TrainedModel` that the sensor returned.
+    :param bucket: the bucket of the upload.
+    :param files: URIs of the user's ``.npz`` files by the parameter of the release.
     :param keep_s: the age in seconds at which the folder of an unfinished release is removed.
     """
 
-    def __init__(self, *, keep_s: float = defaults.WORK_KEEP_S, **kwargs: Any) -> None:
+    template_fields: Sequence[str] = ("trained_model", "bucket", "files", "mlflow_conn_id", "s3_conn_id")
+
+    def __init__(
+        self,
+        *,
+        trained_model: Any,
+        bucket: str,
+        files: dict[str, str] | None = None,
+        mlflow_conn_id: str = MlflowHook.default_conn_name,
+        s3_conn_id: str = "minio_default",
+        keep_s: float = defaults.WORK_KEEP_S,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.trained_model = trained_model
+        self.bucket = bucket
+        self.files = files
+        self.mlflow_conn_id = mlflow_conn_id
+        self.s3_conn_id = s3_conn_id
         self.keep_s = keep_s
 
     def execute(self, context: Context) -> str:
-        """Create the work folder and return its URI."""
-        run: Any = context["dag_run"]
-        uri = staging.work_folder_uri(settings.staging_uri(), run.dag_id, run.run_id)
+        """Check, create the work folder and return its URI."""
         with airflow_outcome(context):
+            trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
+        hook = MlflowHook(self.mlflow_conn_id)
+
+        def log_refusal(error: Refused) -> None:
+            run_log.log_refusal(hook, context, error, trained_model=trained_model)
+
+        run: Any = context["dag_run"]
+        with airflow_outcome(context, log_refusal):
+            Preflight(
+                hook=hook,
+                trained_model=trained_model,
+                bucket=self.bucket,
+                s3_conn_id=self.s3_conn_id,
+                files=self.files or {},
+            ).run()
+            uri = staging.work_folder_uri(settings.staging_uri(), run.dag_id, run.run_id)
             staging.open_staging(uri).prepare(self.keep_s)
         return uri
 

@@ -308,10 +308,10 @@ def fetch(folder: S3Folder, files: Iterable[FileDigest], target: Path) -> None:
             )
 
 
-def fetch_one(folder: S3Folder, path: str, target: Path, size_max_bytes: int) -> Path:
-    """Download one object of the folder, and return the local file.
+def require_object(folder: S3Folder, path: str, size_max_bytes: int) -> int:
+    """Return the size in bytes of an object.
 
-    :raises StorageRefused: if the object is larger than the limit.
+    :raises StorageRefused: if the object does not exist or is larger than the limit.
     """
     with store_errors(folder, f"The object '{path}'"):
         size = folder.hook.get_conn().head_object(Bucket=folder.bucket, Key=folder.key(path))["ContentLength"]
@@ -322,6 +322,15 @@ def fetch_one(folder: S3Folder, path: str, target: Path, size_max_bytes: int) ->
             "Give fewer rows.",
             code="object_too_large",
         )
+    return int(size)
+
+
+def fetch_one(folder: S3Folder, path: str, target: Path, size_max_bytes: int) -> Path:
+    """Download one object of the folder, and return the local file.
+
+    :raises StorageRefused: if the object is larger than the limit.
+    """
+    size = require_object(folder, path, size_max_bytes)
     fetch(folder, [FileDigest(path=path, sha256="", size_bytes=size)], target)
     return target / path
 

@@ -5,12 +5,14 @@ Each is a parameter of the release, or a tag that the training script sets on it
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import params
+from airflow_onnx import params, validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import tags
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # The tests use one batch. A larger file is a dataset.
 INPUTS_MAX_BYTES = 2 * 2**30
+_OF_MLFLOW = ("runs:/", "models:/", "mlflow-artifacts:/")
 
 
 class ReleaseInputs:
@@ -88,6 +91,40 @@ class ReleaseInputs:
         return f"runs:/{self._run_id}/{path}"
 
 
+def require_inputs(hook: MlflowHook, s3_conn_id: str, uri: str, parameter: str) -> None:
+    """Raise if a user's ``.npz`` file does not exist, is too large, or has a URI of another form.
+
+    Of a URI below a model only the form is checked: MLflow has no request for one of its files.
+
+    :raises Refused: as `fetch_inputs`, which downloads the file.
+    """
+    uri = uri.strip()
+    if uri.startswith("s3://") and uri.endswith(".npz"):
+        parent, _, name = uri.rpartition("/")
+        s3.require_object(s3.folder_at(s3_conn_id, parent, rerun=None), name, INPUTS_MAX_BYTES)
+    elif found := re.fullmatch(r"runs:/([^/]+)/(.+)", uri):
+        path = PurePosixPath(found[2])
+        folder = "" if path.parent == PurePosixPath(".") else str(path.parent)
+        with MlflowRest(hook.server) as rest:
+            paths = {entry["path"] for entry in rest.run_files(validation.validate_run_id(found[1]), folder)}
+        if str(path) not in paths:
+            raise TrackingRefused(
+                f"The parameter {parameter} = {uri!r:.200}",
+                "names a file that the run does not have",
+                f"Log the file to the run, or correct {parameter}.",
+                code="not_found",
+            )
+    elif uri and not uri.startswith(_OF_MLFLOW):
+        raise _wrong_form(parameter, uri)
+
+
+def _wrong_form(parameter: str, uri: str) -> TrackingRefused:
+    action = "Give s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz."
+    return TrackingRefused(
+        f"The parameter {parameter} = {uri!r:.200}", "has no known form", action, code="inputs_uri_form"
+    )
+
+
 def fetch_inputs(
     hook: MlflowHook, s3_conn_id: str, uri: str | None, folder: Path, parameter: str = "inputs_uri"
 ) -> str | None:
@@ -101,15 +138,10 @@ def fetch_inputs(
     uri = (uri or "").strip()
     if not uri:
         return None
-    if uri.startswith(("runs:/", "models:/", "mlflow-artifacts:/")):
+    if uri.startswith(_OF_MLFLOW):
         return str(hook.download(uri, folder))
     if not uri.startswith("s3://") or not uri.endswith(".npz"):
-        raise TrackingRefused(
-            f"The parameter {parameter} = {uri!r:.200}",
-            "has no known form",
-            "Give s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz.",
-            code="inputs_uri_form",
-        )
+        raise _wrong_form(parameter, uri)
     parent, _, name = uri.rpartition("/")
     folder.mkdir(parents=True)
     return str(s3.fetch_one(s3.folder_at(s3_conn_id, parent, rerun=None), name, folder, INPUTS_MAX_BYTES))

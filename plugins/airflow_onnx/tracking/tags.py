@@ -44,6 +44,7 @@ PRECISION = f"{ROOT}.precision"
 # On a model version.
 VERSION_SHA256 = "onnx.sha256"
 VERSION_PRECISION = "onnx.precision"
+VERSION_TRAINED_FROM = "onnx.training_model_uri"
 VERSION_CONTRACT = "onnx.contract"
 
 # On a registered model, while a release moves its aliases.

@@ -63,10 +63,11 @@ def _registered_model(hook: MlflowHook, uri: str) -> tuple[str | None, str]:
     elif found := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri):
         version = hook.client.get_model_version(found[1], found[2])
     if found and tags.VERSION_SHA256 in version.tags:
+        source = version.tags.get(tags.VERSION_TRAINED_FROM, "models:/m-<id>")
         raise TrackingRefused(
             f"The model {uri}",
             f"is an ONNX version that a release made from the training run {version.run_id}",
-            "Give the parameter training_run_id, or the URI of the PyTorch model: models:/m-<id>.",
+            f"Give the PyTorch model that it was made from: {source}.",
             code="released_version",
         )
     if found:
@@ -116,11 +117,7 @@ def find_trained_model(
 def _training_run(rest: MlflowRest, training_run_id: str) -> TrainingRun:
     """Return a run that has finished or may still finish."""
     subject = f"The training run {training_run_id}"
-    try:
-        run = rest.run(training_run_id)
-    except TrackingRefused as error:
-        action = "Check the run id and the MLflow connection."
-        raise TrackingRefused(subject, error.problem, action, code=error.code) from error
+    run = rest.run(training_run_id)
     if run.deleted:
         raise TrackingRefused(
             subject, "was deleted", "Restore it in MLflow, or release another run.", code="run_deleted"

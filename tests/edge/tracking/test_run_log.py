@@ -207,8 +207,8 @@ def test_a_refusal_during_an_outage_of_mlflow_is_recorded_by_the_teardown(
     hook: MlflowHook, release: Release, judged: Release, services: Services
 ) -> None:
     release.run("wait")
-    release.params["bucket"] = "no-such-bucket"
     release.after(judged, "parity_latency")
+    release.params["bucket"] = "no-such-bucket"
     services.stop("mlflow")
     try:
         with failed("no_bucket"):

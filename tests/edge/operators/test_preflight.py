@@ -1,0 +1,97 @@
+"""Checks before the export: bucket, keys, packages and files, in one message."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.operators import preflight
+from airflow_onnx.storage import s3
+from tests.edge.conftest import Services
+from tests.edge.releasing import Release, assert_refused, tags_of
+from tests.refusals import failed, refused
+
+
+@pytest.fixture
+def waiting(release: Release) -> Release:
+    """A release whose training run has ended."""
+    release.run("wait")
+    return release
+
+
+def test_a_right_release_passes_and_leaves_no_object(waiting: Release, hook: MlflowHook) -> None:
+    name = f"{waiting.model_name}.npz"
+    s3.put_text(s3.folder_at("minio_default", "s3://heimdall-models/test"), name, "npz")
+    waiting.params["inputs_uri"] = f"s3://heimdall-models/test/{name}"
+    assert waiting.run("prepare").startswith("file://")
+    assert s3.sizes(s3.folder_at("minio_default", f"s3://heimdall-models/{waiting.model_name}")) == {}
+    hook.client.log_text(waiting.training_run_id, "npz", "folder/inputs.npz")
+    waiting.params["inputs_uri"] = f"runs:/{waiting.training_run_id}/folder/inputs.npz"
+    waiting.run("prepare")
+
+
+def test_all_problems_are_in_one_message(waiting: Release, hook: MlflowHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "PACKAGES", ("torch", "no_such_package", "nor_this_one"))
+    waiting.params["bucket"] = "no-such-bucket"
+    waiting.params["inputs_uri"] = f"runs:/{waiting.training_run_id}/inputs.npz"
+    words = ("no_such_package, nor_this_one", "no-such-bucket", "inputs.npz", "3 problems")
+    with failed("missing_package", *words):
+        waiting.run("prepare")
+    waiting.clean()
+    tags = tags_of(hook, waiting.training_run_id)
+    assert (tags["status"], tags["reason_code"]) == ("failed", "missing_package")
+    assert "nor_this_one" in tags["reason"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("s3://heimdall-models/no/such.npz", "not_found"),
+        ("s3://no-such-bucket/x.npz", "not_found"),
+        ("runs:/{run}/no/such.npz", "not_found"),
+        ("runs:/{other}/x.npz", "not_found"),
+        ("s3://heimdall-models/x.txt", "inputs_uri_form"),
+        ("/etc/passwd", "inputs_uri_form"),
+    ],
+)
+def test_a_file_that_does_not_exist_is_refused_before_the_export(
+    waiting: Release, hook: MlflowHook, uri: str, code: str
+) -> None:
+    waiting.params["inputs_uri"] = uri.format(run=waiting.training_run_id, other="0" * 32)
+    with failed(code):
+        waiting.run("prepare")
+    assert_refused(hook, waiting)
+
+
+def test_wrong_keys_are_refused_before_the_export(waiting: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"]) | {"password": "wrong"}
+    monkeypatch.setenv("AIRFLOW_CONN_MINIO_DEFAULT", json.dumps(wrong))
+    with failed("access_denied", "minio_default"):
+        waiting.run("prepare")
+
+
+def test_a_missing_connection_is_a_failure_of_the_deployment(
+    waiting: Release, hook: MlflowHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_MINIO_DEFAULT")
+    with failed("no_connection", "minio_default"):
+        waiting.run("prepare")
+    waiting.clean()
+    assert tags_of(hook, waiting.training_run_id)["status"] == "failed"
+
+
+def test_an_outage_of_the_store_does_not_stop_the_export(waiting: Release, services: Services) -> None:
+    services.stop("minio")
+    try:
+        assert waiting.run("prepare")
+    finally:
+        services.start("minio")
+
+
+def test_packages_are_checked_by_the_worker_that_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    preflight.require_packages(("torch", "onnxruntime"))
+    with refused("missing_package", "no_such_package", "The model is not at fault"):
+        preflight.require_packages(("torch", "no_such_package"))
