@@ -27,6 +27,8 @@ from stack.training import EXPERIMENT
 DATABASE = "airflow.db"
 PROVIDER = "provider"
 API_SERVER = "airflow-api-server"
+# The variables of docker-compose.yaml for the same options.
+_SHORT = ("ALLOW_PICKLE", "FACTORY_PACKAGES", "WATCH_EXPERIMENTS", "WATCH_RELEASE_PARAMS")
 BACKGROUND = ("airflow-scheduler", "airflow-triggerer", "airflow-dag-processor")
 
 
@@ -99,6 +101,24 @@ def python_path(context: Context) -> str:
     return os.pathsep.join(map(str, (REPO / "include", REPO / "plugins", context.layout.airflow_home / PROVIDER)))
 
 
+def settings_changed(context: Context) -> bool:
+    """Return True when the running components were started with other settings than those of the environment."""
+    return (context.layout.airflow_home / "airflow.cfg").read_text() != _settings(context)
+
+
+def _release_options() -> dict[str, str]:
+    """Return the options of `[onnx_release]`: the stack's own, the short variables, then Airflow's variables.
+
+    They are in airflow.cfg, not in the environment, so that the `airflow` command line of another shell has them too.
+    """
+    options = {"factory_packages": "examples", "watch_experiments": EXPERIMENT, "bucket": RELEASE_BUCKET}
+    options |= {name.lower(): os.environ[name] for name in _SHORT if os.environ.get(name)}
+    prefix = "AIRFLOW__ONNX_RELEASE__"
+    return options | {
+        name.removeprefix(prefix).lower(): value for name, value in os.environ.items() if name.startswith(prefix)
+    }
+
+
 def _settings(context: Context) -> str:
     home, secrets = context.layout.airflow_home, context.credentials
     parser = configparser.ConfigParser(interpolation=None)
@@ -133,12 +153,7 @@ def _settings(context: Context) -> str:
             "dag_processor": {"parsing_processes": "1", "refresh_interval": "30"},
             "logging": {"base_log_folder": str(home / "logs")},
             "usage_data_collection": {"enabled": "False"},
-            "onnx_release": {
-                "bucket": RELEASE_BUCKET,
-                "factory_packages": "examples",
-                "watch_experiments": os.environ.get("WATCH_EXPERIMENTS") or EXPERIMENT,
-                "watch_release_params": os.environ.get("WATCH_RELEASE_PARAMS") or "{}",
-            },
+            "onnx_release": _release_options(),
         }
     )
     text = io.StringIO()

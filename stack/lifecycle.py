@@ -46,7 +46,8 @@ def up(layout: Layout, console: Console) -> Context:
         running = [name for name in NAMES if processes.find(layout, name)]
         context = _settle_ports(layout, ports, running)
         if len(running) == len(NAMES) and all(state.healthy for state in states(context)):
-            console.print("The stack is already up.")
+            changed = " Run `make down` first to apply the new settings." if airflow.settings_changed(context) else ""
+            console.print(f"The stack is already up.{changed}")
             return context
         with _nothing_left_running(layout):
             _start_all(context, console)

@@ -77,6 +77,8 @@ def release_dag(
         description=_RELEASE_TEXT.splitlines()[0],
         doc_md=_RELEASE_TEXT,
         schedule=None,
+        # It runs only when it is triggered. A trigger of a paused DAG would wait without a message.
+        is_paused_upon_creation=False,
         catchup=False,
         params=release_params(),
         tags=list(tags),
