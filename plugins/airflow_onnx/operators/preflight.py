@@ -28,7 +28,7 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "mlflow", "boto3")
 class Preflight:
     """The checks before the export of one release.
 
-    :param files: URIs of the user's ``.npz`` files by the parameter of the release; an empty text is no file.
+    :param files: URIs of the user's ``.npz`` files by the parameter of the release; an empty text stands for none.
     """
 
     hook: MlflowHook

@@ -80,7 +80,7 @@ _CLIENT_REFUSALS = (
 
 
 def require_connection(conn_id: str) -> None:
-    """Raise for a connection that is missing, or whose `endpoint_url` is no address.
+    """Raise for a connection that is missing, or whose `endpoint_url` is not an address.
 
     Airflow's hook takes the worker's own credentials for a missing connection, and another store.
 
