@@ -12,7 +12,8 @@ from torch import nn
 
 from onnx_release.limits import ParityLimits
 from onnx_release.records import TensorSpec
-from onnx_release.samples.generate import seeded_arrays
+from onnx_release.samples.dimensions import Dimensions
+from onnx_release.samples.draw import seeded_arrays
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 
@@ -78,7 +79,8 @@ class Entry:
         names = {size for spec in self.inputs for size in spec.shape if isinstance(size, str)}
         sizes = dict.fromkeys(names, EXAMPLE_SIZE) | {"batch": EXAMPLE_BATCH} | dict(self.sizes)
         ranges = {spec.name: spec for spec in self.inputs}
-        return seeded_arrays([spec.tensor() for spec in self.inputs], sizes, EXAMPLE_SEED, None, ranges)
+        tensors = [spec.tensor() for spec in self.inputs]
+        return seeded_arrays(Dimensions.of(tensors), sizes, EXAMPLE_SEED, None, ranges)
 
 
 def floats(name: str, *shape: int | str, low: float = -2.0, high: float = 2.0) -> InputSpec:

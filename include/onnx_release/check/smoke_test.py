@@ -13,6 +13,7 @@ from onnx_release.limits import MODEL_FILE
 from onnx_release.parity.compare_model import only_nan, run
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.samples.dimensions import sizes_of
 from onnx_release.samples.generate import make_samples
 from onnx_release.trained.mlflow_model import read_example
 
@@ -38,7 +39,7 @@ def smoke_test(folder: Path, artifact: OnnxArtifact) -> None:
     problems += [f"output '{name}' is not in the record" for name in outputs if name not in specs]
     for name in outputs.keys() & specs.keys():
         found = TensorSpec(name=name, dtype=outputs[name].dtype.name, shape=outputs[name].shape)
-        mismatches = specs[name].mismatches(found, sizes={"batch": sample.batch_size})
+        mismatches = specs[name].mismatches(found, sizes=sizes_of(artifact.inputs, sample.inputs))
         problems += [f"output '{name}' {mismatch}" for mismatch in mismatches]
     problems += only_nan(outputs)
     if problems:

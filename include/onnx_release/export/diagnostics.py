@@ -11,6 +11,7 @@ from onnx_release.errors import Refused, shorten
 from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import DYNAMO
 from onnx_release.records import Finding, TensorSpec
+from onnx_release.trained.dimension_names import batch_name
 from onnx_release.trained.input_binding import InputBinding
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mlflow_model import TrainedPackage
@@ -98,6 +99,37 @@ def name_findings(package: TrainedPackage, inputs: InputBinding, outputs: Output
             code="dropped_outputs",
             message=f"The signature leaves out values that the model returns: {', '.join(outputs.dropped)}",
             fix="ModelSignature(outputs=Schema([...]))  # with a TensorSpec for each value that a consumer needs",
+        )
+
+
+def dimension_findings(package: TrainedPackage, more_general: Sequence[str]) -> Iterator[Finding]:
+    """Yield findings about dimensions that the signature describes differently.
+
+    Args:
+        package: The description of the trained model.
+        more_general: Differences between the graph and the signature, from `contract.more_general`.
+    """
+    if more_general:
+        yield Finding(
+            severity="warning",
+            code="more_general",
+            message=f"The graph differs from the signature: {'; '.join(more_general)}",
+            fix="-1 for each dimension that varies, and a number for each that does not, in the signature",
+        )
+    if package.columns:
+        yield Finding(
+            severity="warning",
+            code="table_input",
+            message="The signature describes a table. The ONNX file takes one float32 tensor 'input' with the columns "
+            f"{', '.join(package.columns)}, in this order",
+            fix=f"Schema([TensorSpec(np.dtype('float32'), (-1, {len(package.columns)}), 'features')])",
+        )
+    if batch_name(package.inputs) is None:
+        sizes = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in package.inputs)
+        yield Finding(
+            severity="info",
+            code="no_common_batch",
+            message=f"The inputs share no batch dimension: {sizes}. A batch size of n is n times the example",
         )
 
 

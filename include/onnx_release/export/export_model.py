@@ -9,9 +9,11 @@ from typing import Any
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
+from onnx_release.errors import RunnerRefused
 from onnx_release.export import diagnostics
-from onnx_release.export.contract import contract_for
+from onnx_release.export.contract import contract_for, more_general
 from onnx_release.export.fallback import ExportOptions, export_onnx, require_exportable, tool_versions
+from onnx_release.export.input_faults import explain_failure
 from onnx_release.export.verify import ExportVerifier
 from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
@@ -61,7 +63,10 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     package, binding = bind_package(package, model)
     contract = contract_for(package)
     require_exportable(model, contract)
-    verifier = ExportVerifier(model, pytorch_options(package), contract)
+    try:
+        verifier = ExportVerifier(model, pytorch_options(package), contract)
+    except RunnerRefused as refusal:
+        raise explain_failure(refusal, model, pytorch_options(package), package, contract) from refusal
     contract = dataclasses.replace(contract, output_names=verifier.output_names, output_axes=verifier.output_axes())
     with fresh_folder(out) as folder, verifier:
         export_options = ExportOptions(opset=options.opset, device=options.device)
@@ -102,6 +107,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
             *diagnostics.training_findings(package, model, result.outputs),
             *weights_findings,
             *diagnostics.name_findings(package, binding, verifier.outputs),
+            *diagnostics.dimension_findings(package, more_general(result.inputs, result.outputs, contract)),
             *diagnostics.export_findings(result, verifier.written, verifier.limited),
         ),
     )

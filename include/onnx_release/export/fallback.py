@@ -14,7 +14,13 @@ import torch
 from onnx_release import limits
 from onnx_release.errors import ExportRefused, Refused, machine_failure
 from onnx_release.export import graph_cleanup
-from onnx_release.export.contract import ModelContract, require_contract, require_varying, traced_batch_size
+from onnx_release.export.contract import (
+    ModelContract,
+    require_contract,
+    require_distinct_names,
+    require_varying,
+    traced_batch_size,
+)
 from onnx_release.export.failures import Failure, failure_of, refusal_of, unfit_graph
 from onnx_release.export.strategies import TORCHSCRIPT, strategies_for
 from onnx_release.export.train_mode import require_eval
@@ -110,11 +116,14 @@ def export_onnx(
 
 
 def require_exportable(model: LoadedModel, contract: ModelContract) -> None:
-    """Refuse an exported program whose trace fixed its training mode or a varying dimension. No export changes these.
+    """Refuse names that an input and an output share, and faults that the trace of an exported program fixed.
+
+    No export changes these.
 
     Raises:
-        ExportRefused: With the codes of `require_eval` and `require_varying`.
+        Refused: With the codes of `require_distinct_names`, `require_eval` and `require_varying`.
     """
+    require_distinct_names(contract)
     if isinstance(model, torch.export.ExportedProgram):
         require_eval(model)
         require_varying(model, contract.inputs)
@@ -198,6 +207,7 @@ class _Fallback:
         if conversion.program is not None:
             require_eval(conversion.program)
         model, graph = conversion.graph, conversion.graph.graph
+        graph_cleanup.rename_inner_values(graph)
         graph_cleanup.clean(model, self.contract.inputs)
         graph_cleanup.restore_varying_outputs(graph, self.contract.varying_axes)
         inputs, outputs = graph_cleanup.specs_of(graph.inputs), graph_cleanup.specs_of(graph.outputs)

@@ -21,6 +21,20 @@ _WRITERS = 2
 _BLOCK_BYTES = 4 * 2**20
 
 
+def rename_inner_values(graph: ir.Graph) -> None:
+    """Give an inner value another name if it has the name of an input or an output, such as ``linear``."""
+    outer = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    inner = [value for node in graph.all_nodes() for value in node.outputs]
+    taken = {str(value.name) for value in (*inner, *graph.initializers.values())} | {str(name) for name in outer}
+    for value in (*inner, *graph.initializers.values()):
+        if value.name in outer and value is not outer[value.name]:
+            name, count = str(value.name), 1
+            while f"{name}_{count}" in taken:
+                count += 1
+            taken.add(f"{name}_{count}")
+            value.name = f"{name}_{count}"
+
+
 def clean(model: ir.Model, inputs: Sequence[TensorSpec]) -> None:
     """Remove metadata, give the dimensions the names of the signature, and prepare the weights for writing.
 

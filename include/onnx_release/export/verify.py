@@ -19,19 +19,22 @@ from typing import Self
 from onnx_release import limits
 from onnx_release.check.static_checks import malformed
 from onnx_release.errors import ExportRefused, Refused
-from onnx_release.export.contract import ModelContract
+from onnx_release.export.contract import ModelContract, varying_axes
 from onnx_release.export.fallback import ExportResult
 from onnx_release.limits import ParityLimits
-from onnx_release.parity.compare_model import run
+from onnx_release.parity.compare_model import only_nan, run
 from onnx_release.parity.compare_outputs import compare_outputs
 from onnx_release.parity.scales import output_scales
 from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
+from onnx_release.samples.dimensions import Dimensions, sizes_of
+from onnx_release.samples.draw import seeded_arrays
 from onnx_release.samples.edge_cases import probing_samples
-from onnx_release.samples.generate import batch_names, make_samples, seeded_arrays, varying_sizes
+from onnx_release.samples.generate import make_samples
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
+from onnx_release.trained.dimension_names import identifiers
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import dropping_pages
 from onnx_release.trained.module_state import ModuleState
@@ -43,8 +46,8 @@ class ExportVerifier:
     """Comparison of a written model with PyTorch, on a few samples and with the default limits of each dtype.
 
     The constructor runs PyTorch on the samples that every release uses: the example at one row and at an unseen batch
-    size, and seeded values. A model that fails there needs no export. The context manager starts the ONNX Runtime
-    process, which loads its libraries while the exporter runs.
+    size, and seeded values. A model that fails on its example needs no export. The context manager starts the ONNX
+    Runtime process, which loads its libraries while the exporter runs.
 
     Attributes:
         limited: Varying dimensions that PyTorch itself runs within a limit only, with that limit.
@@ -77,10 +80,14 @@ class ExportVerifier:
             self._cases = [(sample, self._run(reference, sample)) for sample in required]
             self._cases += self._those_that_run(reference, [invented])
             self.outputs = reference.outputs()
-        self._observed: list[tuple[Sample, Arrays]] = []
-        if not contract.outputs:
-            self._observed = [*self._cases, *self._other_sizes(contract.inputs, "cpu")]
-        self._require_repeatable(self._observed or self._cases)
+        observed = [*self._cases]
+        self._axes = self._axes_of_batch()
+        # More calls of PyTorch are needed only for a dimension that does not vary with the batch.
+        signed = {(spec.name, axis) for spec in contract.outputs for axis in varying_axes(spec)}
+        if not contract.outputs or any(axis not in self._axes.get(name, {}) for name, axis in signed):
+            observed += self._other_sizes(contract.inputs, "cpu")
+            self._axes = self._axes_of_batch(observed)
+        self._require_repeatable(observed)
         self._onnxruntime = OnnxRuntimeProcess()
 
     def __enter__(self) -> Self:
@@ -101,19 +108,11 @@ class ExportVerifier:
         return tuple(self._state.written)
 
     def output_axes(self) -> dict[str, dict[int, str]]:
-        """Return the output dimensions that varied with the sizes of the inputs: output -> axis -> dimension name.
+        """Return the dimensions of PyTorch's outputs that vary with the inputs: output -> axis -> dimension name.
 
-        It is empty for each output if the training run describes its outputs.
+        A dimension has the name of an input's dimension if it has its size, else one of its own.
         """
-        batch = batch_names(self._contract.inputs)[0]
-        axes: dict[str, dict[int, str]] = {name: {} for name in self.output_names}
-        first = self._cases[-1][1]
-        for sample, outputs in self._observed:
-            for name, array in outputs.items():
-                for axis, (size, other) in enumerate(zip(array.shape, first[name].shape, strict=False)):
-                    if size != other:
-                        axes[name].setdefault(axis, sample.varied or batch)
-        return axes
+        return self._axes
 
     def __call__(self, folder: Path, result: ExportResult) -> str | None:
         """Return why the model in `folder` is malformed or differs from PyTorch, or None if it passes.
@@ -169,7 +168,9 @@ class ExportVerifier:
     def _those_that_run(self, reference: PyTorchRunner, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Arrays]]:
         for sample in samples:
             with suppress(Refused):
-                yield sample, self._run(reference, sample)
+                outputs = self._run(reference, sample)
+                if not (sample.seeded and only_nan(outputs)):
+                    yield sample, outputs
 
     def _other_sizes(self, inputs: Sequence[TensorSpec], device: str) -> Iterator[tuple[Sample, Arrays]]:
         """Yield samples with other sizes of the varying dimensions, the batch excepted. Sizes that fail are skipped."""
@@ -182,22 +183,38 @@ class ExportVerifier:
 
         A table of fixed length, or an `if` on a size, gives a graph that is right within such a bound only.
         """
-        inputs, contract = result.inputs, self._contract
-        sizes = varying_sizes(inputs, contract.example) | dict.fromkeys(batch_names(inputs), limits.UNSEEN_BATCH_SIZE)
+        dimensions = Dimensions.of(result.inputs, self._contract.example, self._contract.ranges)
         with self._reference(result.device) as reference:
             for dimension, (low, high) in result.bounds.items():
                 for size in (low - 1, high + 1 if high else 0):
-                    changed = {**sizes, dimension: size}
-                    if size < 1 or _elements(inputs, changed) > limits.BOUND_ELEMENTS_MAX:
+                    sizes = dimensions.sizes(limits.UNSEEN_BATCH_SIZE, **{dimension: size})
+                    if size < 1 or _elements(result.inputs, sizes) > limits.BOUND_ELEMENTS_MAX:
                         continue
-                    arrays = seeded_arrays(inputs, changed, limits.SAMPLE_SEEDS[0], contract.example, contract.ranges)
-                    batch = changed[batch_names(inputs)[0]]
+                    contract, seed = self._contract, limits.SAMPLE_SEEDS[0]
+                    arrays = seeded_arrays(dimensions, sizes, seed, contract.example, contract.ranges)
+                    batch = sizes.get(dimensions.batch or "", limits.UNSEEN_BATCH_SIZE)
                     name = f"{dimension} {size}"
                     sample = Sample(name=name, inputs=arrays, batch_size=batch, probing=True, varied=dimension)
                     ran = [*self._those_that_run(reference, [sample])]
                     if not ran:
                         self.limited.setdefault(dimension, f"at least {low}" if size < low else f"at most {high}")
                     yield from ran
+
+    def _axes_of_batch(self, observed: Sequence[tuple[Sample, Arrays]] = ()) -> dict[str, dict[int, str]]:
+        """Return the output dimensions that vary with the batch, or with another dimension of the observed samples."""
+        axes: dict[str, dict[int, str]] = {name: {} for name in self.output_names}
+        dimensions = Dimensions.of(self._contract.inputs, self._contract.example, self._contract.ranges)
+        (one, single), (usual, base) = self._cases[:2]
+        if dimensions.batch is not None:
+            _add_axes(axes, (base, single), (dimensions.batch, usual.batch_size, one.batch_size))
+        sizes = dimensions.sizes(usual.batch_size)
+        for sample, outputs in observed:
+            if sample.varied:
+                changed = sizes_of(self._contract.inputs, sample.inputs)[sample.varied]
+                _add_axes(axes, (base, outputs), (sample.varied, sizes[sample.varied], changed))
+        # Without a common batch, all leading dimensions grow together, so single ones are named first.
+        _add_axes(axes, (base, single), ("", 0, 0))
+        return axes
 
     def _require_repeatable(self, cases: Sequence[tuple[Sample, Arrays]]) -> None:
         """Run a model that writes attributes on every sample without a return to its state, the first one last.
@@ -248,3 +265,14 @@ class ExportVerifier:
 
 def _elements(inputs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> int:
     return sum(math.prod(size if isinstance(size, int) else sizes[size] for size in spec.shape) for spec in inputs)
+
+
+def _add_axes(axes: dict[str, dict[int, str]], outputs: tuple[Arrays, Arrays], dimension: tuple[str, int, int]) -> None:
+    """Name the output axes that differ between two samples, in which a dimension has two sizes."""
+    name, *sizes = dimension
+    for output in axes.keys() & outputs[1].keys():
+        found = zip(outputs[0][output].shape, outputs[1][output].shape, strict=False)
+        for axis, pair in enumerate(found):
+            if pair[0] != pair[1]:
+                own = identifiers([f"{output}_dim{axis}"])[f"{output}_dim{axis}"]
+                axes[output].setdefault(axis, name if name and list(pair) == sizes else own)

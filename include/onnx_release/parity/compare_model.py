@@ -14,7 +14,7 @@ from onnx_release.parity.measures import ColumnScale
 from onnx_release.parity.scales import output_scales
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport
 from onnx_release.runners import Runner
-from onnx_release.samples.edge_cases import varying_dimensions
+from onnx_release.samples.dimensions import Dimensions
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
@@ -78,7 +78,7 @@ class Comparison:
                 )
                 sample = replace(sample, decides=False)
             self.expected.append((sample, outputs))
-        for dimension in varying_dimensions(self.artifact.inputs):
+        for dimension in Dimensions.of(self.artifact.inputs).others:
             if not any(sample.varied == dimension for sample, _ in self.expected):
                 self.failures.append(
                     f"dimension '{dimension}' varies in the signature, and PyTorch runs only at the size of the "

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from onnx_release.errors import SampleRefused, shorten
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, UNSEEN_BATCH_SIZE
 from onnx_release.records import TensorSpec
-from onnx_release.samples.generate import batch_names, bounds_of, checked_example, seeded_arrays, varying_sizes
+from onnx_release.samples.dimensions import Dimensions, listed_sizes
+from onnx_release.samples.draw import seeded_arrays
+from onnx_release.samples.generate import bounds_of, checked_example
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
@@ -71,37 +73,32 @@ def probing_samples(
         example: One array per input, or None.
         ranges: The ranges of values and sizes by input name.
     """
-    batch = dict.fromkeys(batch_names(inputs), UNSEEN_BATCH_SIZE)
-    sizes = varying_sizes(inputs, example)
+    dimensions, seed = Dimensions.of(inputs, example, ranges), SAMPLE_SEEDS[0]
+    usual = dimensions.sizes(UNSEEN_BATCH_SIZE)
     for name in ("zeros", "extremes"):
-        arrays = seeded_arrays(inputs, sizes | batch, SAMPLE_SEEDS[0], example, ranges)
+        arrays = seeded_arrays(dimensions, usual, seed, example, ranges)
         extreme = {spec.name: _extreme(name, arrays[spec.name], bounds_of(spec, example, ranges)) for spec in inputs}
         yield Sample(name=name, inputs=extreme, batch_size=UNSEEN_BATCH_SIZE, probing=True, decides=False)
-    for dimension in varying_dimensions(inputs):
-        usual = sizes[dimension]
-        listed = [size for spec in ranges.values() for size in spec.sizes.get(dimension, ())]
+    for dimension in dimensions.others:
+        known = dimensions.usual[dimension]
+        listed = [size for size in listed_sizes(dimension, ranges) if size != known]
         # Shorter, odd, longer and a multiple: a model may bound the length or require a divisor.
-        for size in dict.fromkeys(listed or [max(2, usual // 2), usual + 1, 2 * usual]):
-            if size == usual:
+        for size in dict.fromkeys(listed or [max(2, known // 2), known + 1, 2 * known]):
+            if size == usual[dimension]:
                 continue
-            arrays = seeded_arrays(inputs, {**sizes, **batch, dimension: size}, SAMPLE_SEEDS[0], example, ranges)
+            sizes = dimensions.sizes(UNSEEN_BATCH_SIZE, **{dimension: size})
+            arrays = seeded_arrays(dimensions, sizes, seed, example, ranges)
             label = f"{dimension} {size}"
             yield Sample(name=label, inputs=arrays, batch_size=UNSEEN_BATCH_SIZE, probing=True, varied=dimension)
 
 
-def varying_dimensions(inputs: Sequence[TensorSpec]) -> list[str]:
-    """Return the names of the varying dimensions except the batch. Computed ones (``length + 1``) are excluded."""
-    batches = set(batch_names(inputs))
-    named = [size for spec in inputs for size in spec.shape if isinstance(size, str)]
-    return [name for name in dict.fromkeys(named) if name not in batches and name.isidentifier()]
-
-
 def _extreme(name: str, array: npt.NDArray[np.generic], bounds: tuple[float, float] | None) -> npt.NDArray[np.generic]:
+    """Return an array with zeros, or with the lowest and the highest value in turn. NaN and masks stay."""
     low, high = bounds or (0.0, 1.0)
     if array.dtype.kind == "b" or (array.dtype.kind in "iu" and high - low <= 1):
         # Two values are probably a mask. The result of a mask of zeros is undefined, so the seeded values stay.
         return array
-    alternating = np.arange(array.size).reshape(array.shape) % 2 == 0
-    if name == "zeros":
-        return np.full_like(array, min(max(0.0, low), high))
-    return np.where(alternating, high, low).astype(array.dtype)
+    values: npt.NDArray[np.generic] = np.full(array.shape, min(max(0.0, low), high))
+    if name == "extremes":
+        values = np.where(np.arange(array.size).reshape(array.shape) % 2 == 0, high, low)
+    return (np.where(np.isnan(array), array, values) if array.dtype.kind == "f" else values).astype(array.dtype)

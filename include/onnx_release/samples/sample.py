@@ -14,7 +14,8 @@ class Sample:
     Attributes:
         name: The source of the values, the same at every batch size: ``example``, ``seed 0``, ``zeros``, …
         inputs: One array per input, in the input's dtype.
-        batch_size: The size of the batch dimension of every input that has one.
+        batch_size: The size of the batch dimension of every input that has one. For inputs without a common batch it
+            is the factor of their leading dimensions (see `Dimensions`).
         probing: True for invented inputs beyond the training run's example, such as extreme values. A probing sample
             is skipped, with a note, when PyTorch fails on it or returns NaN.
         decides: False for invented values that no training run may ever have seen (zeros, extremes). A difference on

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import Field
 
 from onnx_release.errors import ParameterRefused
 from onnx_release.records import TensorSpec
 from onnx_release.records.base import Record
+from onnx_release.trained.dimension_names import identifiers, is_computed
 
 _DTYPES = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
 }  # fmt: skip
-_DIMENSION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_DIMENSION_LENGTH_MAX = 200
 _SUBJECT = "The parameter `input_spec`"
 _ACTION = (
     'Write a list such as [{"name": "ids", "dtype": "int64", "shape": ["batch", "length"], "vocabulary_size": 30522}, '
@@ -30,7 +30,8 @@ class InputSpec(Record):
     Attributes:
         name: The name of the input.
         dtype: The name of numpy's dtype.
-        shape: The sizes. A varying dimension has a name instead of a size; the first varying one is the batch.
+        shape: The sizes. A varying dimension has a name instead of a size. The dimension ``batch`` is the batch, else
+            the first varying one. Different names are different sizes.
         low: The smallest value of samples.
         high: The largest value of samples.
         vocabulary_size: The number of token ids; short for values from 0 to one less.
@@ -68,8 +69,9 @@ class InputSpec(Record):
         for size in self.shape:
             if isinstance(size, int) and size < 1:
                 yield f"{label} has a dimension of {size}; a dimension that varies needs a name"
-            if isinstance(size, str) and not _DIMENSION.fullmatch(size):
-                yield f"{label} has a dimension named {size!r:.80}; use letters, digits and underscores"
+            if isinstance(size, str) and not (size.strip() and len(size) <= _DIMENSION_LENGTH_MAX):
+                limit = _DIMENSION_LENGTH_MAX
+                yield f"{label} has a dimension named {size!r:.80}; a name has 1 to {limit} characters"
         if self.vocabulary_size is not None:
             if self.vocabulary_size < 1 or not self.dtype.startswith(("int", "uint")):
                 yield f"{label} has vocabulary_size {self.vocabulary_size}; it must be at least 1, for an integer dtype"
@@ -112,4 +114,22 @@ def parse_input_spec(value: object) -> tuple[InputSpec, ...]:
         problems.append(f"two inputs share a name: {[spec.name for spec in specs]}")
     if problems:
         raise ParameterRefused(_SUBJECT, f"is wrong: {'; '.join(problems)}", _ACTION, code="input_spec")
-    return specs
+    return _with_identifiers(specs)
+
+
+def input_spec_text(inputs: Iterable[TensorSpec]) -> str:
+    """Return the parameter for inputs, to be copied from a message."""
+    return json.dumps([{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in inputs])
+
+
+def _with_identifiers(specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    """Give the varying dimensions names that torch and ONNX accept. Computed ones (``length + 1``) keep theirs."""
+    every = dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str))
+    names = identifiers(name for name in every if not is_computed(name, every))
+    return tuple(
+        spec.replace(
+            shape=tuple(names.get(size, size) if isinstance(size, str) else size for size in spec.shape),
+            sizes={names.get(name, name): sizes for name, sizes in spec.sizes.items()},
+        )
+        for spec in specs
+    )

@@ -22,15 +22,11 @@ from onnx_release.records import TensorSpec
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.scan_torchscript import is_script_archive
+from onnx_release.trained.signature import Side, read_schema, with_dimension_names
 
-_SIGN = (
-    "Log the model again with mlflow.pytorch.log_model(..., signature=ModelSignature(inputs=Schema([TensorSpec("
-    "np.dtype('float32'), (-1, ...), 'name')]), outputs=...)), each tensor named and -1 for its batch."
-)
 _RELOG = "Log the model again with mlflow.pytorch.log_model. If the download was cut short, clear the task 'export'."
 
 Format = Literal["pt2", "pickle", "torchscript", "state_dict"]
-Side = Literal["input", "output"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +37,14 @@ class TrainedPackage:
         format: The file format: ``pt2`` (an exported program), ``pickle`` (loading it runs code), ``torchscript`` or
             ``state_dict`` (weights without a model).
         data_path: The file of the model or of its weights.
-        inputs: The inputs. The first varying dimension of each is ``batch``.
+        inputs: The inputs. The first varying dimension of each is ``batch``, if the inputs share a batch.
         outputs: The outputs; empty when they are not described. The model then names them.
         example: One array per input, in the inputs' dtypes, or None.
         listed_example: The values of an example without names, in the order of the model's arguments.
         pytorch_version: The version of torch that wrote the file, or ``unknown``.
         code_paths: The folders to import the pickled class from.
         inputs_from: The source of the inputs.
+        columns: The columns of the table that the single input stands for; empty without a table.
         unnamed: The sides of the signature whose single tensor has no name.
         ranges: The ranges of generated values by input name.
     """
@@ -61,6 +58,7 @@ class TrainedPackage:
     listed_example: tuple[Any, ...] = ()
     code_paths: tuple[Path, ...] = ()
     inputs_from: Literal["signature", "input_spec", "example"] = "signature"
+    columns: tuple[str, ...] = ()
     unnamed: tuple[Side, ...] = ()
     ranges: dict[str, InputSpec] = field(default_factory=dict)
 
@@ -70,7 +68,8 @@ def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedP
 
     The inputs come from `input_spec`, else from the model's signature, else from its input example. A single tensor
     without a name becomes ``input`` or ``output``. The first varying dimension of a tensor is ``batch``; others are
-    named after the tensor and the axis.
+    named after the tensor and the axis. If the first varying dimensions of the inputs differ in the example, they are
+    not a batch, and each has its own name. A table of numbers is one input, as MLflow gives it to the model.
 
     Args:
         folder: An MLflow model folder of MLflow 3 (pt2 or pickle) or 2 (pickle), a file of a model or of weights, or a
@@ -132,21 +131,28 @@ def _read_folder(folder: Path, input_spec: Sequence[InputSpec]) -> TrainedPackag
     else:
         problem = f"has neither model.pt2 nor model.pth in {model_data!r:.200}"
         raise _refused("The model folder", problem, "no_model_file")
-    inputs, inputs_from = _inputs(model, folder, input_spec)
-    example, listed_example = _read_example(model, folder, inputs)
     schemas: dict[Side, Schema | None] = {"input": None, "output": None}
     if model.signature is not None:
         schemas = {"input": model.signature.inputs, "output": model.signature.outputs}
+    columns = _table_columns(model, folder) if not input_spec else ()
+    # A table of outputs has the names of its columns, and none for the tensor.
+    of_table = schemas["output"] is not None and bool(columns or input_spec) and not schemas["output"].is_tensor_spec()
+    described = schemas["output"] is not None and not of_table
+    inputs, inputs_from = _inputs(model, folder, input_spec, columns)
+    outputs = read_schema(schemas["output"], "output") if described else ()
+    example, listed_example = _read_example(model, folder, inputs)
+    inputs, outputs = with_dimension_names(inputs, outputs, example)
     return TrainedPackage(
         format=file_format,
         data_path=data_path,
         inputs=inputs,
-        outputs=() if schemas["output"] is None else _read_schema(schemas["output"], "output"),
+        outputs=outputs,
         example=example,
         listed_example=listed_example,
         pytorch_version=str(flavor.get("pytorch_version") or "unknown"),
         code_paths=(_inside(folder, str(flavor["code"])),) if flavor.get("code") else (),
         inputs_from=inputs_from,
+        columns=columns,
         unnamed=tuple(side for side, schema in schemas.items() if schema is not None and not schema.has_input_names()),
         ranges={spec.name: spec for spec in input_spec},
     )
@@ -159,7 +165,7 @@ def read_example(folder: Path) -> Arrays:
         TrainedModelRefused: The folder has no example, or a file of it is broken.
     """
     model = _read_mlmodel(folder)
-    inputs = _read_schema(model.signature and model.signature.inputs, "input")
+    inputs = read_schema(model.signature and model.signature.inputs, "input")
     example, _ = _read_example(model, folder, inputs)
     if example is None:
         action = "Clear the task 'export', which writes one."
@@ -168,12 +174,14 @@ def read_example(folder: Path) -> Arrays:
 
 
 def _inputs(
-    model: Model, folder: Path, input_spec: Sequence[InputSpec]
+    model: Model, folder: Path, input_spec: Sequence[InputSpec], columns: Sequence[str]
 ) -> tuple[tuple[TensorSpec, ...], Literal["signature", "input_spec", "example"]]:
     if input_spec:
         return tuple(spec.tensor() for spec in input_spec), "input_spec"
+    if columns:
+        return (TensorSpec(name="input", dtype="float32", shape=(-1, len(columns))),), "signature"
     if model.signature is not None or model.saved_input_example_info is None:
-        return _read_schema(model.signature and model.signature.inputs, "input"), "signature"
+        return read_schema(model.signature and model.signature.inputs, "input"), "signature"
     specs = []
     path = _inside(folder, str(model.saved_input_example_info.get("artifact_path")))
     with _reading(path):
@@ -184,7 +192,7 @@ def _inputs(
                 raise TypeError(f"{str(name)!r:.80} has dtype {array.dtype} and shape {array.shape}, without a batch")
             # JSON keeps no precision, and most models compute in float32.
             dtype = "float32" if array.dtype == np.float64 else array.dtype.name
-            specs.append(TensorSpec(name=str(name), dtype=dtype, shape=("batch", *array.shape[1:])))
+            specs.append(TensorSpec(name=str(name), dtype=dtype, shape=(-1, *array.shape[1:])))
     return tuple(specs), "example"
 
 
@@ -221,27 +229,21 @@ def _inside(folder: Path, relative: str) -> Path:
     return path
 
 
-def _read_schema(schema: Schema | None, side: Side) -> tuple[TensorSpec, ...]:
-    subject = "The model's signature"
-    if schema is None or not schema.inputs:
-        raise TrainedModelRefused(subject, f"names no {side}s", _SIGN, code="no_signature")
-    if not schema.is_tensor_spec():
-        problem = f"has columns instead of tensors as {side}s"
-        raise TrainedModelRefused(subject, problem, _SIGN, code="column_signature")
-    names = schema.input_names() if schema.has_input_names() else [side]
-    if len(names) != len(schema.inputs) or len(set(names)) != len(names):
-        problem = f"does not give each {side} a unique name"
-        raise TrainedModelRefused(subject, problem, _SIGN, code="ambiguous_names")
-    specs = []
-    for name, tensor in zip(names, schema.inputs, strict=True):
-        shape: list[int | str] = []
-        for axis, size in enumerate(tensor.shape):
-            if size >= 0:
-                shape.append(int(size))
-            else:
-                shape.append(f"{name}_dim{axis}" if "batch" in shape else "batch")
-        specs.append(TensorSpec(name=str(name), dtype=str(np.dtype(tensor.type)), shape=tuple(shape)))
-    return tuple(specs)
+def _table_columns(model: Model, folder: Path) -> tuple[str, ...]:
+    """Return the columns of a signature of numbers whose example is a table; empty for every other signature.
+
+    MLflow gives a table to a PyTorch model as one float32 array with these columns.
+    """
+    schema = model.signature.inputs if model.signature is not None else None
+    info = model.saved_input_example_info or {}
+    if schema is None or schema.is_tensor_spec() or info.get("type") != "dataframe" or not schema.has_input_names():
+        return ()
+    path = _inside(folder, str(info.get("artifact_path")))
+    with _reading(path):
+        table = model.load_input_example(str(folder))
+        kinds = {np.dtype(dtype).kind if isinstance(dtype, np.dtype) else "O" for dtype in table.dtypes}
+        same = list(map(str, table.columns)) == list(map(str, schema.input_names()))
+    return tuple(map(str, table.columns)) if same and kinds <= set("fiub") else ()
 
 
 def _read_example(model: Model, folder: Path, inputs: Sequence[TensorSpec]) -> tuple[Arrays | None, tuple[Any, ...]]:

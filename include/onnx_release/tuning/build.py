@@ -10,7 +10,7 @@ from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.export import export_model
 from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.limits import CALIBRATION_SAMPLE_ROWS
-from onnx_release.samples.generate import batch_axis
+from onnx_release.samples.dimensions import batch_axes
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 from onnx_release.tuning import quantization
@@ -107,7 +107,7 @@ def calibration_inputs(samples: Sequence[Sample], setup: BenchmarkSetup) -> list
         known = largest.get(sample.name)
         if not sample.probing and (known is None or sample.batch_size > known.batch_size):
             largest[sample.name] = sample
-    axes = {spec.name: batch_axis(spec) for spec in setup.artifact.inputs}
+    axes = batch_axes(setup.artifact.inputs)
     return [
         {
             name: array

@@ -15,8 +15,9 @@ from onnx_release.errors import TuningRefused
 from onnx_release.limits import CALIBRATION_ROWS_MAX, EVALUATION_BATCH_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.runners import Runner
+from onnx_release.samples.dimensions import batch_axes
 from onnx_release.samples.edge_cases import read_arrays
-from onnx_release.samples.generate import batch_axis, checked_example
+from onnx_release.samples.generate import checked_example
 from onnx_release.trained.arrays import Arrays
 
 Array = npt.NDArray[Any]
@@ -97,7 +98,7 @@ class EvaluationSample:
         }
 
     def _inputs(self, first: int, end: int) -> Arrays:
-        axes = {spec.name: batch_axis(spec) for spec in self.specs}
+        axes = batch_axes(self.specs)
         return {
             name: array.copy() if (axis := axes[name]) is None else array.take(np.arange(first, end), axis=axis)
             for name, array in self.inputs.items()

@@ -7,7 +7,8 @@ import pytest
 
 from onnx_release.limits import VARYING_DIMENSION_SIZE
 from onnx_release.records import TensorSpec
-from onnx_release.samples.generate import batch_axis, make_samples
+from onnx_release.samples.dimensions import batch_axes
+from onnx_release.samples.generate import make_samples
 from tests.refusals import refused
 
 X = TensorSpec(name="x", dtype="float32", shape=("batch", 3))
@@ -81,10 +82,15 @@ def test_an_input_without_a_batch_keeps_its_shape() -> None:
         assert sample.inputs["scale"].shape == (1,)
 
 
-def test_batch_axis_prefers_the_dimension_of_that_name() -> None:
-    assert batch_axis(TensorSpec(name="x", dtype="float32", shape=("time", "batch", 3))) == 1
-    assert batch_axis(TensorSpec(name="x", dtype="float32", shape=(3, "n"))) == 1
-    assert batch_axis(SCALE) is None
+def test_the_batch_is_the_dimension_of_that_name_else_the_first_common_one() -> None:
+    def axes(*shapes: tuple[int | str, ...]) -> list[int | None]:
+        specs = [TensorSpec(name=str(i), dtype="float32", shape=shape) for i, shape in enumerate(shapes)]
+        return list(batch_axes(specs).values())
+
+    assert axes(("time", "batch", 3), ("time",)) == [1, None]
+    assert axes((3, "n")) == [1]
+    assert axes(("n", "length"), ("length",), (1,)) == [0, None, None]
+    assert axes(("nodes", 16), (2, "edges")) == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -94,14 +100,14 @@ def test_batch_axis_prefers_the_dimension_of_that_name() -> None:
         ([X], {"x": np.ones(3, np.float32)}, (1,), "example_mismatch", "[3], not ['batch', 3]"),
         ([X], {"x": np.ones((2, 3))}, (1,), "example_mismatch", "float64, not float32"),
         ([X], {"y": np.ones((2, 3), np.float32)}, (1,), "example_mismatch", "lacks the input x; has y"),
-        ([X], {"x": np.full((2, 3), np.nan, np.float32)}, (1,), "example_mismatch", "'x' that contains NaN"),
+        ([X], {"x": np.full((2, 3), np.nan, np.float32)}, (1,), "example_mismatch", "'x' that has no finite value"),
         ([X], {"x": np.ones((0, 3), np.float32)}, (1,), "example_mismatch", "'x' that is empty"),
         (
             [X, IDS],
             {"x": np.ones((2, 3), np.float32), "ids": np.ones((3, 2), np.int64)},
             (1,),
             "example_mismatch",
-            "[2, 3]",
+            "different sizes of the dimension 'batch': 2 in 'x', 3 in 'ids'",
         ),
         ([SCALE], None, (1,), "no_batch_dimension", "scale [1]"),
         ([], None, (1,), "no_batch_dimension", "no inputs"),
