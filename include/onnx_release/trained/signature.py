@@ -89,5 +89,20 @@ def with_dimension_names(
     return tuple(map(renamed, inputs)), tuple(map(renamed, outputs))
 
 
+def without_batch(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return tensors in which each dimension ``batch`` has a name of its own."""
+    specs = (*inputs, *outputs)
+    own = {(spec.name, axis): f"{spec.name}_dim{axis}" for spec in specs for axis in range(len(spec.shape))}
+    unique = identifiers([*(str(size) for spec in specs for size in spec.shape), *own.values()])
+
+    def renamed(spec: TensorSpec) -> TensorSpec:
+        shape = [unique[own[spec.name, axis]] if size == "batch" else size for axis, size in enumerate(spec.shape)]
+        return spec.replace(shape=tuple(shape))
+
+    return tuple(map(renamed, inputs)), tuple(map(renamed, outputs))
+
+
 def _first_varying(spec: TensorSpec) -> int | None:
     return spec.shape.index(-1) if -1 in spec.shape else None
