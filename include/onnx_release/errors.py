@@ -193,7 +193,6 @@ class ExportRefused(Refused):
         "other_opset": "The exporter wrote another opset than the one of the options.",
         "no_device": "The device of the export is not available on the worker.",
         "train_mode": "The model was traced in training mode: dropout or batch norm is active.",
-        "input_dtype_differs": "The model takes another dtype than the one that its inputs are described with.",
         "frozen_batch": "The batch has one fixed size in the exported program or in the ONNX graph.",
         "frozen_dimension": "A dimension that varies in the signature has one fixed size in the model.",
         "contract_mismatch": "A name, dtype or size in the ONNX graph differs from the signature.",

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import numpy as np
-import torch
 
-from onnx_release.errors import ExportRefused, Refused, RunnerRefused
+from onnx_release.errors import Refused, RunnerRefused
 from onnx_release.export.contract import ModelContract
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.trained.dimension_names import batch_name
 from onnx_release.trained.input_spec import input_spec_text
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mlflow_model import TrainedPackage
-from onnx_release.trained.signature import signature_line
+from onnx_release.trained.model_errors import float_dtypes
+from onnx_release.trained.signature_code import schema_code
 
 _SOURCES = {"signature": "the signature", "input_spec": "the parameter `input_spec`", "example": "the input example"}
 # The number of further calls: a model can have many inputs.
@@ -28,7 +28,7 @@ def explain_failure(
     options: PyTorchOptions,
     package: TrainedPackage,
     contract: ModelContract,
-) -> Refused:
+) -> RunnerRefused:
     """Return a refusal whose action fits the failure of PyTorch on the samples.
 
     Args:
@@ -43,11 +43,11 @@ def explain_failure(
             for dtypes in islice(_other_dtypes(model, contract), _CALLS_MAX):
                 if _runs(runner, {name: array.astype(dtypes[name]) for name, array in contract.example.items()}):
                     return _wrong_dtypes(dtypes, package)
-            return RunnerRefused(refusal.subject, refusal.problem, _advice(package), code=refusal.code)
+            return refusal
     if batch_name(contract.inputs) is None:
         action = (
             "The inputs share no batch, so their first varying dimensions were multiplied. If they have a batch, "
-            f"correct the parameter `input_spec`, in which the dimension 'batch' is the batch: {_text(package)}."
+            f"set the parameter `input_spec`, in which the dimension 'batch' is it: {input_spec_text(package.inputs)}."
         )
         return RunnerRefused(refusal.subject, refusal.problem, action, code=refusal.code)
     return refusal
@@ -63,9 +63,7 @@ def _runs(runner: PyTorchRunner, inputs: Mapping[str, np.ndarray]) -> bool:
 
 def _other_dtypes(model: LoadedModel, contract: ModelContract) -> Iterator[dict[str, str]]:
     """Yield other dtypes for the inputs: for one of them, then for all floats, all integers and both."""
-    tensors = model.state_dict.values() if isinstance(model, torch.export.ExportedProgram) else model.parameters()
-    floats = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor.dtype.is_floating_point}
-    names = sorted({*floats, "float32"} - {"bfloat16"})
+    names = sorted({*float_dtypes(model), "float32"} - {"bfloat16"})
     signed = {spec.name: spec.dtype for spec in contract.inputs}
     kinds = {name: np.dtype(dtype).kind for name, dtype in signed.items()}
     for name in signed:
@@ -78,7 +76,7 @@ def _other_dtypes(model: LoadedModel, contract: ModelContract) -> Iterator[dict[
         yield from (signed | all_floats, signed | all_integers, signed | all_floats | all_integers)
 
 
-def _wrong_dtypes(dtypes: Mapping[str, str], package: TrainedPackage) -> ExportRefused:
+def _wrong_dtypes(dtypes: Mapping[str, str], package: TrainedPackage) -> RunnerRefused:
     source = _SOURCES[package.inputs_from]
     problems = "; ".join(
         f"the input '{spec.name}' is {spec.dtype} in {source}, and the model runs only with {dtypes[spec.name]}"
@@ -86,27 +84,10 @@ def _wrong_dtypes(dtypes: Mapping[str, str], package: TrainedPackage) -> ExportR
         if spec.dtype != dtypes[spec.name]
     )
     right = [spec.replace(dtype=dtypes[spec.name]) for spec in package.inputs]
-    lines = ", ".join(signature_line(spec) for spec in right)
-    return ExportRefused(
+    return RunnerRefused(
         "The PyTorch model",
         f"does not take the dtype of its inputs: {problems}",
-        f"Log the model again with Schema([{lines}]) as its inputs, and an example of these dtypes. Or set the "
-        f"parameter `input_spec` to {input_spec_text(right)}.",
-        code="input_dtype_differs",
+        f"Log the model again with {schema_code(right)} as its inputs, and with an example of these dtypes. Or set "
+        f"the parameter `input_spec` to {input_spec_text(right)}.",
+        code="dtype_mismatch",
     )
-
-
-def _advice(package: TrainedPackage) -> str:
-    if package.example is not None:
-        return (
-            "PyTorch fails on the run's own example. Log an example that the model accepts, and a signature of the "
-            "same dtypes and shapes."
-        )
-    return (
-        "The run has no input example, so the values are invented. Log the model with `input_example=`, or describe "
-        f"the values with `low`, `high`, `vocabulary_size` and `sizes` in the parameter `input_spec`: {_text(package)}."
-    )
-
-
-def _text(package: TrainedPackage) -> str:
-    return input_spec_text(package.inputs)

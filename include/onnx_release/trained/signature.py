@@ -44,13 +44,6 @@ def read_schema(schema: Schema | None, side: Side) -> tuple[TensorSpec, ...]:
     )
 
 
-def signature_line(spec: TensorSpec) -> str:
-    """Return the line of a training script that describes a tensor in a signature."""
-    shape = ", ".join("-1" if isinstance(size, str) else str(size) for size in spec.shape)
-    comma = "," if len(spec.shape) == 1 else ""
-    return f"TensorSpec(np.dtype('{spec.dtype}'), ({shape}{comma}), {spec.name!r})"
-
-
 def _sign_table(side: Side, columns: int) -> str:
     name = "features" if side == "input" else "predictions"
     return (
