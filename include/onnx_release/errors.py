@@ -317,6 +317,10 @@ def without_folders(text: str) -> str:
 
 
 def shorten(error: object, characters: int = 300) -> str:
-    """Return the text of a library's error on one line, cut to a length."""
+    """Return the text of a library's error on one line, cut to a length, after a word if there is one."""
     text = " ".join(str(error).split())
-    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+    if len(text) <= characters:
+        return text
+    cut = text[: characters - 1]
+    words = cut.rpartition(" ")[0]
+    return f"{words if len(words) > characters // 2 else cut}…"

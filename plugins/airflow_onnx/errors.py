@@ -75,10 +75,8 @@ class WatchRefused(Refused):
         "filter_too_long": "The filter for training runs has too many characters.",
         "no_data_interval": "The DAG run of a backfill has no data interval.",
         "no_experiment": "No experiment is given or configured.",
-        "no_factory": "The training run has a file of weights and names no factory that creates the model.",
         "no_since": "A range of time has an end and no begin.",
         "not_a_time": "A parameter is not a time in ISO 8601.",
-        "pickle_not_allowed": "The model is a pickle or TorchScript, and the deployment does not allow pickles.",
     }
 
 

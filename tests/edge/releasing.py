@@ -100,6 +100,8 @@ class Release:
     # The states of the tasks, and the outcomes of those that did not succeed, by the ids in the DAG.
     states: dict[str, str] = field(default_factory=dict)
     outcomes: dict[str, Any] = field(default_factory=dict)
+    # The ended tasks of the DAG run as Airflow returns them, with operator and duration in s.
+    durations: list[dict[str, Any]] = field(default_factory=list)
     running: str = ""
     tries: int = 1
 
@@ -120,6 +122,8 @@ class Release:
             xcom_push=self._push,
             xcom_pull=lambda task_ids, key: self.outcomes.get(task_ids),
             get_task_states=lambda dag_id, run_ids: {run_ids[0]: dict(self.states)},
+            get_task_breadcrumbs=lambda dag_id, run_id: self.durations,
+            start_date=datetime.now(UTC),
         )
         dag_run = SimpleNamespace(
             dag_id="release_onnx", run_id=self.dag_run_id, start_date=datetime.now(UTC), conf=dict(self.conf)

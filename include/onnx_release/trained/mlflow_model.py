@@ -19,6 +19,7 @@ from mlflow.types import Schema
 from onnx_release.errors import TrainedModelRefused, shorten
 from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
+from onnx_release.trained import refusals
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.scan_torchscript import is_script_archive
@@ -92,13 +93,7 @@ def read_trained(folder: Path, input_spec: Sequence[InputSpec] = ()) -> TrainedP
     if file is None:
         return _read_folder(folder, input_spec)
     if not input_spec:
-        raise TrainedModelRefused(
-            f"The model file {file.name}",
-            "has no description of its inputs",
-            "Describe them with the parameter `input_spec`: "
-            '[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224]}].',
-            code="no_input_spec",
-        )
+        raise refusals.no_input_spec(f"The model file {file.name}")
     # Imported here because it needs torch, which readers of an artifact folder do not load.
     from onnx_release.trained.state_dict import format_of_file
 

@@ -23,6 +23,7 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.watch import summary
 from airflow_onnx.watch.decide import Decider, ReleaseDefaults
+from airflow_onnx.watch.estimate import estimate
 from airflow_onnx.watch.queries import Scope, TimeSpan, parse_time
 from onnx_release.errors import Refused, Transient
 
@@ -68,11 +69,13 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
         decider = Decider(
             rest=rest,
             scope=scope,
-            release_defaults=ReleaseDefaults(model_name=args.model_name),
+            release_defaults=ReleaseDefaults(model_name=args.model_name, params=settings.watch_release_params()),
             dag_state=_dag_state,
         )
         decisions = list(decider.runs_between(span, newest_first=args.newest_first))
-        return summary.to_dict(decisions, lambda: decider.estimate(max(1, args.at_once)), rows_max=None)
+        return summary.to_dict(
+            decisions, lambda: estimate(rest, list(decider.experiments), max(1, args.at_once)), rows_max=None
+        )
 
 
 def print_rows(runs: list[dict[str, Any]], output: str) -> None:

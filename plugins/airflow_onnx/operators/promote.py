@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias
+from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_onnx import params, validation
 from airflow_onnx.errors import StorageRefused
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # The outlet of the promotion. It resolves to the asset ``models:/<name>@<alias>`` of each released version.
 RELEASED_VERSIONS = AssetAlias("onnx_released_versions")
+
+_WAITING_OPERATORS = ("MlflowTrainingRunSensor", "ApprovalOperator", "HITLOperator")
 
 
 class MlflowPromoteModelOperator(AcceptedStepOperator):
@@ -142,13 +145,12 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         model_registry.update_version(run.hook, request, version.version, renewed=FIGURES)
 
     def _log_release(self, run: StepRun, report: ReleaseReport, version: ModelVersion) -> None:
-        began = run.context["dag_run"].start_date
         released = run_log.ReleasedVersion(
             version=version.version,
             alias=version.alias or "",
             alias_note=version.alias_note or "",
             s3_uri=version.source,
-            wall_s=(datetime.now(UTC) - began).total_seconds() if began else None,
+            wall_s=_work_s(run.context),
         )
         run_log.log_report(run.hook, run.context, report, released=released)
 
@@ -183,3 +185,16 @@ def _candidate(run: StepRun, version: ModelVersion, artifact: OnnxArtifact) -> C
         ended_at_ms=promotion.training_end_ms(run.hook, registered),
         version=version.version,
     )
+
+
+def _work_s(context: Context) -> float | None:
+    """Return the seconds of the release's tasks without their time in queues, or None if Airflow does not answer."""
+    ti: Any = context["ti"]
+    run = context["dag_run"]
+    try:
+        rows = list(ti.get_task_breadcrumbs(run.dag_id, run.run_id))
+    except AirflowRuntimeError:
+        return None
+    # The sensor waits for the training, and an approval for a person.
+    done = sum(row["duration"] or 0.0 for row in rows if row["operator"] not in _WAITING_OPERATORS)
+    return float(done + (datetime.now(UTC) - ti.start_date).total_seconds())

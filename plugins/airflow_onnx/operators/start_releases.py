@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from airflow_onnx.watch import summary
 from airflow_onnx.watch.backfill import Backfill, BackfillOptions, Backlog
-from airflow_onnx.watch.decide import Decider, Decision, Estimate, ReleaseDefaults
+from airflow_onnx.watch.decide import Decider, Decision, ReleaseDefaults
+from airflow_onnx.watch.estimate import Estimate, estimate
 from airflow_onnx.watch.queries import Scope, TimeSpan, parse_time
-from airflow_onnx.watch.start import start_new_releases
+from airflow_onnx.watch.start import ReleaseStarter, start_new_releases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,23 +106,24 @@ class StartReleasesOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Start the releases of new runs, or begin a backfill."""
-        with airflow_outcome(), self._backfill() as backfill:
+        with airflow_outcome(), self._backfill(context) as backfill:
             span = self._time_span(context)
             decider, options = backfill.decider, backfill.options
             if params.value(self.plan_only):
                 decisions = list(decider.new_runs(options.lookback_h)) if span is None else backfill.decisions(span)
-                return self._report(decisions, lambda: decider.estimate(options.at_once))
+                return self._report(decisions, lambda: self._estimate(backfill))
             if span is None:
-                return self._report(start_new_releases(decider, options.lookback_h))
+                starter = replace(backfill.starter, origin="new")
+                return self._report(start_new_releases(starter, options.lookback_h))
             backlog = backfill.begin(span)
-        return self._continue(backlog)
+        return self._continue(context, backlog)
 
     def execute_complete(self, context: Context, event: dict[str, Any], backlog: dict[str, Any]) -> dict[str, Any]:
         """Continue a backfill after some of its releases have ended."""
-        return self._continue(Backlog.from_dict(backlog))
+        return self._continue(context, Backlog.from_dict(backlog))
 
     @contextmanager
-    def _backfill(self) -> Iterator[Backfill]:
+    def _backfill(self, context: Context) -> Iterator[Backfill]:
         scope = Scope(
             experiments=tuple(str(item) for item in params.value(self.experiments) or ()),
             run_filter=self.run_filter,
@@ -133,9 +136,11 @@ class StartReleasesOperator(BaseOperator):
         release_defaults = ReleaseDefaults(
             model_name=self.model_name, params=dict(params.value(self.release_params) or {})
         )
-        with MlflowRest(MlflowHook(self.mlflow_conn_id).server) as rest:
+        hook = MlflowHook(self.mlflow_conn_id)
+        with MlflowRest(hook.server) as rest:
             decider = Decider(rest=rest, scope=scope, release_defaults=release_defaults, dag_state=dag_runs.state)
-            yield Backfill(decider, options)
+            starter = ReleaseStarter(decider=decider, hook=hook, dag_run=context["dag_run"], origin="old")
+            yield Backfill(starter, options)
 
     def _time_span(self, context: Context) -> TimeSpan | None:
         """Return the range of the DAG run, or None if it is about new runs."""
@@ -159,15 +164,14 @@ class StartReleasesOperator(BaseOperator):
         until = parse_time(self.until, "until") if self.until else datetime.now(UTC)
         return TimeSpan.between(parse_time(self.since, "since"), until)
 
-    def _continue(self, backlog: Backlog) -> dict[str, Any]:
+    def _continue(self, context: Context, backlog: Backlog) -> dict[str, Any]:
         """Start the next releases, then defer. Return the summary when no run is left."""
-        with airflow_outcome(), self._backfill() as backfill:
+        with airflow_outcome(), self._backfill(context) as backfill:
             backlog, delayed = backfill.advance(backlog)
             if not backlog.pending and not backlog.active:
-                decider, at_once = backfill.decider, backfill.options.at_once
-                report = self._report(backfill.decisions(backlog.span), lambda: decider.estimate(at_once))
+                report = self._report(backfill.decisions(backlog.span), lambda: self._estimate(backfill))
                 return report | {"started": backlog.started}
-        self.log.info("%d releases in progress, %d waiting.", len(backlog.active), len(backlog.pending))
+        self.log.info("Releases in progress: %d. Waiting: %d.", len(backlog.active), len(backlog.pending))
         self.defer(
             trigger=ReleaseDagRunsTrigger(
                 dag_run_ids=backlog.active_dag_run_ids,
@@ -180,8 +184,13 @@ class StartReleasesOperator(BaseOperator):
         )
         raise AssertionError("unreachable: defer raises")
 
-    def _report(self, decisions: list[Decision], estimate: Callable[[], Estimate] | None = None) -> dict[str, Any]:
-        report = summary.to_dict(decisions, estimate)
+    @staticmethod
+    def _estimate(backfill: Backfill) -> Estimate:
+        decider = backfill.decider
+        return estimate(decider.rest, list(decider.experiments), backfill.options.at_once)
+
+    def _report(self, decisions: list[Decision], estimated: Callable[[], Estimate] | None = None) -> dict[str, Any]:
+        report = summary.to_dict(decisions, estimated)
         for line in summary.lines(decisions):
             self.log.info(line)
         self.log.info(summary.total_line(report))

@@ -57,7 +57,7 @@ class ReleasedVersion:
     """The registered version of a successful release.
 
     :param alias: the alias of the version, empty if it stays at another one for the reason in `alias_note`.
-    :param wall_s: seconds from the start of the DAG run, None if Airflow gives no start.
+    :param wall_s: seconds of the release's tasks without their time in queues, None if Airflow does not return them.
     """
 
     version: int
@@ -91,6 +91,7 @@ def log_report(
     *,
     released: ReleasedVersion | None = None,
     reason_code: str | None = None,
+    in_release: bool = True,
 ) -> None:
     """Log the report, metrics and tags of one attempt on its training run.
 
@@ -103,6 +104,7 @@ def log_report(
 
     :param released: the registered version, None for a refused or accepted attempt without a version.
     :param reason_code: the code of the refusal.
+    :param in_release: False for a refusal by the watch, before a DAG run of the release.
     """
     run_id = report.trained_model.training_run_id
     before = _run_tags(hook, run_id)
@@ -116,7 +118,7 @@ def log_report(
     version_tags = _version_tags(report, released) if released else {}
     found = _attempt_tags(context, run_id, status, reason)
     if not unchanged:
-        found |= _emptied(before) | _dag_run_tags(context)
+        found |= _emptied(before) | _dag_run_tags(context) | ({} if in_release else {tags.DAG_RUN_ID: ""})
         found |= {tags.STATUS: status, tags.REASON: reason, tags.REASON_CODE: reason_code or ""}
         found |= {tags.REGISTERED_MODEL: name, tags.SHA256: sha256} | version_tags
     if reduced:

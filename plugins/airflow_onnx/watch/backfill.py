@@ -54,19 +54,24 @@ class Backlog(Record):
 class Backfill:
     """Starts the releases of old runs step by step."""
 
-    decider: Decider
+    starter: ReleaseStarter
     options: BackfillOptions
+
+    @property
+    def decider(self) -> Decider:
+        """The decisions about the runs."""
+        return self.starter.decider
 
     def decisions(self, span: TimeSpan) -> list[Decision]:
         """Return the decisions about all runs of the range, in the order of the options."""
         return list(self.decider.runs_between(span, newest_first=self.options.order == "newest"))
 
     def begin(self, span: TimeSpan) -> Backlog:
-        """Tag the refused runs and return the runs to release. The backfill also waits for releases in progress."""
-        decisions, starter = self.decisions(span), ReleaseStarter(self.decider.rest, "old")
+        """Record the refused runs and return the runs to release. The backfill also waits for releases in progress."""
+        decisions = self.decisions(span)
         for decision in decisions:
             if decision.action == "refuse":
-                starter.record(decision)
+                self.starter.record(decision)
         return Backlog(
             begin_ms=span.begin_ms,
             end_ms=span.end_ms,
@@ -104,4 +109,4 @@ class Backfill:
             return False
         if decision.action != "release":
             return False
-        return ReleaseStarter(self.decider.rest, "old").start(decision, self.decider.conf(decision))
+        return self.starter.start(decision)

@@ -7,26 +7,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
-from itertools import islice
-from statistics import median
 from typing import Any, Literal
 
-from airflow_onnx import dag_runs, defaults, validation
+from airflow_onnx import dag_runs, params, validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
-from airflow_onnx.errors import WatchRefused
-from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, RunQuery, TrainingRun
-from airflow_onnx.tracking import model_name, tags, trained_models
+from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, TrainingRun
+from airflow_onnx.tracking import model_name, tags, trained_models, weight_files
 from airflow_onnx.tracking.trained_models import FoundModel
 from airflow_onnx.watch.queries import Scope, TimeSpan
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, shorten
 from onnx_release.records.artifact import Precision
 from onnx_release.records.base import Record
 
 HOUR_MS = 3_600_000
-# An estimate uses at most this many earlier releases.
-ESTIMATE_RELEASES_MAX = 50
-
+_REASON_CHARACTERS = 200
 # The codes for runs that have no PyTorch model, as most runs of other kinds do.
 _NO_MODEL = ("no_pytorch_model", "model_files_gone")
 
@@ -37,9 +32,10 @@ class Decision(Record):
     """The decision about one training run.
 
     `action`: ``release`` it; ``wait`` for a release in progress; ``skip`` a run without anything to do or with an
-    earlier attempt; ``refuse`` a run that cannot be released. `reason_code` is the code of a refusal. `ended_at` is in
-    UTC, by the clock of the training's machine. `model_name` is the registered model, empty without a name;
-    `model_name_given` is False for a name made of experiment and model.
+    earlier attempt; ``refuse`` a run that cannot be released. `reason_code` is the code of a refusal, and
+    `is_recorded` is True if the run has the tags of the same refusal. `ended_at` is in UTC, by the clock of the
+    training's machine. `model_name` is the registered model, empty without a name; `model_name_given` is False for a
+    name made of experiment and model.
     """
 
     training_run_id: str
@@ -49,17 +45,10 @@ class Decision(Record):
     action: Action
     reason: str
     reason_code: str | None = None
+    is_recorded: bool = False
     model_name: str
     model_name_given: bool
     dag_run_id: str
-
-
-class Estimate(Record):
-    """The duration of the releases to start: `release_wall_s` for one, `at_once` of them at the same time."""
-
-    release_wall_s: float
-    at_once: int
-    basis: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +129,7 @@ class Decider:
             action=action,
             reason=reason,
             reason_code=reason_code,
+            is_recorded=_is_recorded(run, reason, reason_code),
             model_name=name,
             model_name_given=is_given,
             dag_run_id=dag_runs.release_dag_run_id(run.run_id),
@@ -151,23 +141,6 @@ class Decider:
         given = {"model_name": decision.model_name} if decision.model_name_given else {}
         return {**self.release_defaults.params, "training_run_id": decision.training_run_id, **given}
 
-    def estimate(self, at_once: int) -> Estimate:
-        """Return the estimated duration of releases in these experiments."""
-        query = RunQuery(
-            experiment_ids=list(self.experiments),
-            filter=f"tags.`{tags.STATUS}` = 'released'",
-            newest_first=True,
-            page_size=ESTIMATE_RELEASES_MAX,
-        )
-        texts = [run.tags.get(tags.WALL_S, "") for run in islice(self.rest.runs(query), ESTIMATE_RELEASES_MAX)]
-        # A tag may have been changed to any text.
-        seconds = [float(text) for text in texts if text.replace(".", "", 1).isdecimal()]
-        if not seconds:
-            basis = "assumed: these experiments have no release yet"
-            return Estimate(release_wall_s=defaults.RELEASE_ASSUMED_S, at_once=at_once, basis=basis)
-        basis = f"the median of {len(seconds)} releases in these experiments"
-        return Estimate(release_wall_s=median(seconds), at_once=at_once, basis=basis)
-
     def _given_name(self, run: TrainingRun, experiment: Experiment | None) -> str | None:
         of_experiment = experiment.tags.get(tags.MODEL_NAME) if experiment else None
         return model_name.given_name(run.tags.get(tags.MODEL_NAME), of_experiment, self.release_defaults.given_name)
@@ -177,14 +150,16 @@ class Decider:
         if run.deleted:
             return "skip", "the run was deleted"
         if run.status != "FINISHED":
-            return "skip", f"the run ended as {run.status}"
+            return "skip", "the run is still running" if run.unfinished else f"the run ended as {run.status}"
         return None
 
     def _action(self, run: TrainingRun, name: str, found: Callable[[], FoundModel]) -> tuple[Action, str]:
         if name and (version := self._released_version(run, name)):
             return "skip", f"released as version {version} of '{name}'"
-        tried = self._by_dag_runs(run)
-        return tried or self._by_model(run, found()) or ("release", "finished, with a PyTorch model")
+        if tried := self._by_dag_runs(run):
+            return tried
+        self._refuse_missing(run, found())
+        return "release", "finished, with a PyTorch model"
 
     def _released_version(self, run: TrainingRun, name: str) -> str | None:
         params = self.release_defaults.params
@@ -203,34 +178,39 @@ class Decider:
         for dag_run_id, state in states.items():
             if state is State.ACTIVE:
                 return "wait", f"its release is in progress as DAG run {dag_run_id}"
-        status, reason = run.tags.get(tags.STATUS, "without a recorded outcome"), run.tags.get(tags.REASON)
-        outcome = f"{status} ({reason[:200]})" if reason else status
+        outcome = run.tags.get(tags.STATUS, "without a recorded outcome")
+        if reason := run.tags.get(tags.REASON):
+            outcome += f", {shorten(reason, _REASON_CHARACTERS)}"
         if states[own] is not State.ABSENT:
-            return "skip", f"tried before: {outcome}; clear DAG run {own}, or trigger release_onnx manually"
-        if status == "refused":
-            return "skip", f"refused before: {outcome}; trigger release_onnx manually"
+            return "skip", f"tried before: {outcome} Clear DAG run {own}, or trigger release_onnx manually."
+        # A refusal by the watch has no DAG run, and a setting may have changed since.
+        if other and run.tags.get(tags.STATUS) == "refused":
+            return "skip", f"tried before: {outcome} Trigger release_onnx manually."
         return None
 
     def _find_model(self, run: TrainingRun) -> FoundModel:
         return trained_models.find(self.rest, run, self.release_defaults.params.get("logged_model_name"))
 
-    def _by_model(self, run: TrainingRun, found: FoundModel) -> tuple[Action, str] | None:
+    def _refuse_missing(self, run: TrainingRun, found: FoundModel) -> None:
+        """Refuse a model that the release would refuse for a missing setting, parameter or tag."""
+        # Imported here because the package of the core's module is not needed for the other decisions.
+        from onnx_release.trained import refusals
+
+        given = self.release_defaults.params
         if found.kind == "pickle" and not settings.allow_pickle():
-            raise WatchRefused(
-                f"The training run {run.run_id}",
-                "has a model that is a pickle or TorchScript, and [onnx_release] allow_pickle is not set",
-                "Trigger release_onnx manually for TorchScript, or log the model in pt2 format.",
-                code="pickle_not_allowed",
-            )
-        has_factory = run.tags.get(tags.FACTORY) or self.release_defaults.params.get("factory")
-        if found.kind == "file" and not found.uri.endswith(".pt2") and not has_factory:
-            raise WatchRefused(
-                f"The training run {run.run_id}",
-                "has a file of weights and names no factory that creates the model",
-                f"Set the tag {tags.FACTORY} on the run.",
-                code="no_factory",
-            )
-        return None
+            raise refusals.pickle_not_allowed(f"The model of training run {run.run_id}", may_be_script=True)
+        if found.kind != "file":
+            return
+        subject = f"The model file {found.uri.rpartition('/')[2]}"
+        if not (given.get("input_spec") or params.value(run.tags.get(tags.INPUT_SPEC))):
+            raise refusals.no_input_spec(subject)
+        if weight_files.is_weights(found.uri) and not (given.get("factory") or run.tags.get(tags.FACTORY)):
+            raise refusals.no_factory(subject)
+
+
+def _is_recorded(run: TrainingRun, reason: str, code: str | None) -> bool:
+    expected = tags.shortened({tags.STATUS: "refused", tags.REASON: reason, tags.REASON_CODE: code or ""})
+    return code is not None and all(run.tags.get(name) == text for name, text in expected.items())
 
 
 def hours_ago_ms(hours: float) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from airflow_onnx import airflow_urls, dag_runs
 from airflow_onnx.dag_runs import State
+from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
-from airflow_onnx.tracking import tags
+from airflow_onnx.tracking import run_log, tags
 from airflow_onnx.watch.decide import Decider, Decision
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, Transient
+from onnx_release.records import ReleaseReport, TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -19,32 +22,39 @@ Origin = Literal["new", "old"]
 """``new``: a run that has just ended. ``old``: a run of a range in the past. The value of the tag ``watched``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseStarter:
-    """Starts releases and tags each run with its decision.
+    """Starts releases and records the decision about each run in MLflow.
 
     The DAG run's id is made from the training run's id. Airflow has at most one DAG run of an id, so that any number of
     calls starts one release. The tag ``watched`` is set last: a start that crashes before it is repeated.
+
+    :param dag_run: the DAG run of the watch.
     """
 
-    rest: MlflowRest
+    decider: Decider
+    hook: MlflowHook
+    dag_run: Any
     origin: Origin
 
-    def start(self, decision: Decision, conf: dict[str, Any]) -> bool:
+    def start(self, decision: Decision) -> bool:
         """Start the run's release. Return False if it was started before, or if Airflow refuses its parameters."""
-        run_id, dag_run_id = decision.training_run_id, decision.dag_run_id
+        run_id, dag_run_id, conf = decision.training_run_id, decision.dag_run_id, self.decider.conf(decision)
         started_tags = {
             tags.STATUS: "triggered",
+            tags.REASON: "",
+            tags.REASON_CODE: "",
             tags.DAG_RUN_ID: dag_run_id,
             tags.DAG_RUN_URL: airflow_urls.dag_run_url(dag_runs.RELEASE_DAG_ID, dag_run_id),
             tags.RERUN_URL: airflow_urls.rerun_url(run_id, conf, tags.VALUE_MAX_CHARACTERS),
         }
-        self.rest.set_tags(run_id, started_tags)
+        self.decider.rest.set_tags(run_id, started_tags)
         try:
             started = dag_runs.start(dag_run_id, conf)
         except Refused as error:
             # The other runs do not wait until a person corrects this one.
-            self._tag_refusal(run_id, str(error), error.code)
+            self._record_refusal(decision, str(error), error.code)
+            self._tag_watched(run_id, "refuse")
             log.error("Not released: %s", error)  # noqa: TRY400 - the message has all facts
             return False
         self._tag_watched(run_id, self.origin)
@@ -52,27 +62,51 @@ class ReleaseStarter:
         return started
 
     def record(self, decision: Decision) -> None:
-        """Tag a run for which no release is started, so that later searches omit it."""
+        """Record that no release of the run is started, so that later searches omit the run."""
         if decision.action == "refuse":
-            self._tag_refusal(decision.training_run_id, decision.reason, decision.reason_code)
+            if not decision.is_recorded:
+                self._record_refusal(decision, decision.reason, decision.reason_code or "")
+            self._tag_watched(decision.training_run_id, "refuse")
         else:
             self._tag_watched(decision.training_run_id, f"{decision.action}: {decision.reason}")
 
-    def _tag_refusal(self, training_run_id: str, reason: str, code: str | None) -> None:
-        found = {tags.STATUS: "refused", tags.REASON: reason, tags.REASON_CODE: code or "", tags.WATCHED: "refuse"}
-        self.rest.set_tags(training_run_id, tags.shortened(found))
+    def _record_refusal(self, decision: Decision, reason: str, code: str) -> None:
+        """Log the report and the tags of a release that is refused."""
+        watch = SimpleNamespace(
+            dag_id=self.dag_run.dag_id, run_id=self.dag_run.run_id, conf=self.decider.conf(decision)
+        )
+        context: Any = {"dag_run": watch}
+        trained_model = TrainedModel(
+            training_run_id=decision.training_run_id,
+            model_uri="",
+            run_name=decision.run_name or None,
+            model_name=decision.model_name or None,
+        )
+        report = ReleaseReport(
+            status="refused",
+            reasons=(reason,),
+            reason_code=code,
+            trained_model=trained_model,
+            dag_run_url=airflow_urls.dag_run_url(watch.dag_id, watch.run_id),
+        )
+        try:
+            run_log.log_report(self.hook, context, report, reason_code=code, in_release=False)
+        except (Refused, Transient) as failure:
+            # The other runs do not wait until the artifacts' store is repaired.
+            log.warning("The report of the refusal is not logged in MLflow: %s", failure)
+            found = {tags.STATUS: "refused", tags.REASON: reason, tags.REASON_CODE: code, tags.DAG_RUN_ID: ""}
+            self.decider.rest.set_tags(decision.training_run_id, tags.shortened(found))
 
     def _tag_watched(self, training_run_id: str, text: str) -> None:
-        self.rest.set_tags(training_run_id, tags.shortened({tags.WATCHED: text}))
+        self.decider.rest.set_tags(training_run_id, tags.shortened({tags.WATCHED: text}))
 
 
-def start_new_releases(decider: Decider, lookback_h: float) -> list[Decision]:
-    """Start the releases of new finished runs, tag the runs without a release, and return all decisions."""
-    starter = ReleaseStarter(decider.rest, "new")
+def start_new_releases(starter: ReleaseStarter, lookback_h: float) -> list[Decision]:
+    """Start the releases of new finished runs, record the runs without a release, and return all decisions."""
     decisions = []
-    for decision in decider.new_runs(lookback_h):
+    for decision in starter.decider.new_runs(lookback_h):
         if decision.action == "release":
-            starter.start(decision, decider.conf(decision))
+            starter.start(decision)
         elif decision.action != "wait":
             starter.record(decision)
         decisions.append(decision)

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from airflow_onnx.watch.decide import Decision, Estimate
+from airflow_onnx.watch.decide import Decision
+from airflow_onnx.watch.estimate import Estimate
+from onnx_release.errors import shorten
 
 COLUMNS = ("training_run_id", "run_name", "experiment", "ended_at", "action", "reason")
 # A summary travels through XCom, which is a row of Airflow's database.
@@ -38,7 +40,7 @@ def _estimate(estimate: Estimate, releases: int) -> dict[str, Any]:
         "releases": releases,
         "at_once": estimate.at_once,
         "release_wall_s": round(estimate.release_wall_s, 1),
-        "total_wall_s": round(releases * estimate.release_wall_s / estimate.at_once, 1),
+        "total_wall_s": round(estimate.total_wall_s(releases), 1),
         "basis": estimate.basis,
     }
 
@@ -59,12 +61,13 @@ def total_line(summary: dict[str, Any]) -> str:
     """Return the totals and the estimate of `to_dict` as a sentence."""
     totals, estimate = summary["totals"], summary["estimate"]
     counts = ", ".join(f"{totals[action]} {text}" for action, text in _ACTION_TEXTS.items() if action in totals)
+    found = f"{totals['runs']} {'run' if totals['runs'] == 1 else 'runs'}: {counts or 'nothing to do'}."
     if estimate is None:
-        return f"{totals['runs']} runs: {counts or 'nothing to do'}."
-    return (
-        f"{totals['runs']} runs: {counts}. About {_duration(estimate['total_wall_s'])} in total, "
-        f"{estimate['at_once']} at the same time, {estimate['release_wall_s']:.0f} s each ({estimate['basis']})."
-    )
+        return found
+    each = f"{_duration(estimate['release_wall_s'])} each, {estimate['at_once']} at the same time; {estimate['basis']}"
+    if estimate["releases"] == 1:
+        each = estimate["basis"]
+    return f"{found} About {_duration(estimate['total_wall_s'])} in total ({each})."
 
 
 def _duration(seconds: float) -> str:
@@ -76,4 +79,4 @@ def _duration(seconds: float) -> str:
 def _cell(text: str) -> str:
     # Run names are free text: a line break or an escape sequence in one must not forge a line of the log.
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return printable if len(printable) <= CELL_MAX_CHARACTERS else f"{printable[: CELL_MAX_CHARACTERS - 1]}…"
+    return shorten(printable, CELL_MAX_CHARACTERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,13 +43,26 @@ def test_a_plan_has_every_run_of_the_range(lab: Lab) -> None:
 
 @pytest.mark.parametrize("output", ["table", "plain", "yaml"])
 def test_a_run_name_with_markup_is_printed_as_text(lab: Lab, capsys: pytest.CaptureFixture[str], output: str) -> None:
-    lab.run(name="[/1] [red]x\x1b[31m")
+    names = ["[/1] [red]x\x1b[31m", "lr 0.1 [/1]", "two\nlines", "ends with \\", "🚀 [bold", "w" * 3000, "word " * 600]
+    for name in names:
+        lab.run(name=name, model=False)
     found = plan.make_plan(arguments(lab.experiment_id))
     capsys.readouterr()
     plan.print_rows(found["runs"], output)
     printed = capsys.readouterr().out
-    assert "[/1] [red]x" in printed
+    for part in ("[/1] [red]x", "lr 0.1 [/1]", "two lines", "ends with \\"):
+        assert part.replace(" ", "") in "".join(printed.split())
     assert "\x1b[31m" not in printed
+    assert "word w…" not in " ".join(printed.split())
+
+
+def test_the_deployments_parameters_decide_as_in_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lab.run(model=False)
+    lab.hook.client.log_text(run, "weights", "best.ckpt")
+    given = {"factory": "our.nets:make", "input_spec": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}]}
+    assert plan.make_plan(arguments(lab.experiment_id))["totals"] == {"runs": 1, "refuse": 1}
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__WATCH_RELEASE_PARAMS", json.dumps(given))
+    assert plan.make_plan(arguments(lab.experiment_id))["totals"] == {"runs": 1, "release": 1}
 
 
 @pytest.mark.parametrize(

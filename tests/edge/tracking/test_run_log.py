@@ -69,11 +69,17 @@ def test_a_release_after_a_refusal_becomes_current(hook: MlflowHook, release: Re
     tags = tags_of(hook, release.training_run_id)
     assert (tags["status"], tags["dag_run_id"]) == ("refused", "first")
     assert tags["reason_code"]
+    waited = {"operator": "MlflowTrainingRunSensor", "duration": 3600.0}
+    release.durations = [
+        waited,
+        {"operator": "OnnxExportOperator", "duration": 10.5},
+        {"operator": "x", "duration": None},
+    ]
     release.after(judged, "parity_latency").run("upload", "register", "promote")
     tags = tags_of(hook, release.training_run_id)
     assert (tags["status"], tags["reason"], tags["reason_code"]) == ("released", "", "")
     assert tags["dag_run_id"] == release.dag_run_id
-    assert float(tags["wall_s"]) >= 0
+    assert 10.5 <= float(tags["wall_s"]) < 600, "the work of the tasks, without the wait for the training"
     kept = history(hook, release)
     assert len(kept) == 2
     path = f"runs:/{release.training_run_id}/{TAG}/{release.model_name}/history/{kept[0]}"

@@ -110,7 +110,7 @@ def test_a_plan_starts_nothing_and_sets_no_tag(lab: Lab) -> None:
     report = lab.start("manual", since=since, plan_only="true")
     assert by_run(report)[run][0] == "release"
     assert report["totals"] == {"runs": 1, "release": 1}
-    assert report["estimate"]["total_wall_s"] == pytest.approx(30.0)
+    assert report["estimate"]["total_wall_s"] == pytest.approx(60.0), "one release takes its own duration"
     assert "assumed" in report["estimate"]["basis"]
     assert lab.supervisor.confs == {}
     assert not [tag for tag in lab.tags(run) if tag.startswith(TAG)]
@@ -126,6 +126,44 @@ def test_an_estimate_uses_the_latest_releases(lab: Lab) -> None:
     estimate = lab.start("manual", plan_only="true", at_once="1")["estimate"]
     assert estimate["total_wall_s"] == pytest.approx(60.0)
     assert estimate["basis"] == "the median of 3 releases in these experiments"
+
+
+def test_a_refusal_by_the_watch_has_a_report_and_is_decided_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = lab.run(model=False)
+    for text, path in (("x", "model/data/model.pth"), ("flavors: {pytorch: {}}", "model/MLmodel")):
+        lab.hook.client.log_text(run, text, path)
+    lab.start()
+    tags = lab.tags(run)
+    assert tags[f"{TAG}.status"] == "refused"
+    for part in ("serialization_format='pt2'", "allow_pickle = True", "TorchScript"):
+        assert part in tags[f"{TAG}.reason"]
+    assert tags[f"{TAG}.last_attempt"].startswith("refused 20")
+    assert tags[f"{TAG}.last_attempt_url"] == "http://airflow.test/dags/watch_training/runs/watch"
+    assert run in tags[f"{TAG}.rerun_url"]
+    assert not tags[f"{TAG}.dag_run_id"], "no release has begun"
+    folder = next(item.path for item in lab.hook.client.list_artifacts(run, TAG))
+    names = {item.path.rpartition("/")[2] for item in lab.hook.client.list_artifacts(run, folder)}
+    assert names == {"history", "report.json", "summary.md"}
+
+    assert by_run(lab.start()) == {}, "the watch decides once"
+    again = lab.backfill()
+    assert by_run(again)[run][0] == "refuse"
+    assert len(lab.hook.client.list_artifacts(run, f"{folder}/history")) == 1, "the same refusal is not logged twice"
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
+    with pytest.raises(TaskDeferred):
+        lab.backfill()
+    assert set(lab.supervisor.confs) == {f"release__{run}"}
+    assert (lab.tags(run)[f"{TAG}.status"], lab.tags(run)[f"{TAG}.reason"]) == ("triggered", "")
+
+
+def test_a_refusal_by_a_release_is_not_repeated(lab: Lab) -> None:
+    run = lab.run()
+    reason = "the outputs differ by a lot. " + "word " * 100
+    for name, text in (("status", "refused"), ("reason", reason), ("dag_run_id", "manual__1")):
+        lab.hook.client.set_tag(run, f"{TAG}.{name}", text)
+    action, text = by_run(lab.backfill(plan_only="true"))[run]
+    assert (action, text.count("refused")) == ("skip", 1)
+    assert "word… Trigger release_onnx manually." in text
 
 
 def _resume(lab: Lab, deferred: TaskDeferred, **arguments: Any) -> Any:

@@ -13,17 +13,41 @@ from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run
 
 
-def test_weights_are_released_if_the_run_names_a_factory(lab: Lab) -> None:
-    bare, described, two = (lab.run(model=False) for _ in range(3))
-    for run, path in ((bare, "checkpoints/best.ckpt"), (described, "w/a.pth"), (two, "w/a.ckpt"), (two, "w/b.ckpt")):
-        lab.hook.client.log_text(run, "weights", path)
-    lab.hook.client.set_tag(described, f"{TAG}.factory", "our.nets:make")
+def test_weights_are_released_if_the_run_names_their_inputs_and_a_factory(lab: Lab) -> None:
+    bare, described, complete, script, two = (lab.run(model=False) for _ in range(5))
+    files = {bare: ["checkpoints/best.ckpt"], described: ["best.ckpt"], complete: ["best.ckpt"], script: ["script.pt"]}
+    for run, paths in (files | {two: ["w/a.ckpt", "w/b.ckpt"]}).items():
+        for path in paths:
+            lab.hook.client.log_text(run, "weights", path)
+    for run in (described, complete, script):
+        lab.hook.client.set_tag(run, f"{TAG}.input_spec", '[{"name": "x", "dtype": "float32", "shape": ["batch", 3]}]')
+    lab.hook.client.set_tag(complete, f"{TAG}.factory", "our.nets:make")
     report = by_run(lab.start())
-    assert report[described][0] == "release"
-    assert report[bare][0] == report[two][0] == "refuse"
-    assert lab.tags(bare)[f"{TAG}.reason_code"] == "no_factory"
-    assert lab.tags(two)[f"{TAG}.reason_code"] == "several_model_files"
+    assert report[complete][0] == "release"
+    assert report[script][0] == "release", "a file of this suffix may be a whole model"
+    codes = {run: lab.tags(run)[f"{TAG}.reason_code"] for run in (bare, described, two)}
+    assert codes == {bare: "no_input_spec", described: "no_factory", two: "several_model_files"}
+    for run in (bare, described):
+        assert "`factory`" in report[run][1]
+        assert "`input_spec`" in report[run][1]
     assert "w/a.ckpt, w/b.ckpt" in report[two][1]
+
+
+def test_models_of_different_names_are_refused_by_the_watch_too(lab: Lab) -> None:
+    run, named = lab.run(), lab.run()
+    for one in (run, named):
+        lab.hook.client.log_artifacts(one, str(lab.model_folder), "teacher")
+    lab.hook.client.set_tag(named, f"{TAG}.logged_model_name", "teacher")
+    report = by_run(lab.start())
+    assert report[named][0] == "release"
+    assert lab.tags(run)[f"{TAG}.reason_code"] == "several_logged_models"
+    assert "'teacher', 'model'" in report[run][1]
+
+
+def test_a_run_that_goes_on_is_called_running(lab: Lab) -> None:
+    run = lab.run()
+    lab.hook.client.update_run(run, "RUNNING")
+    assert by_run(lab.backfill(plan_only="true"))[run] == ("skip", "the run is still running")
 
 
 def test_only_releasable_runs_are_started_and_the_others_are_handled_once(lab: Lab) -> None:
@@ -59,10 +83,10 @@ def test_a_pickle_is_refused_unless_the_deployment_allows_pickles(lab: Lab, monk
     assert report[pickled][0] == "release"
     assert report[only_pickle][0] == "refuse"
     assert "allow_pickle" in lab.tags(only_pickle)[f"{TAG}.reason"]
-    assert lab.tags(only_pickle)[f"{TAG}.reason_code"] == "pickle_not_allowed"
+    assert lab.tags(only_pickle)[f"{TAG}.reason_code"] == "pickle"
     assert lab.tags(only_pickle)[f"{TAG}.status"] == "refused"
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
-    assert by_run(lab.backfill(plan_only="true"))[only_pickle][0] != "refuse"
+    assert by_run(lab.backfill(plan_only="true"))[only_pickle][0] == "release"
 
 
 def test_a_run_with_a_manual_release_waits_and_is_released_if_that_fails(lab: Lab) -> None:

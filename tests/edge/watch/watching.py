@@ -52,7 +52,11 @@ class Lab:
 def context(run_type: str, hours: float = 24) -> Any:
     now = datetime.now(UTC)
     run = SimpleNamespace(
-        run_type=run_type, run_id="watch", data_interval_start=now - timedelta(hours=hours), data_interval_end=now
+        dag_id="watch_training",
+        run_type=run_type,
+        run_id="watch",
+        data_interval_start=now - timedelta(hours=hours),
+        data_interval_end=now,
     )
     return {"dag_run": run}
 
