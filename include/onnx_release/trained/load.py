@@ -86,7 +86,7 @@ def _load_pickle(
             subject,
             "is not a complete file of torch.save",
             "Log it again. If the download was cut short, clear the task 'export'.",
-            code="damaged_checkpoint",
+            code="load_failed",
         )
     if not allow_pickle:
         names = foreign_globals(package.data_path)

@@ -433,7 +433,7 @@ def test_weights_that_cannot_be_loaded_whole_are_refused(
 def test_a_damaged_file_is_not_called_a_pickle(net: Net, tmp_path: Path, content: bytes | None) -> None:
     path = stored(tmp_path / "w.pth", net.state_dict())
     path.write_bytes(content or path.read_bytes()[:-300])
-    with refused("damaged_checkpoint"):
+    with refused("load_failed", "not a complete file"):
         load(path, options("Net"))
 
 
