@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import collections
 import datetime
 import io
 import json
 import pathlib
+import pickle
 import pickletools
 import re
 import types
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -78,6 +79,10 @@ def _empty_dict(*_: object) -> dict[Any, Any]:
     return {}
 
 
+def _empty_list(*_: object) -> list[Any]:
+    return []
+
+
 def _empty_bytes(*_: object) -> bytes:
     return b""
 
@@ -93,6 +98,7 @@ _HARMLESS: dict[str, Any] = {
     "builtins.frozenset": frozenset,
     "builtins.bytes": _empty_bytes,  # pickle stores only empty bytes in this way
     "collections.defaultdict": _empty_dict,
+    "collections.deque": _empty_list,
     "lightning.fabric.utilities.data.AttributeDict": dict,
     "lightning_fabric.utilities.data.AttributeDict": dict,
     "pytorch_lightning.utilities.parsing.AttributeDict": dict,
@@ -106,7 +112,7 @@ _HARMLESS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def read_checkpoint(path: Path, *, device: str = "cpu") -> Any:
+def read_checkpoint(path: Path) -> Any:
     """Return the content of a file. Weights are memory-mapped; no code of the file runs.
 
     torch's restricted unpickler creates tensors, containers and the values of `_HARMLESS`. Every other class or
@@ -114,20 +120,32 @@ def read_checkpoint(path: Path, *, device: str = "cpu") -> Any:
 
     Args:
         path: A file of `torch.save` or safetensors, or the index of several such files.
-        device: The device of the tensors.
 
     Raises:
         TrainedModelRefused: A shard is missing.
         Exception: The file is broken, or its pickle needs more than the restricted unpickler.
     """
     if is_index(path):
-        return _read_shards(path, device)
+        return _read_shards(path)
     if path.suffix.lower() == ".safetensors":
-        return _read_safetensors(path, device)
+        return _read_safetensors(path)
+    made = {name: _HARMLESS.get(name) or _absent(name) for name in _globals(path)}
     known = torch.serialization.get_safe_globals()
-    stand_ins = [(_HARMLESS.get(name) or type("Absent", (Absent,), {"origin": name}), name) for name in _globals(path)]
-    with torch.serialization.safe_globals([*known, *stand_ins]):
-        return torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
+    while True:
+        try:
+            with torch.serialization.safe_globals([*known, *((stand_in, name) for name, stand_in in made.items())]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        except pickle.UnpicklingError as error:
+            # The unpickler fills only torch's own containers, and its message has the class of another one.
+            container = OrderedDict if "SETITEM" in str(error) else list
+            name = next((name for name, stand_in in made.items() if repr(stand_in) in str(error)), None)
+            if name is None or container is made[name]:
+                raise
+            made[name] = container
+
+
+def _absent(origin: str) -> type[Absent]:
+    return type("Absent", (Absent,), {"origin": origin, "__qualname__": origin})
 
 
 def is_index(path: Path) -> bool:
@@ -193,23 +211,22 @@ def origin_of(value: object) -> str | None:
     return value.origin if isinstance(value, type) and issubclass(value, Absent) else None
 
 
-def _read_safetensors(path: Path, device: str) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    # safetensors cannot read onto the meta device.
-    tensors: dict[str, torch.Tensor] = load_file(str(path), device="cpu")
+    tensors: dict[str, torch.Tensor] = load_file(str(path))
     with safe_open(str(path), framework="pt") as file:
         # `save_model` stores shared tensors once, and the other names in the metadata.
         for name, kept in (file.metadata() or {}).items():
             if kept in tensors:
                 tensors.setdefault(name, tensors[kept])
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return tensors
 
 
-def _read_shards(index: Path, device: str) -> dict[str, torch.Tensor]:
+def _read_shards(index: Path) -> dict[str, torch.Tensor]:
     files = shards_of(index)
-    contents = {file: read_checkpoint(file, device=device) for file in sorted(set(files.values()))}
+    contents = {file: read_checkpoint(file) for file in sorted(set(files.values()))}
     lacking = [name for name, file in files.items() if not isinstance(contents[file], Mapping)]
     lacking += [name for name, file in files.items() if name not in lacking and name not in contents[file]]
     if lacking:
@@ -246,6 +263,6 @@ def plain(value: Any) -> Any:
         return value.values
     if isinstance(value, argparse.Namespace | types.SimpleNamespace):
         return plain(vars(value))
-    if type(value) in (dict, collections.OrderedDict):
+    if type(value) in (dict, OrderedDict):
         return {key: plain(item) for key, item in value.items()}
     return type(value)(map(plain, value)) if type(value) in (list, tuple) else value

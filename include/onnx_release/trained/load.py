@@ -8,8 +8,11 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import distributed
 from torch.export import ExportedProgram
 
 from onnx_release.errors import Refused, TrainedModelRefused, shorten
@@ -102,13 +105,29 @@ def _load_pickle(
     sys.path[:0] = [str(folder) for folder in package.code_paths]
     try:
         with _loading(package), _without_warnings():
-            content = torch.load(package.data_path, map_location="cpu", weights_only=False)
+            content = _unpickle(package.data_path)
     finally:
         sys.path[:] = former_path
     if factory is not None and factory.path and not isinstance(content, torch.nn.Module):
         return load_weights(content, factory, subject)
     model, findings = choose_module(content, factory.weights_key if factory else "", subject)
     return unwrapped(model).eval(), findings
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except ValueError:
+        # DistributedDataParallel needs its process group when it is loaded. A group of this process alone opens no
+        # connection.
+        if not distributed.is_available() or distributed.is_initialized():
+            raise
+        store = distributed.HashStore()  # type: ignore[attr-defined]
+        distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        finally:
+            distributed.destroy_process_group()
 
 
 @contextmanager

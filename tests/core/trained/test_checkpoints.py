@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from onnx_release.trained.load import load_with_findings
 from onnx_release.trained.mapped_weights import pages_of
@@ -174,6 +174,12 @@ class Setting:
     """An object of the training code."""
 
 
+class Settings(dict[str, int]):
+    """A dict of the training code, with an attribute."""
+
+    name = "run"
+
+
 def options(name: str, **more: Any) -> FactoryOptions:
     return FactoryOptions(path=f"{__name__}:{name}" if name else "", allowed=("tests.core",), **more)
 
@@ -325,6 +331,7 @@ def test_a_hook_of_the_model_reads_older_names(tmp_path: Path) -> None:
 def test_values_of_usual_classes_and_stand_ins_for_others_need_no_pickle(net: Net, tmp_path: Path) -> None:
     lists = collections.defaultdict(list, {"a": [1]})
     others = [datetime.datetime.now(), lists, np.float32(1.5), np.arange(4), np.dtype("f4"), Setting(), b""]
+    others += [Settings(a=1), collections.deque([1.0], maxlen=5)]
     content = {"model": net.state_dict(), "args": argparse.Namespace(path=Path("a")), "others": others}
     for archive in (True, False):
         path = stored(tmp_path / "w.pth", content, _use_new_zipfile_serialization=archive)
@@ -480,6 +487,11 @@ def test_a_large_model_is_mapped_only_if_that_is_the_same_model(
     assert bool(pages_of(model).ranges) == mapped
 
 
+def _in_ddp(model: nn.Module) -> nn.Module:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    return nn.parallel.DistributedDataParallel(model)
+
+
 def _compiled_part(model: Net) -> nn.Module:
     model.enc = torch.compile(model.enc)  # type: ignore[assignment]
     return model
@@ -489,6 +501,7 @@ def _compiled_part(model: Net) -> nn.Module:
     "wrap",
     [
         nn.DataParallel,
+        _in_ddp,
         torch.optim.swa_utils.AveragedModel,
         _compiled_part,
         lambda model: {"model": None, "ema": model, "epoch": 3},
@@ -497,6 +510,8 @@ def _compiled_part(model: Net) -> nn.Module:
 )
 def test_a_pickled_model_is_found_without_its_wrappers(net: Net, tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
     path = stored(tmp_path / "w.pt", wrap(copy.deepcopy(net)))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
     model, _ = load(path, options(""), allow_pickle=True)
     assert type(model) is Net
     assert not any("_orig_mod" in name for name, _ in model.named_parameters())

@@ -70,7 +70,7 @@ def test_weights_with_tags_for_factory_and_inputs_are_released(hook: MlflowHook,
 
 
 def test_the_key_of_the_weights_comes_from_the_parameter_or_the_tag(hook: MlflowHook) -> None:
-    run_id = weights_run("w.ckpt", tags={"onnx_release.weights_key": "ema"})
+    run_id = weights_run("out/w.ckpt", tags={"onnx_release.weights_key": "ema"})
     found = _trained_model(hook, run_id)
     by_tag = ReleaseInputs(hook, found, {"factory": "", "weights_key": ""}).factory()
     by_parameter = ReleaseInputs(hook, found, {"factory": FACTORY, "weights_key": "state_dict"}).factory()
