@@ -21,6 +21,9 @@ from onnx_release.trained.signature_code import log_code, schema_code, signature
 # ONNX Runtime's CPU provider has kernels of few operators for these.
 _RARE_DTYPES = {torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
+# The own name of a value that has only a place in a tuple or among `*args`.
+_POSITION = re.compile(r"output(_\d+)?|argument \d+|[\d.]+")
+
 
 def training_findings(
     package: TrainedPackage, model: LoadedModel, outputs: Sequence[TensorSpec] = ()
@@ -75,9 +78,8 @@ def name_findings(package: TrainedPackage, inputs: InputBinding, outputs: Output
     """Yield findings about names that bound by order, and about outputs that the signature leaves out."""
     sides = ("input", inputs, package.inputs), ("output", outputs, package.outputs)
     for side, binding, described in sides:
-        own = {name: binding.own_names[name] for name in binding.ordered if binding.own_names[name] != name}
-        # A model without names of its own gives its outputs positions.
-        if own and not all(re.fullmatch(r"output(_\d+)?", name) for name in own.values()):
+        own = {name: binding.own_names[name] for name in binding.ordered}
+        if any(name != own_name and not _POSITION.fullmatch(own_name) for name, own_name in own.items()):
             renamed = ", ".join(f"'{model_name}' is '{name}' in the ONNX file" for name, model_name in own.items())
             specs = [spec.replace(name=binding.own_names.get(spec.name, spec.name)) for spec in described]
             yield Finding(

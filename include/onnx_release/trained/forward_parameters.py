@@ -20,8 +20,8 @@ def forward_parameters(model: torch.nn.Module) -> list[inspect.Parameter]:
     A ``forward(*args, **kwargs)`` that wraps one function, or a module with one child, has the parameters of these.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        method: Any = model.forward
-        return [_script_parameter(argument) for argument in method.schema.arguments[1:]]
+        schema = getattr(getattr(model, "forward", None), "schema", None)
+        return [_script_parameter(argument) for argument in schema.arguments[1:]] if schema is not None else []
     parameters = _read(model.forward)
     if {parameter.kind for parameter in parameters} != _VARIADIC:
         return parameters

@@ -65,7 +65,7 @@ def _bind_program(program: torch.export.ExportedProgram, names: Sequence[str]) -
     """Bind the inputs of a program. Arguments that its trace fixed, such as a number or None, keep their value."""
     specs = [spec.arg for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT]
     structure = program.call_spec.in_spec
-    leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten([object() for _ in specs], structure))
+    leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten([torch.empty(0) for _ in specs], structure))
     call = program.module_call_graph[0].signature if program.module_call_graph else None
     parameters = list(getattr(call, "forward_arg_names", None) or ())
     tensors = [index for index, spec in enumerate(specs) if isinstance(spec, TensorArgument)]

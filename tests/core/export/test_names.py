@@ -192,6 +192,18 @@ def test_outputs_signed_in_another_order_keep_their_names(tmp_path: Path, model:
     np.testing.assert_allclose(found["sigma"], expected.sigma.detach().numpy(), atol=1e-4)
 
 
+def test_a_script_without_forward_is_refused(tmp_path: Path) -> None:
+    class Predicts(nn.Module):
+        @torch.jit.export
+        def predict(self, a: Tensor) -> Tensor:
+            return a
+
+    trained = log_model(torch.jit.script(Predicts()), tmp_path / "trained", [("a", "float32", (-1, 4))], Y, A)
+    judged = judge(trained, tmp_path / "out")
+    assert judged.code == "model_failed"
+    assert "has no attribute 'forward'" in judged.text
+
+
 def test_a_script_with_a_dict_in_a_loop_is_refused(tmp_path: Path) -> None:
     model = torch.jit.script(ScriptLoop(""))
     trained = log_model(model, tmp_path / "trained", [("a", "float32", (-1, 4))], OUTPUTS, A)
