@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -161,11 +162,9 @@ def alias_holder(hook: MlflowHook, name: str, alias: str) -> Any:
     number = (model.aliases or {}).get(alias) if model else None
     if number is None:
         return None
-    try:
-        with hook.mlflow_errors(f"The version {number} of model '{name}'"):
-            return hook.client.get_model_version(name, str(number))
-    except Refused:
-        return None  # It was deleted, and the server kept the alias.
+    with hook.mlflow_errors(f"The version {number} of model '{name}'"):
+        # Another server may keep the alias of a deleted version.
+        return _or_none(lambda: hook.client.get_model_version(name, str(number)))
 
 
 def stage_holder(hook: MlflowHook, name: str, stage: str) -> Any:
@@ -179,15 +178,20 @@ def stage_holder(hook: MlflowHook, name: str, stage: str) -> Any:
 
 
 def _registered_model(hook: MlflowHook, name: str) -> Any:
+    with hook.mlflow_errors(f"The registered model '{name}'"):
+        return _or_none(lambda: hook.client.get_registered_model(name))
+
+
+def _or_none(get: Callable[[], Any]) -> Any:
+    """Return the object, or None if MLflow does not have it."""
     from mlflow.exceptions import MlflowException
 
-    with hook.mlflow_errors(f"The registered model '{name}'"):
-        try:
-            return hook.client.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
+    try:
+        return get()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def tag_of_model(hook: MlflowHook, name: str, key: str) -> str | None:

@@ -10,7 +10,7 @@ from airflow_onnx.watch.decide import Decision
 from airflow_onnx.watch.estimate import Estimate
 from onnx_release.errors import shorten
 
-COLUMNS = ("training_run_id", "run_name", "experiment", "ended_at", "action", "reason")
+COLUMNS = ("training_run_id", "run_name", "experiment", "ended_at", "model_name", "action", "reason")
 # A summary travels through XCom, which is a row of Airflow's database.
 ROWS_MAX = 1000
 CELL_MAX_CHARACTERS = 120

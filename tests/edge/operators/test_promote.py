@@ -9,9 +9,9 @@ import mlflow
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.promote import RELEASED_VERSIONS
 from airflow_onnx.tracking import model_registry, promotion, tags
-from airflow_onnx.tracking.contract import Contract
+from airflow_onnx.tracking.contract import Contract, contract_of
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
-from onnx_release.records import TensorSpec
+from onnx_release.records import OnnxArtifact, TensorSpec
 from tests.edge.releasing import SIGNATURE, Release, tags_of, versions_of
 from tests.edge.tracking.test_contract import contract, logged
 from tests.refusals import failed
@@ -172,6 +172,19 @@ def test_a_pytorch_version_with_the_same_signature_gives_the_alias(
     hook.client.set_registered_model_alias(release.model_name, "candidate", version.version)
     release.params["rules"] = {"alias_back": True}
     assert release.run(*PUBLISHED)["alias"] == "candidate"
+
+
+def test_a_release_without_its_contract_tag_has_the_contract_of_its_files(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run(*PUBLISHED)
+    hook.client.delete_model_version_tag(release.model_name, "1", tags.VERSION_CONTRACT)
+    found = contract_of(hook, "minio_default", hook.client.get_model_version(release.model_name, "1"))
+    artifact = OnnxArtifact.from_dict(release.returned["export"])
+    assert [found.differences(Contract.of_artifact(artifact)), Contract.of_artifact(artifact).differences(found)] == [
+        [],
+        [],
+    ]
 
 
 def test_the_same_version_again_changes_nothing(hook: MlflowHook, release: Release, judged: Release) -> None:
