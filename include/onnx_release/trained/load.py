@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from onnx_release.errors import Refused, TrainedModelRefused, shorten
 from onnx_release.records import Finding
+from onnx_release.trained import refusals
 from onnx_release.trained.checkpoint_file import foreign_globals, is_index, is_pickle, shards_of
 from onnx_release.trained.mapped_weights import MappedPages
 from onnx_release.trained.match_weights import shown
@@ -93,14 +94,7 @@ def _load_pickle(
         )
     if not allow_pickle:
         names = foreign_globals(package.data_path)
-        raise TrainedModelRefused(
-            subject,
-            f"is a pickle{f' (of {shown(names, 4)})' if names else ''}, which runs code of the training run when it is "
-            "loaded, and this deployment does not allow it",
-            "Log the model with serialization_format='pt2' (MLflow's default since 3.14) or log its state dict. "
-            "To trust every training run instead, set [onnx_release] allow_pickle = True.",
-            code="pickle",
-        )
+        raise refusals.pickle_not_allowed(subject, f" (of {shown(names, 4)})" if names else "")
     former_path = list(sys.path)
     sys.path[:0] = [str(folder) for folder in package.code_paths]
     try:

@@ -21,6 +21,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from onnx_release import limits
 from onnx_release.errors import Refused, TrainedModelRefused, shorten
 from onnx_release.records import Finding
+from onnx_release.trained import refusals
 from onnx_release.trained.checkpoint_file import (
     is_index,
     origin_of,
@@ -120,15 +121,8 @@ def load_weights(
     """
     sets = find_weights(content, factory.weights_key if factory else "", subject=subject)
     if factory is None or not factory.path:
-        raise TrainedModelRefused(
-            subject,
-            f"contains weights and no model: {listed(sets)} weights"
-            if len(sets) > 1
-            else f"contains {len(sets[0].values)} weights and no model",
-            "Set the parameter `factory` to the function that makes the model (package.module:name), in a package that "
-            "the deployment allows.",
-            code="no_factory",
-        )
+        found = f": {listed(sets)} weights" if len(sets) > 1 else f" ({len(sets[0].values)} weights)"
+        raise refusals.no_factory(subject, f"contains weights and no model{found}")
     hyper_parameters = plain(content.get("hyper_parameters")) if isinstance(content, Mapping) else None
     loading = _Loading(factory, hyper_parameters if isinstance(hyper_parameters, Mapping) else {}, sets, subject)
     model = loading.without_memory() if size_bytes >= limits.META_MODEL_MIN_BYTES else None

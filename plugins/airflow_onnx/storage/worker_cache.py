@@ -54,9 +54,13 @@ def trained_model(hook: MlflowHook, model_uri: str, sha256: str | None = None) -
     from onnx_release.artifact.cache import CacheRequest
 
     # The name of a file stays: its suffix selects the reader.
-    name = PurePosixPath(model_uri).name if weight_files.is_file(model_uri) else "model"
+    is_index = weight_files.is_index(model_uri)
+    name = PurePosixPath(model_uri).name if weight_files.is_file(model_uri) and not is_index else "model"
 
     def fill(folder: Path) -> None:
+        if is_index:
+            _download_shards(hook, model_uri, folder / name)
+            return
         # MLflow's client chooses the path below the folder.
         local = hook.download(model_uri, folder / "download")
         local.rename(folder / name)
@@ -66,6 +70,17 @@ def trained_model(hook: MlflowHook, model_uri: str, sha256: str | None = None) -
     request = CacheRequest(name=f"The trained model {model_uri}", fill=fill, sha256=sha256, key=key)
     with cached_folder(request) as entry:
         yield FetchedModel(path=entry.folder / name, sha256=entry.sha256)
+
+
+def _download_shards(hook: MlflowHook, index_uri: str, folder: Path) -> None:
+    """Download the index of sharded weights and the files that it names into one folder."""
+    folder.mkdir()
+    scratch = folder.parent / "download"
+    index = hook.download(index_uri, scratch / "index").rename(folder / PurePosixPath(index_uri).name)
+    for name in weight_files.indexed_files(index.read_text(encoding="utf-8", errors="replace")):
+        uri = f"{index_uri.rpartition('/')[0]}/{name}"
+        hook.download(uri, scratch / name).rename(folder / name)
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _cache_key(hook: MlflowHook, model_uri: str) -> str | None:

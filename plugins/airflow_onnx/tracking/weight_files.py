@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -41,8 +42,7 @@ _AVERAGED = {"ema", "swa"}
 # A .tar or .bin file is one of PyTorch's only if its name has one of these words.
 _MODEL_WORDS = {"model", "checkpoint", "ckpt", "weights", "weight", "epoch", "net", "network", *_BEST, *_LAST}
 _SHARED_SUFFIXES = (".tar", ".bin")
-_SHARD = re.compile(r"-\d+-of-\d+(?=\.(safetensors|bin|pt|pth)$)")
-_INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+_SHARD = re.compile(r"-\d+-of-\d+(?=\.(safetensors|bin|pt|pth)$)", re.IGNORECASE)
 # The number of an epoch or step, and a measured value.
 _STEP = re.compile(r"(?<![a-z])(epoch|step|iter|iteration|checkpoint|ckpt)([=_ -]?)(\d+)(?!\d|\.\d)", re.IGNORECASE)
 _VALUE = re.compile(r"\d+\.\d+(?=\D|$)")
@@ -64,7 +64,9 @@ class Artifacts:
 
 def is_file(model_uri: str) -> bool:
     """Return True for the URI of a file of a run, False for the folder of a model."""
-    return model_uri.startswith("runs:/") and model_uri.lower().endswith((*limits.MODEL_SUFFIXES, *_INDEX_SUFFIXES))
+    return model_uri.startswith("runs:/") and model_uri.lower().endswith(
+        (*limits.MODEL_SUFFIXES, *limits.INDEX_SUFFIXES)
+    )
 
 
 def search(listing: Listing, depth_max: int = DEPTH_MAX) -> Artifacts:
@@ -95,7 +97,8 @@ def choose(files: Sequence[str], run_id: str) -> str:
 
     :raises TrackingRefused: if several files match equally well, or if the weights are in shards.
     """
-    candidates = _first_formats(_without_training_state(list(files)))
+    whole = [path for path in files if f"{_SHARD.sub('', path)}.index.json" not in files]
+    candidates = _first_formats(_without_training_state(whole))
     rank = min(map(_rank, candidates))
     first = _newest([path for path in candidates if _rank(path) == rank])
     refuse_shards(first, f"The training run {run_id}")
@@ -110,28 +113,48 @@ def choose(files: Sequence[str], run_id: str) -> str:
 
 
 def refuse_shards(paths: Sequence[str], subject: str) -> None:
-    """Refuse weights that are split into several files, by their names or that of their index.
+    """Refuse files that are a part of the weights each, by their names.
 
     :raises TrackingRefused: if there is such a file.
     """
-    sharded = [path for path in paths if _SHARD.search(path.lower()) or path.lower().endswith(_INDEX_SUFFIXES)]
-    if sharded:
+    if sharded := [path for path in paths if _SHARD.search(path)]:
         raise TrackingRefused(
             subject,
             f"has its weights in shards: {_listed(sharded)}",
-            "Merge them into one file and log it: torch.save(model.state_dict(), 'model.pt').",
+            "Log their index beside them (model.safetensors.index.json, as transformers writes it) and release the "
+            "index, or merge them into one file: torch.save(model.state_dict(), 'model.pt').",
             code="weights_in_shards",
         )
 
 
+def is_index(path: str) -> bool:
+    """Return True for the index of weights in several files."""
+    return path.lower().endswith(limits.INDEX_SUFFIXES)
+
+
+def indexed_files(index: str) -> list[str]:
+    """Return the names of the files of weights beside an index. The core refuses an index with other names.
+
+    :param index: its JSON.
+    """
+    try:
+        names = {str(name) for name in json.loads(index)["weight_map"].values()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return []
+    plain = (
+        name for name in names if PurePosixPath(name).name == name and name.lower().endswith(limits.MODEL_SUFFIXES)
+    )
+    return sorted(plain)
+
+
 def is_weights(path: str) -> bool:
     """Return True if a file of this name always contains weights without a model."""
-    return path.lower().endswith((".safetensors", ".ckpt"))
+    return path.lower().endswith((".safetensors", ".ckpt")) or is_index(path)
 
 
 def _is_candidate(path: str, siblings: set[str]) -> bool:
     name = PurePosixPath(path).name
-    if not name.lower().endswith((*limits.MODEL_SUFFIXES, *_INDEX_SUFFIXES)):
+    if not name.lower().endswith((*limits.MODEL_SUFFIXES, *limits.INDEX_SUFFIXES)):
         return False
     if not name.lower().endswith(_SHARED_SUFFIXES) or name.lower().endswith((".pth.tar", ".pt.tar")):
         return True

@@ -14,11 +14,16 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from mlflow.entities import LoggedModelOutput
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from safetensors.torch import save_file
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.storage import s3
+from airflow_onnx.storage import s3, worker_cache
 from airflow_onnx.tracking import training_run
 from onnx_release.errors import Refused, Transient
+from onnx_release.trained.input_spec import parse_input_spec
+from onnx_release.trained.load import load_trained
+from onnx_release.trained.mlflow_model import read_trained
+from onnx_release.trained.model_factory import FactoryOptions
 from tests.refusals import refused
 
 SIGNATURE = ModelSignature(
@@ -40,6 +45,15 @@ def log_model(name: str = "model", step: int = 0) -> str:
     return str(info.model_id)
 
 
+def log_folder(hook: MlflowHook, run_id: str, folder: Path, name: str = "model", step: int = 0) -> str:
+    """Log the files of a model as `log_model` does, without an export, and return the model's id."""
+    model_id = str(mlflow.initialize_logged_model(name=name, source_run_id=run_id).model_id)
+    hook.client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
+    hook.client.log_model_artifacts(model_id, str(folder))
+    hook.client.finalize_logged_model(model_id, "READY")
+    return model_id
+
+
 def test_the_model_of_a_finished_run_is_found(hook: MlflowHook) -> None:
     with mlflow.start_run(run_name="../../etc/ünï code\n") as run:
         model_id = log_model()
@@ -59,10 +73,13 @@ def test_of_several_models_the_one_of_the_last_step_is_chosen(hook: MlflowHook) 
     assert found.model_id == last
 
 
-def test_models_that_cannot_be_released_are_skipped_with_the_reason(hook: MlflowHook, tmp_path: Path) -> None:
+def test_models_that_cannot_be_released_are_skipped_with_the_reason(
+    hook: MlflowHook, model_folder: Path, tmp_path: Path
+) -> None:
     with mlflow.start_run() as run:
-        good = log_model(step=1)
-        damaged, empty, failed, deleted = (log_model(step=step) for step in (2, 3, 4, 5))
+        good, damaged, empty, failed, deleted = (
+            log_folder(hook, run.info.run_id, model_folder, step=step) for step in range(1, 6)
+        )
         other = mlflow.sklearn.log_model({"no": "estimator"}, name="scaler", step=6, pip_requirements=[])
         unfinished = mlflow.initialize_logged_model(name="model", source_run_id=run.info.run_id, model_type="x")
         hook.client.log_outputs(run.info.run_id, [LoggedModelOutput(unfinished.model_id, 7)])
@@ -80,9 +97,11 @@ def test_models_that_cannot_be_released_are_skipped_with_the_reason(hook: Mlflow
     assert all(part in text for text, *parts in zip(found.skipped, ids, reasons, strict=True) for part in parts)
 
 
-def test_models_of_one_step_with_different_names_are_refused_unless_one_is_named(hook: MlflowHook) -> None:
+def test_models_of_one_step_with_different_names_are_refused_unless_one_is_named(
+    hook: MlflowHook, model_folder: Path
+) -> None:
     with mlflow.start_run() as run:
-        ids = {name: log_model(name) for name in ("encoder", "decoder")}
+        ids = {name: log_folder(hook, run.info.run_id, model_folder, name) for name in ("encoder", "decoder")}
     with refused("several_logged_models", "'decoder', 'encoder'"):
         training_run.find_trained_model(hook, run.info.run_id)
     by_parameter = training_run.find_trained_model(hook, run.info.run_id, logged_model_name="encoder")
@@ -201,6 +220,28 @@ def test_a_model_is_downloaded_whole_and_a_missing_one_leaves_no_folder(hook: Ml
     with pytest.raises((Refused, Transient), match="m-00"):
         hook.download("models:/m-00000000000000000000000000000000", tmp_path / "gone")
     assert not (tmp_path / "gone").exists()
+
+
+def test_weights_in_shards_are_downloaded_with_their_index_and_loaded(hook: MlflowHook, tmp_path: Path) -> None:
+    trained = torch.nn.Linear(3, 2).eval()
+    weight_map = {}
+    for number, (name, tensor) in enumerate(trained.state_dict().items(), 1):
+        weight_map[name] = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: tensor}, tmp_path / weight_map[name])
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with mlflow.start_run() as run:
+        mlflow.log_artifacts(str(tmp_path), "checkpoint-12")
+        mlflow.log_text("x", "checkpoint-12/optimizer.pt")
+    found = training_run.find_trained_model(hook, run.info.run_id)
+    assert found is not None
+    assert found.model_uri == f"runs:/{run.info.run_id}/checkpoint-12/model.safetensors.index.json"
+    spec = parse_input_spec([{"name": "x", "dtype": "float32", "shape": ["batch", 3]}])
+    factory = FactoryOptions(path="torch.nn:Linear", allowed=("torch",), kwargs={"in_features": 3, "out_features": 2})
+    with worker_cache.trained_model(hook, found.model_uri) as fetched:
+        loaded = load_trained(read_trained(fetched.path, spec), allow_pickle=False, factory=factory)
+    batch = torch.randn(5, 3)
+    assert isinstance(loaded, torch.nn.Module)
+    assert torch.equal(loaded(batch), trained(batch))
 
 
 def _remove_data(hook: MlflowHook, model_id: str) -> None:

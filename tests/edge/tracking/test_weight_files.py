@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePosixPath
 
 import pytest
@@ -73,12 +74,26 @@ def test_files_that_match_equally_well_are_refused_by_name(paths: list[str]) -> 
 
 
 @pytest.mark.parametrize("form", ["model-0000{}-of-00002.safetensors", "hf/pytorch_model-0000{}-of-00002.bin"])
-def test_weights_in_shards_are_refused_as_such(form: str) -> None:
+def test_weights_in_shards_are_released_by_their_index(form: str) -> None:
     index = form.partition("-0000")[0] + form[form.rindex(".") :] + ".index.json"
-    with refused("weights_in_shards", form.format(2), "one file"):
-        weight_files.choose(found(form.format(1), form.format(2), index).files, "r")
+    shards = [form.format(1), form.format(2)]
+    assert weight_files.choose(found(*shards, index, "optimizer.pt").files, "r") == index
+    with refused("weights_in_shards", shards[1], "index"):
+        weight_files.choose(found(*shards).files, "r")
     with refused("weights_in_shards"):
-        weight_files.refuse_shards([f"runs:/r/{form.format(1)}"], "The model")
+        weight_files.refuse_shards([f"runs:/r/{shards[0]}"], "The model")
+
+
+def test_an_index_names_files_beside_it_only() -> None:
+    weight_map = {
+        "a": "m-1.safetensors",
+        "b": "m-2.safetensors",
+        "c": "../x.safetensors",
+        "d": "run.sh",
+        "e": "m-1.safetensors",
+    }
+    assert weight_files.indexed_files(json.dumps({"weight_map": weight_map})) == ["m-1.safetensors", "m-2.safetensors"]
+    assert [weight_files.indexed_files(text) for text in ("{}", "no json", "[1]", '{"weight_map": 3}')] == [[]] * 4
 
 
 def test_other_files_and_the_folders_of_models_are_no_candidates() -> None:
