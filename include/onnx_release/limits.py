@@ -77,8 +77,20 @@ DTYPE_LIMITS: dict[str, dict[str, float | None]] = {
 # Limits of a model of reduced precision, for outputs of every dtype: the error relative to the columns' spread (26 dB
 # are 5 % of it), the cosine, and the share of equal values of integer outputs.
 PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
-    "int8": {"mae_max": None, "sqnr_min_db": 26.0, "cosine_min": 0.999, "agreement_min": 0.99},
-    "float16": {"mae_max": None, "sqnr_min_db": 40.0, "cosine_min": 0.9999, "agreement_min": 0.999},
+    "int8": {
+        "mae_max": None,
+        "sqnr_min_db": 26.0,
+        "cosine_min": 0.999,
+        "agreement_min": 0.99,
+        "uncertainty_max": 0.5,
+    },
+    "float16": {
+        "mae_max": None,
+        "sqnr_min_db": 40.0,
+        "cosine_min": 0.9999,
+        "agreement_min": 0.999,
+        "uncertainty_max": 0.1,
+    },
 }
 
 # Tuning: its longest duration, and the part of it for building variants before they are timed.
@@ -162,6 +174,12 @@ class OutputLimits(Record):
         description="Empty: not limited.",
         json_schema_extra={"minimum": -1, "maximum": 1},
     )
+    uncertainty_max: float | None = Field(
+        default=0.01,
+        title="Largest part of the uncertainty",
+        description="The largest difference over the model's own uncertainty, for outputs in `uncertainty_of`.",
+        json_schema_extra={"exclusiveMinimum": 0},
+    )
 
 
 class ParityLimits(OutputLimits):
@@ -169,10 +187,12 @@ class ParityLimits(OutputLimits):
 
     `per_output` replaces limits for a named output and `per_dtype` for a dtype (``{"positions": {"max_abs": 1e-4}}``).
     An output's own entry wins over its dtype's. That one wins over `DTYPE_LIMITS`, which wins over the general fields.
+    `uncertainty_of` names the output with the standard deviations of another one (``{"positions": "uncertainties"}``).
     """
 
     per_output: dict[str, dict[str, float | None]] = Field(default_factory=dict)
     per_dtype: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    uncertainty_of: dict[str, str] = Field(default_factory=dict)
 
 
 class LatencyBudget(Record):

@@ -14,6 +14,7 @@ class TrackingRefused(Refused):
     codes: ClassVar[Mapping[str, str]] = {
         "contract_change": "The alias is at a version with other inputs or outputs.",
         "contract_unknown": "The inputs and outputs of the version that has the alias cannot be read.",
+        "uncertainty_tag": "The tag onnx_release.uncertainty_of is not a list of output:uncertainty.",
         "evaluation_tag": "The tag onnx_release.evaluation is not the path of an .npz file among the run's artifacts.",
         "factory_kwargs": "The arguments of the model factory are not a JSON object.",
         "inputs_uri_form": "The URI of an .npz file has no known form.",

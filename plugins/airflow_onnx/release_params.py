@@ -107,6 +107,11 @@ def _parity_params() -> dict[str, Param]:
         "per_dtype": field(
             {}, "object", PARITY, "Limits of single dtypes", 'For example `{"float16": {"mae_max": 1e-3}}`.'
         ),
+        "uncertainty_of": field(
+            {}, "object", PARITY, "Outputs with uncertainties",
+            'The output with the standard deviations of another one: `{"positions": "uncertainties"}`. '
+            "Empty: from the run's tag.",
+        ),
     }  # fmt: skip
 
 

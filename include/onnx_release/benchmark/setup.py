@@ -79,7 +79,8 @@ class BenchmarkOptions(Record):
         general = PRECISION_LIMITS[precision] | {name: v for name, v in changes.items() if not name.startswith("per_")}
         # `DTYPE_LIMITS` are for exact models, so they must not tighten these.
         by_dtype = dict.fromkeys(DTYPE_LIMITS, general) | changes.get("per_dtype", {})
-        return ParityLimits.from_dict(general | changes | {"per_dtype": by_dtype})
+        uncertainty_of = {"uncertainty_of": self.parity_limits.uncertainty_of}
+        return ParityLimits.from_dict(general | uncertainty_of | changes | {"per_dtype": by_dtype})
 
 
 def require_precisions(limits: dict[str, dict[str, Any]]) -> None:

@@ -40,7 +40,8 @@ def compare_outputs(
             compared = Compared(failures=["PyTorch returns it, ONNX Runtime does not"])
         else:
             resolved = resolve_limits(limits, name, ours.dtype.name)
-            compared = compare_arrays(ours, theirs, resolved.model_dump(), scales.get(name, ()))
+            uncertainty = reference.get(limits.uncertainty_of.get(name, ""))
+            compared = compare_arrays(ours, theirs, resolved.model_dump(), scales.get(name, ()), uncertainty)
         shown = candidate[name] if ours is None else ours
         worst = compared.worst_column
         results.append(

@@ -31,18 +31,20 @@ def require_limits(limits: ParityLimits, outputs: Sequence[TensorSpec]) -> None:
         ParityRefused: with every mistake: an override of an unknown output or dtype, an unknown limit, a limit out of
             its bounds, an output without any limit.
     """
-    wrong = list(_mistakes(limits, [spec.name for spec in outputs]))
+    wrong = [*_mistakes(limits, [spec.name for spec in outputs]), *_wrong_uncertainties(limits, outputs)]
     for spec in outputs if not wrong else ():
         resolved = resolve_limits(limits, spec.name, spec.dtype)
         # `agreement_min` is the only limit on integers and booleans, and does not apply to floats.
-        applied = set(_NAMES) - {"agreement_min"} if spec.dtype.startswith("float") else {"agreement_min"}
+        applied = (
+            set(_NAMES) - {"agreement_min", "uncertainty_max"} if spec.dtype.startswith("float") else {"agreement_min"}
+        )
         if all(getattr(resolved, name) is None for name in applied):
             wrong.append(f"output '{spec.name}' is left without any limit")
     if wrong:
         raise ParityRefused(
             "The parity limits",
             f"cannot be applied: {'; '.join(wrong)}",
-            "Correct the parity parameters of the release.",
+            "Correct the parity parameters of the release, or the run's tag that names an output.",
             code="wrong_limits",
         )
 
@@ -66,6 +68,16 @@ def _mistakes(limits: ParityLimits, outputs: list[str]) -> Iterator[str]:
                 yield f"{where}has '{name}', and the limits are {list(_NAMES)}"
             elif value is not None and (bounds := _exceeded_bounds(name, value)):
                 yield f"{where}{name} is {value}, not {bounds}"
+
+
+def _wrong_uncertainties(limits: ParityLimits, outputs: Sequence[TensorSpec]) -> Iterator[str]:
+    floats = [spec.name for spec in outputs if spec.dtype.startswith("float")]
+    for pair in limits.uncertainty_of.items():
+        for name in pair:
+            if name not in floats:
+                yield f"uncertainty_of has '{name}', and the outputs of floats are {floats}"
+        if pair[0] == pair[1]:
+            yield f"uncertainty_of names '{pair[0]}' as its own uncertainty"
 
 
 def _exceeded_bounds(name: str, value: float) -> str | None:

@@ -84,7 +84,13 @@ def root_mean_square(values: Array) -> float:
     return largest * float(np.sqrt(np.mean((values / largest) ** 2))) if largest else 0.0
 
 
-def compare_arrays(reference: Array, candidate: Array, limits: Limits, scales: Sequence[ColumnScale]) -> Compared:
+def compare_arrays(
+    reference: Array,
+    candidate: Array,
+    limits: Limits,
+    scales: Sequence[ColumnScale],
+    uncertainty: Array | None = None,
+) -> Compared:
     """Compare one output of both sides.
 
     Without a finite value on either side, or without any value, equal arrays have no measures and no failures.
@@ -94,6 +100,7 @@ def compare_arrays(reference: Array, candidate: Array, limits: Limits, scales: S
         candidate: ONNX Runtime's array.
         limits: every field of `OutputLimits`.
         scales: the scales of the output's columns over all samples.
+        uncertainty: PyTorch's standard deviations of this output, if another output contains them.
 
     Returns:
         The result. Its failures are dtype, shape, places of NaN and infinity, and exceeded limits.
@@ -137,6 +144,8 @@ def compare_arrays(reference: Array, candidate: Array, limits: Limits, scales: S
             compared.measures["sqnr_db"] = min(ratios, default=None)
             if compared.worst_column is None or worst.share > compared.worst_column.share:
                 compared.worst_column = worst
+        if uncertainty is not None:
+            _judge_uncertainty(compared, difference, uncertainty, scales, limits["uncertainty_max"])
     return compared
 
 
@@ -226,6 +235,33 @@ def _judge_columns(
         share=float(share[index]),
     )
     return failures, _decibels(1.0, root_mean_square(relative)), worst
+
+
+def _judge_uncertainty(
+    compared: Compared,
+    difference: Array,
+    uncertainty: Array,
+    scales: Sequence[ColumnScale],
+    most: float | None,
+) -> None:
+    """Compare each difference that is more than rounding with the model's own uncertainty of the value."""
+    # One deviation for a whole row is as usual as one for each value.
+    shape = uncertainty.shape if uncertainty.ndim == difference.ndim else (*uncertainty.shape, 1)
+    try:
+        deviations = np.broadcast_to(uncertainty.reshape(shape).astype(np.float64), difference.shape)
+    except ValueError:
+        compared.failures.append(f"its uncertainty has shape {list(uncertainty.shape)}, not {list(difference.shape)}")
+        return
+    rounding = next((scale.rounding for scale in scales if scale.axis in (-1, None)), np.zeros(1))
+    beyond = difference > rounding
+    # A difference where the uncertainty is zero or NaN has no finite ratio.
+    ratios = np.divide(difference, deviations, out=np.full_like(difference, np.inf), where=deviations > 0)
+    ratio = float(ratios[beyond].max()) if beyond.any() else 0.0
+    compared.measures["uncertainty_ratio"] = ratio if math.isfinite(ratio) else None
+    if most is not None and not ratio < most:
+        compared.failures.append(
+            f"largest difference is {ratio:.3g} of the model's own uncertainty, not below {most:g}"
+        )
 
 
 def _exceeded(failed: Array, share: Array, axis: int | None) -> Iterator[tuple[int, str]]:

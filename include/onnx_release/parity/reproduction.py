@@ -63,6 +63,7 @@ def write_reproduction(folder: Path, case: ReproductionCase) -> tuple[Path, ...]
     """
     limits = ParityLimits.from_dict(dict(case.limits))
     known = {**output_scales([(case.sample, case.reference)]), **case.scales}
+    names = {name: index for index, name in enumerate(case.reference)}
     scales = [known.get(name, ()) for name in case.reference]
     with fresh_folder(folder) as fresh:
         _dump(
@@ -74,6 +75,7 @@ def write_reproduction(folder: Path, case: ReproductionCase) -> tuple[Path, ...]
                 "limits": [
                     resolve_limits(limits, name, array.dtype.name).to_dict() for name, array in case.reference.items()
                 ],
+                "uncertainties": [names.get(limits.uncertainty_of.get(name, "")) for name in case.reference],
                 "axes": [[scale.axis for scale in of_output] for of_output in scales],
                 "sample": case.sample.name,
                 "sha256": case.sha256,
@@ -208,18 +210,18 @@ if not model.is_file():
 
 case = json.loads((here / "case.json").read_text(encoding="utf-8"))
 inputs = dict(zip(case["inputs"], np.load(here / "inputs.npz").values()))
-references = np.load(here / "pytorch_outputs.npz").values()
+references = list(np.load(here / "pytorch_outputs.npz").values())
 scales = iter(np.load(here / "scales.npz").values())
 session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
 candidates = session.run(case["outputs"], inputs)
 
 failed = False
-for name, reference, candidate, limits, axes in zip(
-    case["outputs"], references, candidates, case["limits"], case["axes"]
+for name, reference, candidate, limits, axes, of in zip(
+    case["outputs"], references, candidates, case["limits"], case["axes"], case["uncertainties"]
 ):
-    compared = compare_arrays(
-        reference, candidate, limits, [ColumnScale(axis, next(scales), next(scales), next(scales)) for axis in axes]
-    )
+    of_columns = [ColumnScale(axis, next(scales), next(scales), next(scales)) for axis in axes]
+    uncertainty = None if of is None else references[of]
+    compared = compare_arrays(reference, candidate, limits, of_columns, uncertainty)
     failed = failed or bool(compared.failures)
     shown = ", ".join(f"{key} {value:.3g}" for key, value in compared.measures.items() if value is not None)
     verdict = f"outside the limits: {'; '.join(compared.failures)}" if compared.failures else "within the limits"

@@ -51,6 +51,12 @@ class Measures(Record):
         description="Signal to noise ratio in dB: the root mean square of each column's difference relative to the "
         "column's scale, over all columns. None when nothing differs.",
     )
+    uncertainty_ratio: Annotated[float | None, Reporting(worst=max, form="{:.2e}", skip_missing=True)] = Field(
+        default=None,
+        title="of its uncertainty",
+        description="Largest difference over the model's own uncertainty, where another output contains it. "
+        "Differences up to rounding are left out.",
+    )
     agreement: Annotated[float | None, Reporting(worst=min, form="{:.2%}")] = Field(
         default=None, title="agreement", description="Share of equal values of an integer or boolean output."
     )

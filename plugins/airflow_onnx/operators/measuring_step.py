@@ -86,9 +86,12 @@ class MeasuringStepOperator(ReleaseStepOperator):
         from onnx_release.benchmark.setup import BenchmarkOptions
         from onnx_release.latency.host_lock import LockOptions
 
+        parity = params.settings(ParityLimits, self.parity or {})
+        if not parity.uncertainty_of:
+            parity = parity.replace(uncertainty_of=source.uncertainty_of())
         return BenchmarkOptions(
             batch_sizes=params.integers(self.batch_sizes, "batch_sizes", 1, limits.BATCH_SIZE_MAX),
-            parity_limits=params.settings(ParityLimits, self.parity or {}),
+            parity_limits=parity,
             latency_budget=params.settings(LatencyBudget, self.budget or {}),
             measure_plan=params.settings(MeasurePlan, self.plan or {}),
             allow_pickle=settings.allow_pickle(),

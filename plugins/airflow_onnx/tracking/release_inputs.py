@@ -71,6 +71,22 @@ class ReleaseInputs:
         """Return the description of the inputs for `input_spec.parse_input_spec`, or None."""
         return self._value("input_spec", tags.INPUT_SPEC) or None
 
+    def uncertainty_of(self) -> dict[str, str]:
+        """Return the outputs whose uncertainty is another output, by name, from the run's tag.
+
+        :raises TrackingRefused: if the tag is not ``output:uncertainty``, or several of them separated by commas.
+        """
+        tag = self._run_tags.get(tags.UNCERTAINTY_OF, "").strip()
+        pairs = [tuple(name.strip() for name in pair.split(":")) for pair in tag.split(",")] if tag else []
+        if any(len(pair) != 2 or not all(pair) for pair in pairs) or len({pair[0] for pair in pairs}) != len(pairs):
+            raise TrackingRefused(
+                f"The tag {tags.UNCERTAINTY_OF} of run {self._run_id}",
+                f"is {tag!r:.200}, which is not a list of output:uncertainty",
+                "Correct the tag, for example to positions:uncertainties, or give the parameter uncertainty_of.",
+                code="uncertainty_tag",
+            )
+        return dict(pairs)
+
     def evaluation_uri(self, parameter: str) -> str | None:
         """Return the URI of the evaluation sample, or None if there is none.
 

@@ -15,6 +15,7 @@ FACTORY_KWARGS = f"{ROOT}.factory_kwargs"
 INPUT_SPEC = f"{ROOT}.input_spec"
 WEIGHTS_KEY = f"{ROOT}.weights_key"
 EVALUATION = f"{ROOT}.evaluation"
+UNCERTAINTY_OF = f"{ROOT}.uncertainty_of"
 LOGGED_MODEL_NAME = f"{ROOT}.logged_model_name"
 
 # The state of the release.

@@ -14,6 +14,7 @@ from onnx_release.parity.scales import output_scales
 from onnx_release.records import Measures, OutputParity, TensorSpec
 from onnx_release.samples.sample import Sample
 from tests.core import records
+from tests.refusals import refused
 
 SAMPLE = Sample(name="example", inputs={}, batch_size=2)
 NAN, INF = float("nan"), float("inf")
@@ -290,3 +291,42 @@ def test_a_difference_on_a_sample_that_does_not_decide_is_a_warning() -> None:
 def test_samples_that_do_not_decide_are_not_enough() -> None:
     report = evaluate_parity(records.artifact(), [records.comparison(decides=False)], ParityLimits())
     assert "nothing was compared" in report.failures
+
+
+UNCERTAIN = ParityLimits(mae_max=None, sqnr_min_db=20.0, uncertainty_of={"y": "sigma"})
+
+
+def _uncertain(off: float, sigma: Any, limits: ParityLimits = UNCERTAIN) -> OutputParity:
+    values = np.linspace(-1, 1, 8).reshape(4, 2).astype(np.float32)
+    deviations = np.asarray(sigma, np.float32)
+    reference = {"y": values, "sigma": deviations}
+    results = compare_outputs(reference, {"y": values + np.float32(off), "sigma": deviations}, SAMPLE, limits)
+    return results[0]
+
+
+@pytest.mark.parametrize("sigma", [np.full((4, 2), 0.5), np.full((4, 1), 0.5), np.full(4, 0.5), np.full(2, 0.5)])
+def test_a_difference_is_compared_with_the_models_own_uncertainty(sigma: Any) -> None:
+    if sigma.shape == (2,):
+        assert "its uncertainty has shape [2], not [4, 2]" in _failure(_uncertain(1e-3, sigma))
+        return
+    small = _uncertain(1e-3, sigma)
+    assert small.passed
+    assert small.measures.uncertainty_ratio == pytest.approx(2e-3, rel=1e-2)
+    assert "0.02 of the model's own uncertainty, not below 0.01" in _failure(_uncertain(1e-2, sigma))
+    assert _uncertain(1e-2, sigma, UNCERTAIN.replace(uncertainty_max=0.1)).passed
+
+
+@pytest.mark.parametrize("sigma", [0.0, NAN, -1.0])
+def test_an_uncertainty_without_a_size_allows_no_difference_but_rounding(sigma: float) -> None:
+    assert not _uncertain(1e-3, np.full((4, 2), sigma)).passed
+    assert "uncertainty" not in "; ".join(_uncertain(0.0, np.full((4, 2), sigma)).failures)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "part"),
+    [({"y": "n"}, "'n'"), ({"z": "y"}, "'z'"), ({"y": "y"}, "its own uncertainty"), ({"": ""}, "''")],
+)
+def test_an_uncertainty_that_is_not_another_output_of_floats_is_refused(pairs: dict[str, str], part: str) -> None:
+    outputs = [TensorSpec(name="y", dtype="float32", shape=()), TensorSpec(name="n", dtype="int64", shape=())]
+    with refused("wrong_limits", "uncertainty_of", part):
+        require_limits(ParityLimits(uncertainty_of=pairs), outputs)

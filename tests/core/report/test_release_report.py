@@ -245,7 +245,7 @@ def test_a_release_without_an_artifact_has_no_metrics() -> None:
 def test_the_summary_shows_verdict_parity_and_speed() -> None:
     text = summary_markdown(_report())
     assert text.startswith("**net**: accepted\n")
-    assert "| y | 3.00e-08 | 2.00e-08 | 1.00e-06 | 0.50000000 | - | - | yes |" in text
+    assert "| y | 3.00e-08 | 2.00e-08 | 1.00e-06 | 0.50000000 | - | - | - | yes |" in text
     assert "| 1 | 2 / 2.5 ms | 1 / 1.2 ms | 490 / 980 | 2.00x [1.90, 2.10] at 95% | 40 x 10 |" in text
     assert "verdict: passed, goal reached" in text
     assert records.SHA in text

@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx.cli import doctor
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking import training_run
+from airflow_onnx.tracking import tags, training_run
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
 from onnx_release.errors import Refused
 from tests.edge.releasing import SIGNATURE, Release, TwoHeads, assert_refused, new_release, trained_run
@@ -77,6 +77,30 @@ def test_the_key_of_the_weights_comes_from_the_parameter_or_the_tag(hook: Mlflow
     assert by_tag is not None
     assert by_parameter is not None
     assert (by_tag.path, by_tag.weights_key, by_parameter.weights_key) == ("", "ema", "state_dict")
+
+
+@pytest.mark.parametrize(
+    ("tag", "pairs"),
+    [
+        ("", {}),
+        ("positions:uncertainties", {"positions": "uncertainties"}),
+        (" a : b, c:d ", {"a": "b", "c": "d"}),
+        ("positions", None),
+        ("a:b:c", None),
+        ("a:,b:c", None),
+        ("a:b,a:c", None),
+        ("../x\n:<b>,", None),
+    ],
+)
+def test_the_outputs_with_uncertainties_come_from_the_tag(
+    hook: MlflowHook, tag: str, pairs: dict[str, str] | None
+) -> None:
+    source = ReleaseInputs(hook, _trained_model(hook, weights_run("w.ckpt", tags={tags.UNCERTAINTY_OF: tag})), {})
+    if pairs is not None:
+        assert source.uncertainty_of() == pairs
+        return
+    with refused("uncertainty_tag", "positions:uncertainties"):
+        source.uncertainty_of()
 
 
 def test_a_factory_that_the_deployment_does_not_allow_is_refused(hook: MlflowHook) -> None:
