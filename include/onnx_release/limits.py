@@ -40,6 +40,8 @@ REPORT_FILE = "report.json"
 # Ends of the names of files with a PyTorch model or its weights, in lower case, for str.endswith. pathlib's
 # suffix of ".pth.tar" is ".tar".
 MODEL_SUFFIXES = (".pt2", ".ckpt", ".pth", ".pt", ".safetensors", ".pth.tar", ".pt.tar", ".tar", ".bin")
+# Those of files that are loaded without their own code.
+NO_CODE_SUFFIXES = (".pt2", ".safetensors")
 # Ends of the names of the index of weights in several files (Hugging Face's format).
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from onnx_release.errors import ReleaseError, RunnerRefused, Transient, machine_failure
-from onnx_release.limits import MODEL_SUFFIXES
+from onnx_release.limits import MODEL_SUFFIXES, NO_CODE_SUFFIXES
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
 from onnx_release.records.base import Record
 from onnx_release.runners.child_process import clean_environment, describe_exit, end_with_parent
@@ -36,7 +36,6 @@ R = TypeVar("R", bound=Record)
 
 _log = logging.getLogger(__name__)
 _TAIL_CHARACTERS = 600
-_NO_CODE_SUFFIXES = (".pt2", ".safetensors")
 _STEPS: dict[str, Callable[..., Record]] = {}
 
 
@@ -161,9 +160,7 @@ def runs_code(trained: Path, *, allow_pickle: bool) -> bool:
     """
     files = trained.rglob("*") if trained.is_dir() else [trained]
     names = [file.name.lower() for file in files]
-    return allow_pickle and any(
-        name.endswith(MODEL_SUFFIXES) and not name.endswith(_NO_CODE_SUFFIXES) for name in names
-    )
+    return allow_pickle and any(name.endswith(MODEL_SUFFIXES) and not name.endswith(NO_CODE_SUFFIXES) for name in names)
 
 
 def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:

@@ -26,6 +26,8 @@ from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
 
 # A file of torch 1.5 or older is a sequence of pickles: a magic number, two headers, the content, the storages.
 _PICKLES_OF_A_LEGACY_FILE = 5
+# Tensors that are spread over processes.
+_DISTRIBUTED = ("torch.distributed.tensor.", "torch.distributed._tensor.", "torch.distributed._shard.")
 _NUMPY_DTYPE = re.compile(r"b1|[fiuc]\d{1,2}")
 
 
@@ -122,14 +124,23 @@ def read_checkpoint(path: Path) -> Any:
         path: A file of `torch.save` or safetensors, or the index of several such files.
 
     Raises:
-        TrainedModelRefused: A shard is missing.
+        TrainedModelRefused: A shard is missing, or tensors are spread over processes.
         Exception: The file is broken, or its pickle needs more than the restricted unpickler.
     """
     if is_index(path):
         return _read_shards(path)
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
-    made = {name: _HARMLESS.get(name) or _absent(name) for name in _globals(path)}
+    names = _globals(path)
+    if parts := sorted(name for name in names if name.startswith(_DISTRIBUTED)):
+        raise TrainedModelRefused(
+            f"The file of weights {path.name}",
+            f"has parts of tensors ({', '.join(parts[:3])}) instead of whole ones",
+            "Save the full state dict: torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
+            "options=StateDictOptions(full_state_dict=True)).",
+            code="sharded_weights",
+        )
+    made = {name: _HARMLESS.get(name) or _absent(name) for name in names}
     known = torch.serialization.get_safe_globals()
     while True:
         try:
@@ -209,6 +220,14 @@ def origin_of(value: object) -> str | None:
     if isinstance(value, Absent) and not isinstance(value, Array):
         return value.origin
     return value.origin if isinstance(value, type) and issubclass(value, Absent) else None
+
+
+def absent_in(value: Any, depth: int = 0) -> str | None:
+    """Return the class or function of the first stand-in in nested containers, or None if all values are loaded."""
+    if origin := origin_of(value):
+        return origin
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return next((found for item in items if depth < 6 and (found := absent_in(item, depth + 1))), None)
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

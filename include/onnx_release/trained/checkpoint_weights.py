@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from onnx_release.errors import TrainedModelRefused
-from onnx_release.trained.checkpoint_file import Array, origin_of
+from onnx_release.trained.checkpoint_file import Array
 
 # Keys under which training scripts store the weights beside optimizer and epoch.
 USUAL_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
@@ -126,15 +126,6 @@ def _as_tensor(value: Any) -> Any:
 
 def _no_weights(content: Any, subject: str) -> TrainedModelRefused:
     items = dict(content) if isinstance(content, Mapping) else {}
-    nested = [item for value in items.values() if isinstance(value, Mapping) for item in value.values()]
-    origins = {origin for value in (*items.values(), *nested) if (origin := origin_of(value))}
-    if any("istributed" in origin or "Sharded" in origin for origin in origins):
-        return TrainedModelRefused(
-            subject,
-            f"has parts of tensors ({', '.join(sorted(origins)[:5])}) instead of whole ones",
-            "Save the full state dict on one process.",
-            code="sharded_weights",
-        )
     optimizers = [str(name) for name, value in items.items() if _OTHER_STATE.search(str(name))]
     if "param_groups" in items:
         optimizers = ["the file itself"]

@@ -15,7 +15,7 @@ from pydantic import Field
 from onnx_release.errors import TrainedModelRefused, shorten
 from onnx_release.limits import FACTORY_PATTERN
 from onnx_release.records.base import Record
-from onnx_release.trained.checkpoint_file import origin_of
+from onnx_release.trained.checkpoint_file import absent_in
 
 
 class FactoryOptions(Record):
@@ -59,11 +59,11 @@ def make_model(options: FactoryOptions, hyper_parameters: Mapping[str, Any]) -> 
     arguments = {name: value for name, value in hyper_parameters.items() if name in names}
     arguments |= {name: parse_value(text) for name, text in options.run_params.items() if name in names}
     arguments |= options.kwargs
-    if absent := {name: origin for name, value in arguments.items() if (origin := origin_of(value))}:
+    if absent := {name: origin for name, value in arguments.items() if (origin := absent_in(value))}:
         raise TrainedModelRefused(
             f"The factory {options.path}",
             "needs hyperparameters of the checkpoint that are not plain values: "
-            + ", ".join(f"{name} is of {origin}" for name, origin in absent.items()),
+            + ", ".join(f"{name} has {origin}" for name, origin in absent.items()),
             "Set them with the parameter `factory_kwargs`, or log them as params of the training run.",
             code="opaque_argument",
         )

@@ -23,6 +23,7 @@ from onnx_release.errors import Refused, TrainedModelRefused, shorten
 from onnx_release.records import Finding
 from onnx_release.trained import refusals
 from onnx_release.trained.checkpoint_file import (
+    absent_in,
     is_index,
     origin_of,
     plain,
@@ -61,9 +62,10 @@ def format_of_file(path: Path) -> Literal["pt2", "torchscript", "state_dict", "p
         content = read_checkpoint(path)
         find_weights(content, subject="")
     except TrainedModelRefused as refusal:
+        if refusal.code != "no_weights":
+            return "state_dict"
         items = (content, *(content.values() if isinstance(content, Mapping) else ()))
-        opaque = any(origin_of(item) for item in items)
-        return "pickle" if opaque and refusal.code == "no_weights" else "state_dict"
+        return "pickle" if any(origin_of(item) for item in items) else "state_dict"
     except Exception:  # noqa: BLE001 - torch's restricted unpickler raises anything for a pickle of another kind
         return "pickle"
     return "state_dict"
@@ -98,7 +100,7 @@ def load_checkpoint(
             "Save only the state dict: torch.save(model.state_dict(), path).",
             code="damaged_checkpoint",
         ) from error
-    if allow_pickle and not is_index(path) and isinstance(content, Mapping) and _has_absent(content):
+    if allow_pickle and not is_index(path) and isinstance(content, Mapping) and absent_in(content):
         # The classes of its other values may be missing here, and the weights do not need them.
         with suppress(Exception):
             content = torch.load(path, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(path))
@@ -363,10 +365,3 @@ def _finish_lazy_modules(model: torch.nn.Module) -> None:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _has_absent(value: Any, depth: int = 0) -> bool:
-    if origin_of(value):
-        return True
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return depth < 4 and any(_has_absent(item, depth + 1) for item in items)

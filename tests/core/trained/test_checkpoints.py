@@ -352,9 +352,9 @@ def test_code_beside_weights_does_not_run(net: Net, tmp_path: Path) -> None:
 
 
 def test_an_opaque_hyperparameter_is_refused_only_if_the_factory_needs_it(net: Net, tmp_path: Path) -> None:
-    content = {"state_dict": net.state_dict(), "hyper_parameters": {"width": Setting(), "loss": Setting()}}
+    content = {"state_dict": net.state_dict(), "hyper_parameters": {"width": [Setting()], "loss": Setting()}}
     path = stored(tmp_path / "w.ckpt", content)
-    with refused("opaque_argument", "width is of tests.core.trained.test_checkpoints.Setting"):
+    with refused("opaque_argument", "width has tests.core.trained.test_checkpoints.Setting"):
         load(path, options("Net"))
     assert_same(load(path, options("Net", kwargs={"width": 16}))[0], net)
 
@@ -436,6 +436,14 @@ def test_weights_that_cannot_be_loaded_whole_are_refused(
         load(stored(tmp_path / "w.pth", change(net.state_dict())), options(name))
 
 
+def test_a_pickle_with_the_name_of_a_program_is_not_run(net: Net, tmp_path: Path) -> None:
+    """Files with these names are loaded in the process of the task."""
+    path = stored(tmp_path / "w.pt2", {"model": net, "payload": Payload(tmp_path / "ran")})
+    with refused("pickle"):
+        load(path, options(""), allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("content", [b"not a file of torch" * 9, None])
 def test_a_damaged_file_is_not_called_a_pickle(net: Net, tmp_path: Path, content: bytes | None) -> None:
     path = stored(tmp_path / "w.pth", net.state_dict())
@@ -490,6 +498,17 @@ def test_a_large_model_is_mapped_only_if_that_is_the_same_model(
 def _in_ddp(model: nn.Module) -> nn.Module:
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     return nn.parallel.DistributedDataParallel(model)
+
+
+def test_a_tensor_that_is_spread_over_processes_is_refused(tmp_path: Path) -> None:
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
+    path = stored(tmp_path / "w.pth", {"model": {"weight": distribute_tensor(torch.ones(3, 8), mesh, [Shard(0)])}})
+    distributed.destroy_process_group()
+    with refused("sharded_weights", "DTensor", "full_state_dict"):
+        load(path, options("Net"))
 
 
 def _compiled_part(model: Net) -> nn.Module:
