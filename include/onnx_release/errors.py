@@ -201,7 +201,6 @@ class ExportRefused(Refused):
         "data_dependent": "A branch, loop or value of the model depends on the values of its input.",
         "unsupported_operator": "ONNX has no translation of an operator of the model.",
         "unsupported_structure": "The model takes or returns a dict or another object that cannot be exported.",
-        "same_name": "The signature gives one name to an input and to an output.",
         "not_exportable": "No export strategy can convert the model.",
         "random_outputs": "The model returns different outputs for the same input.",
         "stateful_model": "The outputs of the model depend on earlier calls, because `forward` writes attributes.",

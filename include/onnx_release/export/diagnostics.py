@@ -10,6 +10,7 @@ import torch
 from onnx_release.errors import Refused, shorten
 from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import DYNAMO
+from onnx_release.export.train_mode import uses_batch_statistics
 from onnx_release.records import Finding, TensorSpec
 from onnx_release.trained.dimension_names import batch_name
 from onnx_release.trained.input_binding import InputBinding
@@ -63,6 +64,13 @@ def training_findings(
             code=f"unnamed_{side}",
             message=f"The {side} has no name in the signature: its name in the ONNX file is '{side}'",
             fix=schema_code(package.inputs if side == "input" else package.outputs),
+        )
+    if uses_batch_statistics(model):
+        yield Finding(
+            severity="warning",
+            code="batch_statistics",
+            message="A batch norm has no running statistics: a row's output depends on the other rows of its batch",
+            fix="torch.nn.BatchNorm2d(..., track_running_stats=True)  # or GroupNorm",
         )
     tensors = model.state_dict.values() if isinstance(model, torch.export.ExportedProgram) else model.parameters()
     for dtype in sorted({_RARE_DTYPES[tensor.dtype] for tensor in tensors if tensor.dtype in _RARE_DTYPES}):

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
-from onnx_release.errors import RunnerRefused
 from onnx_release.export import diagnostics
-from onnx_release.export.contract import contract_for, more_general
-from onnx_release.export.fallback import ExportOptions, export_onnx, require_exportable, tool_versions
-from onnx_release.export.input_faults import explain_failure
-from onnx_release.export.verify import ExportVerifier
+from onnx_release.export.contract import more_general
+from onnx_release.export.fallback import ExportOptions, export_onnx, tool_versions
+from onnx_release.export.preflight import prepare
 from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
-from onnx_release.runners.pytorch import PyTorchOptions
-from onnx_release.trained.example import bind_package
 from onnx_release.trained.input_spec import parse_input_spec
-from onnx_release.trained.load import load_with_findings
-from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
+from onnx_release.trained.load import load_unchecked
+from onnx_release.trained.mlflow_model import read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
 
@@ -59,15 +54,9 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         Refused: If the model cannot be read, loaded or exported.
     """
     package = read_trained(trained, parse_input_spec(options.input_spec))
-    model, weights_findings = load_with_findings(package, allow_pickle=options.allow_pickle, factory=options.factory)
-    package, binding = bind_package(package, model)
-    contract = contract_for(package)
-    require_exportable(model, contract)
-    try:
-        verifier = ExportVerifier(model, pytorch_options(package), contract)
-    except RunnerRefused as refusal:
-        raise explain_failure(refusal, model, pytorch_options(package), package, contract) from refusal
-    contract = dataclasses.replace(contract, output_names=verifier.output_names, output_axes=verifier.output_axes())
+    model, loading_findings = load_unchecked(package, allow_pickle=options.allow_pickle, factory=options.factory)
+    prepared = prepare(package, model)
+    package, contract, verifier = prepared.package, prepared.contract, prepared.verifier
     with fresh_folder(out) as folder, verifier:
         export_options = ExportOptions(opset=options.opset, device=options.device)
         result = export_onnx(model, folder, contract, export_options, verifier)
@@ -105,17 +94,10 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         attempts=result.attempts,
         findings=(
             *diagnostics.training_findings(package, model, result.outputs),
-            *weights_findings,
-            *diagnostics.name_findings(package, binding, verifier.outputs),
+            *loading_findings,
+            *prepared.findings,
+            *diagnostics.name_findings(package, prepared.binding, verifier.outputs),
             *diagnostics.dimension_findings(package, more_general(result.inputs, result.outputs, contract)),
             *diagnostics.export_findings(result, verifier.written, verifier.limited),
         ),
-    )
-
-
-def pytorch_options(package: TrainedPackage) -> PyTorchOptions:
-    """Return the options to run the trained model in PyTorch on the CPU."""
-    return PyTorchOptions(
-        input_names=tuple(spec.name for spec in package.inputs),
-        output_names=tuple(spec.name for spec in package.outputs) or None,
     )

@@ -115,7 +115,7 @@ def _of_refusal(refusal: Refused) -> Failure:
     """Return the failure of a strategy whose graph was refused. Differences from the signature are final."""
     code = refusal.code if refusal.code in ExportRefused.codes else "not_exportable"
     text = f"{refusal.subject} {refusal.problem}"
-    final = code in ("contract_mismatch", "same_name")
+    final = code == "contract_mismatch"
     action = _FIXED_SIZE if code in ("frozen_batch", "frozen_dimension") else refusal.action
     place = ""
     if code == "data_dependent":

@@ -205,7 +205,7 @@ class _Fallback:
         with ModuleState(self.model).restored(tensors=False):
             conversion = convert(self.model, self.contract, self.options.opset, self.options.device)
         if conversion.program is not None:
-            require_eval(conversion.program)
+            require_eval(conversion.program, forced=not isinstance(self.model, torch.export.ExportedProgram))
         model, graph = conversion.graph, conversion.graph.graph
         graph_cleanup.rename_inner_values(graph)
         graph_cleanup.clean(model, self.contract.inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +17,28 @@ CUDA_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
 # Its log lines repeat the text of the exceptions.
 _LOG_CRASHES_ONLY = 4
-_OTHER_OPERATORS = (
-    "Export with another opset, or replace the operator that the message names. Many operators have no kernel for "
-    "float64 and bfloat16."
+_ACTIONS = (
+    (
+        re.compile(r"NOT_IMPLEMENTED|Could not find an implementation"),
+        "ONNX Runtime has no kernel of this operator for the dtype. Log `model.float()`: float64 and bfloat16 lack many.",
+    ),
+    (
+        re.compile(r"Unexpected input data type"),
+        "Give the input the dtype of the model's signature.",
+    ),
+    (
+        re.compile(r"Got invalid dimensions|Invalid rank|Invalid Feed Input Name|Missing Input"),
+        "Give the inputs the names and sizes of the model's signature.",
+    ),
+    (
+        re.compile(
+            r"broadcast|must have shape|out of data bounds|dimension|cannot be reshaped|mismatch", re.IGNORECASE
+        ),
+        "The graph fixes a size that PyTorch does not. Compute tables, masks and states in `forward` from the sizes of "
+        "the input, or write the fixed size into the signature.",
+    ),
 )
+_OTHER_ACTION = "Export with another opset, or replace the operator that the message names."
 
 
 def cuda_available() -> bool:
@@ -82,7 +101,7 @@ class OnnxRuntimeRunner:
             raise RunnerRefused(
                 f"The file {self._path.name} on inputs {describe_arrays(inputs)}",
                 f"does not run in ONNX Runtime: {shorten(error, 600)}",
-                _OTHER_OPERATORS,
+                _action(error),
                 code="onnxruntime_failed",
             ) from error
         return dict(zip(self._output_names, outputs, strict=True))
@@ -117,9 +136,14 @@ def _open_session(path: Path, options: OnnxRuntimeOptions) -> Any:
         raise RunnerRefused(
             f"The file {path.name}",
             f"is not accepted by ONNX Runtime: {shorten(error, 600)}",
-            _OTHER_OPERATORS,
+            _action(error),
             code="onnxruntime_rejected",
         ) from error
+
+
+def _action(error: Exception) -> str:
+    """Return the next step for an error of ONNX Runtime, whose errors have no classes for it."""
+    return next((action for pattern, action in _ACTIONS if pattern.search(str(error))), _OTHER_ACTION)
 
 
 def _apply(session_options: Any, values: dict[str, Any]) -> None:

@@ -41,7 +41,15 @@ def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: Factor
 def load_with_findings(
     package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None
 ) -> tuple[LoadedModel, tuple[Finding, ...]]:
-    """Load a trained model onto the CPU and check its weights.
+    """Load a trained model as `load_unchecked` does, and check its weights as `value_findings` does."""
+    model, findings = load_unchecked(package, allow_pickle=allow_pickle, factory=factory)
+    return model, (*findings, *value_findings(model))
+
+
+def load_unchecked(
+    package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None
+) -> tuple[LoadedModel, tuple[Finding, ...]]:
+    """Load a trained model onto the CPU. The values of its weights are not checked.
 
     Args:
         package: The description of the model's files.
@@ -50,11 +58,10 @@ def load_with_findings(
         factory: The function that makes the model of a state dict, and the key of the weights in a file.
 
     Returns:
-        An exported program, or a module in evaluation mode; and findings about the weights.
+        An exported program, or a module in evaluation mode; and findings about the loading.
 
     Raises:
-        TrainedModelRefused: The file is a pickle that is not allowed, is broken, or is not a model; or parameters
-            contain NaN or infinity. The message lists those tensors with the number of values.
+        TrainedModelRefused: The file is a pickle that is not allowed, is broken, or is not a model.
     """
     with _loading(package):
         shards = set(shards_of(package.data_path).values()) if is_index(package.data_path) else ()
@@ -83,7 +90,7 @@ def load_with_findings(
         model, findings = load_checkpoint(package.data_path, factory, allow_pickle=allow_pickle)
     else:
         model, findings = _load_pickle(package, allow_pickle, factory)
-    return model, (*findings, *_non_finite_findings(model))
+    return model, findings
 
 
 def _load_pickle(
@@ -110,7 +117,12 @@ def _load_pickle(
     if factory is not None and factory.path and not isinstance(content, torch.nn.Module):
         return load_weights(content, factory, subject)
     model, findings = choose_module(content, factory.weights_key if factory else "", subject)
-    return unwrapped(model).eval(), findings
+    module = unwrapped(model)
+    if module.training:
+        message = "The model was logged in training mode. The export and the comparison run it in evaluation mode"
+        fix = "model.eval()  # before it is logged"
+        findings = (*findings, Finding(severity="warning", code="logged_in_training", message=message, fix=fix))
+    return module.eval(), findings
 
 
 def _unpickle(path: Path) -> Any:
@@ -167,11 +179,15 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(former)
 
 
-def _non_finite_findings(model: LoadedModel) -> Iterator[Finding]:
+def value_findings(model: LoadedModel) -> Iterator[Finding]:
     """Refuse parameters with NaN or infinity, and yield a finding about buffers with them.
 
     Only parameters are trained. A buffer may have infinite bounds, or NaN for a value that is not set; the comparison
     of the outputs decides about it.
+
+    Raises:
+        TrainedModelRefused: Parameters contain NaN or infinity (``nan_weights``). The message lists those tensors with
+            the number of values.
     """
     if isinstance(model, ExportedProgram):
         named = {**model.constants, **model.state_dict}
