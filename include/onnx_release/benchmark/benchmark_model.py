@@ -64,6 +64,7 @@ def _compare(
     comparison = Comparison(artifact=artifact, limits=limits)
     with pages_dropped_after(setup.model), setup.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, samples)
+        comparison.repeat_first(reference)
     latency = None
     try:
         candidate = setup.candidate()

@@ -85,6 +85,17 @@ class Comparison:
                     "example: write the one size into the signature, or the sizes to test into the parameter input_spec"
                 )
 
+    def repeat_first(self, runner: Runner) -> None:
+        """Run PyTorch on the first sample again: a result that other samples change is no reference."""
+        for sample, outputs in self.expected[:1]:
+            for repeated in compare_outputs(outputs, run(runner, sample), sample, self.limits):
+                if not repeated.passed:
+                    self.failures.append(
+                        f"PyTorch returns another output '{repeated.output}' for '{sample.name}' after the other "
+                        f"samples ({'; '.join(repeated.failures)}): an ONNX graph has no state. Remove random numbers, "
+                        "and values that `forward` keeps between calls"
+                    )
+
     def _add_failure(self, sample: Sample, refusal: Refused) -> None:
         """Add a note, a warning or a failure about a sample that PyTorch does not run."""
         logged_sizes = [each.batch_size for each, _ in self.expected if _is_logged(each)]

@@ -20,7 +20,8 @@ _LOG_CRASHES_ONLY = 4
 _ACTIONS = (
     (
         re.compile(r"NOT_IMPLEMENTED|Could not find an implementation"),
-        "ONNX Runtime has no kernel of this operator for the dtype. Log `model.float()`: float64 and bfloat16 lack many.",
+        "ONNX Runtime has no kernel of this operator for the dtype, as for many with float64 and bfloat16. Log "
+        "`model.float()`.",
     ),
     (
         re.compile(r"Unexpected input data type"),

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from onnx_release.benchmark.benchmark_model import compare_artifact
+from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.trained.module_state import ModuleState
 from tests.core.judging import Judged, judge, log_model
 
@@ -175,6 +177,15 @@ def test_outputs_that_depend_on_earlier_calls_are_refused_with_the_attribute(
     judged = _judged(kind(), tmp_path, form)
     assert judged.code == "stateful_model", judged.text
     assert f"writes {name}" in judged.text
+
+
+def test_a_comparison_repeats_its_first_sample(tmp_path: Path) -> None:
+    judged = _judged(Counts(), tmp_path)
+    assert judged.artifact is not None
+    other = log_model(RunningMean(), tmp_path / "other", *ROWS, _values(3, 8))
+    options = BenchmarkOptions(batch_sizes=(1,), allow_pickle=True)
+    failures = compare_artifact(other, judged.folder, judged.artifact, options).failures
+    assert any("after the other samples" in failure for failure in failures), failures
 
 
 def test_a_random_mask_of_the_first_call_is_random(tmp_path: Path) -> None:
