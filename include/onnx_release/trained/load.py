@@ -101,7 +101,7 @@ def _load_pickle(
         raise TrainedModelRefused(
             subject,
             "is not a complete file of torch.save",
-            "Log it again. If the download was cut short, clear the task 'export'.",
+            "Log it again. If the download was cut short, repeat the export.",
             code="load_failed",
         )
     if not allow_pickle:
@@ -160,7 +160,7 @@ def _loading(package: TrainedPackage) -> Iterator[None]:
         raise TrainedModelRefused(
             f"{subject} (written by torch {package.pytorch_version})",
             f"cannot be loaded by torch {torch.__version__}: {type(error).__name__}: {shorten(error, 600)}",
-            "Log the model again from the training code. If the download was cut short, clear the task 'export'.",
+            "Log the model again from the training code. If the download was cut short, repeat the export.",
             code="load_failed",
         ) from error
 

@@ -25,7 +25,7 @@ from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.scan_torchscript import is_script_archive
 from onnx_release.trained.signature import Side, read_schema, with_dimension_names
 
-_RELOG = "Log the model again with mlflow.pytorch.log_model. If the download was cut short, clear the task 'export'."
+_RELOG = "Log the model again with mlflow.pytorch.log_model. If the download was cut short, repeat the export."
 
 Format = Literal["pt2", "pickle", "torchscript", "state_dict"]
 

@@ -63,7 +63,7 @@ def refuse_code(path: Path) -> None:
         raise TrainedModelRefused(
             subject,
             f"is not a pt2 archive: {shorten(error)}",
-            "Log the model again from the training code. If the download was cut short, clear the task 'export'.",
+            "Log the model again from the training code. If the download was cut short, repeat the export.",
             code="damaged_pt2",
         ) from error
     if problems:

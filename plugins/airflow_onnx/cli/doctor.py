@@ -1,8 +1,8 @@
 """Command line of the export doctor, without Airflow: ``python -m airflow_onnx.cli.doctor MODEL``.
 
 MODEL is a path or an MLflow URI (``runs:/…``, ``models:/…``). The environment variable ``MLFLOW_TRACKING_URI`` sets the
-MLflow server. The command exports the model to a temporary folder, checks it and compares it with PyTorch. It measures
-no latency, and it uploads and registers nothing.
+MLflow server. The tags and params of the training run count as in a release. The command exports the model to a
+temporary folder, checks it and compares it with PyTorch. It measures no latency, and it uploads and registers nothing.
 
 Exit codes:
 
@@ -16,14 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused, Transient, shorten
 from onnx_release.records import Finding
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.records import OnnxArtifact
 
+_URIS = ("runs:/", "models:/")
 _COLUMNS = 100
 _INDENT = " " * 9
 
@@ -76,6 +81,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="JSON",
         help='inputs of the model: [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}]',
     )
+    arguments.add_argument(
+        "--allow-package",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="allow factories of this package, for a tag",
+    )
     arguments.add_argument("--opset", type=int, help="ONNX opset; default: the exporter's")
     arguments.add_argument("--json", action="store_true", help="print the findings as JSON")
     return arguments
@@ -83,27 +95,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _examine(arguments: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
     from onnx_release.export.diagnostics import refusal_finding
-    from onnx_release.export.export_model import ExportStepOptions
     from onnx_release.report.markdown import size_text
     from onnx_release.run_step import export
-    from onnx_release.trained.model_factory import FactoryOptions
 
     try:
-        # The user of the command trusts the package that they name.
-        package = (arguments.factory or "").partition(":")[0].partition(".")[0]
-        factory = FactoryOptions(
-            path=arguments.factory or "",
-            allowed=(package,),
-            kwargs=arguments.factory_kwargs,
-            weights_key=arguments.weights_key,
-        )
-        options = ExportStepOptions(
-            opset=arguments.opset,
-            device="cpu",
-            allow_pickle=arguments.allow_pickle,
-            factory=factory,
-            input_spec=arguments.input_spec or None,
-        )
+        options = _export_options(arguments, *_training_run(arguments.model))
         trained = _fetch(arguments.model, scratch / "trained")
         artifact = export(trained, scratch / "onnx", options)
         size = f"opset {artifact.opset}, {size_text(artifact.size_bytes)}"
@@ -115,9 +111,58 @@ def _examine(arguments: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
         yield refusal_finding(refusal)
 
 
+def _export_options(
+    arguments: argparse.Namespace, run_tags: dict[str, str], run_params: dict[str, str]
+) -> ExportStepOptions:
+    """Return the options of the export. An argument of the command overrides the tag of the training run."""
+    from onnx_release.export.export_model import ExportStepOptions
+    from onnx_release.trained.model_factory import FactoryOptions
+
+    # The user of the command trusts the packages that they name. A tag is anyone's.
+    allowed = [*arguments.allow_package, (arguments.factory or "").partition(":")[0].partition(".")[0]]
+    try:
+        kwargs = arguments.factory_kwargs or json.loads(run_tags.get(tags.FACTORY_KWARGS) or "{}")
+    except ValueError:
+        kwargs = None
+    if not isinstance(kwargs, dict):
+        raise TrackingRefused(
+            f"The tag {tags.FACTORY_KWARGS}", "is not a JSON object", "Correct the tag.", code="factory_kwargs"
+        )
+    factory = FactoryOptions(
+        path=arguments.factory or run_tags.get(tags.FACTORY, ""),
+        allowed=tuple(filter(None, allowed)),
+        kwargs=kwargs,
+        run_params=run_params,
+        weights_key=arguments.weights_key or run_tags.get(tags.WEIGHTS_KEY, ""),
+    )
+    return ExportStepOptions(
+        opset=arguments.opset,
+        device="cpu",
+        allow_pickle=arguments.allow_pickle,
+        factory=factory,
+        input_spec=arguments.input_spec or run_tags.get(tags.INPUT_SPEC) or None,
+    )
+
+
+def _training_run(model: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return tags and params of the training run. Both are empty for a path or a registered version."""
+    if not model.startswith(_URIS):
+        return {}, {}
+    with _mlflow_errors(model):
+        from mlflow import MlflowClient
+
+        client, run_id = MlflowClient(), None
+        if found := re.match(r"runs:/([^/]+)/", model):
+            run_id = found[1]
+        elif found := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", model):
+            run_id = client.get_logged_model(found[1]).source_run_id
+        data = client.get_run(run_id).data if run_id else None
+    return (dict(data.tags), dict(data.params)) if data else ({}, {})
+
+
 def _fetch(model: str, folder: Path) -> Path:
     """Return the path of a model; one with an MLflow URI is downloaded to `folder`."""
-    if not model.startswith(("runs:/", "models:/")):
+    if not model.startswith(_URIS):
         path = Path(model)
         if not path.exists():
             raise TrackingRefused(
@@ -127,19 +172,30 @@ def _fetch(model: str, folder: Path) -> Path:
                 code="model_not_found",
             )
         return path
-    from mlflow.artifacts import download_artifacts
+    folder.mkdir()
+    with _mlflow_errors(model):
+        from mlflow.artifacts import download_artifacts
+
+        return Path(download_artifacts(artifact_uri=model, dst_path=str(folder)))
+
+
+@contextmanager
+def _mlflow_errors(model: str) -> Iterator[None]:
+    # Both are read when MLflow is imported or called: no progress bars, and an outage is reported within seconds.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow.exceptions import MlflowException
 
-    folder.mkdir()
+    subject, action = f"The model {model:.200}", "Check the URI and the environment variable MLFLOW_TRACKING_URI."
     try:
-        return Path(download_artifacts(artifact_uri=model, dst_path=str(folder)))
+        yield
     except MlflowException as error:
-        raise TrackingRefused(
-            f"The model {model:.200}",
-            f"cannot be downloaded: {shorten(error)}",
-            "Check the URI and the environment variable MLFLOW_TRACKING_URI.",
-            code="model_not_found",
-        ) from error
+        problem = f"cannot be read from MLflow: {shorten(error)}"
+        if error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"):
+            raise Transient(subject, problem, action) from error
+        raise TrackingRefused(subject, problem, action, code="model_not_found") from error
+    except OSError as error:  # also the errors of the library `requests`
+        raise Transient(subject, f"cannot be read: {shorten(error)}", action) from error
 
 
 def _check_and_compare(
