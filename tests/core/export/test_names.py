@@ -78,6 +78,13 @@ def test_inputs_signed_in_another_order_keep_their_names(tmp_path: Path, form: s
     assert [finding.code for finding in judged.artifact.findings] == []
 
 
+def test_a_list_of_values_that_fits_no_order_of_the_inputs_is_refused(tmp_path: Path) -> None:
+    trained = log_model(Two(), tmp_path / "trained", BA, Y, [A.tolist(), [[1.0, 2.0]]])
+    judged = judge(trained, tmp_path / "out")
+    assert judged.code == "unreadable_file"
+    assert "neither the order of the model's arguments (a, b) nor that of the signature (b, a)" in judged.text
+
+
 @pytest.mark.parametrize("model", [Two(), ScriptDict()], ids=["arguments", "dict"])
 def test_a_script_keeps_its_names(tmp_path: Path, model: nn.Module) -> None:
     trained = log_model(torch.jit.script(model), tmp_path / "trained", BA, Y, {"a": A, "b": B})
