@@ -47,7 +47,7 @@ def weights_run(*paths: str, tags: dict[str, str] | None = None) -> str:
         for path in paths:
             local = Path(scratch, Path(path).name)
             torch.save({"state_dict": state, "epoch": 3}, local)
-            mlflow.log_artifact(str(local), str(Path(path).parent))
+            mlflow.log_artifact(str(local), str(Path(path).parent) if "/" in path else None)
     return str(run.info.run_id)
 
 
