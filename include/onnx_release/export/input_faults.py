@@ -38,10 +38,11 @@ def explain_failure(
         package: The description of the trained model.
         contract: The inputs of the model, and the sample for the trace.
     """
+    example = contract.example if package.example is None else package.example
     with PyTorchRunner(model, options) as runner:
-        if not _runs(runner, contract.example):
+        if not _runs(runner, example):
             for dtypes in islice(_other_dtypes(model, contract), _CALLS_MAX):
-                if _runs(runner, {name: array.astype(dtypes[name]) for name, array in contract.example.items()}):
+                if _runs(runner, {name: array.astype(dtypes[name]) for name, array in example.items()}):
                     return _wrong_dtypes(dtypes, package)
             return refusal
     if batch_name(contract.inputs) is None:

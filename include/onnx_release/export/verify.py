@@ -194,7 +194,7 @@ class ExportVerifier:
                     arrays = seeded_arrays(dimensions, sizes, seed, contract.example, contract.ranges)
                     batch = sizes.get(dimensions.batch or "", limits.UNSEEN_BATCH_SIZE)
                     name = f"{dimension} {size}"
-                    sample = Sample(name=name, inputs=arrays, batch_size=batch, probing=True, varied=dimension)
+                    sample = Sample(name=name, inputs=arrays, batch_size=batch, probing=True, varied=(dimension,))
                     ran = [*self._those_that_run(reference, [sample])]
                     if not ran:
                         self.limited.setdefault(dimension, f"at least {low}" if size < low else f"at most {high}")
@@ -210,8 +210,9 @@ class ExportVerifier:
         sizes = dimensions.sizes(usual.batch_size)
         for sample, outputs in observed:
             if sample.varied:
-                changed = sizes_of(self._contract.inputs, sample.inputs)[sample.varied]
-                _add_axes(axes, (base, outputs), (sample.varied, sizes[sample.varied], changed))
+                first = sample.varied[0]
+                changed = sizes_of(self._contract.inputs, sample.inputs)[first]
+                _add_axes(axes, (base, outputs), (first, sizes[first], changed))
         # Without a common batch, all leading dimensions grow together, so single ones are named first.
         _add_axes(axes, (base, single), ("", 0, 0))
         return axes

@@ -79,7 +79,7 @@ class Comparison:
                 sample = replace(sample, decides=False)
             self.expected.append((sample, outputs))
         for dimension in Dimensions.of(self.artifact.inputs).others:
-            if not any(sample.varied == dimension for sample, _ in self.expected):
+            if not any(dimension in sample.varied for sample, _ in self.expected):
                 self.failures.append(
                     f"dimension '{dimension}' varies in the signature, and PyTorch runs only at the size of the "
                     "example: write the one size into the signature, or the sizes to test into the parameter input_spec"

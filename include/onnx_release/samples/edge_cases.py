@@ -79,17 +79,31 @@ def probing_samples(
         arrays = seeded_arrays(dimensions, usual, seed, example, ranges)
         extreme = {spec.name: _extreme(name, arrays[spec.name], bounds_of(spec, example, ranges)) for spec in inputs}
         yield Sample(name=name, inputs=extreme, batch_size=UNSEEN_BATCH_SIZE, probing=True, decides=False)
-    for dimension in dimensions.others:
-        known = dimensions.usual[dimension]
-        listed = [size for size in listed_sizes(dimension, ranges) if size != known]
+    for varied, size in _other_sizes(dimensions, ranges):
+        sizes = dimensions.sizes(UNSEEN_BATCH_SIZE, **dict.fromkeys(varied, size))
+        arrays = seeded_arrays(dimensions, sizes, seed, example, ranges)
+        label = f"{' = '.join(varied)} {size}"
+        yield Sample(name=label, inputs=arrays, batch_size=UNSEEN_BATCH_SIZE, probing=True, varied=varied)
+
+
+def _other_sizes(dimensions: Dimensions, ranges: Mapping[str, InputSpec]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Yield dimensions and another size for them: each one alone, then together those of one size in the example.
+
+    Two texts may need the same length, and an image the same height and width, without one name for both.
+    """
+    usual, together = dimensions.sizes(UNSEEN_BATCH_SIZE), dict[int, list[str]]()
+    for name in dimensions.others:
+        known = dimensions.usual[name]
+        listed = [size for size in listed_sizes(name, ranges) if size != known]
         # Shorter, odd, longer and a multiple: a model may bound the length or require a divisor.
         for size in dict.fromkeys(listed or [max(2, known // 2), known + 1, 2 * known]):
-            if size == usual[dimension]:
-                continue
-            sizes = dimensions.sizes(UNSEEN_BATCH_SIZE, **{dimension: size})
-            arrays = seeded_arrays(dimensions, sizes, seed, example, ranges)
-            label = f"{dimension} {size}"
-            yield Sample(name=label, inputs=arrays, batch_size=UNSEEN_BATCH_SIZE, probing=True, varied=dimension)
+            if size != usual[name]:
+                yield (name,), size
+        if not listed:
+            together.setdefault(usual[name], []).append(name)
+    for size, names in together.items():
+        if len(names) > 1:
+            yield from ((tuple(names), other) for other in (size + 1, 2 * size))
 
 
 def _extreme(name: str, array: npt.NDArray[np.generic], bounds: tuple[float, float] | None) -> npt.NDArray[np.generic]:

@@ -22,7 +22,7 @@ class Sample:
             such a sample is a warning of the report and never a failure.
         seeded: True for random values at the sizes of the example. Such a sample is skipped, with a warning, when
             PyTorch fails on its values.
-        varied: The dimension whose size differs from the example's, else an empty string.
+        varied: The dimensions whose size differs from the example's.
     """
 
     name: str
@@ -31,4 +31,4 @@ class Sample:
     probing: bool = False
     decides: bool = True
     seeded: bool = False
-    varied: str = ""
+    varied: tuple[str, ...] = ()

@@ -247,3 +247,32 @@ def test_an_output_with_the_name_of_an_input_is_refused_before_the_export(tmp_pa
     assert judged.code == "ambiguous_names"
     assert "one name for an input and for an output: image" in judged.text
     assert ("'image_out'" in judged.text) == bool(outputs)
+
+
+class Pooled(nn.Module):
+    """A text and its mask, which need one length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return (self.table(ids) * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+
+
+def test_a_script_keeps_two_lengths_that_must_be_equal(tmp_path: Path) -> None:
+    model = Pooled()
+    mask = np.tri(4, 6, 2, dtype=np.float32)
+    inputs: Specs = [("ids", "int64", (-1, -1)), ("mask", "float32", (-1, -1))]
+    example = {"ids": np.arange(24).reshape(4, 6) % 20, "mask": mask}
+    judged = release(tmp_path, torch.jit.script(model), inputs, [("y", "float32", (-1, 4))], example)
+    require_equal(judged, model, ids=np.full((2, 9), 7), mask=np.ones((2, 9), np.float32))
+
+
+def test_a_state_whose_batch_is_signed_as_fixed_is_refused_with_the_way_to_describe_it(tmp_path: Path) -> None:
+    inputs: Specs = [("x", "float32", (-1, 5, 4)), ("state", "float32", (-1, 3, 6))]
+    outputs: Specs = [("y", "float32", (-1, 6)), ("next", "float32", (-1, 3, 6))]
+    judged = release(tmp_path, Recurrent(), inputs, outputs, {"x": values(3, 5, 4), "state": values(2, 3, 6)})
+    assert judged.code == "model_failed"
+    assert "share no batch" in judged.text
+    assert '"name": "state", "dtype": "float32", "shape": ["state_dim0", 3, 6]' in judged.text

@@ -33,7 +33,15 @@ def test_a_varying_dimension_takes_other_sizes_in_every_input_that_has_it() -> N
     varied = [sample for sample in probing_samples([IDS, MASK], example, {}) if sample.varied]
     assert [sample.inputs["ids"].shape for sample in varied] == [(3, 4), (3, 9), (3, 16)]
     assert all(sample.inputs["mask"].shape == sample.inputs["ids"].shape for sample in varied)
-    assert {sample.varied for sample in varied} == {"length"}
+    assert {sample.varied for sample in varied} == {("length",)}
+
+
+def test_dimensions_of_one_size_are_varied_alone_and_together() -> None:
+    """A model may need two lengths to be equal although its signature does not name them alike."""
+    image = TensorSpec(name="x", dtype="float32", shape=("batch", "height", "width"))
+    samples = probing_samples([image], {"x": np.zeros((1, 8, 8), np.float32)}, {})
+    shapes = [sample.inputs["x"].shape[1:] for sample in samples if sample.varied]
+    assert shapes == [(4, 8), (9, 8), (16, 8), (8, 4), (8, 9), (8, 16), (9, 9), (16, 16)]
 
 
 def test_sizes_and_ranges_of_the_input_spec_are_used() -> None:
