@@ -40,7 +40,7 @@ def test_missing_names_and_examples_are_findings_with_a_fix(
     log_and_export: Callable[..., Exported], logged: dict[str, Any], codes: dict[str, str]
 ) -> None:
     model = OneOutput() if logged else TwoHeads()
-    findings = log_and_export(model, **logged).artifact.findings
+    findings = log_and_export(model.eval(), **logged).artifact.findings
     assert codes.items() <= _codes(findings).items()
     assert bool(findings) == bool(codes)
     assert all(finding.fix for finding in findings)
@@ -49,7 +49,7 @@ def test_missing_names_and_examples_are_findings_with_a_fix(
 def test_double_precision_is_a_warning(tmp_path: Path) -> None:
     spec = Schema([TensorSpec(np.dtype("float64"), (-1, 3, 8, 8), "image")])
     trained = save(
-        OneOutput().double(),
+        OneOutput().double().eval(),
         tmp_path / "trained",
         serialization_format="pickle",
         signature=ModelSignature(spec, Schema([TensorSpec(np.dtype("float64"), (-1, 2), "positions")])),
