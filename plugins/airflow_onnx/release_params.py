@@ -171,7 +171,7 @@ def _tuning_params() -> dict[str, Param]:
         ),
         "precision_limits": field(
             {}, "object", TUNING, "Limits of reduced precisions",
-            'They replace the defaults, for example `{"int8": {"cosine_min": 0.995, "sqnr_min_db": 20}}`.',
+            'They replace the defaults, for example `{"int8": {"cosine_min": 0.995, "sqnr_min_db": 15}}`.',
         ),
         "evaluation_uri": field(
             None, "string", TUNING, "Evaluation sample",

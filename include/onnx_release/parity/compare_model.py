@@ -86,7 +86,7 @@ class Comparison:
                 )
 
     def repeat_first(self, runner: Runner) -> None:
-        """Run PyTorch on the first sample again: a result that other samples change is no reference."""
+        """Run PyTorch on the first sample again: a result that other samples change cannot be a reference."""
         for sample, outputs in self.expected[:1]:
             for repeated in compare_outputs(outputs, run(runner, sample), sample, self.limits):
                 if not repeated.passed:

@@ -22,7 +22,7 @@ Measured = dict[str, "float | None"]
 Limits = Mapping[str, "float | None"]
 
 # A single column may miss the limit on the signal to noise ratio by this much: in one row, it is a single value.
-COLUMN_ALLOWANCE_DB = 10.0
+COLUMN_ALLOWANCE_DB = 6.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def test_precision_limits_replace_the_defaults_of_a_precision() -> None:
         precision_limits={"int8": {"cosine_min": 0.9, "per_output": {"y": {"sqnr_min_db": 50.0}}}}
     )
     found = options.limits_for(Precision.INT8)
-    assert (found.cosine_min, found.sqnr_min_db, found.per_output) == (0.9, 26.0, {"y": {"sqnr_min_db": 50.0}})
+    assert (found.cosine_min, found.sqnr_min_db, found.per_output) == (0.9, 20.0, {"y": {"sqnr_min_db": 50.0}})
     assert options.limits_for(Precision.EXACT) == ParityLimits()
     with refused("unknown_precision", "'int4'"):
         BenchmarkOptions(precision_limits={"int4": {}}).limits_for(Precision.INT8)

@@ -99,7 +99,7 @@ def test_an_int8_variant_is_chosen_and_passes_all_later_steps(wide: Case, tmp_pa
 @pytest.mark.alone
 def test_a_blockwise_variant_is_chosen_when_only_it_meets_the_limits(wide: Case, tmp_path: Path) -> None:
     trained, folder, artifact = wide
-    benchmark = BENCHMARK.replace(precision_limits={"int8": {"sqnr_min_db": 54.0}})
+    benchmark = BENCHMARK.replace(precision_limits={"int8": {"sqnr_min_db": 32.0}})
     options = TuneOptions(
         benchmark=benchmark, precisions=(Precision.INT8,), max_s=20.0, allowed_domains=(RUNTIME_DOMAIN,)
     )
@@ -107,7 +107,8 @@ def test_a_blockwise_variant_is_chosen_when_only_it_meets_the_limits(wide: Case,
     passed = {
         one.name for one in variants_of(tuned).values() if one.precision is Precision.INT8 and one.outcome != "refused"
     }
-    assert passed - {"int8-blockwise", "int8-blockwise-threads1"} == {"int8-static-conv"}, "which is skipped"
+    others = {name for name in passed if not name.startswith("int8-blockwise")}
+    assert others == {"int8-static-conv"}, "which is skipped"
     assert tuned.variant in passed
     check = check_artifact(tmp_path / "tuned", tuned, CheckOptions(allowed_domains=options.allowed_domains))
     assert check.passed, check.findings
