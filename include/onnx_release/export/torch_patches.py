@@ -3,10 +3,13 @@
 ``pyproject.toml`` limits torch to the versions that these were tested with, and
 ``tests/core/export/test_torch_patches.py`` checks that they exist with the expected signatures.
 
-Other files use two more private names. They do not import this file, because it loads the ONNX exporter:
+Other files use more private names. Those outside of this folder do not import this file, because it loads the ONNX
+exporter:
 
 - ``torch._C.PyTorchFileReader`` in ``trained/scan_pt2.py``: the scan has to read an archive with the reader that
   `torch.export.load` uses. Remove when torch has a public reader of pt2 archives.
+- ``torch.utils._python_dispatch`` in ``trained/module_state.py``. Remove when torch publishes `TorchDispatchMode`.
+- The loops and decompositions of recurrent operators in ``recurrent.py``: see there.
 - ``torch.utils._pytree`` in ``trained``, ``runners`` and ``parity``. Remove when torch publishes its pytree functions.
 """
 
