@@ -16,8 +16,12 @@ _SUMMARY = """\
 {% endfor %}
 
 {% set trained = report.trained_model %}
-Training run `{{ trained.training_run_id }}`{{ trained.run_name | inside(" (%s)") }}, \
-model `{{ trained.model_uri }}`{{ trained.chosen | inside(" (%s)") }}.
+Training run `{{ trained.training_run_id }}`{{ trained.run_name | inside(" (%s)") }}\
+{% if trained.model_uri %}, model `{{ trained.model_uri }}`{{ trained.chosen | inside(" (%s)") }}{% endif %}.
+
+{% for skipped in trained.skipped %}
+- Skipped: {{ skipped | line }}
+{% endfor %}
 
 {% set artifact = report.artifact %}
 {% if artifact %}
