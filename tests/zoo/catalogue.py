@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tests.zoo import models_audio, models_control, models_sequence, models_tabular, models_text, models_vision
+from tests.zoo import (
+    models_audio,
+    models_checkpoints,
+    models_control,
+    models_interfaces,
+    models_sequence,
+    models_tabular,
+    models_text,
+    models_values,
+    models_vision,
+)
 from tests.zoo.entry import Entry
 
 ZOO: tuple[Entry, ...] = (
@@ -12,4 +22,7 @@ ZOO: tuple[Entry, ...] = (
     *models_text.ENTRIES,
     *models_tabular.ENTRIES,
     *models_control.ENTRIES,
+    *models_interfaces.ENTRIES,
+    *models_values.ENTRIES,
+    *models_checkpoints.ENTRIES,
 )

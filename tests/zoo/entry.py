@@ -17,7 +17,12 @@ from onnx_release.samples.draw import seeded_arrays
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 
-Store = Literal["pt2", "pickle", "mlflow 2", "script", "trace", "state dict", "safetensors", "lightning"]
+Store = Literal[
+    "pt2", "pickle", "mlflow 2", "script", "trace", "state dict", "safetensors", "lightning", "wrapped checkpoint",
+    "half checkpoint", "two networks",
+]  # fmt: skip
+# Formats without a model: the release makes it with the entry's `make`.
+WEIGHT_STORES = ("state dict", "safetensors", "lightning", "wrapped checkpoint", "half checkpoint", "two networks")
 EXAMPLE_SEED = 5
 EXAMPLE_BATCH = 4
 EXAMPLE_SIZE = 12

@@ -15,7 +15,7 @@ from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.records import OnnxArtifact
 from onnx_release.trained.model_factory import FactoryOptions
 from tests.zoo.building import build
-from tests.zoo.entry import Entry, Exported, RefusedFor
+from tests.zoo.entry import WEIGHT_STORES, Entry, Exported, RefusedFor
 from tests.zoo.storing import store
 
 # 1 is often a size that a trace fixes; 5 is unseen during the export.
@@ -68,7 +68,7 @@ def release(entry: Entry, folder: Path) -> Outcome:
 
 def _options(entry: Entry) -> ExportStepOptions:
     factory = FactoryOptions()
-    if entry.store in ("state dict", "safetensors", "lightning"):
+    if entry.store in WEIGHT_STORES:
         path = f"{entry.make.__module__}:{entry.make.__qualname__}"
         factory = FactoryOptions(path=path, allowed=("tests.zoo",))
     described = json.dumps([spec.to_dict() for spec in entry.inputs]) if entry.described else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,27 @@ def _safetensors(model: nn.Module, entry: Entry, folder: Path) -> Path:
     return folder / "weights.safetensors"
 
 
+def _wrapped_checkpoint(model: nn.Module, entry: Entry, folder: Path) -> Path:
+    """Save as a script does that compiled a model in DistributedDataParallel and keeps its command line."""
+    weights = {f"_orig_mod.module.{name}": tensor for name, tensor in model.state_dict().items()}
+    return _checkpoint({"state_dict": weights, "args": argparse.Namespace(lr=0.1), "epoch": 3}, folder)
+
+
+def _half_checkpoint(model: nn.Module, entry: Entry, folder: Path) -> Path:
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    return _checkpoint(halves, folder)
+
+
+def _two_networks(model: nn.Module, entry: Entry, folder: Path) -> Path:
+    return _checkpoint({"generator": model.state_dict(), "discriminator": model.state_dict()}, folder)
+
+
+def _checkpoint(content: dict[str, Any], folder: Path) -> Path:
+    folder.mkdir()
+    torch.save(content, folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
 def _lightning(model: nn.Module, entry: Entry, folder: Path) -> Path:
     from tests.zoo.lightning_models import fit
 
@@ -84,6 +106,9 @@ _STORES: dict[str, Callable[[nn.Module, Entry, Path], Path]] = {
     "state dict": _state_dict,
     "safetensors": _safetensors,
     "lightning": _lightning,
+    "wrapped checkpoint": _wrapped_checkpoint,
+    "half checkpoint": _half_checkpoint,
+    "two networks": _two_networks,
 }
 
 
