@@ -57,11 +57,10 @@ def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, option
 def _compare(
     trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions, *, timed: bool
 ) -> tuple[ParityReport, LatencyReport | None]:
-    limits = options.limits_for(artifact.precision)
-    require_limits(limits, artifact.outputs)
+    require_limits(options.limits_for(artifact.precision), artifact.outputs)
     setup = BenchmarkSetup.load(trained, folder, artifact, options)
     samples = setup.samples()
-    comparison = Comparison(artifact=artifact, limits=limits)
+    comparison = Comparison(artifact=artifact, limits=setup.options.limits_for(artifact.precision))
     with pages_dropped_after(setup.model), setup.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, samples)
         comparison.repeat_first(reference)

@@ -22,6 +22,7 @@ from onnx_release.limits import (
     MeasurePlan,
     ParityLimits,
 )
+from onnx_release.parity.limits import limits_for_weights
 from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners import onnxruntime, pytorch
@@ -35,6 +36,7 @@ from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import LoadedModel, load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions
+from onnx_release.trained.model_values import half_precision
 
 
 class BenchmarkOptions(Record):
@@ -96,7 +98,10 @@ def require_precisions(limits: dict[str, dict[str, Any]]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkSetup:
-    """The trained model and the artifact of one benchmark. The artifact's bytes are those of its record."""
+    """The trained model and the artifact of one benchmark. The artifact's bytes are those of its record.
+
+    The parity limits in `options` are those for the dtype of the model's weights.
+    """
 
     package: TrainedPackage
     model: LoadedModel
@@ -131,7 +136,9 @@ class BenchmarkSetup:
             model=model,
             folder=folder,
             artifact=artifact,
-            options=options,
+            options=options.replace(
+                parity_limits=limits_for_weights(options.parity_limits, half_precision(model)),
+            ),
             device="cuda" if on_cuda else "cpu",
             threads=options.measure_plan.threads or usable_cpus(),
         )

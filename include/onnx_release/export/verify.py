@@ -24,6 +24,7 @@ from onnx_release.export.fallback import ExportResult
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_model import only_nan, run
 from onnx_release.parity.compare_outputs import compare_outputs
+from onnx_release.parity.limits import limits_for_weights
 from onnx_release.parity.scales import output_scales
 from onnx_release.records import TensorSpec
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
@@ -37,6 +38,7 @@ from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.dimension_names import identifiers
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import dropping_pages
+from onnx_release.trained.model_values import half_precision
 from onnx_release.trained.module_state import ModuleState
 
 _NAMES = 10
@@ -72,6 +74,7 @@ class ExportVerifier:
         # The fast path of attention writes other numbers into masked positions.
         self._options = replace(options, mha_fastpath=False)
         self._contract = contract
+        self._limits = limits_for_weights(ParityLimits(), half_precision(model))
         sizes = (1, limits.UNSEEN_BATCH_SIZE)
         samples = make_samples(contract.inputs, contract.example, sizes, contract.ranges)
         required = [next(sample for sample in samples if sample.batch_size == size) for size in sizes]
@@ -147,7 +150,7 @@ class ExportVerifier:
             return f"{refusal.subject} {refusal.problem}"
         scales = output_scales(cases)
         for (sample, expected), outputs in zip(cases, candidates, strict=True):
-            for compared in compare_outputs(expected, outputs, sample, ParityLimits(), scales):
+            for compared in compare_outputs(expected, outputs, sample, self._limits, scales):
                 if not compared.passed:
                     self._require_deterministic(sample, expected, device)
                     subject = f"output '{compared.output}' ({sample.name}, batch {sample.batch_size})"
@@ -231,7 +234,7 @@ class ExportVerifier:
             for sample, expected in (first, *reversed(cases), first):
                 try:
                     outputs = run(reference, sample)
-                    compared = compare_outputs(expected, outputs, sample, ParityLimits())
+                    compared = compare_outputs(expected, outputs, sample, self._limits)
                     failures = [text for each in compared for text in each.failures]
                 except Refused as refusal:
                     failures = [refusal.problem]
@@ -253,7 +256,7 @@ class ExportVerifier:
         """Refuse a model whose outputs are random. No strategy changes that, and nothing can be compared."""
         with self._reference(device) as reference:
             second = self._run(reference, sample)
-        different = [each for each in compare_outputs(outputs, second, sample, ParityLimits()) if not each.passed]
+        different = [each for each in compare_outputs(outputs, second, sample, self._limits) if not each.passed]
         if different:
             raise ExportRefused(
                 "The PyTorch model",

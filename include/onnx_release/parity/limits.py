@@ -24,6 +24,19 @@ def resolve_limits(limits: ParityLimits, output: str, dtype: str) -> OutputLimit
     return OutputLimits(**values)
 
 
+def limits_for_weights(limits: ParityLimits, dtype: str | None) -> ParityLimits:
+    """Return the limits for a model with weights of half precision: its wider outputs have the error of its weights.
+
+    Args:
+        limits: the limits of the release. An entry for a dtype or an output wins.
+        dtype: the dtype of the weights of half precision, ``float16`` or ``bfloat16``; None if there are none.
+    """
+    if dtype is None:
+        return limits
+    wider = {wide: DTYPE_LIMITS[dtype] | limits.per_dtype.get(wide, {}) for wide in ("float32", "float64")}
+    return limits.replace(per_dtype=limits.per_dtype | wider)
+
+
 def require_limits(limits: ParityLimits, outputs: Sequence[TensorSpec]) -> None:
     """Raise for limits that cannot be applied to these outputs.
 

@@ -46,6 +46,7 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
     for precision in {Precision.EXACT, *options.precisions}:
         require_limits(options.benchmark.limits_for(precision), artifact.outputs)
     setup = BenchmarkSetup.load(trained, folder, artifact, options.benchmark)
+    options = options.replace(benchmark=setup.options)
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
         search = _prepare_search(setup, trained, Path(scratch), options, time_limit)
         chosen = search.run(plan_variants(artifact, search.builder.facts, options, setup.threads))

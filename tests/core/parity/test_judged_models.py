@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from onnx_release.benchmark.benchmark_model import compare_artifact
 from onnx_release.benchmark.setup import BenchmarkOptions
+from onnx_release.limits import ParityLimits
 from tests.core.judging import Judged, judge, log_model
 
 MAP_ORIGIN = (432000.0, 5021000.0)
@@ -157,3 +158,26 @@ def test_a_right_model_is_released_though_invented_inputs_differ(
     judged = _released(model(), tmp_path, inputs, outputs, example)
     assert judged.parity is not None
     assert judged.parity.unseen_batch_sizes
+
+
+class HalfInside(nn.Module):
+    """Weights in float16 with float32 inputs and outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3).half()
+
+    def forward(self, row: Tensor) -> Tensor:
+        scores: Tensor = self.linear(row.half()).float()
+        return scores
+
+
+def test_outputs_of_half_precision_weights_have_the_limits_of_their_dtype(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    row, specs = _values(4, 8), ([("row", "float32", (-1, 8))], [("scores", "float32", (-1, 3))])
+    model = HalfInside()
+    judged = judge(log_model(model, tmp_path / "trained", *specs, row), tmp_path / "out")
+    expected = model(torch.from_numpy(row)).detach().numpy()
+    np.testing.assert_allclose(judged.run(row=row)["scores"], expected, atol=4e-3)
+    own = ParityLimits(per_output={"scores": {"max_abs": 1e-9}})
+    assert "largest absolute difference" in judge(tmp_path / "trained", tmp_path / "out", parity_limits=own).text
