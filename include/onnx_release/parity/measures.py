@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 Measured = dict[str, "float | None"]
 Limits = Mapping[str, "float | None"]
 
+# The default of `mae_max`. Only a person sets a lower one, who then means the number.
+MAE_MAX_LITERAL_BELOW = 1e-5
 # A single column may miss the limit on the signal to noise ratio by this much: in one row, it is a single value.
 COLUMN_ALLOWANCE_DB = 6.0
 
@@ -197,7 +199,8 @@ def _judge_columns(
 
     The mean difference of a column must be below `mae_max` times its spread (at least 1). The root mean square of its
     difference, relative to its scale, must be `sqnr_min_db` lower on average over the columns. A single column may be
-    `COLUMN_ALLOWANCE_DB` worse. A difference up to the column's rounding passes.
+    `COLUMN_ALLOWANCE_DB` worse. A difference up to the column's rounding passes, unless `mae_max` is below
+    its default.
 
     Returns:
         The failures, the signal to noise ratio of all columns in dB, and the worst column.
@@ -210,7 +213,7 @@ def _judge_columns(
     relative = np.divide(error, scale.scale, out=np.zeros_like(error), where=scale.scale > 0)
     failures, shares = [], [np.zeros_like(mae)]
     if (mae_max := limits["mae_max"]) is not None:
-        most = np.maximum(mae_max * np.maximum(1.0, scale.spread), scale.rounding)
+        most = np.maximum(mae_max * np.maximum(1.0, scale.spread), _rounding(mae_max, scale))
         shares.append(mae / most)
         for index, column in _exceeded(~(mae < most), shares[-1], scale.axis):
             failures.append(f"MAE {mae[index]:.3g}{column} is not below {_mae_limit(mae_max, scale, index)}")
@@ -272,8 +275,13 @@ def _exceeded(failed: Array, share: Array, axis: int | None) -> Iterator[tuple[i
         yield index, f" in {kind} {index}" if failed.size > 1 else ""
 
 
+def _rounding(mae_max: float, scale: ColumnScale) -> Array:
+    """Return the allowance for rounding; a limit below `MAE_MAX_LITERAL_BELOW` has none."""
+    return scale.rounding if mae_max >= MAE_MAX_LITERAL_BELOW else np.zeros_like(scale.rounding)
+
+
 def _mae_limit(mae_max: float, scale: ColumnScale, index: int) -> str:
-    spread, rounding = scale.spread[index], scale.rounding[index]
+    spread, rounding = scale.spread[index], _rounding(mae_max, scale)[index]
     if rounding > mae_max * max(1.0, spread):
         return f"{rounding:.3g}, the rounding of its values"
     return f"{mae_max:g} times its spread {spread:.3g}" if spread > 1.0 else f"{mae_max:g}"

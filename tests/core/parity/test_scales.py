@@ -11,6 +11,7 @@ import pytest
 
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_outputs import compare_outputs
+from onnx_release.parity.measures import compare_arrays
 from onnx_release.parity.scales import output_scales
 from onnx_release.records import OutputParity
 from onnx_release.samples.sample import Sample
@@ -149,3 +150,14 @@ def test_only_samples_that_decide_make_the_scale() -> None:
     small, large = ({"y": np.asarray(factor * _values(2, 3), np.float32)} for factor in (1.0, 1e6))
     (scale,) = output_scales([(decides, small), (invented, large)])["y"]
     assert scale.spread.max() < 10
+
+
+def test_a_limit_below_the_default_is_taken_literally() -> None:
+    reference = np.linspace(1.0, 2.0, 12, dtype=np.float32).reshape(6, 2)
+    candidate = np.nextafter(reference, np.float32(3.0))
+    scales = output_scales([(Sample(name="example", inputs={}, batch_size=6), {"y": reference})])["y"]
+    limits = ParityLimits()
+    assert not compare_arrays(reference, candidate, limits.to_dict(), scales).failures
+    strict = limits.replace(mae_max=1e-12)
+    [failure] = compare_arrays(reference, candidate, strict.to_dict(), scales).failures
+    assert "is not below 1e-12" in failure
