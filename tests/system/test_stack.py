@@ -28,6 +28,7 @@ from stack.credentials import Credentials
 from stack.environment import clean_environment
 from stack.errors import StackError
 from stack.layout import REPO, Layout, check_machine
+from stack.minio import RELEASE_BUCKET
 from stack.ports import Ports, free_ports
 from stack.processes import Command, Record
 from stack.setup import MEASURE_POOL
@@ -339,7 +340,7 @@ def test_ports_of_a_running_stack_cannot_be_changed(running_stack: RunningStack)
 
 def test_down_leaves_no_process_and_up_again_keeps_the_state(running_stack: RunningStack) -> None:
     home = running_stack.context.layout.home
-    running_stack.s3.put_object(Bucket=defaults.BUCKET, Key="kept", Body=b"kept")
+    running_stack.s3.put_object(Bucket=RELEASE_BUCKET, Key="kept", Body=b"kept")
     for _ in range(2):
         assert running_stack.command("down").returncode == 0
         assert processes_of(home) == []
@@ -347,10 +348,10 @@ def test_down_leaves_no_process_and_up_again_keeps_the_state(running_stack: Runn
     try:
         again = running_stack.command("up")
         assert again.returncode == 0, again.stderr
-        assert running_stack.s3.get_object(Bucket=defaults.BUCKET, Key="kept")["Body"].read() == b"kept"
+        assert running_stack.s3.get_object(Bucket=RELEASE_BUCKET, Key="kept")["Body"].read() == b"kept"
         assert AirflowApi(running_stack.context).get("/pools")["total_entries"] == 2
     finally:
-        running_stack.s3.delete_object(Bucket=defaults.BUCKET, Key="kept")
+        running_stack.s3.delete_object(Bucket=RELEASE_BUCKET, Key="kept")
 
 
 @pytest.mark.parametrize(("faults", "status", "asked"), [(2, 200, 3), (9, 500, 4)])

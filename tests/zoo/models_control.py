@@ -136,7 +136,7 @@ ENTRIES = (
     _odd("logged-in-train-mode", "pt2 that was traced before eval()", Mlp, RefusedFor("train_mode"), store="pt2",
          mode="train"),
     _odd("numpy-inside", "leaves PyTorch for numpy", NumpyInside,
-         RefusedFor("data_dependent", "Converting a tensor to a NumPy array")),
+         RefusedFor("unsupported_operator", "aten::sort")),
     _odd("complex-output", "complex numbers out", Phases, RefusedFor("outputs_differ", "torch.complex64"), steps=0,
          outputs=(gives("phases", "batch", 2, dtype="complex64"),)),
     _odd("diverged", "weights that hold NaN", Mlp, RefusedFor("nan_weights"), finish=diverged),

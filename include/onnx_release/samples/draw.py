@@ -130,11 +130,25 @@ def _mixed_flags(array: Array, rows: _Rows, generator: np.random.Generator) -> A
     """Return rows of the example, or for a mask that is equal everywhere rows with a shorter valid part."""
     near = array[rows.near]
     if array.any() != array.all():
-        return near
+        return _with_a_valid_part(near)
     if near.ndim == 1:
         return generator.integers(0, 2, near.shape)
     valid = generator.integers(1, near.shape[-1], (*near.shape[:-1], 1), endpoint=True)
     return np.where(np.arange(near.shape[-1]) < valid, near, ~near)
+
+
+def _with_a_valid_part(flags: Array) -> Array:
+    """Return rows of flags in which no row is zero everywhere: a mask cut to a shorter length may have been.
+
+    Attention to nothing has no defined result.
+    """
+    if flags.ndim < 2 or not flags.any():
+        return flags
+    empty = ~flags.any(axis=-1)
+    if empty.any():
+        flags = flags.copy()
+        flags[empty, 0] = 1
+    return flags
 
 
 def _mixed_integers(array: Array, rows: _Rows, pooled: tuple[int, ...], generator: np.random.Generator) -> Array:
@@ -142,7 +156,7 @@ def _mixed_integers(array: Array, rows: _Rows, pooled: tuple[int, ...], generato
     near = array[rows.near]
     low, high = array.min(axis=pooled, keepdims=True), array.max(axis=pooled, keepdims=True)
     if array.size == 0 or int(array.max()) - int(array.min()) <= 1:
-        return near
+        return _with_a_valid_part(near)
     if (low == high).all():
         low, high = array.min(), array.max()
     return generator.integers(low, high, near.shape, dtype=array.dtype, endpoint=True)

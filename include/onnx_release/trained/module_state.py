@@ -130,6 +130,9 @@ class _Snapshot:
 class _Writes(TorchDispatchMode):
     """Copies of storages, each made before the first operator that writes into it."""
 
+    # torch.cond and its kin run their branches through this mode.
+    supports_higher_order_operators = True
+
     def __init__(self, named: Iterable[tuple[str, torch.Tensor]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._named: dict[int, tuple[str, torch.UntypedStorage]] = {}

@@ -171,7 +171,7 @@ class MlflowHook(BaseHook):
         """Return the place of an artifact, as MLflow's client finds it."""
         if found := re.match(r"runs:/([^/]+)", uri):
             return str(self.client.get_run(found[1]).info.artifact_uri)
-        if depth < _SOURCES_MAX and (found := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri)):
+        if depth < _SOURCES_MAX and (found := re.fullmatch(r"models:/([^/@]+)/(\d+)(?:/.*)?", uri)):
             # The source of a version may be another URI of this kind.
             return self._location(str(self.client.get_model_version_download_uri(found[1], found[2])), depth + 1)
         if found := re.match(r"models:/(m-[0-9a-zA-Z]+)", uri):

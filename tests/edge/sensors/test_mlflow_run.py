@@ -98,7 +98,7 @@ def test_a_deleted_run_fails_the_task_though_it_takes_no_tags(hook: MlflowHook) 
 
 def test_an_unknown_run_fires_at_once_and_fails(hook: MlflowHook) -> None:
     asyncio.run(asyncio.wait_for(first_event(trigger("0" * 32)), timeout=20))
-    with pytest.raises(AirflowFailException, match="Check the run id"):
+    with pytest.raises(AirflowFailException, match="does not exist"):
         sensor(training_run_id="0" * 32).execute(CONTEXT)
 
 
