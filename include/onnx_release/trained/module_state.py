@@ -130,7 +130,7 @@ class _Snapshot:
 class _Writes(TorchDispatchMode):
     """Copies of storages, each made before the first operator that writes into it."""
 
-    # torch.cond and its kin run their branches through this mode.
+    # Without it, torch refuses torch.cond and its kin.
     supports_higher_order_operators = True
 
     def __init__(self, named: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -143,6 +143,9 @@ class _Writes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Copy the written storages and run the operator."""
         kwargs = kwargs or {}
+        if not isinstance(func, torch._ops.OpOverload):
+            # torch.cond and its kin have no schema, and their branches may not write.
+            return func(*args, **kwargs)
         # The schemas of some batch norms do not mark the running statistics as written.
         unmarked = "batch_norm" in func._schema.name
         if func._schema.is_mutable or unmarked:
