@@ -26,7 +26,7 @@ REST = "the rest"
 # Timed functions by the name that their callers look up.
 SPANS = {
     "export": {
-        "onnx_release.export.export_model:load_unchecked": "map the weights, search NaN and infinity",
+        "onnx_release.export.export_model:load_unchecked": "map the weights",
         "onnx_release.export.verify:ExportVerifier.__init__": "run PyTorch at two batch sizes",
         "torch.export:export": "trace the model (torch.export)",
         "onnx_release.export.strategies:_convert_with_dynamo": "translate and optimise the graph (torch.onnx)",

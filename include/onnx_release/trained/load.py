@@ -34,16 +34,11 @@ LoadedModel = ExportedProgram | torch.nn.Module
 
 
 def load_trained(package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None) -> LoadedModel:
-    """Return the model of `load_with_findings` alone."""
-    return load_with_findings(package, allow_pickle=allow_pickle, factory=factory)[0]
-
-
-def load_with_findings(
-    package: TrainedPackage, *, allow_pickle: bool, factory: FactoryOptions | None = None
-) -> tuple[LoadedModel, tuple[Finding, ...]]:
     """Load a trained model as `load_unchecked` does, and check its weights as `value_findings` does."""
-    model, findings = load_unchecked(package, allow_pickle=allow_pickle, factory=factory)
-    return model, (*findings, *value_findings(model))
+    model, _ = load_unchecked(package, allow_pickle=allow_pickle, factory=factory)
+    for _ in value_findings(model):
+        pass
+    return model
 
 
 def load_unchecked(

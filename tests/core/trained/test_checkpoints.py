@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file, save_model
 from torch import Tensor, distributed, nn
 
-from onnx_release.trained.load import load_with_findings
+from onnx_release.trained.load import load_unchecked, value_findings
 from onnx_release.trained.mapped_weights import pages_of
 from onnx_release.trained.mlflow_model import TrainedPackage
 from onnx_release.trained.model_factory import FactoryOptions
@@ -202,9 +202,9 @@ def load(path: Path, factory: FactoryOptions, *, allow_pickle: bool = False) -> 
     package = TrainedPackage(
         format=format_of_file(path), data_path=path, inputs=(), outputs=(), example=None, pytorch_version="unknown"
     )
-    model, findings = load_with_findings(package, allow_pickle=allow_pickle, factory=factory)
+    model, findings = load_unchecked(package, allow_pickle=allow_pickle, factory=factory)
     assert isinstance(model, nn.Module)
-    return model, {finding.code: finding.message for finding in findings}
+    return model, {finding.code: finding.message for finding in (*findings, *value_findings(model))}
 
 
 def assert_same(model: nn.Module, expected: nn.Module) -> None:
