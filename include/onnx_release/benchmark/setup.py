@@ -35,8 +35,8 @@ from onnx_release.trained.example import bind_package
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import LoadedModel, load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
+from onnx_release.trained.model_errors import float_dtypes
 from onnx_release.trained.model_factory import FactoryOptions
-from onnx_release.trained.model_values import half_precision
 
 
 class BenchmarkOptions(Record):
@@ -137,7 +137,7 @@ class BenchmarkSetup:
             folder=folder,
             artifact=artifact,
             options=options.replace(
-                parity_limits=limits_for_weights(options.parity_limits, half_precision(model)),
+                parity_limits=limits_for_weights(options.parity_limits, float_dtypes(model)),
             ),
             device="cuda" if on_cuda else "cpu",
             threads=options.measure_plan.threads or usable_cpus(),

@@ -38,7 +38,7 @@ from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.dimension_names import identifiers
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import dropping_pages
-from onnx_release.trained.model_values import half_precision
+from onnx_release.trained.model_errors import float_dtypes
 from onnx_release.trained.module_state import ModuleState
 
 _NAMES = 10
@@ -51,15 +51,13 @@ class ExportVerifier:
     size, and seeded values. A model that fails on its example needs no export. The context manager starts the ONNX
     Runtime process, which loads its libraries while the exporter runs.
 
-    Attributes:
-        limited: Varying dimensions that PyTorch itself runs within a limit only, with that limit.
-
     Args:
         model: The loaded model. It has the same state afterwards.
         options: Options of the PyTorch runner.
         contract: The inputs, outputs and sample of the model.
 
     Attributes:
+        limited: Varying dimensions that PyTorch itself runs within a limit only, with that limit.
         outputs: The places of the outputs in PyTorch's result.
 
     Raises:
@@ -74,7 +72,7 @@ class ExportVerifier:
         # The fast path of attention writes other numbers into masked positions.
         self._options = replace(options, mha_fastpath=False)
         self._contract = contract
-        self._limits = limits_for_weights(ParityLimits(), half_precision(model))
+        self._limits = limits_for_weights(ParityLimits(), float_dtypes(model))
         sizes = (1, limits.UNSEEN_BATCH_SIZE)
         samples = make_samples(contract.inputs, contract.example, sizes, contract.ranges)
         required = [next(sample for sample in samples if sample.batch_size == size) for size in sizes]

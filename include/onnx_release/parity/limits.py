@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -24,13 +24,14 @@ def resolve_limits(limits: ParityLimits, output: str, dtype: str) -> OutputLimit
     return OutputLimits(**values)
 
 
-def limits_for_weights(limits: ParityLimits, dtype: str | None) -> ParityLimits:
+def limits_for_weights(limits: ParityLimits, dtypes: Collection[str]) -> ParityLimits:
     """Return the limits for a model with weights of half precision: its wider outputs have the error of its weights.
 
     Args:
         limits: the limits of the release. An entry for a dtype or an output wins.
-        dtype: the dtype of the weights of half precision, ``float16`` or ``bfloat16``; None if there are none.
+        dtypes: the dtypes of the model's float weights.
     """
+    dtype = next((half for half in ("bfloat16", "float16") if half in dtypes), None)
     if dtype is None:
         return limits
     wider = {wide: DTYPE_LIMITS[dtype] | limits.per_dtype.get(wide, {}) for wide in ("float32", "float64")}

@@ -103,8 +103,8 @@ def where_raised(error: BaseException) -> Place | None:
 
 def float_dtypes(model: torch.nn.Module | torch.export.ExportedProgram) -> set[str]:
     """Return the dtypes of the float parameters of a model."""
-    named = model.state_dict if isinstance(model, torch.export.ExportedProgram) else dict(model.named_parameters())
-    return {str(tensor.dtype).removeprefix("torch.") for tensor in named.values() if tensor.is_floating_point()}
+    floats = (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point())
+    return {str(dtype).removeprefix("torch.") for dtype in floats}
 
 
 def _dtype_action(inputs: Mapping[str, str], weights: set[str]) -> str:

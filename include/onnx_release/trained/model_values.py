@@ -17,13 +17,6 @@ from onnx_release.trained.match_weights import ModelNames
 _OF_TORCH = frozenset(vars(torch.nn.Module()))
 
 
-def half_precision(model: torch.nn.Module | torch.export.ExportedProgram) -> str | None:
-    """Return the dtype of the weights of half precision, ``float16`` or ``bfloat16``, or None if there are none."""
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    names = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
-    return next((name for dtype, name in names.items() if dtype in dtypes), None)
-
-
 def unsaved_values(model: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the arrays and tensors of a model that its state dict does not have, by their places."""
     saved = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}

@@ -11,7 +11,7 @@ import pytest
 
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_outputs import compare_outputs
-from onnx_release.parity.measures import compare_arrays
+from onnx_release.parity.measures import MAE_MAX_LITERAL_BELOW, compare_arrays
 from onnx_release.parity.scales import output_scales
 from onnx_release.records import OutputParity
 from onnx_release.samples.sample import Sample
@@ -157,6 +157,7 @@ def test_a_limit_below_the_default_is_taken_literally() -> None:
     candidate = np.nextafter(reference, np.float32(3.0))
     scales = output_scales([(Sample(name="example", inputs={}, batch_size=6), {"y": reference})])["y"]
     limits = ParityLimits()
+    assert limits.mae_max == MAE_MAX_LITERAL_BELOW
     assert not compare_arrays(reference, candidate, limits.to_dict(), scales).failures
     strict = limits.replace(mae_max=1e-12)
     [failure] = compare_arrays(reference, candidate, strict.to_dict(), scales).failures
