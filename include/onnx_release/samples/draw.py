@@ -64,8 +64,18 @@ def seeded_arrays(
             array = generator.standard_normal(shape) + float(resized[spec.name].flat[0])
         else:
             array = _mixed(spec, resized[spec.name], axes[spec.name], rows, generator)
+            if example is not None and _all_rows_have_a_flag(example[spec.name]):
+                # A mask that is cut to a shorter length may lose its valid part. Attention to nothing is undefined.
+                array = np.where(array.any(axis=-1, keepdims=True), array, np.arange(array.shape[-1]) == 0)
         arrays[spec.name] = _cast(array, spec.dtype)
     return arrays
+
+
+def _all_rows_have_a_flag(array: Array) -> bool:
+    """Return True for an array of zeros and ones, or booleans, without a row of zeros."""
+    if array.ndim < 2 or array.dtype.kind not in "biu" or not array.size:
+        return False
+    return bool(array.min() >= 0 and array.max() <= 1 and array.any(axis=-1).all())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,25 +140,11 @@ def _mixed_flags(array: Array, rows: _Rows, generator: np.random.Generator) -> A
     """Return rows of the example, or for a mask that is equal everywhere rows with a shorter valid part."""
     near = array[rows.near]
     if array.any() != array.all():
-        return _with_a_valid_part(near)
+        return near
     if near.ndim == 1:
         return generator.integers(0, 2, near.shape)
     valid = generator.integers(1, near.shape[-1], (*near.shape[:-1], 1), endpoint=True)
     return np.where(np.arange(near.shape[-1]) < valid, near, ~near)
-
-
-def _with_a_valid_part(flags: Array) -> Array:
-    """Return rows of flags in which no row is zero everywhere: a mask cut to a shorter length may have been.
-
-    Attention to nothing has no defined result.
-    """
-    if flags.ndim < 2 or not flags.any():
-        return flags
-    empty = ~flags.any(axis=-1)
-    if empty.any():
-        flags = flags.copy()
-        flags[empty, 0] = 1
-    return flags
 
 
 def _mixed_integers(array: Array, rows: _Rows, pooled: tuple[int, ...], generator: np.random.Generator) -> Array:
@@ -156,7 +152,7 @@ def _mixed_integers(array: Array, rows: _Rows, pooled: tuple[int, ...], generato
     near = array[rows.near]
     low, high = array.min(axis=pooled, keepdims=True), array.max(axis=pooled, keepdims=True)
     if array.size == 0 or int(array.max()) - int(array.min()) <= 1:
-        return _with_a_valid_part(near)
+        return near
     if (low == high).all():
         low, high = array.min(), array.max()
     return generator.integers(low, high, near.shape, dtype=array.dtype, endpoint=True)

@@ -107,3 +107,19 @@ def test_positions_along_a_varying_dimension_are_alike() -> None:
     assert (sample["x"].shape, sample["e"].shape) == ((9, 2), (2, 6))
     assert sample["x"][:, 0].max() <= 2.5 < 10.5 <= sample["x"][:, 1].min()
     assert sample["e"][0].max() <= 1 <= sample["e"][1].min()
+
+
+def test_a_mask_that_is_cut_keeps_a_valid_part() -> None:
+    # The valid part of each row is at its end, and a shorter sample has only the beginning.
+    mask = np.zeros((4, 12), np.int64)
+    mask[:, 8:] = 1
+    inputs = [TensorSpec(name="mask", dtype="int64", shape=("batch", "length"))]
+    dimensions = Dimensions.of(inputs, {"mask": mask})
+    sample = seeded_arrays(dimensions, dimensions.sizes(8, length=6), 1, {"mask": mask})["mask"]
+    assert sample.shape == (8, 6)
+    assert sample.any(axis=1).all()
+
+
+def test_a_column_of_flags_keeps_its_zeros() -> None:
+    sample = drawn(flag=np.array([[0], [1], [0]], np.int64))["flag"]
+    assert set(np.unique(sample)) == {0, 1}
