@@ -57,6 +57,22 @@ class Judged:
             return dict(session.run(feed))
 
 
+def values(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Return standard normal values."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def assert_equals_pytorch(judged: Judged, model: torch.nn.Module, *, atol: float = 1e-5, **feed: Any) -> None:
+    """Compare the released file with PyTorch, output by output, on inputs in the order of `forward`."""
+    outputs = judged.run(**feed)
+    with torch.inference_mode():
+        expected = model(*(torch.from_numpy(array) for array in feed.values()))
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    assert len(outputs) == len(expected)
+    for output, tensor in zip(outputs.values(), expected, strict=True):
+        np.testing.assert_allclose(output, tensor.numpy(), rtol=1e-5, atol=atol)
+
+
 def log_model(
     model: torch.nn.Module, path: Path, inputs: Specs, outputs: Specs | None, example: Any, *, form: str = "pickle"
 ) -> Path:

@@ -14,29 +14,14 @@ from mlflow import pytorch as mlflow_pytorch
 from mlflow.models import infer_signature
 from torch import Tensor, nn
 
-from tests.core.judging import Judged, Specs, judge, log_model
+from tests.core.judging import Judged, Specs, assert_equals_pytorch, judge, log_model, values
 
 EDGES = np.array([[0, 1, 2, 3, 4, 0, 1], [1, 2, 3, 4, 0, 2, 3]])
-
-
-def values(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def release(path: Path, model: nn.Module, inputs: Specs, outputs: Specs | None, example: Any, **more: Any) -> Judged:
     form = more.pop("form", "pickle")
     return judge(log_model(model, path / "logged", inputs, outputs, example, form=form), path / "onnx", **more)
-
-
-def require_equal(judged: Judged, model: nn.Module, **feed: npt.NDArray[Any]) -> None:
-    """Compare the released file with PyTorch, output by output."""
-    outputs = judged.run(**feed)
-    with torch.no_grad():
-        expected = model(*(torch.from_numpy(array) for array in feed.values()))
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    assert len(outputs) == len(expected)
-    for output, tensor in zip(outputs.values(), expected, strict=True):
-        np.testing.assert_allclose(output, tensor.numpy(), rtol=1e-5, atol=1e-5)
 
 
 class Graph(nn.Module):
@@ -66,7 +51,7 @@ def test_nodes_and_edges_of_a_graph_have_sizes_of_their_own(tmp_path: Path, inpu
     example = {"x": values(5, 16), "edge_index": EDGES}
     model = Graph()
     judged = release(tmp_path, model, inputs, [("h", "float32", (-1, 4))], example, input_spec=input_spec)
-    require_equal(judged, model, x=values(8, 16), edge_index=np.array([[0, 7, 3], [7, 0, 3]]))
+    assert_equals_pytorch(judged, model, x=values(8, 16), edge_index=np.array([[0, 7, 3], [7, 0, 3]]))
     assert judged.artifact is not None
     assert "no_common_batch" in {finding.code for finding in judged.artifact.findings}
     nodes, edges = (spec.shape for spec in judged.artifact.inputs)
@@ -90,7 +75,7 @@ def test_images_and_texts_are_batches_of_their_own(tmp_path: Path) -> None:
     inputs: Specs = [("image", "float32", (-1, 6)), ("ids", "int64", (-1, -1))]
     example = {"image": values(2, 6), "ids": np.arange(15).reshape(3, 5)}
     judged = release(tmp_path, model, inputs, [("similarity", "float32", (-1, -1))], example)
-    require_equal(judged, model, image=values(7, 6), ids=np.full((4, 9), 3))
+    assert_equals_pytorch(judged, model, image=values(7, 6), ids=np.full((4, 9), 3))
 
 
 class Recurrent(nn.Module):
@@ -111,7 +96,7 @@ def test_a_graph_more_general_than_its_signature_is_a_warning(tmp_path: Path) ->
     inputs: Specs = [("x", "float32", (-1, 5, 4)), ("state", "float32", (2, -1, 6))]
     outputs: Specs = [("y", "float32", (-1, 6)), ("next", "float32", (-1, 3, 6))]
     judged = release(tmp_path, model, inputs, outputs, {"x": values(3, 5, 4), "state": values(2, 3, 6)})
-    require_equal(judged, model, x=values(4, 5, 4), state=values(2, 4, 6))
+    assert_equals_pytorch(judged, model, x=values(4, 5, 4), state=values(2, 4, 6))
     assert judged.artifact is not None
     assert judged.artifact.outputs[1].shape == (2, "batch", 6)
     assert [attempt.outcome for attempt in judged.artifact.attempts] == ["taken"]
@@ -135,7 +120,7 @@ def test_names_that_are_not_identifiers_vary_like_others(tmp_path: Path, name: s
     spec = [{"name": name, "dtype": "float32", "shape": ["batch", 4, dimension]}] if dimension else None
     inputs: Specs = [(name, "float32", (-1, 4, -1))]
     judged = release(tmp_path, model, inputs, [("y", "float32", (-1, 5, -1))], values(3, 4, 12), input_spec=spec)
-    require_equal(judged, model, **{name: values(2, 4, 31)})
+    assert_equals_pytorch(judged, model, **{name: values(2, 4, 31)})
     assert judged.parity is not None
     assert judged.artifact is not None
     assert {comparison.shape[-1] for comparison in judged.parity.comparisons} == {6, 12, 13, 24}
@@ -189,7 +174,7 @@ def test_seeded_values_are_values_that_the_model_takes(
         width = model(torch.from_numpy(example)).shape[1:]
     inputs: Specs = [("x", "float32", (-1, example.shape[1]))]
     judged = release(tmp_path, model, inputs, [("y", "float32", (-1, *width))], example)
-    require_equal(judged, model, x=example)
+    assert_equals_pytorch(judged, model, x=example)
     assert judged.parity is not None
     compared = {(c.sample, c.batch_size) for c in judged.parity.comparisons if c.sample.startswith("seed")}
     assert compared == {("seed 11", 1), ("seed 11", 5), ("seed 23", 1)}
@@ -210,7 +195,7 @@ def test_a_table_of_numbers_is_one_input(tmp_path: Path, table: bool) -> None:
     )
     judged = judge(tmp_path / "logged", tmp_path / "onnx")
     if table:
-        require_equal(judged, model, input=frame.to_numpy(np.float32))
+        assert_equals_pytorch(judged, model, input=frame.to_numpy(np.float32))
     else:
         assert judged.code == "column_signature"
         assert "a, b, c" in judged.text
@@ -266,7 +251,7 @@ def test_a_script_keeps_two_lengths_that_must_be_equal(tmp_path: Path) -> None:
     inputs: Specs = [("ids", "int64", (-1, -1)), ("mask", "float32", (-1, -1))]
     example = {"ids": np.arange(24).reshape(4, 6) % 20, "mask": mask}
     judged = release(tmp_path, torch.jit.script(model), inputs, [("y", "float32", (-1, 4))], example)
-    require_equal(judged, model, ids=np.full((2, 9), 7), mask=np.ones((2, 9), np.float32))
+    assert_equals_pytorch(judged, model, ids=np.full((2, 9), 7), mask=np.ones((2, 9), np.float32))
 
 
 def test_a_state_whose_batch_is_signed_as_fixed_is_refused_with_the_way_to_describe_it(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,9 @@ from torch import Tensor, nn
 from onnx_release.benchmark.benchmark_model import compare_artifact
 from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.limits import ParityLimits
-from tests.core.judging import Judged, judge, log_model
+from tests.core.judging import Judged, assert_equals_pytorch, judge, log_model, values
 
 MAP_ORIGIN = (432000.0, 5021000.0)
-
-
-def _values(*shape: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def _released(model: nn.Module, tmp_path: Path, inputs: Any, outputs: Any, example: Any) -> Judged:
@@ -29,12 +24,8 @@ def _released(model: nn.Module, tmp_path: Path, inputs: Any, outputs: Any, examp
     trained = log_model(model, tmp_path / "trained", inputs, outputs, example)
     judged = judge(trained, tmp_path / "onnx")
     feed = example if isinstance(example, dict) else {inputs[0][0]: example}
-    found = judged.run(**feed)
-    with torch.inference_mode():
-        result = model(*(torch.from_numpy(array) for array in feed.values()))
-    results = result if isinstance(result, tuple) else (result,)
-    for (name, _, _), expected in zip(outputs, results, strict=True):
-        np.testing.assert_allclose(found[name], expected.numpy(), rtol=1e-5, atol=1e-6)
+    assert list(judged.run(**feed)) == [name for name, _, _ in outputs]
+    assert_equals_pytorch(judged, model, atol=1e-6, **feed)
     return judged
 
 
@@ -57,7 +48,7 @@ def test_a_large_offset_hides_no_error_and_a_right_model_is_released(tmp_path: P
         Located(),
         [("x", "float32", (-1, 4))],
         [("fix", "float32", (-1, 3))],
-        _values(4, 4),
+        values(4, 4),
     )
     judged = _released(model, tmp_path, inputs, outputs, example)
     assert judged.artifact is not None
@@ -139,16 +130,16 @@ IMAGE = [("image", "float32", (-1, 3, 8, 8))]
 @pytest.mark.parametrize(
     ("model", "inputs", "outputs", "example"),
     [
-        (Kept, [("x", "float32", (-1, 8))], [("kept", "float32", (-1, 5))], 3 * _values(6, 8)),
+        (Kept, [("x", "float32", (-1, 8))], [("kept", "float32", (-1, 5))], 3 * values(6, 8)),
         (
             Policy,
             [("x", "float32", (-1, 8)), ("legal", "bool", (-1, 6))],
             [("logits", "float32", (-1, 6))],
-            {"x": _values(3, 8), "legal": LEGAL},
+            {"x": values(3, 8), "legal": LEGAL},
         ),
-        (Standardized, IMAGE, [("y", "float32", (-1,))], _values(3, 3, 8, 8)),
-        (Peaks, IMAGE, [("scores", "float32", (-1, 5)), ("places", "int64", (-1, 5))], _values(3, 3, 8, 8)),
-        (Logarithm, [("x", "float32", (-1, 8))], [("y", "float32", (-1, 3))], np.abs(_values(3, 8)) + 0.1),
+        (Standardized, IMAGE, [("y", "float32", (-1,))], values(3, 3, 8, 8)),
+        (Peaks, IMAGE, [("scores", "float32", (-1, 5)), ("places", "int64", (-1, 5))], values(3, 3, 8, 8)),
+        (Logarithm, [("x", "float32", (-1, 8))], [("y", "float32", (-1, 3))], np.abs(values(3, 8)) + 0.1),
     ],
 )
 def test_a_right_model_is_released_though_invented_inputs_differ(
@@ -174,7 +165,7 @@ class HalfInside(nn.Module):
 
 def test_outputs_of_half_precision_weights_have_the_limits_of_their_dtype(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    row, specs = _values(4, 8), ([("row", "float32", (-1, 8))], [("scores", "float32", (-1, 3))])
+    row, specs = values(4, 8), ([("row", "float32", (-1, 8))], [("scores", "float32", (-1, 3))])
     model = HalfInside()
     judged = judge(log_model(model, tmp_path / "trained", *specs, row), tmp_path / "out")
     expected = model(torch.from_numpy(row)).detach().numpy()
