@@ -20,6 +20,9 @@ from onnx_release.trained.load import load_unchecked
 from onnx_release.trained.mlflow_model import read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
+# Their versions are recorded too. The exported bytes do not depend on them.
+_TOOLS = ("mlflow", "numpy", "onnx", "onnxruntime", "onnxscript")
+
 
 class ExportStepOptions(Record):
     """Options of the export step.
@@ -62,9 +65,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         result = export_onnx(model, folder, contract, export_options, verifier)
         # A session on the GPU needs both PyTorch's export and ONNX Runtime there.
         providers = CUDA_PROVIDERS if result.device == "cuda" and cuda_available() else CPU_PROVIDERS
-        versions = tool_versions() | {
-            tool: version(tool) for tool in ("mlflow", "numpy", "onnx", "onnxruntime", "onnxscript")
-        }
+        versions = tool_versions() | {tool: version(tool) for tool in _TOOLS}
         write_package(
             folder,
             PackageSpec(

@@ -114,17 +114,7 @@ def compare_arrays(
     if reference.dtype.kind in "iub":
         return _compare_exact(reference, candidate, limits)
     wide, other = reference.astype(np.float64), candidate.astype(np.float64)
-    # NaN and infinity at the same places are values of the model.
-    kinds = {
-        "NaN": (np.isnan(wide), np.isnan(other)),
-        "+infinity": (np.isposinf(wide), np.isposinf(other)),
-        "-infinity": (np.isneginf(wide), np.isneginf(other)),
-    }
-    failures = [
-        f"{kind} at {int(there.sum())} places, PyTorch's at {int(here.sum())}; {int((here != there).sum())} differ"
-        for kind, (here, there) in kinds.items()
-        if (here != there).any()
-    ]
+    failures = _misplaced(wide, other)
     finite = np.isfinite(wide) & np.isfinite(other)
     if not finite.any():
         return Compared(failures=failures)
@@ -149,6 +139,21 @@ def compare_arrays(
         if uncertainty is not None:
             _judge_uncertainty(compared, difference, uncertainty, scales, limits["uncertainty_max"])
     return compared
+
+
+def _misplaced(reference: Array, candidate: Array) -> list[str]:
+    """Return a failure for NaN and for each infinity that is not at the same places on both sides."""
+    # NaN and infinity at the same places are values of the model.
+    kinds = {
+        "NaN": (np.isnan(reference), np.isnan(candidate)),
+        "+infinity": (np.isposinf(reference), np.isposinf(candidate)),
+        "-infinity": (np.isneginf(reference), np.isneginf(candidate)),
+    }
+    return [
+        f"{kind} at {int(there.sum())} places, PyTorch's at {int(here.sum())}; {int((here != there).sum())} differ"
+        for kind, (here, there) in kinds.items()
+        if (here != there).any()
+    ]
 
 
 def _structure_failures(reference: Array, candidate: Array) -> list[str]:

@@ -27,6 +27,7 @@ INCOMPLETE = (
 )
 
 _LISTED_MAX = 20
+_SUFFIXES = (*limits.MODEL_SUFFIXES, *limits.INDEX_SUFFIXES)
 _BEST = {"best", *(f"best{word}" for word in ("model", "checkpoint", "ckpt", "weights", "net", "val", "epoch"))}
 _LAST = {"last", "latest", "final"}
 # Words of files with other parts of the training's state.
@@ -64,9 +65,7 @@ class Artifacts:
 
 def is_file(model_uri: str) -> bool:
     """Return True for the URI of a file of a run, False for the folder of a model."""
-    return model_uri.startswith("runs:/") and model_uri.lower().endswith(
-        (*limits.MODEL_SUFFIXES, *limits.INDEX_SUFFIXES)
-    )
+    return model_uri.startswith("runs:/") and model_uri.lower().endswith(_SUFFIXES)
 
 
 def search(listing: Listing, depth_max: int = DEPTH_MAX) -> Artifacts:
@@ -154,7 +153,7 @@ def is_weights(path: str) -> bool:
 
 def _is_candidate(path: str, siblings: set[str]) -> bool:
     name = PurePosixPath(path).name
-    if not name.lower().endswith((*limits.MODEL_SUFFIXES, *limits.INDEX_SUFFIXES)):
+    if not name.lower().endswith(_SUFFIXES):
         return False
     if not name.lower().endswith(_SHARED_SUFFIXES) or name.lower().endswith((".pth.tar", ".pt.tar")):
         return True
