@@ -20,7 +20,7 @@ from onnx_release.trained.load import load_unchecked
 from onnx_release.trained.mlflow_model import read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
-# Their versions are recorded too. The exported bytes do not depend on them.
+# Packages whose versions the artifact records, besides those of `tool_versions`.
 _TOOLS = ("mlflow", "numpy", "onnx", "onnxruntime", "onnxscript")
 
 
