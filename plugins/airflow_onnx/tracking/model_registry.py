@@ -194,10 +194,10 @@ def _or_none(get: Callable[[], Any]) -> Any:
         return None
 
 
-def tag_of_model(hook: MlflowHook, name: str, key: str) -> str | None:
-    """Return a tag of the registered model, or None."""
+def tags_of_model(hook: MlflowHook, name: str) -> dict[str, str]:
+    """Return the tags of the registered model; without the model there are none."""
     model = _registered_model(hook, name)
-    return model.tags.get(key) if model else None
+    return dict(model.tags) if model else {}
 
 
 def set_tag_of_model(hook: MlflowHook, name: str, key: str, text: str) -> None:
@@ -212,10 +212,10 @@ def delete_tag_of_model(hook: MlflowHook, name: str, key: str) -> None:
         hook.client.delete_registered_model_tag(name, key)
 
 
-def set_alias(hook: MlflowHook, version: ModelVersion, alias: str) -> None:
+def set_alias(hook: MlflowHook, name: str, alias: str, version: int) -> None:
     """Move the alias to the version, in one step."""
-    with hook.mlflow_errors(f"The alias '{alias}' of model '{version.name}'"):
-        hook.client.set_registered_model_alias(version.name, alias, str(version.version))
+    with hook.mlflow_errors(f"The alias '{alias}' of model '{name}'"):
+        hook.client.set_registered_model_alias(name, alias, str(version))
 
 
 def set_stage(hook: MlflowHook, version: ModelVersion, stage: str) -> None:

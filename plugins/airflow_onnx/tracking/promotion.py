@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.tracking import model_registry, tags
+from airflow_onnx.tracking import alias_log, model_registry, tags
+from airflow_onnx.tracking.alias_log import AliasMove
 from airflow_onnx.tracking.contract import Contract, contract_of
 from onnx_release.errors import Refused, Transient
 from onnx_release.records.base import Record
@@ -125,6 +126,22 @@ class Promoter:
         return f"its training run {holder.run_id} ended {when}. Set alias_back to move it to this older run"
 
 
+def move_alias(hook: MlflowHook, name: str, move: AliasMove) -> None:
+    """Move an alias and log the move. The caller holds the `promotion_lock`.
+
+    :param move: a move to a version. Its `from_version` is replaced by the version that has the alias.
+    """
+    holder = model_registry.alias_holder(hook, name, move.alias)
+    before = int(holder.version) if holder else None
+    if before != move.to_version:
+        model_registry.set_alias(hook, name, move.alias, int(move.to_version or 0))
+    last = next((one for one in reversed(alias_log.read(hook, name)) if one.alias == move.alias), None)
+    # An earlier try of the task may have moved the alias without the log, and so may a person in MLflow.
+    if before != move.to_version or last is None or last.to_version != move.to_version:
+        was = before if before != move.to_version else last and last.to_version
+        alias_log.append(hook, name, move.replace(from_version=was))
+
+
 def training_end_ms(hook: MlflowHook, version: Any) -> int:
     """Return the end of a version's training run; without a finished run, the creation of the version."""
     end = None
@@ -147,7 +164,7 @@ def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
     :raises Transient: if other releases have the lock all the time.
     """
     own, deadline = uuid.uuid4().hex, time.monotonic() + _LOCK_WAIT_MAX_S
-    while model_registry.tag_of_model(hook, model_name, tags.PROMOTION_LOCK) != own:
+    while _lock(hook, model_name) != own:
         _await_unlocked(hook, model_name)
         if time.monotonic() > deadline:
             raise Transient(
@@ -158,14 +175,18 @@ def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if model_registry.tag_of_model(hook, model_name, tags.PROMOTION_LOCK) == own:
+        if _lock(hook, model_name) == own:
             model_registry.delete_tag_of_model(hook, model_name, tags.PROMOTION_LOCK)
+
+
+def _lock(hook: MlflowHook, model_name: str) -> str | None:
+    return model_registry.tags_of_model(hook, model_name).get(tags.PROMOTION_LOCK)
 
 
 def _await_unlocked(hook: MlflowHook, model_name: str) -> None:
     """Wait until no release has the lock, or the one that has it was killed."""
     seen, since = "", time.monotonic()
-    while (found := model_registry.tag_of_model(hook, model_name, tags.PROMOTION_LOCK)) is not None:
+    while (found := _lock(hook, model_name)) is not None:
         if found != seen:
             seen, since = found, time.monotonic()
         elif time.monotonic() - since > _LOCK_STALE_S:

@@ -50,6 +50,8 @@ VERSION_CONTRACT = "onnx.contract"
 
 # On a registered model, while a release moves its aliases.
 PROMOTION_LOCK = "onnx.promotion_lock"
+# On a registered model: the moves of its aliases, in numbered tags.
+ALIAS_LOG = f"{ROOT}.alias_log"
 
 
 def of_precision(name: str, precision: str) -> str:

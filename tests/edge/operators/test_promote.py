@@ -8,7 +8,7 @@ import mlflow
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.promote import RELEASED_VERSIONS
-from airflow_onnx.tracking import model_registry, promotion, tags
+from airflow_onnx.tracking import alias_log, model_registry, promotion, tags
 from airflow_onnx.tracking.contract import Contract, contract_of
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from onnx_release.records import OnnxArtifact, TensorSpec
@@ -190,7 +190,10 @@ def test_a_release_without_its_contract_tag_has_the_contract_of_its_files(
 def test_the_same_version_again_changes_nothing(hook: MlflowHook, release: Release, judged: Release) -> None:
     release.after(judged, "parity_latency").run(*PUBLISHED)
     assert release.run("promote")["alias"] == "candidate"
-    assert hook.client.get_registered_model(release.model_name).tags == {}, "the lock is released"
+    assert set(hook.client.get_registered_model(release.model_name).tags) == {"onnx_release.alias_log.0"}, "no lock"
+    (move,) = alias_log.read(hook, release.model_name)
+    assert (move.alias, move.from_version, move.to_version, move.by) == ("candidate", None, 1, "Airflow")
+    assert (move.dag_run, move.why) == (release.dag_run_id, "release of training run small")
 
 
 def test_wrong_rules_are_refused(hook: MlflowHook, release: Release, judged: Release) -> None:

@@ -119,7 +119,7 @@ def test_an_update_replaces_figures_and_leaves_other_tags(
 
 def test_alias_and_stage_are_moved(hook: MlflowHook, request_: model_registry.VersionRequest) -> None:
     version = model_registry.ensure_version(hook, request_)
-    model_registry.set_alias(hook, version, "candidate")
+    model_registry.set_alias(hook, version.name, "candidate", version.version)
     model_registry.set_stage(hook, version, "Staging")
     stored = hook.client.get_model_version_by_alias(request_.name, "candidate")
     assert (int(stored.version), stored.current_stage) == (1, "Staging")
