@@ -65,6 +65,9 @@ CPU_WAIT_SHARE_MAX = 0.05
 # out weights and buffers differently (ten processes on two CPUs: `speedup_repeatability` of the bench).
 PROCESS_SPREAD = 0.03
 
+# The quantiles of the times per call that a report keeps.
+LATENCY_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+
 # The wait of a measurement for another one on its host, and the interval of its attempts, in s.
 MEASURE_LOCK_TIMEOUT_S = 1800.0
 MEASURE_LOCK_POLL_S = 0.5

@@ -59,11 +59,19 @@ def comparison(**changes: Any) -> OutputParity:
     return OutputParity(**fields | changes, measures=Measures(**measures))
 
 
+def quantiles(p50_ms: float) -> tuple[float, ...]:
+    return tuple(p50_ms * share for share in (0.9, 0.93, 0.95, 0.98, 1.0, 1.1, 1.2, 1.25, 1.5))
+
+
 def batch(**changes: Any) -> BatchLatency:
     fields: dict[str, Any] = {
         "batch_size": 1,
-        "reference": SideLatency(p50_ms=2.0, p95_ms=2.5, cpu_p50_ms=3.9, throughput_per_s=490.0),
-        "candidate": SideLatency(p50_ms=1.0, p95_ms=1.2, cpu_p50_ms=1.9, throughput_per_s=980.0),
+        "reference": SideLatency(
+            p50_ms=2.0, p95_ms=2.5, cpu_p50_ms=3.9, throughput_per_s=490.0, quantiles_ms=quantiles(2.0)
+        ),
+        "candidate": SideLatency(
+            p50_ms=1.0, p95_ms=1.2, cpu_p50_ms=1.9, throughput_per_s=980.0, quantiles_ms=quantiles(1.0)
+        ),
         "speedup": 2.0,
         "speedup_low": 1.9,
         "speedup_high": 2.1,

@@ -38,7 +38,7 @@ def parity(output: str, mae: float | None, cosine: float) -> OutputParity:
 
 
 def latency() -> LatencyReport:
-    side = SideLatency(p50_ms=12.345, p95_ms=23.456, cpu_p50_ms=24.0, throughput_per_s=80.0)
+    side = SideLatency(p50_ms=12.345, p95_ms=23.456, cpu_p50_ms=24.0, throughput_per_s=80.0, quantiles_ms=(12.345,) * 9)
     batch = BatchLatency(
         batch_size=8, reference=side, candidate=side.replace(p50_ms=6.789), speedup=1.82, speedup_low=1.75,
         speedup_high=1.91, confidence=0.95, rounds=30, calls_per_round=4, measured_s=4.0, conclusive=True,

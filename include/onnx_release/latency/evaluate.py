@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Literal
 
 from onnx_release.errors import LatencyRefused
 from onnx_release.limits import CPU_WAIT_SHARE_MAX, LatencyBudget, MeasurePlan
-from onnx_release.records import BatchLatency, LatencyReport
+from onnx_release.records import BatchLatency, Gate, LatencyReport
+from onnx_release.records.gates import Verdict
 
 _ROUNDS_MIN = 10
 
-_Comparison = Literal["passed", "refused", "not settled"]
+_WORST_FIRST: tuple[Literal["refused", "warning", "not settled"], ...] = ("refused", "warning", "not settled")
 
 
 def require_valid_latency_options(budget: LatencyBudget, plan: MeasurePlan) -> None:
@@ -59,55 +60,108 @@ def evaluate_latency(measured: LatencyReport, budget: LatencyBudget) -> LatencyR
     Returns:
         The report with its budget, verdict, failures and warnings.
     """
-    served = next((batch for batch in measured.batches if batch.batch_size == budget.batch_size), None)
-    invalid = []
-    if served is None:
-        invalid.append(f"the serving batch size {budget.batch_size} was not measured")
-    active, requested = measured.providers_active, measured.providers_requested
-    # ONNX Runtime falls back to another provider without an error; its latency is of no use then.
-    if active[:1] != requested[:1]:
-        invalid.append(f"ONNX Runtime ran on {', '.join(active) or 'nothing'}, not on {', '.join(requested)}")
-    comparison, misses = ("refused", []) if served is None else _compare(served, budget)
+    found = latency_gates(measured, budget)
+    missed = sorted(
+        (gate for gate in found if gate.verdict != "passed"), key=lambda gate: gate.verdict == "not settled"
+    )
+    invalid = [_miss(gate, measured, budget) for gate in missed if _is_invalid(gate)]
+    misses = [_miss(gate, measured, budget) for gate in missed if not _is_invalid(gate)]
     warn = budget.on_miss == "warn"
     failures = [*invalid, *([] if warn else misses)]
-    warnings = [*(misses if warn else []), *_remarks(measured.batches, comparison, budget)]
-    only_warned = warn and comparison == "refused"
-    verdict = "refused" if invalid else "warning" if only_warned else comparison
+    verdicts = {gate.verdict for gate in found}
+    verdict = "refused" if invalid else next((one for one in _WORST_FIRST if one in verdicts), "passed")
+    served = _served(measured, budget)
+    explained = {budget.batch_size} if verdict != "passed" else set()
     return measured.replace(
         passed=not failures,
         verdict=verdict,
         goal_reached=verdict == "passed" and served is not None and served.speedup_low >= budget.speedup_goal,
         budget=budget.to_dict(),
         failures=tuple(failures),
-        warnings=tuple(warnings),
+        warnings=(*(misses if warn else ()), *_remarks(measured.batches, explained)),
     )
 
 
-def _compare(served: BatchLatency, budget: LatencyBudget) -> tuple[_Comparison, list[str]]:
-    """Return the comparison of the serving batch size with its limits, and the limits that are not met."""
-    speedup = f"speedup at batch {served.batch_size} is {_interval(served)}"
-    p95_ms = served.candidate.p95_ms
-    misses = []
-    if budget.p95_max_ms is not None and not p95_ms <= budget.p95_max_ms:
-        misses.append(f"p95 at batch {served.batch_size} is {p95_ms:.3g} ms, above {budget.p95_max_ms:g} ms")
-    if not served.speedup_high >= budget.speedup_min:
-        misses.append(f"{speedup}, below the required {budget.speedup_min:g}")
-    if misses:
-        return "refused", misses
-    # A wide interval above the limit settles the comparison; a remark reports its width.
-    if served.rounds >= _ROUNDS_MIN and served.speedup_low >= budget.speedup_min:
-        return "passed", []
+def latency_gates(measured: LatencyReport, budget: LatencyBudget) -> tuple[Gate, ...]:
+    """Return the gates of the serving batch size. The gate of the execution provider is there only if it fails."""
+    served = _served(measured, budget)
+    subject = f"batch {budget.batch_size}"
+    found = []
+    active, requested = measured.providers_active, measured.providers_requested
+    # ONNX Runtime falls back to another provider without an error; its latency is of no use then.
+    if active[:1] != requested[:1]:
+        found.append(Gate(name="provider", subject=", ".join(requested), verdict="refused"))
+    if served is None:
+        return (*found, Gate(name="speedup", subject=subject, verdict="not measured"))
+    missed: Verdict = "warning" if budget.on_miss == "warn" else "refused"
+    settled = served.rounds >= _ROUNDS_MIN and served.speedup_low >= budget.speedup_min
+    found.append(
+        Gate(
+            name="speedup",
+            subject=subject,
+            measured=served.speedup,
+            low=served.speedup_low,
+            high=served.speedup_high,
+            limit=budget.speedup_min,
+            unit="x",
+            sense="at least",
+            # A wide interval above the limit settles the comparison; a remark reports its width.
+            verdict="passed" if settled else missed if not served.speedup_high >= budget.speedup_min else "not settled",
+        )
+    )
+    if budget.p95_max_ms is not None:
+        p95_ms = served.candidate.p95_ms
+        verdict: Verdict = "passed" if p95_ms <= budget.p95_max_ms else missed
+        found.append(
+            Gate(
+                name="p95_ms",
+                subject=subject,
+                measured=p95_ms,
+                limit=budget.p95_max_ms,
+                unit="ms",
+                sense="at most",
+                verdict=verdict,
+            )
+        )
+    return tuple(found)
+
+
+def _served(measured: LatencyReport, budget: LatencyBudget) -> BatchLatency | None:
+    return next((batch for batch in measured.batches if batch.batch_size == budget.batch_size), None)
+
+
+def _is_invalid(gate: Gate) -> bool:
+    """Return True for a gate that refuses the model under every budget."""
+    return gate.name == "provider" or gate.verdict == "not measured"
+
+
+def _miss(gate: Gate, measured: LatencyReport, budget: LatencyBudget) -> str:
+    """Return the text of a gate that did not pass."""
+    served = _served(measured, budget)
+    if gate.name == "provider":
+        return f"ONNX Runtime ran on {', '.join(measured.providers_active) or 'nothing'}, not on {gate.subject}"
+    if served is None:
+        return f"the serving batch size {budget.batch_size} was not measured"
+    if gate.name == "p95_ms":
+        return f"p95 at {gate.subject} is {gate.measured:.3g} ms, above {gate.limit:g} ms"
+    speedup = f"speedup at {gate.subject} is {_interval(served)}"
+    if gate.verdict != "not settled":
+        return f"{speedup}, below the required {budget.speedup_min:g}"
     duration = f"after {served.rounds} rounds in {served.measured_s:.3g} s"
     if served.rounds < _ROUNDS_MIN:
         reason = f"fewer than {_ROUNDS_MIN} rounds were measured ({duration}); raise measure_max_s"
     else:
         reason = f"the interval still contains it {duration}; measure on a quieter host, or raise measure_max_s"
-    return "not settled", [f"{speedup}, not settled against the required {budget.speedup_min:g}: {reason}"]
+    return f"{speedup}, not settled against the required {budget.speedup_min:g}: {reason}"
 
 
-def _remarks(batches: Sequence[BatchLatency], comparison: _Comparison, budget: LatencyBudget) -> list[str]:
-    """Return the reasons to trust a measurement less. They do not change the verdict."""
-    explained = {budget.batch_size} if comparison != "passed" else set()
+def _remarks(batches: Sequence[BatchLatency], explained: Container[int]) -> list[str]:
+    """Return the reasons to trust a measurement less. They do not change the verdict.
+
+    Args:
+        batches: the measurements.
+        explained: batch sizes whose interval is part of the verdict.
+    """
     remarks = [
         f"batch {b.batch_size}: the speedup {_interval(b)} is uncertain after {b.rounds} rounds in {b.measured_s:.3g} s"
         for b in batches

@@ -11,7 +11,14 @@ import numpy as np
 from onnx_release.errors import LatencyRefused
 from onnx_release.latency.host import CpuWait
 from onnx_release.latency.statistics import Interval, Times, ratio_of_medians
-from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, MEASURE_BLOCK_S, PROCESS_SPREAD, MeasurePlan
+from onnx_release.limits import (
+    CALLS_PER_ROUND_MAX,
+    CPU_WAIT_SHARE_MAX,
+    LATENCY_QUANTILES,
+    MEASURE_BLOCK_S,
+    PROCESS_SPREAD,
+    MeasurePlan,
+)
 from onnx_release.records import BatchLatency, SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples.sample import Sample
@@ -218,4 +225,5 @@ def summarize(blocks: Sequence[Block], batch_size: int) -> SideLatency:
         p95_ms=float(np.quantile(wall, 0.95)) * 1e3,
         cpu_p50_ms=float(np.median([block.cpu_s for block in blocks])) * 1e3,
         throughput_per_s=batch_size / float(wall.mean()),
+        quantiles_ms=tuple(float(value) * 1e3 for value in np.quantile(wall, LATENCY_QUANTILES)),
     )

@@ -9,7 +9,7 @@ from onnx_release.limits import ParityLimits
 from onnx_release.parity.limits import resolve_limits
 from onnx_release.parity.measures import ColumnScale, Compared, compare_arrays
 from onnx_release.parity.scales import output_scales
-from onnx_release.records import ColumnParity, Measures, OnnxArtifact, OutputParity, ParityReport
+from onnx_release.records import AppliedLimit, ColumnParity, Measures, OnnxArtifact, OutputParity, ParityReport
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
@@ -52,6 +52,7 @@ def compare_outputs(
                 dtype=shown.dtype.name,
                 shape=tuple(shown.shape),
                 measures=Measures(**compared.measures),
+                applied=tuple(AppliedLimit(**dataclasses.asdict(one)) for one in compared.applied),
                 worst_column=ColumnParity(**dataclasses.asdict(worst)) if worst else None,
                 decides=sample.decides,
                 passed=not compared.failures,

@@ -10,7 +10,7 @@ their fields are those of `records.Measures` and `limits.OutputLimits`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,13 +65,37 @@ class WorstColumn:
     share: float
 
 
+@dataclass(frozen=True, slots=True)
+class AppliedLimit:
+    """One limit with the value that was compared with it.
+
+    Attributes:
+        name: The measure. ``tolerance`` is the largest difference over what `atol` and `rtol` allow.
+        measured: The value; None when there is none, such as a ratio to a difference of zero.
+        limit: The limit in effect, which can depend on the spread and the rounding of the values.
+        passed: True when the limit is kept.
+    """
+
+    name: str
+    measured: float | None
+    limit: float
+    passed: bool
+
+
 @dataclass(slots=True)
 class Compared:
-    """Measures that have a value, the failures, and the worst column of a float output."""
+    """Measures that have a value, the applied limits, the failures, and the worst column of a float output."""
 
     measures: Measured = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    applied: list[AppliedLimit] = field(default_factory=list)
     worst_column: WorstColumn | None = None
+
+    def judge(self, name: str, measured: float | None, limit: float, failure: str | None) -> None:
+        """Add the result of one limit. It is kept when there is no failure."""
+        self.applied.append(AppliedLimit(name, measured, limit, passed=failure is None))
+        if failure is not None:
+            self.failures.append(failure)
 
 
 def columns(array: Array, axis: int | None) -> Array:
@@ -121,8 +145,8 @@ def compare_arrays(
     # Two finite values can differ by infinity; no limit lets that pass.
     with np.errstate(over="ignore", invalid="ignore"):
         compared = Compared(_measure(wide[finite], other[finite]), failures)
-        compared.failures += _limit_failures(compared.measures, limits)
-        compared.failures += _tolerance_failures(wide[finite], other[finite], limits)
+        _judge_measures(compared, limits)
+        _judge_tolerance(compared, wide[finite], other[finite], limits)
         difference = np.where(finite, np.abs(wide - other), 0.0)
         for scale in scales:
             if columns(difference, scale.axis).shape[1] != scale.spread.size:
@@ -130,8 +154,7 @@ def compare_arrays(
                     f"has another number of columns than on the other samples, {scale.spread.size}"
                 )
                 continue
-            found, sqnr_db, worst = _judge_columns(difference, finite, scale, limits)
-            compared.failures += found
+            sqnr_db, worst = _judge_columns(compared, difference, finite, scale, limits)
             ratios = [ratio for ratio in (compared.measures.get("sqnr_db"), sqnr_db) if ratio is not None]
             compared.measures["sqnr_db"] = min(ratios, default=None)
             if compared.worst_column is None or worst.share > compared.worst_column.share:
@@ -177,13 +200,12 @@ def _compare_exact(reference: Array, candidate: Array, limits: Limits) -> Compar
         "max_abs": float(difference.max()),
         "agreement": agreement,
     }
-    least = limits["agreement_min"]
-    if least is not None and agreement >= least:
-        return Compared(measures)
-    must = "all must" if least in (None, 1.0) else f"at least {least:.2%} must"
-    return Compared(
-        measures, [f"{int((~equal).sum())} of {equal.size} {reference.dtype} values differ, and {must} be equal"]
-    )
+    least = 1.0 if limits["agreement_min"] is None else limits["agreement_min"]
+    must = "all must" if least == 1.0 else f"at least {least:.2%} must"
+    failure = f"{int((~equal).sum())} of {equal.size} {reference.dtype} values differ, and {must} be equal"
+    compared = Compared(measures)
+    compared.judge("agreement", agreement, least, None if agreement >= least else failure)
+    return compared
 
 
 def _measure(reference: Array, candidate: Array) -> Measured:
@@ -198,8 +220,8 @@ def _measure(reference: Array, candidate: Array) -> Measured:
 
 
 def _judge_columns(
-    difference: Array, finite: Array, scale: ColumnScale, limits: Limits
-) -> tuple[list[str], float | None, WorstColumn]:
+    compared: Compared, difference: Array, finite: Array, scale: ColumnScale, limits: Limits
+) -> tuple[float | None, WorstColumn]:
     """Compare the difference of each column with its limits.
 
     The mean difference of a column must be below `mae_max` times its spread (at least 1). The root mean square of its
@@ -208,7 +230,7 @@ def _judge_columns(
     its default.
 
     Returns:
-        The failures, the signal to noise ratio of all columns in dB, and the worst column.
+        The signal to noise ratio of all columns in dB, and the worst column.
     """
     count = np.maximum(columns(finite, scale.axis).sum(axis=0), 1)
     values = columns(difference, scale.axis)
@@ -216,22 +238,29 @@ def _judge_columns(
     mae = values.sum(axis=0) / count
     error = np.sqrt(((values / largest) ** 2).sum(axis=0) / count) * largest if math.isfinite(largest) else mae
     relative = np.divide(error, scale.scale, out=np.zeros_like(error), where=scale.scale > 0)
-    failures, shares = [], [np.zeros_like(mae)]
+    shares = [np.zeros_like(mae)]
+    kept = True
     if (mae_max := limits["mae_max"]) is not None:
         most = np.maximum(mae_max * np.maximum(1.0, scale.spread), _rounding(mae_max, scale))
         shares.append(mae / most)
-        for index, column in _exceeded(~(mae < most), shares[-1], scale.axis):
-            failures.append(f"MAE {mae[index]:.3g}{column} is not below {_mae_limit(mae_max, scale, index)}")
+        index, column = _most_used(~(mae < most), shares[-1], scale.axis)
+        kept = bool(mae[index] < most[index])
+        failure = f"MAE {mae[index]:.3g}{column} is not below {_mae_limit(mae_max, scale, index)}"
+        compared.judge("mae", float(mae[index]), float(most[index]), None if kept else failure)
     if (sqnr_min_db := limits["sqnr_min_db"]) is not None:
         most = np.maximum(scale.scale * 10 ** ((COLUMN_ALLOWANCE_DB - sqnr_min_db) / 20), scale.rounding)
         # In an output of zeros there is no such ratio; `mae_max` still applies.
         shares.append(np.divide(error, most, out=np.zeros_like(error), where=most > 0))
         together = _decibels(1.0, root_mean_square(np.where(error > scale.rounding, relative, 0.0)))
-        if together is not None and not together >= sqnr_min_db:
-            failures.append(f"signal to noise ratio {together:.3g} dB is below {sqnr_min_db:g} dB")
-        for index, column in _exceeded(~(shares[-1] <= 1.0), shares[-1], scale.axis) if not failures else ():
-            found = f"difference {error[index]:.3g} (root mean square){column} is above {most[index]:.3g}"
-            failures.append(f"{found}, {sqnr_min_db - COLUMN_ALLOWANCE_DB:g} dB below its scale")
+        low = together is not None and not together >= sqnr_min_db
+        failure = f"signal to noise ratio {together:.3g} dB is below {sqnr_min_db:g} dB"
+        compared.judge("sqnr_db", together, sqnr_min_db, failure if low else None)
+        index, column = _most_used(~(shares[-1] <= 1.0), shares[-1], scale.axis)
+        if kept and not low and not shares[-1][index] <= 1.0:
+            least_db = sqnr_min_db - COLUMN_ALLOWANCE_DB
+            failure = f"difference {error[index]:.3g} (root mean square){column} is above {most[index]:.3g}, "
+            failure += f"{least_db:g} dB below its scale"
+            compared.judge("column_sqnr_db", _decibels(scale.scale[index], error[index]), least_db, failure)
     share = np.max(shares, axis=0)
     index = int(np.argmax(share if len(shares) > 1 else relative))
     worst = WorstColumn(
@@ -242,7 +271,7 @@ def _judge_columns(
         sqnr_db=_decibels(scale.scale[index], error[index]),
         share=float(share[index]),
     )
-    return failures, _decibels(1.0, root_mean_square(relative)), worst
+    return _decibels(1.0, root_mean_square(relative)), worst
 
 
 def _judge_uncertainty(
@@ -266,18 +295,16 @@ def _judge_uncertainty(
     ratios = np.divide(difference, deviations, out=np.full_like(difference, np.inf), where=deviations > 0)
     ratio = float(ratios[beyond].max()) if beyond.any() else 0.0
     compared.measures["uncertainty_ratio"] = ratio if math.isfinite(ratio) else None
-    if most is not None and not ratio < most:
-        compared.failures.append(
-            f"largest difference is {ratio:.3g} of the model's own uncertainty, not below {most:g}"
-        )
+    if most is not None:
+        failure = f"largest difference is {ratio:.3g} of the model's own uncertainty, not below {most:g}"
+        compared.judge("uncertainty_ratio", ratio, most, None if ratio < most else failure)
 
 
-def _exceeded(failed: Array, share: Array, axis: int | None) -> Iterator[tuple[int, str]]:
-    """Yield the failed column that exceeds its limit most, with its name for a message."""
-    if failed.any():
-        index = int(np.argmax(np.where(failed, share, -1.0)))
-        kind = "column" if axis == -1 else "channel"
-        yield index, f" in {kind} {index}" if failed.size > 1 else ""
+def _most_used(failed: Array, share: Array, axis: int | None) -> tuple[int, str]:
+    """Return the column that uses most of its limit, a failed one first, with its name for a message."""
+    index = int(np.argmax(np.where(failed, share, -1.0) if failed.any() else share))
+    kind = "column" if axis == -1 else "channel"
+    return index, f" in {kind} {index}" if failed.size > 1 else ""
 
 
 def _rounding(mae_max: float, scale: ColumnScale) -> Array:
@@ -310,26 +337,29 @@ def _cosine(reference: Array, candidate: Array) -> float | None:
     return float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1.0, 1.0))
 
 
-def _limit_failures(measures: Measured, limits: Limits) -> list[str]:
+def _judge_measures(compared: Compared, limits: Limits) -> None:
     """Compare the measures of the whole output with their limits; a missing measure fails its limit."""
-    failures = []
-    largest, max_abs = measures["max_abs"], limits["max_abs"]
-    if max_abs is not None and not (largest is not None and largest <= max_abs):
-        failures.append(f"largest absolute difference {_text(largest)} is above {max_abs:g}")
-    cosine, cosine_min = measures["cosine"], limits["cosine_min"]
-    if cosine_min is not None and not (cosine is not None and cosine >= cosine_min):
-        failures.append(f"cosine similarity {_text(cosine)} is below {cosine_min:g}")
-    return failures
+    largest, max_abs = compared.measures["max_abs"], limits["max_abs"]
+    if max_abs is not None:
+        failure = f"largest absolute difference {_text(largest)} is above {max_abs:g}"
+        compared.judge("max_abs", largest, max_abs, None if largest is not None and largest <= max_abs else failure)
+    cosine, cosine_min = compared.measures["cosine"], limits["cosine_min"]
+    if cosine_min is not None:
+        failure = f"cosine similarity {_text(cosine)} is below {cosine_min:g}"
+        compared.judge("cosine", cosine, cosine_min, None if cosine is not None and cosine >= cosine_min else failure)
 
 
-def _tolerance_failures(reference: Array, candidate: Array, limits: Limits) -> list[str]:
+def _judge_tolerance(compared: Compared, reference: Array, candidate: Array, limits: Limits) -> None:
     if limits["rtol"] is None and limits["atol"] is None:
-        return []
+        return
     rtol, atol = limits["rtol"] or 0.0, limits["atol"] or 0.0
-    within = np.abs(reference - candidate) <= atol + rtol * np.abs(reference)
-    if within.all():
-        return []
-    return [f"{int((~within).sum())} of {within.size} values lie outside atol {atol:g} + rtol {rtol:g} * |PyTorch's|"]
+    difference, allowed = np.abs(reference - candidate), atol + rtol * np.abs(reference)
+    within = difference <= allowed
+    # Equal values keep a tolerance of zero.
+    shares = np.divide(difference, allowed, out=np.where(within, 0.0, np.inf), where=allowed > 0)
+    outside = f"{int((~within).sum())} of {within.size} values lie outside"
+    failure = f"{outside} atol {atol:g} + rtol {rtol:g} * |PyTorch's|"
+    compared.judge("tolerance", float(shares.max()), 1.0, None if within.all() else failure)
 
 
 def _text(value: float | None) -> str:

@@ -15,9 +15,11 @@ from onnx_release.records.artifact import (
     TuneVariant,
 )
 from onnx_release.records.base import Record
+from onnx_release.records.gates import AliasMove, Gate, StepTime
 from onnx_release.records.measures import Measures
 from onnx_release.records.release import ModelVersion, ReleaseReport, S3Object, TrainedModel
 from onnx_release.records.reports import (
+    AppliedLimit,
     BatchLatency,
     BenchmarkReport,
     CheckReport,
@@ -32,6 +34,8 @@ from onnx_release.records.reports import (
 from onnx_release.records.tensors import TensorSpec
 
 __all__ = [
+    "AliasMove",
+    "AppliedLimit",
     "BatchLatency",
     "BenchmarkReport",
     "CheckReport",
@@ -40,6 +44,7 @@ __all__ = [
     "ExportAttempt",
     "FileDigest",
     "Finding",
+    "Gate",
     "HostInfo",
     "LatencyReport",
     "Measures",
@@ -52,6 +57,7 @@ __all__ = [
     "ReleaseReport",
     "S3Object",
     "SideLatency",
+    "StepTime",
     "TensorSpec",
     "TrainedModel",
     "TuneReport",

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from onnx_release.records.artifact import FileDigest, OnnxArtifact
 from onnx_release.records.base import Record
+from onnx_release.records.gates import Gate, StepTime
 from onnx_release.records.reports import BenchmarkReport, CheckReport
 
 # Another layout of `report.json` gets another version; `report.release_report` reads only this one.
@@ -46,14 +47,32 @@ class TrainedModel(Record):
 class ReleaseReport(Record):
     """Evidence of one release: the content of `report.json` beside the model and in the training run.
 
-    `status` is the verdict on the artifact; its version and alias are only in MLflow. `reason_code` is the code of the
-    refusal that ended the release.
+    `report.release_report.build_report` makes every report, also that of a refusal.
+
+    Attributes:
+        schema_version: The version of the layout.
+        status: The verdict on the artifact; its version and alias are only in MLflow.
+        headline: The result in one plain sentence.
+        next_step: The advice for a person in one plain sentence; empty when nothing is to do.
+        reasons: The reasons of a refusal.
+        reason_code: The code of the refusal that ended the release.
+        gates: Every measured value that has a limit; few or none for a refusal before the measurements.
+        steps: The durations of the tasks that ended before the report was made.
+        trained_model: The PyTorch model.
+        artifact: The exported model; None when there is none.
+        check: The static checks; None when they did not run.
+        benchmark: Parity and latency; None when they were not measured.
+        dag_run_url: The address of the DAG run in Airflow.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     status: Literal["accepted", "refused"]
+    headline: str
+    next_step: str = ""
     reasons: tuple[str, ...] = ()
     reason_code: str | None = None
+    gates: tuple[Gate, ...] = ()
+    steps: tuple[StepTime, ...] = ()
     trained_model: TrainedModel
     artifact: OnnxArtifact | None = None
     check: CheckReport | None = None

@@ -52,11 +52,29 @@ class ColumnParity(Record):
         return f"{column}, MAE {self.mae:.2e} at a scale of {self.scale:.3g}{ratio}, {self.share:.2g} of its limit"
 
 
+class AppliedLimit(Record):
+    """One limit of an output on one sample, with the measured value.
+
+    Attributes:
+        name: The measure: a field of `Measures`, or ``tolerance`` (the largest difference over what `atol` and `rtol`
+            allow), or ``column_sqnr_db`` (the ratio of a single column).
+        measured: The value; None when there is none, such as a ratio to a difference of zero.
+        limit: The limit in effect, which can depend on the spread and the rounding of the values.
+        passed: True when the limit is kept.
+    """
+
+    name: str
+    measured: float | None
+    limit: float
+    passed: bool
+
+
 class OutputParity(Record):
     """Comparison of one output on one sample. A limit on a measure without a value has failed.
 
     `decides` is that of the sample: without it, a failed comparison is a warning of the report. Equal outputs without a
-    finite value have no measures, and so no value was compared.
+    finite value have no measures, and so no value was compared. `applied` are the limits; a comparison that failed
+    for dtype, shape or the places of NaN has none that failed.
     """
 
     output: str
@@ -65,6 +83,7 @@ class OutputParity(Record):
     dtype: str
     shape: tuple[int, ...]
     measures: Measures = Field(default_factory=Measures)
+    applied: tuple[AppliedLimit, ...] = ()
     worst_column: ColumnParity | None = None
     decides: bool = True
     passed: bool
@@ -142,12 +161,17 @@ class ParityReport(Record):
 
 
 class SideLatency(Record):
-    """Time per call of one side in ms; `throughput_per_s` counts samples (calls times batch size) per second."""
+    """Time per call of one side in ms.
+
+    `quantiles_ms` has the quantiles `limits.LATENCY_QUANTILES`. `throughput_per_s` counts samples (calls times batch
+    size) per second.
+    """
 
     p50_ms: float
     p95_ms: float
     cpu_p50_ms: float
     throughput_per_s: float
+    quantiles_ms: tuple[float, ...]
 
 
 class BatchLatency(Record):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnx_release.records import BenchmarkReport, CheckReport, LatencyReport, OnnxArtifact, ParityReport
+from onnx_release.report.gates import gate_sentence, gates
 
 _Part = CheckReport | BenchmarkReport | ParityReport | LatencyReport
 
@@ -14,9 +15,12 @@ def acceptance(
 ) -> tuple[str, ...]:
     """Return the reasons why an artifact may not ship; without a reason it is accepted.
 
-    An artifact is accepted only when check, parity and latency exist, passed, and belong to its sha256.
+    An artifact is accepted only when check, parity and latency exist, passed, and belong to its sha256, and when no
+    gate refuses.
     """
-    return (*report_failures(check, benchmark), *_gaps(artifact, check, benchmark))
+    refused = [gate for gate in gates(check, benchmark) if gate.verdict == "refused"]
+    found = (*report_failures(check, benchmark), *_gaps(artifact, check, benchmark))
+    return found or tuple(gate_sentence(gate) for gate in refused)
 
 
 def report_failures(check: CheckReport | None, benchmark: BenchmarkReport | None) -> tuple[str, ...]:

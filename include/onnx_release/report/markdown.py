@@ -7,6 +7,7 @@ import re
 import jinja2
 
 from onnx_release.records import Measures, ReleaseReport, TuneReport
+from onnx_release.report.numbers import size_text, speedup_text, three_digits
 
 _SUMMARY = """\
 **{{ report.trained_model.model_name or "unnamed" }}**: {{ report.status }}{{ report.reason_code | inside(" (%s)") }}
@@ -145,21 +146,6 @@ def tuning_markdown(tuning: TuneReport) -> str:
     return _render(_TUNING, tuning=tuning)
 
 
-def three_digits(value: float | None) -> str:
-    """Return a number with three significant digits and without an exponent from 0.0001 on; None is a dash."""
-    if value is None:
-        return "-"
-    return f"{float(f'{value:.3g}'):.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.3g}"
-
-
-def size_text(size_bytes: int | None) -> str:
-    """Return a size with three digits and a unit, for example ``113 MB``; None is a dash."""
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size_bytes is not None and size_bytes >= factor:
-            return f"{three_digits(size_bytes / factor)} {unit}"
-    return f"{three_digits(size_bytes)} bytes" if size_bytes is not None else "-"
-
-
 def _render(template: str, **values: object) -> str:
     # Markdown is not HTML: `line` escapes foreign text.
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701
@@ -169,14 +155,8 @@ def _render(template: str, **values: object) -> str:
         "line": lambda text: " ".join((text or "").splitlines()).replace("|", "\\|"),
         "samples": lambda comparisons: len({(c.sample, c.batch_size) for c in comparisons}),
         "size": size_text,
-        "speedup": _speedup,
+        "speedup": lambda record: speedup_text(record.speedup, record.speedup_low, record.speedup_high),
         "tuning": tuning_markdown,
     }
     # Empty lists leave empty lines behind.
     return re.sub(r"\n{3,}", "\n\n", environment.from_string(template).render(**values)).strip() + "\n"
-
-
-def _speedup(record: object) -> str:
-    """Return the speedup of a batch or of a tuning candidate with its interval."""
-    values = [getattr(record, name) for name in ("speedup", "speedup_low", "speedup_high")]
-    return "-" if None in values else "{:.2f}x [{:.2f}, {:.2f}]".format(*values)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from onnx_release.limits import CPU_WAIT_SHARE_MAX
-from onnx_release.records import BatchLatency, ColumnParity, LatencyReport, ReleaseReport
+from onnx_release.records import BatchLatency, ColumnParity, ReleaseReport, SideLatency
+from onnx_release.report.gates import is_settled
 
 METRIC_ROOT = "onnx_release"
 
@@ -32,7 +32,7 @@ def release_metrics(report: ReleaseReport) -> dict[str, float]:
                 found |= {f"parity/{_name_part(output)}/worst_column/{name}": v for name, v in _column(column).items()}
         if (latency := report.benchmark.latency) is not None:
             for batch in latency.batches:
-                values = _batch(batch, is_settled=_is_settled(batch, latency))
+                values = _batch(batch, is_settled=is_settled(batch, latency))
                 found |= {f"latency/batch_{batch.batch_size}/{name}": value for name, value in values.items()}
     return {
         f"{METRIC_ROOT}/{name}": float(value)
@@ -47,19 +47,11 @@ def release_verdicts(report: ReleaseReport) -> dict[str, str]:
         return {}
     batches = {
         f"{METRIC_ROOT}/latency/batch_{batch.batch_size}/verdict": "settled"
-        if _is_settled(batch, latency)
+        if is_settled(batch, latency)
         else "not settled"
         for batch in latency.batches
     }
     return {f"{METRIC_ROOT}/latency/verdict": latency.verdict, **batches}
-
-
-def _is_settled(batch: BatchLatency, latency: LatencyReport) -> bool:
-    """Return True for a speedup that may be published as a plain number."""
-    is_served = batch.batch_size == latency.budget.get("batch_size")
-    # A process that waits for a CPU slows PyTorch more than ONNX Runtime.
-    is_disturbed = batch.cpu_wait_share is not None and batch.cpu_wait_share > CPU_WAIT_SHARE_MAX
-    return batch.conclusive and not is_disturbed and not (is_served and latency.verdict == "not settled")
 
 
 def _name_part(name: str) -> str:
@@ -73,9 +65,13 @@ def _column(column: ColumnParity) -> dict[str, float | None]:
     return {name: getattr(column, name) for name in names}
 
 
+def _scalars(side: SideLatency) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in side.to_dict().items() if not isinstance(value, list)]
+
+
 def _batch(batch: BatchLatency, *, is_settled: bool) -> dict[str, float | None]:
     sides = {"reference": batch.reference, "candidate": batch.candidate}
-    return {f"{side}_{name}": value for side, record in sides.items() for name, value in record.to_dict().items()} | {
+    return {f"{side}_{name}": value for side, record in sides.items() for name, value in _scalars(record)} | {
         "speedup": batch.speedup if is_settled else None,
         "speedup_low": batch.speedup_low,
         "speedup_high": batch.speedup_high if is_settled else None,

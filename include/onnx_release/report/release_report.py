@@ -6,11 +6,12 @@ import json
 import os
 from pathlib import Path
 
-from onnx_release.errors import ReportRefused, shorten
+from onnx_release.errors import Refused, ReportRefused, shorten
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact, ReleaseReport, TrainedModel
 from onnx_release.records.release import SCHEMA_VERSION
-from onnx_release.report.acceptance import acceptance
+from onnx_release.report.acceptance import acceptance, report_failures
+from onnx_release.report.gates import gates, headline, next_step
 
 
 def build_report(
@@ -18,17 +19,34 @@ def build_report(
     artifact: OnnxArtifact | None,
     check: CheckReport | None,
     benchmark: BenchmarkReport | None,
+    refusal: Refused | None = None,
 ) -> ReleaseReport:
-    """Return the report of a release, with the verdict of `acceptance`."""
-    reasons = acceptance(artifact, check, benchmark)
-    return ReleaseReport(
+    """Return the report of a release, with its gates and headline.
+
+    Args:
+        trained_model: The PyTorch model.
+        artifact: The exported model, or None.
+        check: The static checks, or None.
+        benchmark: Parity and latency, or None.
+        refusal: The refusal that ended the release. Its reasons are the failures in the reports, or else its own text.
+            Without it, `acceptance` decides.
+    """
+    if refusal is None:
+        reasons = acceptance(artifact, check, benchmark)
+    else:
+        reasons = report_failures(check, benchmark) or (str(refusal),)
+    report = ReleaseReport(
         status="refused" if reasons else "accepted",
+        headline="",
         reasons=reasons,
+        reason_code=refusal.code if refusal else None,
+        gates=gates(check, benchmark),
         trained_model=trained_model,
         artifact=artifact,
         check=check,
         benchmark=benchmark,
     )
+    return report.replace(headline=headline(report, refusal), next_step=next_step(report, refusal))
 
 
 def write_report(folder: Path, report: ReleaseReport) -> Path:

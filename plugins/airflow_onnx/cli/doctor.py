@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _examine(arguments: argparse.Namespace, scratch: Path) -> Iterator[Finding]:
     from onnx_release.export.diagnostics import refusal_finding
-    from onnx_release.report.markdown import size_text
+    from onnx_release.report.numbers import size_text
     from onnx_release.run_step import export
 
     try:

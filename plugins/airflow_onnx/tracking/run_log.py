@@ -141,18 +141,11 @@ def log_refusal(
 
     :param parts: the records that exist so far, by their names in `ReleaseReport`.
     """
-    from onnx_release.report.acceptance import report_failures
+    from onnx_release.report.release_report import build_report
 
-    found = report_failures(parts.get("check"), parts.get("benchmark")) or (str(refusal),)
+    found = {name: parts.get(name) for name in ("artifact", "check", "benchmark")}
     try:
-        report = ReleaseReport(
-            status="refused",
-            reasons=found,
-            reason_code=refusal.code,
-            trained_model=trained_model,
-            dag_run_url=_dag_run_url(context),
-            **parts,
-        )
+        report = build_report(trained_model, **found, refusal=refusal).replace(dag_run_url=_dag_run_url(context))
         log_report(hook, context, report, reason_code=refusal.code)
     except (Refused, Transient) as failure:
         if not isinstance(failure, Refused) or failure.code not in _NO_RUN:

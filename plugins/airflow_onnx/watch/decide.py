@@ -32,7 +32,7 @@ class Decision(Record):
     """The decision about one training run.
 
     `action`: ``release`` it; ``wait`` for a release in progress; ``skip`` a run without anything to do or with an
-    earlier attempt; ``refuse`` a run that cannot be released. `reason_code` is the code of a refusal, and
+    earlier attempt; ``refuse`` a run that cannot be released. `refusal` has the parts of its refusal, and
     `is_recorded` is True if the run has the tags of the same refusal. `ended_at` is in UTC, by the clock of the
     training's machine. `model_name` is the registered model, empty without a name; `model_name_given` is False for a
     name made of experiment and model.
@@ -44,7 +44,7 @@ class Decision(Record):
     ended_at: str
     action: Action
     reason: str
-    reason_code: str | None = None
+    refusal: dict[str, str] | None = None
     is_recorded: bool = False
     model_name: str
     model_name_given: bool
@@ -108,7 +108,8 @@ class Decider:
         experiment = self.experiments.get(run.experiment_id)
         # Both a name and a decision need the model, which costs requests: at most one search for each run.
         found = cache(lambda: self._find_model(run))
-        name, is_given, reason_code = "", False, None
+        name, is_given = "", False
+        refusal: Refused | None = None
         try:
             ended = self._by_state(run)
             if given := self._given_name(run, experiment):
@@ -120,7 +121,7 @@ class Decider:
             if error.code in _NO_MODEL:
                 action, reason = "skip", f"the run {error.problem}"
             else:
-                action, reason, reason_code = "refuse", str(error), error.code
+                action, reason, refusal = "refuse", str(error), error
         return Decision(
             training_run_id=run.run_id,
             run_name=run.name,
@@ -128,8 +129,8 @@ class Decider:
             ended_at=datetime.fromtimestamp(run.ended_at_ms / 1000, UTC).isoformat(timespec="seconds"),
             action=action,
             reason=reason,
-            reason_code=reason_code,
-            is_recorded=_is_recorded(run, reason, reason_code),
+            refusal=refusal.to_dict() if refusal else None,
+            is_recorded=refusal is not None and _is_recorded(run, refusal),
             model_name=name,
             model_name_given=is_given,
             dag_run_id=dag_runs.release_dag_run_id(run.run_id),
@@ -208,9 +209,9 @@ class Decider:
             raise refusals.no_factory(subject)
 
 
-def _is_recorded(run: TrainingRun, reason: str, code: str | None) -> bool:
-    expected = tags.shortened({tags.STATUS: "refused", tags.REASON: reason, tags.REASON_CODE: code or ""})
-    return code is not None and all(run.tags.get(name) == text for name, text in expected.items())
+def _is_recorded(run: TrainingRun, refusal: Refused) -> bool:
+    expected = tags.shortened({tags.STATUS: "refused", tags.REASON: str(refusal), tags.REASON_CODE: refusal.code})
+    return all(run.tags.get(name) == text for name, text in expected.items())
 
 
 def hours_ago_ms(hours: float) -> int:

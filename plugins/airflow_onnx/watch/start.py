@@ -13,8 +13,8 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
 from airflow_onnx.tracking import run_log, tags
 from airflow_onnx.watch.decide import Decider, Decision
-from onnx_release.errors import Refused, Transient
-from onnx_release.records import ReleaseReport, TrainedModel
+from onnx_release.errors import Refused, ReleaseError, Transient
+from onnx_release.records import TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class ReleaseStarter:
             started = dag_runs.start(dag_run_id, conf)
         except Refused as error:
             # The other runs do not wait until a person corrects this one.
-            self._record_refusal(decision, str(error), error.code)
+            self._record_refusal(decision, error)
             self._tag_watched(run_id, "refuse")
             log.error("Not released: %s", error)  # noqa: TRY400 - the message has all facts
             return False
@@ -64,14 +64,17 @@ class ReleaseStarter:
     def record(self, decision: Decision) -> None:
         """Record that no release of the run is started, so that later searches omit the run."""
         if decision.action == "refuse":
-            if not decision.is_recorded:
-                self._record_refusal(decision, decision.reason, decision.reason_code or "")
+            refusal = ReleaseError.from_dict(decision.refusal) if decision.refusal else None
+            if isinstance(refusal, Refused) and not decision.is_recorded:
+                self._record_refusal(decision, refusal)
             self._tag_watched(decision.training_run_id, "refuse")
         else:
             self._tag_watched(decision.training_run_id, f"{decision.action}: {decision.reason}")
 
-    def _record_refusal(self, decision: Decision, reason: str, code: str) -> None:
+    def _record_refusal(self, decision: Decision, refusal: Refused) -> None:
         """Log the report and the tags of a release that is refused."""
+        from onnx_release.report.release_report import build_report
+
         watch = SimpleNamespace(
             dag_id=self.dag_run.dag_id, run_id=self.dag_run.run_id, conf=self.decider.conf(decision)
         )
@@ -82,19 +85,15 @@ class ReleaseStarter:
             run_name=decision.run_name or None,
             model_name=decision.model_name or None,
         )
-        report = ReleaseReport(
-            status="refused",
-            reasons=(reason,),
-            reason_code=code,
-            trained_model=trained_model,
-            dag_run_url=airflow_urls.dag_run_url(watch.dag_id, watch.run_id),
-        )
+        report = build_report(trained_model, None, None, None, refusal)
+        report = report.replace(dag_run_url=airflow_urls.dag_run_url(watch.dag_id, watch.run_id))
         try:
-            run_log.log_report(self.hook, context, report, reason_code=code, in_release=False)
+            run_log.log_report(self.hook, context, report, reason_code=refusal.code, in_release=False)
         except (Refused, Transient) as failure:
             # The other runs do not wait until the artifacts' store is repaired.
             log.warning("The report of the refusal is not logged in MLflow: %s", failure)
-            found = {tags.STATUS: "refused", tags.REASON: reason, tags.REASON_CODE: code, tags.DAG_RUN_ID: ""}
+            found = {tags.STATUS: "refused", tags.REASON: str(refusal), tags.REASON_CODE: refusal.code}
+            found |= {tags.DAG_RUN_ID: ""}
             self.decider.rest.set_tags(decision.training_run_id, tags.shortened(found))
 
     def _tag_watched(self, training_run_id: str, text: str) -> None:

@@ -120,7 +120,7 @@ def test_the_refusal_names_every_missing_extra_and_changed_file(folder: Path) ->
 def test_a_report_never_contains_the_staged_folder() -> None:
     artifact = records.artifact(staging_uri="file:///work/artifact")
     for status in ("accepted", "refused"):
-        report = ReleaseReport(status=status, trained_model=records.TRAINING, artifact=artifact)
+        report = ReleaseReport(status=status, headline="", trained_model=records.TRAINING, artifact=artifact)
         assert report.artifact == artifact.replace(staging_uri=None)
         assert ReleaseReport.from_dict(report.replace(artifact=artifact).to_dict()) == report
 

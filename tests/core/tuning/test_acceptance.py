@@ -163,7 +163,7 @@ def test_accuracy_counts_right_classes_and_nan_is_never_right(setup: BenchmarkSe
 
 def timing(low: float, value: float, high: float, rounds: int = 40) -> Timing:
     interval = Interval(value=value, low=low, high=high, confidence=0.95)
-    side = SideLatency(p50_ms=1.0, p95_ms=1.0, cpu_p50_ms=1.0, throughput_per_s=1.0)
+    side = SideLatency(p50_ms=1.0, p95_ms=1.0, cpu_p50_ms=1.0, throughput_per_s=1.0, quantiles_ms=(1.0,) * 9)
     return Timing(side=side, speedup=interval, strict_speedup=interval, rounds=rounds)
 
 

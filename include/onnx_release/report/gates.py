@@ -1,0 +1,258 @@
+"""Gates of a release, and its result in one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from onnx_release.errors import Refused, shorten
+from onnx_release.latency.evaluate import latency_gates
+from onnx_release.limits import CPU_WAIT_SHARE_MAX, LatencyBudget
+from onnx_release.records import (
+    AppliedLimit,
+    BatchLatency,
+    BenchmarkReport,
+    CheckReport,
+    Gate,
+    LatencyReport,
+    OutputParity,
+    ParityReport,
+    ReleaseReport,
+)
+from onnx_release.report.numbers import limit_text, measured_text, size_text, speedup_text, three_digits
+
+TITLES = {
+    "check": "errors of the static checks",
+    "comparable": "same dtype, shape and places of NaN",
+    "mae": "mean absolute error",
+    "max_abs": "largest absolute error",
+    "tolerance": "largest error over the tolerance",
+    "sqnr_db": "signal to noise ratio",
+    "column_sqnr_db": "signal to noise ratio of one column",
+    "cosine": "cosine similarity",
+    "uncertainty_ratio": "error over the model's uncertainty",
+    "agreement": "share of equal values",
+    "parity": "failures of the comparison",
+    "unseen_batch_sizes": "batch sizes that the export did not use",
+    "invented_inputs": "differences on invented inputs",
+    "speedup": "speedup",
+    "p95_ms": "95th percentile of the time per call",
+    "provider": "execution provider",
+    "latency": "latency",
+}
+"""The titles of all gates by name."""
+
+# Limits that a larger value keeps; the others are upper limits.
+_AT_LEAST = ("sqnr_db", "column_sqnr_db", "cosine", "agreement")
+_UNITS = {"sqnr_db": "dB", "column_sqnr_db": "dB"}
+_SHORT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
+_SENTENCE_CHARACTERS = 300
+
+
+def gates(check: CheckReport | None, benchmark: BenchmarkReport | None) -> tuple[Gate, ...]:
+    """Return every gate of the reports. A report that did not pass has at least one refused gate."""
+    found: list[Gate] = []
+    if check is not None:
+        errors = sum(finding.severity == "error" for finding in check.findings)
+        found.append(_count("check", "file", errors, passed=check.passed))
+    if benchmark is not None:
+        found += _parity_gates(benchmark.parity)
+        if benchmark.latency is not None:
+            found += _latency_gates(benchmark.latency)
+        elif not benchmark.parity.passed:
+            found.append(Gate(name="speedup", subject="all batch sizes", verdict="not measured"))
+    return tuple(found)
+
+
+def is_settled(batch: BatchLatency, latency: LatencyReport) -> bool:
+    """Return True for a speedup that may be published as a plain number."""
+    is_served = batch.batch_size == latency.budget.get("batch_size")
+    # A process that waits for a CPU slows PyTorch more than ONNX Runtime.
+    is_disturbed = batch.cpu_wait_share is not None and batch.cpu_wait_share > CPU_WAIT_SHARE_MAX
+    return batch.conclusive and not is_disturbed and not (is_served and latency.verdict == "not settled")
+
+
+def is_warning(report: ReleaseReport) -> bool:
+    """Return True for an accepted release with a gate that did not simply pass."""
+    return report.status == "accepted" and any(gate.verdict != "passed" for gate in report.gates)
+
+
+def headline(report: ReleaseReport, refusal: Refused | None = None) -> str:
+    """Return the result of a release in one plain sentence.
+
+    Args:
+        report: The report without its headline.
+        refusal: The refusal that ended the release. A failed gate of the report goes first.
+    """
+    if report.status == "refused":
+        return _sentence(f"Refused: {_lower_article(_refused_gate(report) or _reason(report, refusal))}")
+    warned = [gate for gate in report.gates if gate.verdict != "passed"]
+    if not warned:
+        return _sentence(f"Released: {', '.join(_figures(report))}")
+    return _sentence(f"Released with a warning: {gate_sentence(warned[0])}{_others(len(warned) - 1, 'warning')}")
+
+
+def next_step(report: ReleaseReport, refusal: Refused | None = None) -> str:
+    """Return the advice for a person in one plain text; empty when nothing is to do. The arguments are `headline`'s."""
+    failed = [gate for gate in report.gates if gate.verdict not in ("passed", "not measured")]
+    first = next((gate for gate in failed if gate.verdict == "refused"), failed[0] if failed else None)
+    if first is not None:
+        return _sentence(_advice(report, first))
+    return _sentence(refusal.action) if refusal is not None else ""
+
+
+def _parity_gates(parity: ParityReport) -> Iterator[Gate]:
+    deciding = [comparison for comparison in parity.comparisons if comparison.decides]
+    for output in dict.fromkeys(comparison.output for comparison in deciding):
+        yield from _output_gates(output, [comparison for comparison in deciding if comparison.output == output])
+    unseen = len(parity.unseen_batch_sizes)
+    if deciding:
+        yield Gate(
+            name="unseen_batch_sizes",
+            subject="all outputs",
+            measured=unseen,
+            limit=1,
+            sense="at least",
+            verdict="passed" if unseen else "refused",
+        )
+    yield _count("parity", "all samples", len(parity.failures), passed=parity.passed)
+    invented = _count("invented_inputs", "all outputs", len(parity.warnings), passed=not parity.warnings)
+    yield invented if invented.verdict == "passed" else invented.replace(verdict="warning")
+
+
+def _output_gates(output: str, comparisons: list[OutputParity]) -> Iterator[Gate]:
+    if any(not one.passed and all(limit.passed for limit in one.applied) for one in comparisons):
+        yield Gate(name="comparable", subject=output, verdict="refused")
+    worst: dict[str, AppliedLimit] = {}
+    for limit in (limit for one in comparisons for limit in one.applied):
+        if limit.name not in worst or _badness(limit) > _badness(worst[limit.name]):
+            worst[limit.name] = limit
+    for name, limit in worst.items():
+        yield Gate(
+            name=name,
+            subject=output,
+            measured=limit.measured,
+            limit=limit.limit,
+            unit=_UNITS.get(name, ""),
+            sense="at least" if name in _AT_LEAST else "at most",
+            verdict="passed" if limit.passed else "refused",
+        )
+
+
+def _badness(limit: AppliedLimit) -> tuple[bool, float]:
+    """Return a key that sorts the results of one limit, the worst last. A failed one without a value is the worst."""
+    if limit.measured is None or math.isnan(limit.measured):
+        return not limit.passed, -math.inf if limit.passed else math.inf
+    if limit.name in _AT_LEAST:
+        return not limit.passed, limit.limit - limit.measured
+    return not limit.passed, limit.measured / limit.limit if limit.limit else limit.measured
+
+
+def _latency_gates(latency: LatencyReport) -> list[Gate]:
+    found = list(latency_gates(latency, LatencyBudget.from_dict(latency.budget)))
+    if not latency.passed and all(gate.verdict in ("passed", "warning") for gate in found):
+        found.append(Gate(name="latency", subject="all batch sizes", verdict="refused"))
+    return found
+
+
+def _count(name: str, subject: str, count: int, *, passed: bool) -> Gate:
+    return Gate(
+        name=name,
+        subject=subject,
+        measured=count,
+        limit=0,
+        sense="at most",
+        verdict="passed" if passed else "refused",
+    )
+
+
+def _refused_gate(report: ReleaseReport) -> str | None:
+    """Return the first gate that refused the model as a sentence, or None."""
+    of_latency = ("speedup", "p95_ms", "provider", "latency")
+    refused = [gate for gate in report.gates if gate.verdict == "refused"]
+    # An unsettled speedup refuses where nothing else does.
+    refused = refused or [gate for gate in report.gates if gate.verdict == "not settled" and gate.name in of_latency]
+    if not refused:
+        return None
+    if refused[0].name in ("check", "parity", "comparable", "provider", "latency"):
+        # The reason has the place and the value.
+        text = report.reasons[0].partition(": ")[2] or report.reasons[0]
+        return f"{text.split(';')[0]}{_others(len(report.reasons) - 1, 'reason')}"
+    return f"{gate_sentence(refused[0])}{_others(sum(gate.name != 'parity' for gate in refused) - 1, 'limit')}"
+
+
+def _others(count: int, noun: str) -> str:
+    return f" (and {count} more {noun}{'s' if count > 1 else ''})" if count > 0 else ""
+
+
+def gate_sentence(gate: Gate) -> str:
+    """Return the failure of a gate as the rest of a sentence, without a full stop."""
+    title, measured = TITLES.get(gate.name, gate.name), measured_text(gate)
+    if gate.name == "invented_inputs":
+        return f"{measured} {'comparison' if gate.measured == 1 else 'comparisons'} of invented inputs differ or fail"
+    if gate.name == "speedup" and gate.verdict == "not settled":
+        return f"the speed is not settled, {measured} at {gate.subject} against {limit_text(gate)}"
+    subject = f" at {gate.subject}" if gate.name in ("speedup", "p95_ms") else f" of {gate.subject!r}"
+    if gate.limit is None:
+        return f"the {title}{subject} did not pass"
+    direction = "above" if gate.sense == "at most" else "below"
+    return (
+        f"the {title}{subject} is {measured}, {direction} the limit {limit_text(gate).removeprefix(gate.sense).strip()}"
+    )
+
+
+def _reason(report: ReleaseReport, refusal: Refused | None) -> str:
+    if refusal is not None:
+        return f"{refusal.subject} {refusal.problem}"
+    return (
+        f"{report.reasons[0]}{_others(len(report.reasons) - 1, 'reason')}" if report.reasons else "no reason is given"
+    )
+
+
+def _figures(report: ReleaseReport) -> Iterator[str]:
+    artifact, benchmark = report.artifact, report.benchmark
+    if artifact is None or benchmark is None:
+        return
+    dtypes = {spec.dtype for spec in (*artifact.inputs, *artifact.outputs) if "float" in spec.dtype}
+    exact = _SHORT_DTYPES.get(min(dtypes)) if len(dtypes) == 1 else None
+    yield (exact or "exact") if artifact.precision.is_exact else str(artifact.precision)
+    yield size_text(artifact.size_bytes)
+    errors = [worst.mae for worst in benchmark.parity.worst_per_output().values() if worst.mae is not None]
+    if errors:
+        yield f"MAE {max(errors):.0e}"
+    if (latency := benchmark.latency) is None:
+        return
+    for served in (batch for batch in latency.batches if batch.batch_size == latency.budget.get("batch_size")):
+        plain = speedup_text(served.speedup, served.speedup_low, served.speedup_high)
+        bound = f"at least {three_digits(served.speedup_low)}x"
+        yield f"{plain if is_settled(served, latency) else bound} at batch {served.batch_size}"
+
+
+def _advice(report: ReleaseReport, gate: Gate) -> str:
+    if gate.name == "speedup" and gate.verdict == "not settled":
+        return "Release again on a quieter host, or measure longer with the parameter measure_max_s"
+    if gate.name in ("speedup", "p95_ms"):
+        return "Release again with tuning, or with another latency limit"
+    if gate.name in ("provider", "latency"):
+        return "Read the reasons, correct the worker, and release again"
+    if gate.name == "check":
+        findings = report.check.findings if report.check else ()
+        fix = next((finding.fix for finding in findings if finding.severity == "error" and finding.fix), None)
+        return f"Correct it with {fix}" if fix else "Correct the model, and train or log it again"
+    if gate.name == "invented_inputs":
+        return "Check the outputs on the inputs that the report lists"
+    at = report.benchmark.parity.divergence if report.benchmark else None
+    if at is not None and at.node is not None:
+        module = f" of the module {at.module!r}" if at.module else ""
+        return f"Look at the node {at.node!r} ({at.op_type}){module}: the difference begins there"
+    return "Compare the outputs in the folder reproduction of the training run, or release again with other limits"
+
+
+def _lower_article(text: str) -> str:
+    return text[0].lower() + text[1:] if text.startswith(("The ", "A ", "An ", "Nothing ")) else text
+
+
+def _sentence(text: str) -> str:
+    """Return a text on one line without Markdown's code marks, with a full stop at its end."""
+    line = shorten(text.replace("`", "'"), _SENTENCE_CHARACTERS)
+    return line if line.endswith((".", "…", "!", "?")) else f"{line}."
