@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.export.export_model import ExportStepOptions, export_trained
-from onnx_release.limits import LatencyBudget, MeasurePlan
+from onnx_release.latency.measure import Block, Round
+from onnx_release.limits import MODEL_FILE, LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact
+from onnx_release.runners import Runner
+from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
+from onnx_release.samples.sample import Sample
 from tests.core.models import save, signature
 
 WIDTH = 64
@@ -52,3 +58,23 @@ def export(folder: Path, model: nn.Module | None = None) -> tuple[Path, Path, On
     )
     artifact = export_trained(trained, folder / "artifact", ExportStepOptions(device="cpu"))
     return trained, folder / "artifact", artifact
+
+
+def time_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the clock of a race: a call takes 1 ms per MB of the model's files, and PyTorch's takes 1 s.
+
+    The models run, but the choice among them depends on no speed of this machine.
+    """
+
+    def call_s(runner: Runner) -> float:
+        if not isinstance(runner, OnnxRuntimeRunner):
+            return 1.0
+        return sum(file.stat().st_size for file in runner._path.parent.glob(f"{MODEL_FILE}*")) / 1e9
+
+    def run_round(runners: Sequence[Runner], sample: Sample, calls: int, first: int) -> Round:
+        for runner in runners:
+            runner.run(sample.inputs)
+        blocks = tuple(Block(wall_s=(call_s(runner),) * calls, cpu_s=call_s(runner)) for runner in runners)
+        return Round(blocks=blocks, cpu_wait_share=0.0)
+
+    monkeypatch.setattr("onnx_release.tuning.race.run_round", run_round)

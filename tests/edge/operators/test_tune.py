@@ -18,6 +18,7 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
 from airflow_onnx.tracking.tags import VERSION_PRECISION
 from onnx_release.records import TrainedModel
+from tests.core.tuning.tuned_models import time_by_size
 from tests.edge.conftest import Services
 from tests.edge.releasing import TAG, Release, TwoHeads, new_release, tags_of, trained_run, versions_of
 from tests.refusals import failed, refused
@@ -26,11 +27,16 @@ INT8: dict[str, Any] = {"enabled": "true", "precisions": '["int8"]', "max_s": "6
 
 
 class Wide(TwoHeads):
-    """Wide enough for its weights to be read from memory at each call, which int8 makes a quarter of."""
+    """Nearly all bytes of its file are weights, so int8 makes it a quarter."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(8, 1024), nn.GELU(), nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 16))
+        self.trunk = nn.Sequential(nn.Linear(8, 512), nn.GELU(), nn.Linear(512, 1024), nn.GELU(), nn.Linear(1024, 16))
+
+
+@pytest.fixture(autouse=True)
+def _times_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    time_by_size(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,6 @@ def _with_evaluation(run_id: str, signal: Any) -> str:
     return run_id
 
 
-@pytest.mark.alone
 def test_int8_by_request_stands_beside_the_exact_release(hook: MlflowHook, services: Services, run_id: str) -> None:
     exact = new_release(run_id)
     assert exact.to("promote")["alias"] == "candidate"
@@ -108,7 +113,6 @@ def _assert_served(services: Services, release: Release) -> None:
     assert 0.0 < error < 0.05
 
 
-@pytest.mark.alone
 def test_a_reduced_model_gets_no_stage_and_nothing_is_uploaded(hook: MlflowHook, run_id: str) -> None:
     release = new_release(run_id)
     release.params |= {"tune": INT8, "stage": "Production"}
