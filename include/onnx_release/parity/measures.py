@@ -253,7 +253,7 @@ def _judge_columns(
         shares.append(np.divide(error, most, out=np.zeros_like(error), where=most > 0))
         together = _decibels(1.0, root_mean_square(np.where(error > scale.rounding, relative, 0.0)))
         low = together is not None and not together >= sqnr_min_db
-        failure = f"signal to noise ratio {together:.3g} dB is below {sqnr_min_db:g} dB"
+        failure = f"signal to noise ratio {_text(together)} dB is below {sqnr_min_db:g} dB"
         compared.judge("sqnr_db", together, sqnr_min_db, failure if low else None)
         index, column = _most_used(~(shares[-1] <= 1.0), shares[-1], scale.axis)
         if kept and not low and not shares[-1][index] <= 1.0:
