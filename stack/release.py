@@ -18,6 +18,8 @@ TASKS = (
     "promote", "clean_work",
 )  # fmt: skip
 ENDED = ("success", "failed")
+# A task that did not succeed logs its reason and the next step here.
+OUTCOME_LOGGER = "airflow_onnx.outcome_log"
 POLL_S = 1.0
 PARSE_TIMEOUT_S = 120.0
 RELEASE_TIMEOUT_S = 1800.0
@@ -133,7 +135,9 @@ class Release:
 
 
 def last_error(content: list[dict[str, Any]]) -> str:
-    """Return the last error of a task's log: the exception, else the last line logged as an error."""
+    """Return the reason in a task's log: its block, else the exception, else the last line logged as an error."""
+    if block := [str(entry["event"]).strip() for entry in content if entry.get("logger") == OUTCOME_LOGGER]:
+        return " ".join(line for line in block if not line.startswith("Release again:"))
     last = "no error in its log"
     for entry in content:
         if details := entry.get("error_detail"):

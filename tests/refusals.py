@@ -29,9 +29,9 @@ def failed(code: str, *parts: str) -> Iterator[None]:
 
     :param parts: names and values that the message must show.
     """
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow_onnx.outcome_log import TaskFailed
 
-    with pytest.raises(AirflowFailException) as caught:
+    with pytest.raises(TaskFailed) as caught:
         yield
     with refused(code, *parts):
-        raise caught.value.__cause__ or caught.value
+        raise caught.value.failure

@@ -21,7 +21,9 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
+from airflow_onnx import outcome_log
 from airflow_onnx.errors import DeploymentRefused
+from airflow_onnx.outcome_log import TaskFailed
 from onnx_release.errors import Refused, ReleaseError, Transient, machine_failure, shorten, without_folders
 from onnx_release.records.base import Record
 
@@ -53,7 +55,7 @@ class TaskOutcome(Record):
 def airflow_outcome(
     context: Context | None = None, on_refused: Callable[[Refused], None] | None = None
 ) -> Iterator[None]:
-    """Turn every error into one that Airflow retries, or into `AirflowFailException`, which Airflow never retries.
+    """Turn every error into one that Airflow retries, or into `TaskFailed`, which Airflow never retries.
 
     :param context: the context of a task of a release, for its `TaskOutcome`. None for a task without a training run.
     :param on_refused: called with a refusal of the model first, to record it on the training run.
@@ -74,11 +76,16 @@ def airflow_outcome(
         outcome = TaskOutcome(status="refused" if models_fault else "failed", reason=str(failure), code=code)
         _leave(context, outcome)
         if isinstance(failure, Refused):
-            raise AirflowFailException(str(failure)) from failure
+            if models_fault:
+                outcome_log.log_refused(failure, context)
+            else:
+                outcome_log.log_failed(failure)
+            raise TaskFailed(failure) from (failure if outcome_log.has_frames() else None)
+        outcome_log.log_failed(failure, _tries_text(context))
         if isinstance(failure, Transient):
             raise failure  # noqa: B904 - `classified` has set the cause
         if context is not None and _tries(context) >= UNEXPECTED_TRIES:
-            raise AirflowFailException(str(failure)) from error
+            raise TaskFailed(failure) from error
         raise
 
 
@@ -125,7 +132,7 @@ def _foreign(error: Exception) -> ReleaseError:
     if isinstance(error, OSError):
         action = "Airflow tries again. If that does not help, check the worker's disk and network."
         return Transient("The worker", f"failed with {type(error).__name__}: {text}", action)
-    action = "The task's log has the traceback. Report it to the authors of this package."
+    action = "The log has the traceback. Report it to the authors of this package."
     return ReleaseError("The task", f"ended with an unexpected {type(error).__name__}: {text}", action)
 
 
@@ -144,6 +151,14 @@ def _tries(context: Context) -> int:
     """Return the number of this try, counted from the last clear of the task."""
     ti: Any = context["ti"]
     return int(ti.try_number - (ti.max_tries - ti.task.retries))
+
+
+def _tries_text(context: Context | None) -> str:
+    """Return the number of this try for the log, empty for a task without retries."""
+    if context is None:
+        return ""
+    ti: Any = context["ti"]
+    return f" (try {_tries(context)} of {ti.task.retries + 1})"
 
 
 def _leave(context: Context | None, outcome: TaskOutcome) -> None:

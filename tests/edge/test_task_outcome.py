@@ -39,7 +39,7 @@ class Task:
 
     @property
     def context(self) -> Any:
-        return {"ti": self.ti, "dag_run": SimpleNamespace(dag_id="release_onnx", run_id="r")}
+        return {"ti": self.ti, "dag_run": SimpleNamespace(dag_id="release_onnx", run_id="r", conf={})}
 
     @property
     def outcome(self) -> tuple[str, str, str]:

@@ -140,3 +140,6 @@ def test_the_error_of_a_failed_task_is_its_exception() -> None:
     assert last_error(content) == "Refused: run 1: bad"
     assert last_error(content[:2]) == "a warning of a library"
     assert last_error(content[:1]) == "no error in its log"
+    lines = ("REFUSED · The run is", "  bad.", "What to do: Train.", "Release again: http://x")
+    block = [{"logger": "airflow_onnx.outcome_log", "event": line} for line in lines]
+    assert last_error([*content, *block]) == "REFUSED · The run is bad. What to do: Train."

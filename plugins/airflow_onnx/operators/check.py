@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_onnx import params, validation
+from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging
 from airflow_onnx.tracking.contract import Contract
@@ -69,9 +70,7 @@ class OnnxCheckOperator(ReleaseStepOperator):
         with staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder:
             report = check_artifact(folder, artifact, CheckOptions(allowed_domains=domains))
         run.evidence["check"] = report
-        for finding in report.findings:
-            level = logging.ERROR if finding.severity == "error" else logging.INFO
-            self.log.log(level, "%s %s: %s", finding.severity, finding.code, finding.message)
+        self._log(report)
         if not report.passed:
             errors = "; ".join(f.message for f in report.findings if f.severity == "error")
             raise ReportRefused(
@@ -82,6 +81,17 @@ class OnnxCheckOperator(ReleaseStepOperator):
             )
         self._require_move(run, artifact)
         return report
+
+    def _log(self, report: CheckReport) -> None:
+        """Log the findings that do not refuse the model; the refusal has the others."""
+        for finding in report.findings:
+            level = {"warning": logging.WARNING, "info": logging.DEBUG}.get(finding.severity)
+            for line in wrapped(f"{finding.code}: {finding.message}") if level else ():
+                self.log.log(level, "%s", line)  # type: ignore[arg-type]
+        if report.passed:
+            self.log.info(
+                "Checked %s nodes: opset %s, IR version %s.", report.node_count, report.opset, report.ir_version
+            )
 
     def _require_move(self, run: StepRun, artifact: OnnxArtifact) -> None:
         """Refuse a model whose inputs or outputs are not those of the alias. The promotion decides again."""

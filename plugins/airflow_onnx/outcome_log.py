@@ -1,0 +1,95 @@
+"""Lines in the log of a task that did not succeed: a refusal of the model, or a fault.
+
+Airflow logs the exception of a failed task with its traceback. The frames of a refusal say nothing about the model, so
+this module writes the reason, the next step and the link of another release. It leaves Airflow's line out unless the
+level is DEBUG.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_onnx import airflow_urls
+from airflow_onnx.log_lines import wrapped
+from onnx_release.errors import Refused, ReleaseError, Transient
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+log = logging.getLogger(__name__)
+
+# Browsers and servers accept this much in the address of the trigger page.
+_LINK_MAX_CHARACTERS = 4000
+
+
+class TaskFailed(AirflowFailException):
+    """A task that Airflow does not retry. `failure` has the reason."""
+
+    def __init__(self, failure: ReleaseError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+def log_refused(failure: Refused, context: Context | None) -> None:
+    """Log the block of a refusal: reason, next step and link."""
+    _log_block("REFUSED", failure)
+    if link := rerun_link(context):
+        log.info("Release again: %s", link)
+    _leave_out_frames()
+
+
+def log_failed(failure: ReleaseError, tries: str = "") -> None:
+    """Log the block of a fault: reason and next step. The task is to be cleared, so it has no link.
+
+    :param tries: the number of this try, empty without retries.
+    """
+    _log_block(f"FAILED{tries}", failure)
+    if isinstance(failure, Refused | Transient):
+        # An error of another class is a defect of a program: its traceback is evidence.
+        _leave_out_frames()
+
+
+def has_frames() -> bool:
+    """Return True if the log shows the frames of a refusal."""
+    return log.isEnabledFor(logging.DEBUG)
+
+
+def _log_block(state: str, failure: ReleaseError) -> None:
+    # One log record for each line: a viewer gives each its own row.
+    for line in wrapped(f"{state} · {failure.subject} {failure.problem.rstrip('.')}."):
+        log.error("%s", line)
+    for line in wrapped(f"What to do: {failure.action}"):
+        log.info("%s", line)
+
+
+def rerun_link(context: Context | None) -> str:
+    """Return the address that repeats this release, empty for a task without a training run."""
+    conf = dict(context["dag_run"].conf or {}) if context else {}
+    if not conf.get("training_run_id") and not conf.get("model_uri"):
+        return ""
+    return airflow_urls.rerun_url(str(conf.get("training_run_id") or ""), conf, _LINK_MAX_CHARACTERS)
+
+
+def _leave_out_frames() -> None:
+    """Leave Airflow's line about the exception out of this process's log, unless the level is DEBUG."""
+    import structlog
+
+    processors = structlog.get_config()["processors"]
+    # Airflow's logger has this list, so the list itself gets the processor.
+    if not has_frames() and _without_logged_exception not in processors:
+        processors.insert(0, _without_logged_exception)
+
+
+def _without_logged_exception(_logger: Any, _method: str, event: Mapping[str, Any]) -> Mapping[str, Any]:
+    import structlog
+
+    error = sys.exc_info()[1]
+    is_refused = isinstance(error, TaskFailed) and isinstance(error.failure, Refused)
+    if event.get("exc_info") and (is_refused or isinstance(error, Transient)):
+        raise structlog.DropEvent
+    return event
