@@ -92,6 +92,8 @@ class ParameterRefused(Refused):
         "unknown_precision": "The parameter `precision_limits` names a precision without own limits.",
         "not_a_list": "A parameter is not a list of whole numbers, or is empty.",
         "not_in_range": "A parameter is not a whole number, or is outside its limits.",
+        "unknown_parameter": "A release has no parameter of this name.",
+        "wrong_parameter": "A parameter has a value of another kind, or names an unknown limit.",
         "wrong_name": "A model name, bucket, alias or run id does not match its pattern.",
         "reserved_alias": "MLflow reserves the alias.",
         "stage_of_reduced_precision": "A legacy stage was requested for a model of reduced precision.",

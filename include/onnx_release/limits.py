@@ -136,7 +136,7 @@ class OutputLimits(Record):
         default=1e-5,
         title="Mean absolute error below",
         description="Per column of an output, times the column's spread where that is above 1. For float32 the usual "
-        "difference is about 1e-7. Half precision has its own limit: see limits of single dtypes.",
+        "difference is about 1e-7. Half precision has its own limit: see limits of single dtypes. Empty: not limited.",
         # No difference is below 0.
         json_schema_extra={"exclusiveMinimum": 0},
     )
@@ -144,14 +144,14 @@ class OutputLimits(Record):
         default=60.0,
         title="Least signal to noise ratio (dB)",
         description="The spread of each column over its difference; it finds a large error in small values. For "
-        "float32 it is usually above 100.",
+        "float32 it is usually above 100. Empty: not limited.",
         json_schema_extra={"minimum": 0},
     )
     agreement_min: float | None = Field(
         default=1.0,
         title="Least agreement of integer outputs",
         description="The share of equal values of an integer or boolean output, such as a class index. It is the only "
-        "limit on such an output.",
+        "limit on such an output. Empty: not limited.",
         json_schema_extra={"minimum": 0, "maximum": 1},
     )
     max_abs: float | None = Field(
@@ -182,7 +182,8 @@ class OutputLimits(Record):
     uncertainty_max: float | None = Field(
         default=0.01,
         title="Largest part of the uncertainty",
-        description="The largest difference over the model's own uncertainty, for outputs in `uncertainty_of`.",
+        description="The largest difference over the model's own uncertainty, for the outputs that have one. "
+        "Empty: not limited.",
         json_schema_extra={"exclusiveMinimum": 0},
     )
 

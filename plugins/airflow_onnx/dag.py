@@ -51,8 +51,8 @@ _RETRIES: dict[str, Any] = {
 }
 # The teardown records failures on the training run, so it outlasts an outage of MLflow of about an hour.
 _END_RETRIES: dict[str, Any] = {"retries": 15}
-# The watch's form also opens only the section with this name: see `release_params`.
-_RUNS, _RELEASES = "Run Parameters", "Releases"
+# The watch's form also opens only the section with the first name: see `release_params`.
+_RUNS, _MORE = "Run Parameters", "Experts: the search and the releases"
 _CONN_ID = "mlflow_default"
 
 
@@ -92,6 +92,7 @@ def release_dag(
             training_run_id=text_param("training_run_id"),
             model_uri=text_param("model_uri"),
             model_name=text_param("model_name"),
+            parameters="{{ params | tojson }}",
             logged_model_name=text_param("logged_model_name"),
             poke_interval=5,
             timeout=wait_timeout.total_seconds(),
@@ -165,6 +166,9 @@ def _model_tasks(step: dict[str, Any]) -> list[Any]:
     )
     tune = OnnxTuneOperator(
         task_id="tune",
+        # Without tuning Airflow shows this task as skipped. Running it as a pass-through would cost each release a
+        # process, and a wait for the measuring slot.
+        task_display_name="tune (on request)",
         artifact=task_record("export"),
         work_uri=task_text("prepare_work"),
         enabled=json_param("tune"),
@@ -296,36 +300,37 @@ def _watch_params() -> dict[str, Param]:
         ),
         "experiments": field(
             settings.watch_experiments(), "array", _RUNS, "Experiments",
-            "Names or ids; `*` for all. The option `[onnx_release] watch_experiments` sets the default.",
-            items={"type": "string", "minLength": 1},
+            "Names or ids, one a line; * for all. The option [onnx_release] watch_experiments sets the default.",
+            may_be_empty=True, items={"type": "string", "minLength": 1},
         ),
         "run_filter": field(
             settings.watch_filter() or None, "string", _RUNS, "Filter",
-            "More conditions in MLflow's filter language, for example `metrics.val_mae < 0.2` or "
-            "`tags.team = 'radio'`.",
+            "More conditions in MLflow's filter language, for example metrics.val_mae < 0.2 or tags.team = 'radio'.",
+            may_be_empty=True,
         ),
         "lookback_h": field(
-            defaults.WATCH_LOOKBACK_H, "number", _RUNS, "Lookback (hours)",
+            defaults.WATCH_LOOKBACK_H, "number", _MORE, "Lookback (hours)",
             "The search for new runs goes back this far. It finds runs that were reported late or by a wrong clock.",
             exclusiveMinimum=0, maximum=24 * 366,
         ),
         "order": field(
-            "oldest", "string", _RELEASES, "Order", "The runs of a range that come first.", enum=["oldest", "newest"]
+            "oldest", "string", _MORE, "Order", "The runs of a range that come first.", enum=["oldest", "newest"]
         ),
         "at_once": field(
-            defaults.RELEASES_AT_ONCE, "integer", _RELEASES, "Releases at the same time",
+            defaults.RELEASES_AT_ONCE, "integer", _MORE, "Releases at the same time",
             "For the runs of a range. Each interval of a backfill has this many. While a new run is released, none of "
             "these starts.", minimum=1, maximum=defaults.RELEASES_AT_ONCE_MAX,
         ),
         "model_name": field(
-            None, "string", _RELEASES, "Registered model",
-            "For runs without the tag `onnx_release.model_name` on the run or its experiment. Empty: EXPERIMENT-MODEL.",
-            pattern=defaults.MODEL_NAME_PATTERN,
+            None, "string", _MORE, "Registered model",
+            "For runs without the tag onnx_release.model_name on the run or its experiment. Empty: EXPERIMENT-MODEL.",
+            pattern=defaults.MODEL_NAME,
         ),
         "release_params": field(
-            settings.watch_release_params(), "object", _RELEASES, "Parameters of the releases",
-            'The same for each release, for example `{"on_miss": "warn", "alias": "backfilled"}`. '
-            "The option `[onnx_release] watch_release_params` sets the default.",
+            settings.watch_release_params(), "object", _MORE, "Parameters of the releases",
+            'The same for each release, for example {"on_miss": "warn", "alias": "backfilled"}. '
+            "The option [onnx_release] watch_release_params sets the default.",
+            may_be_empty=True,
         ),
-        "mlflow_conn_id": field(_CONN_ID, "string", _RELEASES, "MLflow connection", "Of type `mlflow`.", minLength=1),
+        "mlflow_conn_id": field(_CONN_ID, "string", _MORE, "MLflow connection", "Of type mlflow.", minLength=1),
     }  # fmt: skip

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from onnx_release.limits import FACTORY_PATTERN
+
+
+class NamePattern(NamedTuple):
+    """Allowed form of a name: a regular expression, and the same in words for messages and the trigger form."""
+
+    regexp: str
+    words: str
+
+
 BUCKET = "onnx-models"
 ALIAS = "candidate"
 
 # These names become a part of an object key, a registry URI and a shell argument; the patterns suit all of them.
-MODEL_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-ALIAS_PATTERN = r"^[a-z][a-z0-9_-]{0,63}$"
-RUN_ID_PATTERN = r"^[0-9a-zA-Z_-]{1,64}$"
-BUCKET_PATTERN = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
-MODEL_URI_PATTERN = r"^(runs:/[0-9a-zA-Z_-]{1,64}/.+|models:/.+)$"
-INPUTS_URI_PATTERN = r"^(s3://[a-z0-9.-]+/|runs:/|models:/).+\.npz$"
+MODEL_NAME = NamePattern(
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+    "1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit",
+)
+ALIAS_NAME = NamePattern(
+    r"^[a-z][a-z0-9_-]{0,63}$", "a lower-case letter, then up to 63 lower-case letters, digits, '_' or '-'"
+)
+BUCKET_NAME = NamePattern(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", "3 to 63 lower-case letters, digits, '.' or '-'")
+RUN_ID = NamePattern(r"^[0-9a-f]{32}$", "the 32 hex digits from the run's page in MLflow")
+MODEL_URI = NamePattern(
+    r"^(runs:/[0-9a-f]{32}/.+|models:/(m-[0-9a-zA-Z]+|[^/@]+(/[0-9]+|@[^/@]+)))$",
+    "runs:/RUN_ID/PATH, models:/m-ID, models:/NAME/VERSION or models:/NAME@ALIAS",
+)
+INPUTS_URI = NamePattern(
+    r"^(s3://[a-z0-9.-]+/|runs:/|models:/).+\.npz$", "s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz"
+)
+FACTORY_PATH = NamePattern(FACTORY_PATTERN, "package.module:name")
 # A shell argument without a comma: commas separate the queues of a worker.
 QUEUE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 SHA_PREFIX_LENGTH = 16

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, ReleaseError
 
 
 class TrackingRefused(Refused):
@@ -95,3 +95,15 @@ class DeploymentRefused(Refused):
 
 
 STAGES: tuple[type[Refused], ...] = (TrackingRefused, StorageRefused, WatchRefused, DeploymentRefused)
+
+
+def together(subject: str, problems: Sequence[ReleaseError]) -> ReleaseError:
+    """Return one refusal with all problems and the code of the first. A single problem is returned as such.
+
+    :param subject: the object of the checks, such as ``The checks before the export``.
+    """
+    first = problems[0]
+    if len(problems) == 1 or not isinstance(first, Refused):
+        return first
+    listed = " ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
+    return type(first)(f"{subject} found {len(problems)} problems:", listed, "Correct all of them.", code=first.code)

@@ -7,23 +7,40 @@ Airflow renders a template to text. A number, a list or an object is therefore p
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 from airflow.sdk import Param
 
+from airflow_onnx.defaults import NamePattern
 from onnx_release.errors import ParameterRefused, RecordRefused
 from onnx_release.records.base import Record
 
 R = TypeVar("R", bound=Record)
 
 
-def field(default: Any, kind: str, section: str, title: str, help_text: str, **schema: Any) -> Param:
+def field(
+    default: Any,
+    kind: str,
+    section: str,
+    title: str,
+    help_text: str,
+    *,
+    may_be_empty: bool | None = None,
+    pattern: NamePattern | None = None,
+    **schema: Any,
+) -> Param:
     """Return a field of the trigger form.
 
-    :param default: the default; a field with the default None may stay empty.
     :param kind: the JSON type.
+    :param help_text: plain text. Airflow's form prints Markdown's code over the line above it.
+    :param may_be_empty: an empty field is null. None: only a field with the default None. Airflow's form marks every
+        other field as required.
+    :param pattern: the allowed form of a text.
     """
-    types = kind if default is not None else ["null", kind]
+    types = ["null", kind] if may_be_empty or (may_be_empty is None and default is None) else kind
+    if pattern:
+        # Airflow's message about a wrong value has only the regular expression, so a comment in it has the words.
+        schema |= {"pattern": f"(?#{pattern.words}){pattern.regexp}", "pattern_words": pattern.words}
     return Param(default, type=types, section=section, title=title, description_md=help_text, **schema)
 
 
@@ -32,11 +49,18 @@ def fields_of(record: type[Record], section: str) -> dict[str, Param]:
 
     :param record: a record whose fields are numbers or None, with the bounds in `json_schema_extra`.
     """
-    fields = {}
-    for name, info in record.model_fields.items():
-        bounds = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        fields[name] = field(info.default, "number", section, info.title or name, info.description or "", **bounds)
-    return fields
+    return {
+        name: field(
+            info.default,
+            "number",
+            section,
+            info.title or name,
+            info.description or "",
+            may_be_empty=_may_be_none(record, name),
+            **cast("dict[str, Any]", info.json_schema_extra or {}),
+        )
+        for name, info in record.model_fields.items()
+    }
 
 
 def text_param(name: str) -> str:
@@ -76,9 +100,13 @@ def value(argument: Any) -> Any:
 
 
 def settings(cls: type[R], arguments: dict[str, Any], **more: Any) -> R:
-    """Build a settings record from templated fields. An empty text leaves the field at its default."""
+    """Build a settings record from templated fields.
+
+    An empty text leaves the field at its default, and so does None in a field that cannot be None.
+    """
     values = {name: value(argument) for name, argument in (arguments | more).items()}
-    return cls.from_dict({name: item for name, item in values.items() if item != ""})
+    given = {name: item for name, item in values.items() if item != ""}
+    return cls.from_dict({name: item for name, item in given.items() if item is not None or _may_be_none(cls, name)})
 
 
 def record(cls: type[R], argument: object, task: str) -> R:
@@ -126,6 +154,11 @@ def integers(argument: Any, name: str, low: int, high: int) -> tuple[int, ...]:
             code="not_a_list",
         )
     return tuple(sorted({_in_range(item, name, low, high) for item in items}))
+
+
+def _may_be_none(record: type[Record], name: str) -> bool:
+    # An unknown field stays, and is refused by its name.
+    return name not in record.model_fields or type(None) in get_args(record.model_fields[name].annotation)
 
 
 def _in_range(number: Any, name: str, low: int, high: int) -> int:

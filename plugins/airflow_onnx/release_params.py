@@ -9,14 +9,20 @@ from airflow_onnx.deployment import settings
 from airflow_onnx.params import field, fields_of
 from onnx_release import limits
 
-# The sections of the trigger form, in its order. The first one holds the fields about the model. Airflow forces its
-# name: the form opens only the section "Run Parameters" (a constant of its UI) and collapses all others.
-MODEL, PARITY, LATENCY, TUNING, DESTINATION = "Run Parameters", "Parity", "Latency", "Tuning", "Destination"
+# The sections of the trigger form, in its order. Airflow forces the name of the first one: the form opens only the
+# section "Run Parameters" (a constant of its UI) and collapses all others.
+RELEASE = "Run Parameters"
+MODEL = "Experts: the model and its export"
+PARITY = "Experts: same numbers (parity)"
+LATENCY = "Experts: fast enough (latency)"
+TUNING = "Experts: faster still (tuning)"
+DESTINATION = "Experts: where to (alias, store, connections)"
 
 
 def release_params() -> dict[str, Param]:
     """Return the parameters of a release by name, in the order of the form."""
     return {
+        **_release_params(),
         **_model_params(),
         **_parity_params(),
         **_latency_params(),
@@ -25,27 +31,44 @@ def release_params() -> dict[str, Param]:
     }
 
 
-def _model_params() -> dict[str, Param]:
+def _release_params() -> dict[str, Param]:
+    """Return the fields that a person sees first."""
     return {
         "training_run_id": field(
-            None, "string", MODEL, "Training run id", "The id of the run in MLflow. Set this **or** a model URI.",
-            pattern=defaults.RUN_ID_PATTERN,
+            None, "string", RELEASE, "Training run id",
+            "The 32 hex digits from the run's page in MLflow. Set this or a model URI.",
+            pattern=defaults.RUN_ID,
         ),
         "model_uri": field(
-            None, "string", MODEL, "Model URI",
+            None, "string", RELEASE, "Model URI",
             "A single model: runs:/RUN_ID/PATH, models:/m-ID, models:/NAME/VERSION or models:/NAME@ALIAS.",
-            pattern=defaults.MODEL_URI_PATTERN,
+            pattern=defaults.MODEL_URI,
         ),
+        "model_name": field(
+            None, "string", RELEASE, "Registered model",
+            "The name in MLflow's registry. A missing one is created. Letters, digits, dots, dashes and underscores. "
+            "Empty: from the tag onnx_release.model_name of the run or its experiment, else EXPERIMENT-MODEL.",
+            pattern=defaults.MODEL_NAME,
+        ),
+        "alias": field(
+            defaults.ALIAS, "string", RELEASE, "Alias",
+            "It moves to the new version at the end. Lower-case letters, digits, dashes, underscores; a letter first.",
+            pattern=defaults.ALIAS_NAME,
+        ),
+        "tune": field(
+            False, "boolean", RELEASE, "Tune",
+            "Try other forms of the model, check each against its own limits, and release the fastest. "
+            "Off: release the plain export.",
+        ),
+    }  # fmt: skip
+
+
+def _model_params() -> dict[str, Param]:
+    return {
         "logged_model_name": field(
             None, "string", MODEL, "Logged model",
             "For a run that logged models of different names at its last step. Empty: from the run's tag.",
             maxLength=500,
-        ),
-        "model_name": field(
-            None, "string", MODEL, "Registered model",
-            "The name in MLflow's registry. A missing one is created. Letters, digits, dots, dashes and underscores. "
-            "Empty: from the tag `onnx_release.model_name` of the run or its experiment, else EXPERIMENT-MODEL.",
-            pattern=defaults.MODEL_NAME_PATTERN,
         ),
         "opset": field(
             None, "integer", MODEL, "Opset", "The ONNX opset of the export. Empty: the exporter's default.",
@@ -53,36 +76,37 @@ def _model_params() -> dict[str, Param]:
         ),
         "device": field(
             "auto", "string", MODEL, "Device",
-            "The device of the export. It decides the execution providers of the tests. `auto`: CUDA if available.",
+            "The device of the export. It decides the execution providers of the tests. auto: CUDA if available.",
             enum=["auto", "cpu", "cuda"],
         ),
         "factory": field(
             None, "string", MODEL, "Model factory",
             "For a run that logged only weights (a state dict, a Lightning checkpoint): the function that builds the "
-            "model, as `package.module:name`. The deployment must allow the package. Empty: from the run's tags.",
-            pattern=limits.FACTORY_PATTERN,
+            "model, as package.module:name. The deployment must allow the package. Empty: from the run's tags.",
+            pattern=defaults.FACTORY_PATH,
         ),
         "factory_kwargs": field(
             {}, "object", MODEL, "Factory arguments",
             "Missing arguments come from the run's params of the same name, or the checkpoint's hyperparameters.",
+            may_be_empty=True,
         ),
         "weights_key": field(
             None, "string", MODEL, "Key of the weights",
             "For a file with several networks, or with averaged weights (EMA): the key to release, such as "
-            "`state_dict_ema`. Join nested keys by dots. Empty: from the run's tag, else the weights that fit.",
+            "state_dict_ema. Join nested keys by dots. Empty: from the run's tag, else the weights that fit.",
         ),
         "input_spec": field(
             [], "array", MODEL, "Inputs",
             "For a model without a signature, or with a wrong one: "
-            '`[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224], "low": 0, "high": 1}]`. '
-            "Integer inputs may have a `vocabulary_size`.",
-            items={"type": "object"},
+            '[{"name": "x", "dtype": "float32", "shape": ["batch", 3, 224, 224], "low": 0, "high": 1}]. '
+            "Integer inputs may have a vocabulary_size.",
+            may_be_empty=True, items={"type": "object"},
         ),
         "allowed_domains": field(
             [], "array", MODEL, "Custom operator domains",
-            "Domains besides ONNX's own that the serving runtime supports. With com.microsoft, the domain of ONNX "
-            "Runtime, tuning also tries int8 in blocks. Empty: none.",
-            items={"type": "string"},
+            "Domains besides ONNX's own that the serving runtime supports, one a line. With com.microsoft, the domain "
+            "of ONNX Runtime, tuning also tries int8 in blocks. Empty: none.",
+            may_be_empty=True, items={"type": "string"},
         ),
     }  # fmt: skip
 
@@ -98,19 +122,22 @@ def _parity_params() -> dict[str, Param]:
             None, "string", PARITY, "Inputs for comparison",
             "An .npz file with an array per input: s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz. "
             "The timing uses it, too.",
-            pattern=defaults.INPUTS_URI_PATTERN,
+            pattern=defaults.INPUTS_URI,
         ),
         **fields_of(limits.OutputLimits, PARITY),
         "per_output": field(
-            {}, "object", PARITY, "Limits of single outputs", 'For example `{"positions": {"max_abs": 1e-4}}`.'
+            {}, "object", PARITY, "Limits of single outputs", 'For example {"positions": {"max_abs": 1e-4}}.',
+            may_be_empty=True,
         ),
         "per_dtype": field(
-            {}, "object", PARITY, "Limits of single dtypes", 'For example `{"float16": {"mae_max": 1e-3}}`.'
+            {}, "object", PARITY, "Limits of single dtypes", 'For example {"float16": {"mae_max": 1e-3}}.',
+            may_be_empty=True,
         ),
         "uncertainty_of": field(
             {}, "object", PARITY, "Outputs with uncertainties",
-            'The output with the standard deviations of another one: `{"positions": "uncertainties"}`. '
+            'The output with the standard deviations of another one: {"positions": "uncertainties"}. '
             "Empty: from the run's tag.",
+            may_be_empty=True,
         ),
     }  # fmt: skip
 
@@ -136,7 +163,7 @@ def _latency_params() -> dict[str, Param]:
         ),
         "on_miss": field(
             budget.on_miss, "string", LATENCY, "If a latency limit is missed",
-            "`refuse` the model, or `warn`: release it and record the warning.", enum=["refuse", "warn"],
+            "refuse the model, or warn: release it and record the warning.", enum=["refuse", "warn"],
         ),
         "threads": field(
             None, "integer", LATENCY, "Threads",
@@ -152,17 +179,13 @@ def _latency_params() -> dict[str, Param]:
 
 
 def _tuning_params() -> dict[str, Param]:
+    precisions = ["exact", "float16", "int8"]
     return {
-        "tune": field(
-            False, "boolean", TUNING, "Tune",
-            "Try other forms of the model, check each against its own limits, and release the fastest. "
-            "Off: release the plain export.",
-        ),
         "tune_precisions": field(
             ["exact"], "array", TUNING, "Precisions",
             "Precisions that may be released: exact, float16, int8. A reduced precision has its own alias, such as "
             "candidate-int8. Without exact, a model of full precision is never released.",
-            items={"type": "string", "enum": ["exact", "float16", "int8"]}, minItems=1, uniqueItems=True,
+            items={"type": "string", "enum": precisions}, examples=precisions, minItems=1, uniqueItems=True,
         ),
         "tune_max_s": field(
             limits.TUNE_MAX_S, "number", TUNING, "Tune at most (s)",
@@ -171,13 +194,14 @@ def _tuning_params() -> dict[str, Param]:
         ),
         "precision_limits": field(
             {}, "object", TUNING, "Limits of reduced precisions",
-            'They replace the defaults, for example `{"int8": {"cosine_min": 0.995, "sqnr_min_db": 15}}`.',
+            'They replace the defaults, for example {"int8": {"cosine_min": 0.995, "sqnr_min_db": 15}}.',
+            may_be_empty=True,
         ),
         "evaluation_uri": field(
             None, "string", TUNING, "Evaluation sample",
-            "An .npz file with an array per input and `target.OUTPUT` for outputs: s3://BUCKET/KEY.npz or "
+            "An .npz file with an array per input and target.OUTPUT for outputs: s3://BUCKET/KEY.npz or "
             "runs:/RUN_ID/PATH.npz. Empty: from the run's tag.",
-            pattern=defaults.INPUTS_URI_PATTERN,
+            pattern=defaults.INPUTS_URI,
         ),
         "metric_loss_max": field(
             limits.METRIC_LOSS_MAX, "number", TUNING, "Metric loss at most",
@@ -191,17 +215,12 @@ def _destination_params() -> dict[str, Param]:
     return {
         "bucket": field(
             settings.bucket(), "string", DESTINATION, "Bucket",
-            "The bucket must exist. The option `[onnx_release] bucket` sets the default.",
-            pattern=defaults.BUCKET_PATTERN,
-        ),
-        "alias": field(
-            defaults.ALIAS, "string", DESTINATION, "Alias",
-            "It moves to the new version at the end. Lowercase letters, digits, dashes, underscores; a letter first.",
-            pattern=defaults.ALIAS_PATTERN,
+            "The bucket must exist. The option [onnx_release] bucket sets the default.",
+            pattern=defaults.BUCKET_NAME,
         ),
         "contract_change": field(
             "refuse", "string", DESTINATION, "If inputs or outputs change",
-            "The alias is at a version with other names, dtypes or fixed dimensions: `refuse` the model, or `allow`.",
+            "The alias is at a version with other names, dtypes or fixed dimensions: refuse the model, or allow it.",
             enum=["refuse", "allow"],
         ),
         "alias_back": field(
@@ -210,13 +229,13 @@ def _destination_params() -> dict[str, Param]:
             "Off: the older run is released as a version, and the alias stays.",
         ),
         "stage": field(
-            "none", "string", DESTINATION, "Legacy stage", "For consumers that still load `models:/<name>/<stage>`.",
+            "none", "string", DESTINATION, "Legacy stage", "For consumers that still load models:/NAME/STAGE.",
             enum=["none", "Staging", "Production"],
         ),
         "mlflow_conn_id": field(
-            "mlflow_default", "string", DESTINATION, "MLflow connection", "Of type `mlflow`.", minLength=1
+            "mlflow_default", "string", DESTINATION, "MLflow connection", "Of type mlflow.", minLength=1
         ),
         "s3_conn_id": field(
-            "minio_default", "string", DESTINATION, "Object store connection", "Of type `aws`.", minLength=1
+            "minio_default", "string", DESTINATION, "Object store connection", "Of type aws.", minLength=1
         ),
     }  # fmt: skip

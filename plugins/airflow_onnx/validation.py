@@ -14,8 +14,7 @@ def validate_model_name(text: str) -> str:
 
     :raises ParameterRefused: if it does not match the pattern.
     """
-    rule = "1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit: it becomes an object key"
-    return _matching("model name", text, defaults.MODEL_NAME_PATTERN, rule)
+    return _matching("model name", text, defaults.MODEL_NAME)
 
 
 def validate_bucket(text: str) -> str:
@@ -23,7 +22,7 @@ def validate_bucket(text: str) -> str:
 
     :raises ParameterRefused: if it does not match the pattern.
     """
-    return _matching("bucket", text, defaults.BUCKET_PATTERN, "3 to 63 lower-case letters, digits, '.' or '-'")
+    return _matching("bucket", text, defaults.BUCKET_NAME)
 
 
 def validate_run_id(text: str) -> str:
@@ -31,7 +30,7 @@ def validate_run_id(text: str) -> str:
 
     :raises ParameterRefused: if it does not match the pattern.
     """
-    return _matching("training run id", text, defaults.RUN_ID_PATTERN, "the id on the run's page in MLflow")
+    return _matching("training run id", text, defaults.RUN_ID)
 
 
 def validate_alias(text: str) -> str:
@@ -39,8 +38,7 @@ def validate_alias(text: str) -> str:
 
     :raises ParameterRefused: if it does not match the pattern, or is reserved.
     """
-    rule = "a lower-case letter, then up to 63 lower-case letters, digits, '_' or '-'"
-    alias = _matching("alias", text, defaults.ALIAS_PATTERN, rule)
+    alias = _matching("alias", text, defaults.ALIAS_NAME)
     # MLflow computes `latest` and reads `v1` as version 1.
     if alias == "latest" or re.fullmatch(r"v\d+", alias):
         action = "Choose another, for example 'candidate'."
@@ -79,9 +77,7 @@ def object_prefix(model_name: str, training_run_id: str, sha256: str) -> str:
     return f"{validate_model_name(model_name)}/{run_id}/{sha256[: defaults.SHA_PREFIX_LENGTH]}/"
 
 
-def _matching(kind: str, text: str, pattern: str, rule: str) -> str:
-    if not isinstance(text, str) or not re.fullmatch(pattern, text):
-        raise ParameterRefused(
-            f"The {kind} {text!r:.200}", f"does not match {pattern}", f"Use {rule}.", code="wrong_name"
-        )
+def _matching(kind: str, text: str, pattern: defaults.NamePattern) -> str:
+    if not isinstance(text, str) or not re.fullmatch(pattern.regexp, text):
+        raise ParameterRefused(f"The {kind} {text!r:.200}", "is not valid", f"Use {pattern.words}.", code="wrong_name")
     return text

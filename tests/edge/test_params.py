@@ -18,6 +18,11 @@ def test_settings_are_read_from_json_and_from_values() -> None:
     assert read == ParityLimits(mae_max=1e-6, rtol=0.1)
 
 
+def test_an_empty_field_is_none_or_its_default() -> None:
+    empty = {"mae_max": None, "sqnr_min_db": "null", "per_output": None, "uncertainty_of": "null"}
+    assert params.settings(ParityLimits, empty) == ParityLimits(mae_max=None, sqnr_min_db=None)
+
+
 def test_text_is_read_with_and_without_json_quotes() -> None:
     assert params.settings(LatencyBudget, {"on_miss": '"warn"'}).on_miss == "warn"
     assert params.settings(LatencyBudget, {"on_miss": "warn"}).on_miss == "warn"

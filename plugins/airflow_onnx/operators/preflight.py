@@ -11,11 +11,12 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_onnx import validation
 from airflow_onnx.deployment import settings
+from airflow_onnx.errors import together
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import s3
 from airflow_onnx.task_outcome import classified, missing_packages
 from airflow_onnx.tracking import release_inputs
-from onnx_release.errors import Refused, ReleaseError, Transient
+from onnx_release.errors import ReleaseError, Transient
 from onnx_release.records import TrainedModel
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Preflight:
             except (ReleaseError, AirflowNotFoundException) as error:
                 problems.append(classified(error))
         if problems:
-            raise _together(problems)
+            raise together("The checks before the export", problems)
 
     def _require_packages(self) -> None:
         # With a placement, the tasks that need these packages run on other workers, and check there.
@@ -77,12 +78,3 @@ def require_packages(names: Iterable[str]) -> None:
     """Raise `DeploymentRefused` for packages that are not installed. Nothing is imported."""
     if missing := [name for name in names if find_spec(name) is None]:
         raise missing_packages(missing)
-
-
-def _together(problems: list[ReleaseError]) -> ReleaseError:
-    first = problems[0]
-    if len(problems) == 1 or not isinstance(first, Refused):
-        return first
-    listed = " ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
-    subject = f"The checks before the export found {len(problems)} problems:"
-    return type(first)(subject, listed, "Correct all of them.", code=first.code)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 
+from airflow_onnx import parameter_checks, params
+from airflow_onnx.errors import together
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.task_outcome import airflow_outcome
@@ -18,6 +20,8 @@ from onnx_release.records import TrainedModel
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
+
+_CHECK = "The check of the parameters"
 
 
 class MlflowTrainingRunSensor(BaseSensorOperator):
@@ -32,6 +36,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         ``onnx_release.logged_model_name`` of the run decides.
     :param model_name: the name of the registered model. Empty: from the tags of the run or its experiment, else made
         from the names of experiment and model.
+    :param parameters: all parameters of the release as JSON, checked together before the wait. None: no check.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     :param deferrable: wait in the triggerer, without a worker slot.
     """
@@ -41,6 +46,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         "model_uri",
         "logged_model_name",
         "model_name",
+        "parameters",
         "mlflow_conn_id",
     )
     operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
@@ -52,6 +58,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         model_uri: str = "",
         logged_model_name: str = "",
         model_name: str = "",
+        parameters: Any = None,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
@@ -61,6 +68,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         self.model_uri = model_uri
         self.logged_model_name = logged_model_name
         self.model_name = model_name
+        self.parameters = parameters
         self.mlflow_conn_id = mlflow_conn_id
         self.deferrable = deferrable
         # By the name of the link: Airflow calls `get_link` on the worker after `execute`, with this same object.
@@ -105,10 +113,14 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
     def _find(self, context: Context) -> tuple[str, dict[str, Any] | None]:
         """Return the run's id, and its trained model if the run has finished."""
         hook = MlflowHook(self.mlflow_conn_id)
+        wrong = parameter_checks.problems(params.value(self.parameters) or {})
         with airflow_outcome(context):
-            run_id, model_uri = training_run.resolve(
-                hook, self.training_run_id.strip() or None, self.model_uri.strip() or None
-            )
+            try:
+                run_id, model_uri = training_run.resolve(
+                    hook, self.training_run_id.strip() or None, self.model_uri.strip() or None
+                )
+            except Refused as error:
+                raise together(_CHECK, [error, *wrong]) from error
 
         def log_refusal(error: Refused) -> None:
             trained_model = TrainedModel(
@@ -119,6 +131,8 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
             run_log.log_refusal(hook, context, error, trained_model=trained_model)
 
         with airflow_outcome(context, log_refusal):
+            if wrong:
+                raise together(_CHECK, wrong)
             if not self._logged_start:
                 run_log.log_start(hook, context, run_id)
                 self._logged_start = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
 from tests.edge.conftest import Services
 from tests.edge.tracking.test_training_run import log_model
+from tests.refusals import failed
 
 CONTEXT: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={})}
 
@@ -44,6 +46,15 @@ def test_a_run_that_finished_long_ago_passes_at_once(hook: MlflowHook) -> None:
     task = sensor(training_run_id=run.info.run_id)
     assert task.execute(CONTEXT)["model_uri"] == f"models:/{model_id}"
     assert task.link_urls["Training run"].endswith(f"/runs/{run.info.run_id}")
+
+
+def test_wrong_parameters_are_refused_together_before_the_wait_and_recorded(hook: MlflowHook) -> None:
+    parameters = json.dumps({"alias": "latest", "mae_mx": 1e-3})
+    with mlflow.start_run() as run, failed("unknown_parameter", "2 problems", "'mae_mx'", "'latest'"):
+        sensor(training_run_id=run.info.run_id, parameters=parameters).execute(CONTEXT)
+    assert hook.client.get_run(run.info.run_id).data.tags["onnx_release.status"] == "refused"
+    with failed("wrong_name", "3 problems", "'notanid'", "'mae_mx'", "'latest'"):
+        sensor(training_run_id="notanid", parameters=parameters).execute(CONTEXT)
 
 
 def test_a_running_run_is_waited_for_in_the_triggerer(hook: MlflowHook) -> None:

@@ -1,0 +1,123 @@
+"""Checks of all parameters of a release together, before its first work.
+
+Airflow has compared each value with the schema of the form. These are the rules between parameters, the rules inside
+JSON objects, and the reserved names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from pydantic import Field
+
+from airflow_onnx import params, validation
+from airflow_onnx.release_params import release_params
+from onnx_release.errors import ParameterRefused, Refused
+from onnx_release.limits import PRECISION_LIMITS, OutputLimits, ParityLimits
+from onnx_release.records import Precision
+from onnx_release.records.base import Record
+
+Parameters = Mapping[str, Any]
+
+
+class _Kinds(Record):
+    """Kinds of the JSON values that no other record has."""
+
+    factory_kwargs: dict[str, Any] = Field(default_factory=dict)
+    precision_limits: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    allowed_domains: tuple[str, ...] = ()
+    tune_precisions: tuple[Precision, ...] = (Precision.EXACT,)
+
+
+def problems(parameters: Parameters) -> list[Refused]:
+    """Return a refusal for each wrong parameter.
+
+    :param parameters: values by name. A missing name is not checked.
+    """
+    found = []
+    for check in _checks(parameters):
+        try:
+            check()
+        except Refused as error:
+            found.append(error)
+    return found
+
+
+def _checks(parameters: Parameters) -> Iterator[Callable[[], object]]:
+    # Airflow accepts every name, so a typing error would leave a limit at its default.
+    yield from (partial(_refuse_unknown, name) for name in parameters if name not in release_params())
+    for name, validate in (("model_name", validation.validate_model_name), ("bucket", validation.validate_bucket)):
+        if parameters.get(name):
+            yield partial(validate, parameters[name])
+    for record in (ParityLimits, _Kinds):
+        for name in record.model_fields:
+            yield partial(_require_kind, record, name, parameters.get(name))
+    for name in ("per_output", "per_dtype"):
+        yield partial(_require_limits, name, parameters.get(name), OutputLimits)
+    yield partial(_require_precision_limits, parameters.get("precision_limits"))
+    yield partial(_require_input_spec, parameters.get("input_spec"))
+    yield partial(_require_destination, parameters)
+
+
+def _refuse_unknown(name: str) -> None:
+    close = get_close_matches(name, release_params(), n=1)
+    action = f"Use {close[0]!r}." if close else "Remove it. docs/parameters.md lists all."
+    raise ParameterRefused(f"The parameter {name!r:.80}", "does not exist", action, code="unknown_parameter")
+
+
+def _require_kind(record: type[Record], name: str, value: Any) -> None:
+    try:
+        params.settings(record, {name: value})
+    except Refused as error:
+        raise ParameterRefused(
+            f"The parameter '{name}'", error.problem, "Correct it.", code="wrong_parameter"
+        ) from error
+
+
+def _require_limits(name: str, entries: Any, limits: type[Record]) -> None:
+    """Refuse an unknown limit of an output, a dtype or a precision.
+
+    :param entries: limits by output, dtype or precision. Another kind of value is refused by `_require_kind`.
+    """
+    for key, entry in entries.items() if isinstance(entries, dict) else ():
+        for limit in entry if isinstance(entry, dict) else ():
+            if limit not in limits.model_fields:
+                problem = f"has the unknown limit {limit!r:.80} for {key!r:.80}"
+                action = f"Use {', '.join(limits.model_fields)}."
+                raise ParameterRefused(f"The parameter '{name}'", problem, action, code="wrong_parameter")
+
+
+def _require_precision_limits(entries: Any) -> None:
+    if not isinstance(entries, dict):
+        return
+    if unknown := sorted(set(entries) - set(PRECISION_LIMITS)):
+        listed, known = ", ".join(map(repr, unknown)), " or ".join(PRECISION_LIMITS)
+        problem = f"has the unknown precision {listed:.200}"
+        raise ParameterRefused("The parameter 'precision_limits'", problem, f"Use {known}.", code="unknown_precision")
+    _require_limits("precision_limits", entries, ParityLimits)
+    for entry in entries.values():
+        for name, value in entry.items() if isinstance(entry, dict) else ():
+            _require_kind(ParityLimits, name, value)
+
+
+def _require_input_spec(value: Any) -> None:
+    # Imported here because the other tasks of this package do not need it.
+    from onnx_release.trained.input_spec import parse_input_spec
+
+    parse_input_spec(value)
+
+
+def _require_destination(parameters: Parameters) -> None:
+    """Refuse an alias or a stage that the model could not have at the end."""
+    alias, stage = parameters.get("alias"), str(parameters.get("stage") or "")
+    tuned = parameters.get("tune_precisions") if parameters.get("tune") else None
+    precisions = [name for name in tuned or () if name in list(Precision)] or [Precision.EXACT]
+    for precision in precisions:
+        if alias:
+            validation.alias_for(alias, precision)
+        # Tuning may also end with an exact model: the stage is wrong only if it cannot.
+        if Precision.EXACT not in precisions:
+            validation.stage_for(stage, precision)
