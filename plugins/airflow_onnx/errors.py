@@ -25,6 +25,7 @@ class TrackingRefused(Refused):
         "mlflow_refused": "MLflow refuses a request, for example a wrong filter.",
         "not_found": "A run, model or file does not exist in MLflow.",
         "no_model_name": "Nothing names the registered model, and the experiment's name cannot.",
+        "file_too_large": "A file of the training run is larger than the page of releases reads.",
         "model_files_gone": "The training run logged a model whose files are gone.",
         "model_uri_form": "The model URI has no known form.",
         "model_without_run": "The logged model or version belongs to no training run.",

@@ -13,85 +13,26 @@ from typing import Any, Literal, Self
 import httpx
 
 from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.hooks.mlflow_records import Experiment, ModelVersionEntry, RegisteredModel, TrainingRun, key_values
 from airflow_onnx.hooks.mlflow_server import MISSING_CODES, MlflowServer
 from onnx_release.errors import Transient
 
 REQUEST_TIMEOUT_S = 30.0
 PAGE_SIZE = 200
-UNFINISHED = ("RUNNING", "SCHEDULED")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingRun:
-    """A run of MLflow's REST API. All its texts come from the training script and are not trusted.
-
-    `ended_at_ms` is in milliseconds since 1970 by the clock of the training's machine, 0 for a run without an end.
-    `model_steps` are the training steps of the logged models by their ids, in MLflow's order, which is by random id.
-    """
-
-    run_id: str
-    name: str
-    experiment_id: str
-    status: str
-    deleted: bool
-    ended_at_ms: int
-    tags: dict[str, str]
-    model_steps: dict[str, int]
-
-    @property
-    def unfinished(self) -> bool:
-        """True for a run that may still finish."""
-        return not self.deleted and self.status in UNFINISHED
-
-    @classmethod
-    def from_json(cls, run: dict[str, Any]) -> TrainingRun:
-        """Read one run of a response. MLflow omits empty fields."""
-        info = run["info"]
-        outputs = (run.get("outputs") or {}).get("model_outputs") or []
-        return cls(
-            run_id=info["run_id"],
-            name=info.get("run_name") or "",
-            experiment_id=info["experiment_id"],
-            status=info["status"],
-            deleted=info.get("lifecycle_stage") == "deleted",
-            ended_at_ms=int(info.get("end_time") or 0),
-            tags=_key_values((run.get("data") or {}).get("tags")),
-            model_steps={model["model_id"]: int(model.get("step") or 0) for model in outputs},
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experiment:
-    """An experiment of MLflow's REST API."""
-
-    experiment_id: str
-    name: str
-    tags: dict[str, str]
-
-    @classmethod
-    def from_json(cls, experiment: dict[str, Any]) -> Experiment:
-        """Read one experiment of a response."""
-        return cls(
-            experiment_id=experiment["experiment_id"],
-            name=experiment["name"],
-            tags=_key_values(experiment.get("tags")),
-        )
-
-
-def _key_values(rows: list[dict[str, str]] | None) -> dict[str, str]:
-    return {row["key"]: row.get("value", "") for row in rows or []}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunQuery:
-    """A search for runs, sorted by their end.
+    """A search for runs.
 
     :param experiment_ids: the experiments to search. Without any the result is empty.
     :param filter: conditions in MLflow's filter language.
+    :param order_by: the order in MLflow's language, by default the end of the runs.
     """
 
     experiment_ids: Sequence[str]
     filter: str
+    order_by: str = "attributes.end_time"
     newest_first: bool = False
     with_deleted: bool = False
     page_size: int = PAGE_SIZE
@@ -124,7 +65,7 @@ def _search_runs(query: RunQuery) -> _Call:
         "experiment_ids": list(query.experiment_ids),
         "filter": query.filter,
         "max_results": query.page_size,
-        "order_by": [f"attributes.end_time {'DESC' if query.newest_first else 'ASC'}"],
+        "order_by": [f"{query.order_by} {'DESC' if query.newest_first else 'ASC'}"],
         "run_view_type": "ALL" if query.with_deleted else "ACTIVE_ONLY",
     }
     return _Call("POST", "runs/search", arguments)
@@ -134,13 +75,13 @@ def _get_run(run_id: str) -> _Call:
     return _Call("GET", "runs/get", {"run_id": run_id})
 
 
-def _client_arguments(server: MlflowServer) -> dict[str, Any]:
+def _client_arguments(server: MlflowServer, timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
     header = server.authorization()
     return {
         "base_url": f"{server.tracking_uri}/api/2.0/mlflow/",
         "headers": {"Authorization": header} if header else {},
         "verify": server.verify,
-        "timeout": REQUEST_TIMEOUT_S,
+        "timeout": timeout_s,
     }
 
 
@@ -181,9 +122,9 @@ def _subject(call: _Call) -> str:
 class MlflowRest:
     """The blocking client of one server, for a ``with`` block. Calls raise `TrackingRefused` or `Transient`."""
 
-    def __init__(self, server: MlflowServer) -> None:
+    def __init__(self, server: MlflowServer, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         self.server = server
-        self._client = httpx.Client(**_client_arguments(server))
+        self._client = httpx.Client(**_client_arguments(server, timeout_s))
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -219,7 +160,50 @@ class MlflowRest:
         """
         arguments = {"filter": f"name='{name}' and run_id='{run_id}'", "max_results": 100}
         rows = self._rows(_Call("GET", "model-versions/search", arguments), "model_versions")
-        return {row["version"]: _key_values(row.get("tags")) for row in rows}
+        return {row["version"]: key_values(row.get("tags")) for row in rows}
+
+    def model_versions(self, name: str) -> list[ModelVersionEntry]:
+        """Return all versions of a registered model, the newest first.
+
+        :param name: a validated model name.
+        """
+        arguments = {"filter": f"name='{name}'", "max_results": PAGE_SIZE, "order_by": ["version_number DESC"]}
+        rows = self._rows(_Call("GET", "model-versions/search", arguments), "model_versions")
+        return [ModelVersionEntry.from_json(row) for row in rows]
+
+    def registered_model(self, name: str) -> RegisteredModel:
+        """Return a registered model.
+
+        :raises TrackingRefused: if it does not exist.
+        """
+        answer = self._send(_Call("GET", "registered-models/get", {"name": name}))
+        return RegisteredModel.from_json(answer["registered_model"])
+
+    def run_file(self, run_id: str, path: str, bytes_max: int) -> bytes:
+        """Return the content of a small file among the run's artifacts.
+
+        :raises TrackingRefused: if it does not exist, or is larger than `bytes_max`.
+        """
+        # MLflow's own pages read files at this address, which has no version.
+        url, arguments = f"{self.server.tracking_uri}/get-artifact", {"run_id": run_id, "path": path}
+        call, content = _Call("GET", "get-artifact", arguments), bytearray()
+        try:
+            with self._client.stream("GET", url, params=arguments) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error(self.server, call, response)
+                for part in response.iter_bytes():
+                    content += part
+                    if len(content) > bytes_max:
+                        raise TrackingRefused(
+                            f"The file {path} of the training run {run_id}",
+                            f"is larger than {bytes_max} bytes",
+                            "Read it in MLflow.",
+                            code="file_too_large",
+                        )
+        except httpx.TransportError as error:
+            raise self.server.unreachable(_subject(call), error) from error
+        return bytes(content)
 
     def run_files(self, run_id: str, path: str = "") -> list[dict[str, Any]]:
         """Return the entries of a folder of the run's artifacts, with paths relative to the artifacts' root."""

@@ -281,9 +281,11 @@ def _version_tags(report: ReleaseReport, released: ReleasedVersion) -> dict[str,
 
 
 def _attempt_tags(context: Context, training_run_id: str, status: str, reason: str = "") -> dict[str, str]:
-    attempt = f"{status} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    at = tags.now()
+    attempt = f"{status} {at}"
     conf = dict(context["dag_run"].conf or {})
     return {
+        tags.ATTEMPTED_AT: at,
         tags.LAST_ATTEMPT: f"{attempt}: {reason}" if reason else attempt,
         tags.LAST_ATTEMPT_URL: _dag_run_url(context),
         tags.RERUN_URL: airflow_urls.rerun_url(training_run_id, conf, tags.VALUE_MAX_CHARACTERS),

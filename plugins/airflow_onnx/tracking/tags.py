@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 ROOT = "onnx_release"
 """First part of the tags of a training run, and the folder of its release artifacts."""
 
@@ -26,7 +28,8 @@ DAG_RUN_ID = f"{ROOT}.dag_run_id"
 DAG_RUN_URL = f"{ROOT}.dag_run_url"
 WATCHED = f"{ROOT}.watched"
 
-# The newest attempt.
+# The newest attempt. `ATTEMPTED_AT` is a sortable time in UTC: the page of releases has the newest first.
+ATTEMPTED_AT = f"{ROOT}.attempted_at"
 LAST_ATTEMPT = f"{ROOT}.last_attempt"
 LAST_ATTEMPT_URL = f"{ROOT}.last_attempt_url"
 RERUN_URL = f"{ROOT}.rerun_url"
@@ -52,6 +55,11 @@ VERSION_CONTRACT = "onnx.contract"
 PROMOTION_LOCK = "onnx.promotion_lock"
 # On a registered model: the moves of its aliases, in numbered tags.
 ALIAS_LOG = f"{ROOT}.alias_log"
+
+
+def now() -> str:
+    """Return the present time in UTC, in the form of `ATTEMPTED_AT`."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def of_precision(name: str, precision: str) -> str:

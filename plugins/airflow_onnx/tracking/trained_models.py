@@ -11,7 +11,8 @@ from functools import cache
 from typing import Literal
 
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.hooks.mlflow_rest import MlflowRest, TrainingRun
+from airflow_onnx.hooks.mlflow_records import TrainingRun
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.tracking import logged_models, tags, weight_files
 from airflow_onnx.tracking.logged_models import Choice, LoggedModel, Unusable
 from onnx_release.errors import Refused

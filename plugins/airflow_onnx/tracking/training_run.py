@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import validation
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.hooks.mlflow_rest import MlflowRest, TrainingRun
+from airflow_onnx.hooks.mlflow_records import TrainingRun
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.tracking import tags, trained_models, weight_files
 from airflow_onnx.tracking.trained_models import FoundModel
 from onnx_release.errors import shorten

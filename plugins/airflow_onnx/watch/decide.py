@@ -12,7 +12,8 @@ from typing import Any, Literal
 from airflow_onnx import dag_runs, params, validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
-from airflow_onnx.hooks.mlflow_rest import Experiment, MlflowRest, TrainingRun
+from airflow_onnx.hooks.mlflow_records import Experiment, TrainingRun
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.tracking import model_name, tags, trained_models, weight_files
 from airflow_onnx.tracking.trained_models import FoundModel
 from airflow_onnx.watch.queries import Scope, TimeSpan

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_onnx.errors import WatchRefused
-from airflow_onnx.hooks.mlflow_rest import PAGE_SIZE, Experiment, RunQuery
+from airflow_onnx.hooks.mlflow_records import Experiment
+from airflow_onnx.hooks.mlflow_rest import PAGE_SIZE, RunQuery
 from airflow_onnx.tracking import tags
 
 ALL_EXPERIMENTS = "*"

@@ -42,6 +42,7 @@ class ReleaseStarter:
         run_id, dag_run_id, conf = decision.training_run_id, decision.dag_run_id, self.decider.conf(decision)
         started_tags = {
             tags.STATUS: "triggered",
+            tags.ATTEMPTED_AT: tags.now(),
             tags.REASON: "",
             tags.REASON_CODE: "",
             tags.DAG_RUN_ID: dag_run_id,
@@ -93,7 +94,7 @@ class ReleaseStarter:
             # The other runs do not wait until the artifacts' store is repaired.
             log.warning("The report of the refusal is not logged in MLflow: %s", failure)
             found = {tags.STATUS: "refused", tags.REASON: str(refusal), tags.REASON_CODE: refusal.code}
-            found |= {tags.DAG_RUN_ID: ""}
+            found |= {tags.DAG_RUN_ID: "", tags.ATTEMPTED_AT: tags.now()}
             self.decider.rest.set_tags(decision.training_run_id, tags.shortened(found))
 
     def _tag_watched(self, training_run_id: str, text: str) -> None:

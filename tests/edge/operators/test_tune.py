@@ -80,7 +80,7 @@ def test_int8_by_request_stands_beside_the_exact_release(hook: MlflowHook, servi
     assert {alias: str(number) for alias, number in aliases.items()} == {"candidate": "1", "candidate-int8": "2"}
 
     after = tags_of(hook, run_id)
-    attempt = {"last_attempt", "last_attempt_url", "rerun_url"}
+    attempt = {"attempted_at", "last_attempt", "last_attempt_url", "rerun_url"}
     assert {name: after[name] for name in before if name not in attempt} == {
         name: before[name] for name in before if name not in attempt
     }

@@ -54,7 +54,7 @@ def test_a_refusal_after_a_release_does_not_change_the_current_release(
     assert after["last_attempt"].startswith("refused ")
     assert "1e-30" in after["last_attempt"]
     assert after["last_attempt_url"] == "http://airflow.test/dags/release_onnx/runs/stricter"
-    attempt = {"last_attempt", "last_attempt_url", "rerun_url"}
+    attempt = {"attempted_at", "last_attempt", "last_attempt_url", "rerun_url"}
     assert {name: after[name] for name in before if name not in attempt} == {
         name: before[name] for name in before if name not in attempt
     }
