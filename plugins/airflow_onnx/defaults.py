@@ -39,6 +39,8 @@ FACTORY_PATH = NamePattern(FACTORY_PATTERN, "package.module:name")
 QUEUE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 SHA_PREFIX_LENGTH = 16
 
+MLFLOW_CONN_ID = "mlflow_default"
+S3_CONN_ID = "minio_default"
 MEASURE_POOL = "onnx_measure"
 
 # The trigger polls MLflow at this interval. A search goes back this far: a run may be reported late, or by a clock

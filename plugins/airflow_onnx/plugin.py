@@ -6,9 +6,30 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_onnx.deployment import pool
+from airflow_onnx.deployment import pool, settings
 from airflow_onnx.links import ModelVersionLink, ObjectLink, TrainingRunLink
 from airflow_onnx.ui.app import URL_PREFIX, Pages
+
+
+def _apps() -> list[dict[str, Any]]:
+    return [{"app": Pages(), "url_prefix": URL_PREFIX, "name": "ONNX release"}]
+
+
+def _views() -> list[dict[str, Any]]:
+    """Return the entry of the navigation and the tab on each DAG run.
+
+    The addresses are relative to the one that Airflow is served at.
+    """
+    if not settings.pages():
+        return []
+    prefix = URL_PREFIX.removeprefix("/")
+    icons = {"icon": f"{prefix}/icon.svg", "icon_dark_mode": f"{prefix}/icon-dark.svg"}
+    tab = f"{prefix}/run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}"
+    return [
+        {"name": "Releases", "href": f"{prefix}/releases", "url_route": "onnx-releases", "nav_top_level": True}
+        | {"destination": "nav", **icons},
+        {"name": "Release", "href": tab, "url_route": "onnx-release", "destination": "dag_run", **icons},
+    ]
 
 
 class AirflowOnnxPlugin(AirflowPlugin):
@@ -16,5 +37,6 @@ class AirflowOnnxPlugin(AirflowPlugin):
 
     name = "airflow_onnx"
     operator_extra_links: list[Any] = [TrainingRunLink(), ModelVersionLink(), ObjectLink()]  # noqa: RUF012 - as in Airflow
-    fastapi_apps: list[Any] = [{"app": Pages(), "url_prefix": URL_PREFIX, "name": "ONNX release"}]  # noqa: RUF012
+    fastapi_apps: list[Any] = _apps()
+    external_views: list[Any] = _views()
     listeners: list[Any] = [pool]  # noqa: RUF012

@@ -26,7 +26,7 @@ def _option(
 
 def get_provider_info() -> dict[str, Any]:
     """Return the metadata in the form of Airflow's provider schema."""
-    options = {**_trust_options(), **_staging_options(), **_placement_options(), **_watch_options()}
+    options = {**_trust_options(), **_staging_options(), **_placement_options(), **_watch_options(), **_page_options()}
     return {
         "package-name": "airflow-onnx-release",
         "name": "ONNX release",
@@ -135,4 +135,13 @@ def _watch_options() -> dict[str, Any]:
             '{"bucket": "models", "alias": "nightly"}',
         ),
         "watch_poll_s": _option("Seconds between two polls for finished training runs.", "2.0", kind="float"),
+    }
+
+
+def _page_options() -> dict[str, Any]:
+    return {
+        "pages": _option("Show the pages of releases in Airflow.", "True", kind="boolean"),
+        "pages_mlflow_conn_id": _option(
+            "Connection of type mlflow whose releases the pages show.", "mlflow_default", "mlflow_production"
+        ),
     }

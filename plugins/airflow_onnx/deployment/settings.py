@@ -71,6 +71,16 @@ def bucket() -> str:
     return _text("bucket", defaults.BUCKET)
 
 
+def pages() -> bool:
+    """Return True if Airflow shows the pages of releases."""
+    return bool(conf.getboolean(SECTION, "pages", fallback=True))
+
+
+def pages_mlflow_conn_id() -> str:
+    """Return the connection of type `mlflow` whose releases the pages show."""
+    return _text("pages_mlflow_conn_id", defaults.MLFLOW_CONN_ID)
+
+
 def watch_experiments() -> list[str]:
     """Return names or ids of the experiments whose finished runs are released; ``*`` stands for all."""
     return _names("watch_experiments")

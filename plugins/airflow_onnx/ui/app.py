@@ -1,7 +1,7 @@
-"""Web page with a release form that is filled in from its address: ``/onnx-release/trigger?conf=<JSON>``.
+"""Web app of the package below ``/onnx-release``: the pages of releases, and the trigger page.
 
-Airflow's own form cannot be filled in from an address. The page reads the parameters of the DAG from Airflow's API.
-On a click it triggers the release over the same API, with the rights of the user who is signed in.
+Airflow's own form cannot be filled in from an address, so ``/onnx-release/trigger?conf=<JSON>`` is another one. All
+changes go through Airflow's API, with the rights of the user who is signed in.
 """
 
 from __future__ import annotations
@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from airflow_onnx.dag_runs import RELEASE_DAG_ID
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import Receive, Scope, Send
 
 URL_PREFIX = "/onnx-release"
+NO_RIGHT = {
+    "title": "You may not see the releases",
+    "text": f"These pages need the right to read the DAG runs of {RELEASE_DAG_ID}. Ask an administrator.",
+}
 STATIC = Path(__file__).parent / "static"
 # The browser loads only this page's own files: text from the address cannot run as code.
 HEADERS = {
@@ -44,28 +50,49 @@ class Pages:
 
 
 def make_app() -> FastAPI:
-    """Return the app. A user who is not signed in is redirected to Airflow's login, and from there back to the page."""
-    from airflow.api_fastapi.core_api.security import get_user
+    """Return the app.
+
+    A user who is not signed in is redirected to Airflow's login, and from there back to the page. Each page needs read
+    access to the DAG runs of `release_onnx`. The static files contain no data and need only a signed-in user.
+    """
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+    from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
     from fastapi import Depends, FastAPI, Request
     from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
+    from airflow_onnx.ui.pages import Templates, release_pages
+
     app = FastAPI(title="ONNX release", docs_url=None, redoc_url=None, openapi_url=None)
-    files = {f"/{path.name}": path for path in STATIC.iterdir()} | {"/trigger": STATIC / "trigger.html"}
+    app.state.may_read = requires_access_dag("GET", DagAccessEntity.RUN, RELEASE_DAG_ID)
+    templates = Templates()
 
     def serving(path: Path) -> Callable[[], Response]:
-        return lambda: FileResponse(path, headers=HEADERS)
+        return lambda: FileResponse(path)
 
-    for route, path in files.items():
-        app.add_api_route(route, serving(path), response_model=None, dependencies=[Depends(get_user)])
+    for path in STATIC.iterdir():
+        app.add_api_route(f"/{path.name}", serving(path), response_model=None, dependencies=[Depends(get_user)])
+    may_read = [Depends(app.state.may_read)]
+    app.add_api_route("/trigger", serving(STATIC / "trigger.html"), response_model=None, dependencies=may_read)
+    app.include_router(release_pages(templates).router(), dependencies=may_read)
 
-    async def sign_in(request: Request, error: Any) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
+    async def refuse(request: Request, error: Any) -> Response:
+        wants_page = "text/html" in request.headers.get("accept", "")
+        # Airflow answers 403 also to a cookie that it did not sign, for example after a change of its secret.
+        if wants_page and (error.status_code == 401 or error.detail == "Invalid JWT token"):
             return RedirectResponse(login_address(request.scope, str(request.url)))
+        if wants_page:
+            return templates.page(request, "message.html", error.status_code, can_read=False, **NO_RIGHT)
         return JSONResponse({"detail": error.detail}, status_code=error.status_code)
 
-    # Airflow answers 403 to a cookie that it did not sign, for example after a change of its secret.
-    app.add_exception_handler(401, sign_in)
-    app.add_exception_handler(403, sign_in)
+    app.add_exception_handler(401, refuse)
+    app.add_exception_handler(403, refuse)
+
+    @app.middleware("http")
+    async def add_headers(request: Request, call_next: Any) -> Any:
+        answer = await call_next(request)
+        answer.headers.update(HEADERS)
+        return answer
+
     return app
 
 

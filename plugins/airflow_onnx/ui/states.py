@@ -1,0 +1,126 @@
+"""State of a release for people, from the tags of its training run and its DAG run in Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote, urlsplit
+
+from airflow_onnx.dag_runs import RELEASE_DAG_ID
+from airflow_onnx.ui import numbers
+from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease, TaskState, waiting_for_measurement
+from airflow_onnx.ui.release_index import ReleaseRecord
+
+# In the order of the filter's buttons.
+WORDS = {
+    "waiting": "waiting",
+    "running": "running",
+    "released": "released",
+    "warning": "released with a warning",
+    "refused": "refused",
+    "failed": "failed",
+}
+_DOING = {
+    "wait_for_training": "waits for the end of the training run",
+    "export": "exports",
+    "tune": "tunes",
+    "check": "checks the file",
+    "parity_latency": "compares and measures",
+    "upload": "uploads",
+    "register": "registers",
+    "approve": "waits for approval",
+    "promote": "moves the alias",
+}
+_WORKING = ("running", "deferred", "awaiting_input", "up_for_retry", "queued", "scheduled", "restarting")
+# A DAG run that was just triggered may not be in the database yet.
+_JUST_STARTED = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """State and one sentence of a DAG run that is active or has just ended."""
+
+    state: str
+    text: str
+
+
+class Releases:
+    """The DAG runs in progress, found by training run or by DAG run.
+
+    :param known: False if the database cannot be read. Then the tags alone decide.
+    """
+
+    def __init__(self, found: Sequence[AirflowRelease], *, known: bool = True) -> None:
+        self.known = known
+        self.all = found
+        self._of_training_run = {one.training_run_id: one for one in reversed(found) if one.training_run_id}
+        self._of_dag_run = {one.dag_run_id: one for one in found}
+        self._queue = [one.dag_run_id for one in waiting_for_measurement(found)]
+
+    def of(self, record: ReleaseRecord) -> AirflowRelease | None:
+        """Return the DAG run in progress that releases the training run of a record."""
+        return self._of_training_run.get(record.run_id) or self._of_dag_run.get(record.dag_run_id)
+
+    def waiting_count(self) -> int:
+        """Return the number of releases that wait for the measuring slot."""
+        return len(self._queue)
+
+    def progress(self, release: AirflowRelease, now: datetime | None = None) -> Progress:
+        """Return the state of a DAG run in progress, with its present step."""
+        if not release.is_active:
+            return Progress(state="running", text="has just ended; the result is being read")
+        if release.dag_run_id in self._queue:
+            before = self._queue.index(release.dag_run_id)
+            return Progress(state="waiting", text=f"waits for the measuring slot, {before} before it")
+        task = _present(release.tasks)
+        if task is None:
+            text = "waits for its start" if release.state == "queued" else "runs"
+            return Progress(state="waiting" if release.state == "queued" else "running", text=text)
+        is_waiting = task.task_id == "wait_for_training" or task.state == "awaiting_input"
+        if task.state == "up_for_retry":
+            return Progress(state="running", text=f"{STEPS[task.task_id]} failed and will be tried again")
+        since = numbers.since(task.started_at, now) if task.state in ("running", "deferred") else ""
+        return Progress(
+            state="waiting" if is_waiting else "running", text=_DOING[task.task_id] + (f", {since}" if since else "")
+        )
+
+
+def _present(tasks: Sequence[TaskState]) -> TaskState | None:
+    return next((task for state in _WORKING for task in tasks if task.state == state), None)
+
+
+def state_of(record: ReleaseRecord, releases: Releases, now: datetime | None = None) -> str:
+    """Return the key of the state in `WORDS`."""
+    if release := releases.of(record):
+        if release.is_active:
+            return releases.progress(release, now).state
+        if record.status in ("running", "triggered", "accepted"):
+            return "running"
+    if record.status == "released":
+        return "released" if record.latency_verdict in ("", "passed") else "warning"
+    if record.status == "refused":
+        return "refused"
+    if record.status in ("running", "triggered") and not is_abandoned(record, releases, now):
+        return "running"
+    return "failed"
+
+
+def is_abandoned(record: ReleaseRecord, releases: Releases, now: datetime | None = None) -> bool:
+    """Return True for a release whose tags say "running" although no DAG run of it is active."""
+    if record.status not in ("running", "triggered", "accepted") or not releases.known or releases.of(record):
+        return False
+    if dag_id_of(record.dag_run_url) not in ("", RELEASE_DAG_ID):
+        return False  # Another DAG of the factory `release_dag`: its DAG runs are not read here.
+    started = record.attempted_at
+    return started is None or (now or datetime.now(UTC)) - started > _JUST_STARTED
+
+
+def dag_id_of(dag_run_url: str) -> str:
+    """Return the DAG's id in the address of a DAG run, else an empty string. The address is not trusted."""
+    try:
+        parts = urlsplit(dag_run_url).path.split("/")
+    except ValueError:
+        return ""
+    at = parts.index("dags") if "dags" in parts else -1
+    return unquote(parts[at + 1]) if 0 <= at < len(parts) - 1 else ""

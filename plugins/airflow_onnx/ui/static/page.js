@@ -1,0 +1,122 @@
+// Live pages of releases: theme, links out of Airflow's frame, refresh, and times in Airflow's time zone.
+// All text from the server comes as markup that the server has escaped. Text from an answer is set as text.
+"use strict";
+
+// Airflow shows the pages in a frame of its own origin. A page that is opened alone has no such parent.
+function airflowDocument() {
+  try {
+    return window.parent !== window ? window.parent.document : null;
+  } catch {
+    return null;
+  }
+}
+
+const frame = airflowDocument();
+
+function copyTheme() {
+  const theme = ["dark", "light"].find((name) => frame.documentElement.classList.contains(name));
+  if (theme) document.documentElement.dataset.theme = theme;
+}
+
+if (frame) {
+  copyTheme();
+  const watch = new MutationObserver(copyTheme);
+  watch.observe(frame.documentElement, { attributes: true, attributeFilter: ["class"] });
+  window.addEventListener("pagehide", () => watch.disconnect());
+}
+
+// The frame's sandbox has neither popups nor navigation of its parent, so the link is followed in the parent's document.
+function openOutside(event) {
+  const link = event.target.closest && event.target.closest("a[data-top], a[data-new]");
+  if (!link || event.defaultPrevented) return;
+  if (!frame) {
+    if (link.hasAttribute("data-new")) Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
+    return;
+  }
+  event.preventDefault();
+  followInAirflow(link.href, link.hasAttribute("data-new") || event.ctrlKey || event.metaKey);
+}
+
+function followInAirflow(address, inNewTab) {
+  if (!/^https?:$/.test(new URL(address, window.location.href).protocol)) return;
+  if (!frame) {
+    window.location.assign(address);
+    return;
+  }
+  const outer = frame.createElement("a");
+  outer.href = address;
+  if (inNewTab) Object.assign(outer, { target: "_blank", rel: "noopener noreferrer" });
+  outer.hidden = true;
+  frame.body.append(outer);
+  outer.click();
+  outer.remove();
+}
+
+// The zone of Airflow's own pages. Its setting may name a zone that this browser does not have.
+function showTimes(root) {
+  let zone;
+  try {
+    zone = window.localStorage.getItem("timezone") || undefined;
+    new Intl.DateTimeFormat(undefined, { timeZone: zone });
+  } catch {
+    zone = undefined;
+  }
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const moment = new Date(time.dateTime);
+    if (!Number.isNaN(moment.valueOf())) time.title = moment.toLocaleString(undefined, { timeZone: zone, timeZoneName: "short" });
+  }
+}
+
+// Replaces the live part by that of a fresh page. Focus and opened details stay where they were.
+async function refresh() {
+  const old = document.getElementById("live");
+  const answer = await fetch(window.location.href, { credentials: "same-origin", headers: { Accept: "text/html" } });
+  if (!answer.ok || answer.redirected) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const fresh = page.getElementById("live");
+  if (!fresh || document.querySelector("dialog[open]")) return;
+  if (old.contains(document.activeElement) && old.querySelector("input:focus, select:focus, textarea:focus")) return;
+  const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  const opened = [...old.querySelectorAll("details[open]")].map((one) => one.id).filter(Boolean);
+  const before = summary(old);
+  old.replaceWith(document.adoptNode(fresh));
+  for (const id of opened) if (document.getElementById(id)) document.getElementById(id).open = true;
+  if (focused) [...fresh.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
+  showTimes(fresh);
+  if (summary(fresh) !== before) document.getElementById("announcement").textContent = summary(fresh);
+}
+
+const summary = (part) => part.querySelector("[data-summary]")?.dataset.summary || "";
+
+// The pause is in the page: short while a release runs. A hidden page asks for nothing.
+async function refreshForever() {
+  for (;;) {
+    const live = document.getElementById("live");
+    if (!live) return;
+    await new Promise((resolve) => setTimeout(resolve, 1000 * Math.max(2, Number(live.dataset.live) || 15)));
+    if (document.visibilityState === "visible") await refresh().catch(() => {});
+  }
+}
+
+async function copyText(event) {
+  const button = event.target.closest && event.target.closest("button[data-copy]");
+  if (!button) return;
+  try {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    document.getElementById("announcement").textContent = "Copied";
+    button.textContent = "Copied";
+  } catch {
+    const range = document.createRange();
+    range.selectNodeContents(button.previousElementSibling || button);
+    window.getSelection().removeAllRanges();
+    window.getSelection().addRange(range);
+  }
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  document.addEventListener("click", openOutside);
+  document.addEventListener("click", copyText);
+  for (const select of document.querySelectorAll(".filters select")) select.addEventListener("change", () => select.form.requestSubmit());
+  showTimes(document);
+  refreshForever();
+});

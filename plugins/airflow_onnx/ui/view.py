@@ -1,0 +1,265 @@
+"""View model of the list of releases: rows, filters in the address, counts and pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from airflow_onnx.ui import numbers
+from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease
+from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot, Speed
+from airflow_onnx.ui.states import WORDS, Releases, is_abandoned, state_of
+
+ROWS_PER_PAGE = 50
+_TEXT_MAX = 100
+_ABANDONED = "The DAG run has ended without a result. Release it again."
+_VERDICTS = {
+    "warning": "a latency limit is missed",
+    "not settled": "the speed is not settled",
+    "refused": "a latency limit is missed",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """The filter of the list, as it stands in the page's address. Its texts are not trusted."""
+
+    state: str = ""
+    experiment: str = ""
+    model: str = ""
+    q: str = ""
+    page: int = 1
+
+    @classmethod
+    def parse(cls, query: Mapping[str, str]) -> Filter:
+        """Read a query. An unknown state and a wrong page number are ignored."""
+        texts = {name: query.get(name, "")[:_TEXT_MAX].strip() for name in ("experiment", "model", "q")}
+        page, state = query.get("page", ""), query.get("state", "")
+        return cls(
+            state=state if state in WORDS else "",
+            page=int(page) if page.isdecimal() and 0 < len(page) < 6 else 1,
+            **texts,
+        )
+
+    def address(self, **changes: object) -> str:
+        """Return the query of this filter with changes, without empty fields. Page 1 is the default."""
+        changed = replace(self, **({"page": 1} | changes))  # type: ignore[arg-type]
+        fields = {name: getattr(changed, name) for name in ("state", "experiment", "model", "q", "page")}
+        return "?" + urlencode({name: value for name, value in fields.items() if value not in ("", 1)})
+
+    @property
+    def is_set(self) -> bool:
+        """True if the filter leaves releases out."""
+        return bool(self.state or self.experiment or self.model or self.q)
+
+    def matches(self, record: ReleaseRecord) -> bool:
+        """Return True if the record passes the filter without its state."""
+        if self.experiment and record.experiment != self.experiment:
+            return False
+        if self.model and record.model_name != self.model:
+            return False
+        texts = (record.model_name, record.run_name, record.run_id, record.sha256, record.reason_code, record.reason)
+        text = self.q.lower()
+        return not text or any(text in one.lower() for one in texts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedView:
+    """A speedup in the list. A value that is not settled has its lower bound alone."""
+
+    text: str
+    interval: str
+    is_settled: bool
+    batch_size: int
+
+    @classmethod
+    def of(cls, speed: Speed | None) -> SpeedView | None:
+        """Return the view, or None without a measurement."""
+        if speed is None:
+            return None
+        is_settled = speed.speedup is not None
+        low, high = numbers.digits(speed.low), numbers.digits(speed.high)
+        return cls(
+            text=f"{numbers.digits(speed.speedup)}x" if is_settled else f"at least {low}x",
+            interval=f"{low} to {high}" if is_settled and high else "",
+            is_settled=is_settled,
+            batch_size=speed.batch_size,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepView:
+    """One step of a release in progress. `state` is one of done, now, failed and next."""
+
+    name: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One release in the list.
+
+    :param text: result, reason or present step.
+    :param note: a fact beside it, for example about the newest attempt.
+    """
+
+    run_id: str
+    dag_run_id: str
+    state: str
+    model: str
+    run_name: str
+    version: str = ""
+    aliases: tuple[str, ...] = ()
+    text: str = ""
+    note: str = ""
+    steps: tuple[StepView, ...] = ()
+    mae: str = ""
+    speed: SpeedView | None = None
+    size: str = ""
+    at: datetime | None = None
+    conf: str = ""
+
+    @property
+    def word(self) -> str:
+        """The state for people."""
+        return WORDS[self.state]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListView:
+    """One page of the list.
+
+    :param counts: the number of releases of each state that pass the rest of the filter.
+    """
+
+    filter: Filter
+    rows: tuple[Row, ...]
+    counts: Mapping[str, int]
+    total: int
+    pages: int
+    experiments: tuple[str, ...]
+    models: tuple[str, ...]
+    is_live: bool
+
+
+def list_view(snapshot: Snapshot, releases: Releases, wanted: Filter, now: datetime | None = None) -> ListView:
+    """Return the rows of one page, the newest attempt first. Releases without tags come before them."""
+    now = now or datetime.now(UTC)
+    matching = [(state_of(one, releases, now), one) for one in snapshot.records if wanted.matches(one)]
+    new = [] if wanted.experiment else _without_record(snapshot, releases, wanted)
+    found: list[tuple[str, ReleaseRecord | AirflowRelease]] = [
+        (releases.progress(one, now).state if one.is_active else _ended(one), one) for one in new
+    ]
+    found += matching
+    counts = Counter(state for state, _ in found)
+    chosen = [one for one in found if wanted.state in ("", one[0])]
+    pages = max(1, -(-len(chosen) // ROWS_PER_PAGE))
+    page = min(wanted.page, pages)
+    shown = chosen[(page - 1) * ROWS_PER_PAGE : page * ROWS_PER_PAGE]
+    return ListView(
+        filter=replace(wanted, page=page),
+        rows=tuple(
+            row_of(one, state, snapshot, releases, now)
+            if isinstance(one, ReleaseRecord)
+            else row_of_dag_run(one, state, releases, now)
+            for state, one in shown
+        ),
+        counts={state: counts[state] for state in WORDS},
+        total=sum(counts.values()),
+        pages=pages,
+        experiments=tuple(sorted({record.experiment for record in snapshot.records})),
+        models=tuple(sorted({record.model_name for record in snapshot.records if record.model_name})),
+        is_live=bool(counts["running"] or counts["waiting"]),
+    )
+
+
+def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Releases, now: datetime) -> Row:
+    """Return the row of a release with tags in MLflow."""
+    release = releases.of(record)
+    text, note = record.reason, ""
+    if release and state in ("running", "waiting"):
+        text = releases.progress(release, now).text
+        note = f"Version {record.version} is released." if record.status == "released" else ""
+    elif is_abandoned(record, releases, now):
+        text = _ABANDONED
+    elif record.status == "released":
+        text, note = _VERDICTS.get(record.latency_verdict, ""), record.alias_note
+        outcome = record.last_attempt.partition(" ")[0]
+        if outcome in ("refused", "failed"):
+            note = f"The newest attempt was {outcome}: {record.last_attempt.partition(': ')[2]}".removesuffix(": ")
+    aliases = snapshot.aliases.get(record.model_name, {})
+    is_released = record.status == "released"
+    return Row(
+        run_id=record.run_id,
+        dag_run_id=record.dag_run_id,
+        state=state,
+        model=record.model_name,
+        run_name=record.run_name,
+        version=record.version if is_released else "",
+        aliases=tuple(sorted(name for name, version in aliases.items() if str(version) == record.version)),
+        text=text,
+        note=note,
+        steps=steps_of(release) if release and state in ("running", "waiting") else (),
+        mae=numbers.digits(record.mae),
+        speed=SpeedView.of(record.speed),
+        size=numbers.size(record.size_bytes),
+        at=record.attempted_at,
+        conf=again_conf(record.rerun_url),
+    )
+
+
+def row_of_dag_run(release: AirflowRelease, state: str, releases: Releases, now: datetime) -> Row:
+    """Return the row of a DAG run whose training run has no tags, or whose tags cannot be read."""
+    in_progress = release.is_active
+    text = releases.progress(release, now).text if in_progress else "See the DAG run in Airflow."
+    return Row(
+        run_id="",
+        dag_run_id=release.dag_run_id,
+        state=state,
+        model=str(release.conf.get("model_name") or ""),
+        run_name=release.note.splitlines()[0]
+        if release.note.strip()
+        else release.training_run_id or release.dag_run_id,
+        text=text,
+        steps=steps_of(release) if in_progress else (),
+        at=release.started_at,
+    )
+
+
+def steps_of(release: AirflowRelease) -> tuple[StepView, ...]:
+    """Return the steps of a DAG run in order. A skipped step is left out."""
+    states = {"success": "done", "failed": "failed", "upstream_failed": "next", None: "next"}
+    return tuple(
+        StepView(name=STEPS[task.task_id], state=states.get(task.state, "now"))
+        for task in release.tasks
+        if task.state not in ("skipped", "removed")
+    )
+
+
+def again_conf(rerun_url: str) -> str:
+    """Return the parameters in the address of a repeated release. The address is not trusted: no other part is used."""
+    try:
+        return parse_qs(urlsplit(rerun_url).query).get("conf", [""])[0]
+    except ValueError:
+        return ""
+
+
+def _without_record(snapshot: Snapshot, releases: Releases, wanted: Filter) -> list[AirflowRelease]:
+    """Return the DAG runs without a record that pass the filter."""
+    known = {one.dag_run_id for record in snapshot.records if (one := releases.of(record))}
+    text = wanted.q.lower()
+    return [
+        release
+        for release in releases.all
+        if release.dag_run_id not in known
+        and (release.is_active or snapshot.problem)
+        and wanted.model in ("", str(release.conf.get("model_name") or ""))
+        and (not text or text in f"{release.dag_run_id} {release.note} {release.conf.get('model_name', '')}".lower())
+    ]
+
+
+def _ended(release: AirflowRelease) -> str:
+    return "released" if release.state == "success" else "failed"

@@ -1,0 +1,119 @@
+"""The pages of releases over a real MLflow server: rights, hostile names, outages, and the time of the list."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from fastapi import FastAPI, HTTPException
+from fastapi.testclient import TestClient
+
+from airflow_onnx.hooks.mlflow_server import MlflowServer
+from airflow_onnx.ui.app import HEADERS, URL_PREFIX, make_app
+from airflow_onnx.ui.pages import TEMPLATES
+from airflow_onnx.ui.release_index import ReleaseIndex
+from tests.browser.seeding import HOSTILE, NAN, Seeder
+from tests.edge.conftest import Services
+
+HTML = {"Accept": "text/html"}
+
+
+def client_of(app: FastAPI) -> TestClient:
+    server = FastAPI()
+    server.mount(URL_PREFIX, app)
+    return TestClient(server, headers=HTML, follow_redirects=False)
+
+
+@pytest.fixture(scope="module")
+def seeded(services: Services) -> Seeder:
+    seeder = Seeder(services.context.mlflow_url)
+    seeder.experiment("pages")
+    seeder.released("run-17", "pages-onnx", ago=timedelta(hours=3), aliases=("candidate",))
+    seeder.refused("run-9", "pages-gru", ago=timedelta(days=1))
+    seeder.refused(HOSTILE, "pages-odd", ago=timedelta(minutes=1), reason=f'{HOSTILE} "quoted" & <b>bold</b>')
+    return seeder
+
+
+@pytest.fixture
+def reader(connections: None, seeded: Seeder) -> Iterator[TestClient]:
+    app = make_app()
+    app.dependency_overrides[app.state.may_read] = lambda: None
+    with client_of(app) as client:
+        yield client
+
+
+def test_the_list_has_states_reasons_and_figures(reader: TestClient) -> None:
+    answer = reader.get(f"{URL_PREFIX}/releases?experiment=pages")
+    assert answer.status_code == 200
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+    text = answer.text
+    assert NAN in text
+    assert "@candidate" in text
+    assert "2.16x" in text
+    assert re.search(r"All <b>3</b>", text)
+
+
+def test_no_hostile_text_becomes_markup(reader: TestClient) -> None:
+    text = reader.get(f"{URL_PREFIX}/releases?q={HOSTILE}&experiment=pages").text
+    assert HOSTILE not in text
+    assert "<b>bold</b>" not in text
+    assert "&lt;script&gt;" in text
+    # The address in the tag leads to another host; of it only the parameters are used.
+    assert "evil.test" not in text
+
+
+def test_no_template_marks_text_as_safe_or_holds_code() -> None:
+    for path in TEMPLATES.rglob("*.html"):
+        assert (
+            re.findall(r"\|\s*safe\b|<script(?![^>]*\bsrc=)|\son\w+=|style=|<style|autoescape", path.read_text()) == []
+        )
+
+
+def test_the_start_page_is_the_list(reader: TestClient) -> None:
+    answer = reader.get(f"{URL_PREFIX}/")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{URL_PREFIX}/releases")
+
+
+@pytest.mark.parametrize("path", ["/releases", "/trigger", "/"])
+def test_a_user_without_the_right_gets_a_page_that_names_it(path: str) -> None:
+    def forbid() -> None:
+        raise HTTPException(403, "Forbidden")
+
+    app = make_app()
+    app.dependency_overrides[app.state.may_read] = forbid
+    with client_of(app) as client:
+        answer = client.get(URL_PREFIX + path)
+    assert answer.status_code == 403
+    assert "read the DAG runs of release_onnx" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/releases", "/releases?state=refused", "/"])
+def test_a_stranger_is_sent_to_the_login(path: str) -> None:
+    with client_of(make_app()) as client:
+        answer = client.get(URL_PREFIX + path)
+    assert answer.status_code == 307
+    assert answer.headers["location"].startswith("/api/v2/auth/login?")
+
+
+def test_an_mlflow_that_does_not_answer_is_named_and_costs_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", '{"conn_type": "mlflow", "host": "http://127.0.0.1:9"}')
+    app = make_app()
+    app.dependency_overrides[app.state.may_read] = lambda: None
+    with client_of(app) as client:
+        answer = client.get(f"{URL_PREFIX}/releases")
+    assert answer.status_code == 200
+    assert "MLflow does not answer." in answer.text
+
+
+def test_a_refresh_reads_the_changed_releases_only(seeded: Seeder) -> None:
+    index = ReleaseIndex(lambda: MlflowServer(conn_id="c", tracking_uri=seeded.url, ui_url=seeded.url))
+    before = index.snapshot()
+    run_id = seeded.refused("run-late", "pages-late", ago=timedelta(0))
+    deadline = time.monotonic() + 20
+    while index.snapshot().of_run(run_id) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert {record.run_id for record in before.records} <= {record.run_id for record in index.snapshot().records}

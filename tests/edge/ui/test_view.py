@@ -1,0 +1,178 @@
+"""The list of releases without a browser: states, counts, filters, and hostile texts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from airflow_onnx.hooks.mlflow_records import TrainingRun
+from airflow_onnx.tracking import tags
+from airflow_onnx.ui import numbers
+from airflow_onnx.ui.airflow_state import AirflowRelease, TaskState
+from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
+from airflow_onnx.ui.states import Releases, dag_id_of, state_of
+from airflow_onnx.ui.view import Filter, again_conf, list_view, row_of
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+RUN = "0" * 32
+
+
+def record(
+    run_id: str = RUN, *, metrics: dict[str, float] | None = None, ago_s: float = 600, **found: str
+) -> ReleaseRecord:
+    named = {f"{tags.ROOT}.{name}": text for name, text in found.items()}
+    named[tags.ATTEMPTED_AT] = f"{NOW - timedelta(seconds=ago_s):%Y-%m-%dT%H:%M:%SZ}"
+    run = TrainingRun(
+        run_id=run_id, name="run-17", experiment_id="1", status="FINISHED", deleted=False, ended_at_ms=1, tags=named,
+        metrics=metrics or {}, model_steps={},
+    )  # fmt: skip
+    return ReleaseRecord.from_run(run, "radio")
+
+
+def task(task_id: str, state: str | None, *, pool: str = "default_pool", ago_s: float = 45) -> TaskState:
+    at = NOW - timedelta(seconds=ago_s)
+    return TaskState(task_id=task_id, state=state, queued_at=at, started_at=at, ended_at=None, pool=pool)
+
+
+def dag_run(*tasks: TaskState, run_id: str = f"release__{RUN}", state: str = "running", **conf: Any) -> AirflowRelease:
+    return AirflowRelease(
+        dag_id="release_onnx", dag_run_id=run_id, state=state, conf=conf, started_at=NOW, ended_at=None, note="",
+        tasks=tasks,
+    )  # fmt: skip
+
+
+def shown(found: ReleaseRecord, *active: AirflowRelease, **snapshot: Any) -> Any:
+    releases = Releases(active)
+    return row_of(found, state_of(found, releases, NOW), Snapshot(**snapshot), releases, NOW)
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        ({"status": "released", "latency_verdict": "passed"}, "released"),
+        ({"status": "released", "latency_verdict": "not settled"}, "warning"),
+        ({"status": "refused", "reason": "NaN"}, "refused"),
+        ({"status": "failed", "reason": "no disk"}, "failed"),
+        ({"status": "running"}, "failed"),
+        ({"status": "running", "dag_run_url": "http://a/dags/own_release/runs/1"}, "running"),
+        ({"status": "<b>"}, "failed"),
+    ],
+)
+def test_the_state_of_tags_without_an_active_dag_run(found: dict[str, str], state: str) -> None:
+    assert shown(record(**found)).state == state
+
+
+def test_a_release_in_progress_has_its_step_and_the_queue_of_the_measuring_slot() -> None:
+    exporting = shown(
+        record(status="running"), dag_run(task("wait_for_training", "success"), task("export", "running"))
+    )
+    assert (exporting.state, exporting.text) == ("running", "exports, 45 s")
+    assert [(step.name, step.state) for step in exporting.steps] == [("wait", "done"), ("export", "now")]
+    first = dag_run(task("parity_latency", "scheduled", pool="onnx_measure", ago_s=90), run_id="other")
+    waiting = shown(record(status="running"), first, dag_run(task("parity_latency", "scheduled", pool="onnx_measure")))
+    assert (waiting.state, waiting.text) == ("waiting", "waits for the measuring slot, 1 before it")
+    approval = shown(record(status="running"), dag_run(task("approve", "awaiting_input")))
+    assert (approval.state, approval.text) == ("waiting", "waits for approval")
+
+
+def test_a_dag_run_that_has_just_ended_is_not_shown_as_failed() -> None:
+    ended = dag_run(task("promote", "success"), state="success")
+    assert shown(record(status="running"), ended).state == "running"
+
+
+def test_a_refusal_after_a_release_is_a_note() -> None:
+    row = shown(
+        record(
+            status="released", version="5", registered_model="net", last_attempt="refused 2026-11-01T00:00:00Z: MAE"
+        ),
+        aliases={"net": {"candidate": 5, "production": 3}},
+    )
+    assert (row.state, row.version, row.aliases) == ("released", "5", ("candidate",))
+    assert row.note == "The newest attempt was refused: MAE"
+
+
+def test_figures_have_three_digits_and_an_unsettled_speedup_only_its_lower_bound() -> None:
+    root = tags.ROOT
+    metrics = {
+        f"{root}/parity/y/mae": 2.34567e-9,
+        f"{root}/parity/z/mae": float("nan"),
+        f"{root}/size_bytes": 112_600_000,
+    }
+    metrics |= {f"{root}/latency/batch_8/speedup_low": 9.0, f"{root}/latency/batch_1/speedup_low": 1.7123}
+    row = shown(record(status="released", metrics=metrics))
+    assert (row.mae, row.size) == ("2.3e-9", "113 MB")
+    assert row.speed
+    assert (row.speed.text, row.speed.is_settled, row.speed.batch_size) == ("at least 1.71x", False, 1)
+    settled = {f"{root}/latency/batch_1/speedup": 2.16, f"{root}/latency/batch_1/speedup_high": 2.29}
+    row = shown(record(status="released", metrics=metrics | settled))
+    assert row.speed
+    assert (row.speed.text, row.speed.interval) == ("2.16x", "1.71 to 2.29")
+
+
+def test_filters_counts_and_pages() -> None:
+    records = [record(f"{number:032x}", status="released", registered_model="net") for number in range(120)]
+    records += [record("f" * 32, status="refused", reason="hold NaN", registered_model="gru")]
+    snapshot = Snapshot(records=tuple(records))
+    view = list_view(snapshot, Releases(()), Filter(), NOW)
+    assert (view.total, view.counts["released"], view.counts["refused"], view.pages, len(view.rows)) == (
+        121,
+        120,
+        1,
+        3,
+        50,
+    )
+    last = list_view(snapshot, Releases(()), Filter.parse({"page": "99"}), NOW)
+    assert (last.filter.page, len(last.rows)) == (3, 21)
+    found = list_view(snapshot, Releases(()), Filter.parse({"q": "nan"}), NOW)
+    assert [row.model for row in found.rows] == ["gru"]
+    refused = list_view(snapshot, Releases(()), Filter.parse({"state": "refused", "model": "net"}), NOW)
+    assert (refused.total, len(refused.rows)) == (120, 0)
+
+
+def test_the_address_of_a_filter_reads_back_as_the_same_filter() -> None:
+    wanted = Filter.parse({"state": "refused", "q": "a&b=<c>'\"", "experiment": "x y", "page": "2"})
+    query = wanted.address(page=2).removeprefix("?")
+    from urllib.parse import parse_qsl
+
+    assert Filter.parse(dict(parse_qsl(query))) == wanted
+    assert Filter.parse({"state": "nonsense", "page": "-1"}) == Filter()
+
+
+def test_a_dag_run_without_a_training_run_yet_has_a_row_of_its_own() -> None:
+    view = list_view(
+        Snapshot(), Releases([dag_run(task("wait_for_training", "deferred"), model_name="net")]), Filter(), NOW
+    )
+    (row,) = view.rows
+    assert (row.state, row.model, row.text) == ("waiting", "net", "waits for the end of the training run, 45 s")
+
+
+def test_without_mlflow_the_newest_dag_runs_are_listed_with_airflows_states() -> None:
+    ended = [dag_run(state="success", run_id="a"), dag_run(state="failed", run_id="b")]
+    view = list_view(Snapshot(problem="MLflow is down"), Releases(ended), Filter(), NOW)
+    assert [row.state for row in view.rows] == ["released", "failed"]
+
+
+@pytest.mark.parametrize("address", ["javascript:alert(1)", "http://[", "", "http://evil.test/x?conf=%7B%7D"])
+def test_of_a_hostile_address_only_its_parameters_are_used(address: str) -> None:
+    assert again_conf(address) in ("", "{}")
+    assert dag_id_of(address) == ""
+
+
+def test_numbers_for_people() -> None:
+    assert [numbers.size(value) for value in (None, 0, 999, 1000, 2.3e9)] == ["", "0 B", "999 B", "1.00 kB", "2.30 GB"]
+    assert [numbers.age(value) for value in (-5, 59, 3599, 7200, 12 * 86400)] == [
+        "0 s",
+        "59 s",
+        "59 min",
+        "2 h",
+        "12 d",
+    ]
+    assert [numbers.digits(value) for value in (0, 2.16, 113.4, 0.0123, 1e-12)] == [
+        "0",
+        "2.16",
+        "113",
+        "0.0123",
+        "1e-12",
+    ]
