@@ -15,10 +15,11 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronDataI
 from airflow_onnx import defaults
 from airflow_onnx.dag_runs import RELEASE_DAG_ID
 from airflow_onnx.deployment import placement, settings
+from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
 from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
-from airflow_onnx.operators.promote import RELEASED_VERSIONS, MlflowPromoteModelOperator
+from airflow_onnx.operators.promote import MlflowPromoteModelOperator
 from airflow_onnx.operators.register import MlflowRegisterOnnxOperator
 from airflow_onnx.operators.start_releases import StartReleasesOperator
 from airflow_onnx.operators.tune import OnnxTuneOperator

@@ -23,11 +23,12 @@ from mlflow.types import Schema, TensorSpec
 from torch import nn
 
 from airflow_onnx import task_outcome
+from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
 from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
-from airflow_onnx.operators.promote import RELEASED_VERSIONS, MlflowPromoteModelOperator
+from airflow_onnx.operators.promote import MlflowPromoteModelOperator
 from airflow_onnx.operators.register import MlflowRegisterOnnxOperator
 from airflow_onnx.operators.tune import OnnxTuneOperator
 from airflow_onnx.operators.upload import OnnxUploadToS3Operator

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_onnx import params, validation
 from airflow_onnx.errors import StorageRefused
+from airflow_onnx.events import model_assets
+from airflow_onnx.events.figures import Figures
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_same_bytes
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
@@ -28,9 +29,6 @@ from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Ob
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
-# The outlet of the promotion. It resolves to the asset ``models:/<name>@<alias>`` of each released version.
-RELEASED_VERSIONS = AssetAlias("onnx_released_versions")
-
 _WAITING_OPERATORS = ("MlflowTrainingRunSensor", "ApprovalOperator", "HITLOperator")
 
 
@@ -40,7 +38,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
     Judged artifact, uploaded objects and version must have the same sha256. The alias moves only to a version with the
     same inputs and outputs. It stays at the version of a newer training run; the release succeeds then, too. An
     `AssetAlias` among the `outlets` gets an event of the asset ``models:/<name>@<alias>`` when the alias is at the
-    version, with version, sha256 and URI in its `extra`: a serving DAG can be scheduled on it.
+    version: see `events.model_assets`.
 
     :param uploaded: the `S3Object` that the upload returned.
     :param version: the `ModelVersion` that the registration returned.
@@ -104,7 +102,8 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
                 promotion.move_alias(run.hook, version.name, self._logged_move(run, version, alias))
             promoted = version.replace(alias=alias if moves else None, alias_note=alias_move.stays)
             self._log_release(run, report, promoted)
-        self._emit(run.context, promoted)
+        contract, figures = Contract.of_artifact(artifact), Figures.of_report(report)
+        model_assets.add_event(run.context, self.outlets, promoted, contract, figures)
         self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
         if moves:
             self.log.info("models:/%s@%s is now version %d.", version.name, alias, version.version)
@@ -164,15 +163,6 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
             wall_s=_work_s(run.context),
         )
         run_log.log_report(run.hook, run.context, report, released=released)
-
-    def _emit(self, context: Context, version: ModelVersion) -> None:
-        if version.alias is None:
-            return
-        asset = Asset(f"models:/{version.name}@{version.alias}")
-        extra: dict[str, Any] = {"version": version.version, "sha256": version.sha256, "uri": version.source}
-        for outlet in self.outlets:
-            if isinstance(outlet, AssetAlias):
-                context["outlet_events"][outlet].add(asset, extra=extra)
 
     def _require_objects(self, uploaded: S3Object) -> None:
         found = s3.sizes(s3.folder_at(self.s3_conn_id, uploaded.uri))

@@ -6,8 +6,8 @@ import threading
 
 import mlflow
 
+from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.operators.promote import RELEASED_VERSIONS
 from airflow_onnx.tracking import alias_log, model_registry, promotion, tags
 from airflow_onnx.tracking.contract import Contract, contract_of
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter

@@ -13,8 +13,8 @@ import onnxruntime
 import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
+from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.operators.promote import RELEASED_VERSIONS
 from tests.edge.conftest import Services
 from tests.edge.releasing import (
     Release,
@@ -34,7 +34,11 @@ def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
     assert (version["version"], version["alias"]) == (1, "candidate")
     (event,) = release.events[RELEASED_VERSIONS].asset_alias_events
     assert event.dest_asset_key.name == f"models:/{release.model_name}@candidate"
-    assert event.extra == {"version": 1, "sha256": version["sha256"], "uri": version["source"]}
+    assert (event.extra["version"], event.extra["uri"]) == (1, version["source"])
+    assert event.extra["sha256"] == version["sha256"]
+    assert event.extra["contract"]["inputs"] == release.returned["export"]["inputs"]
+    assert event.extra["figures"]["size_bytes"] == release.returned["export"]["size_bytes"]
+    assert event.extra["figures"]["mae"] < 1e-5
     sha256 = release.returned["export"]["sha256"]
     uri = f"s3://heimdall-models/{release.model_name}/{release.training_run_id}/{sha256[:16]}"
     assert version["source"] == uri

@@ -1,0 +1,1 @@
+"""Events of releases: asset events, notifications, Airflow metrics and OpenLineage datasets."""

@@ -1,0 +1,59 @@
+"""Asset of a model and alias: ``models:/<model>@<alias>``. It gets an event at each promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import Asset, AssetAlias
+
+from airflow_onnx import validation
+from airflow_onnx.events.figures import Figures
+from airflow_onnx.tracking.contract import Contract
+from onnx_release.records import ModelVersion
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+# The outlet of a task that moves aliases. It resolves to the asset of each model and alias.
+RELEASED_VERSIONS = AssetAlias("onnx_released_versions")
+
+
+def model_asset(model_name: str, alias: str) -> Asset:
+    """Return the asset of a model and alias, for the `schedule` of a DAG.
+
+    :raises ParameterRefused: if the model name or the alias is not valid.
+    """
+    return Asset(f"models:/{validation.validate_model_name(model_name)}@{validation.validate_alias(alias)}")
+
+
+def add_event(
+    context: Context,
+    outlets: Iterable[Any],
+    version: ModelVersion,
+    contract: Contract,
+    figures: Figures | None = None,
+) -> None:
+    """Add an event of the asset of a promoted version. Airflow stores it when the task succeeds.
+
+    Each `AssetAlias` among the outlets gets the event. A version without an alias has no event.
+
+    :param outlets: the outlets of the task, for example `RELEASED_VERSIONS`.
+    :param version: the version with the alias that moved to it.
+    :param figures: None for a version whose report cannot be read.
+    """
+    if version.alias is None:
+        return
+    extra: dict[str, Any] = {
+        "model": version.name,
+        "alias": version.alias,
+        "version": version.version,
+        "sha256": version.sha256,
+        "uri": version.source,
+        "training_run_id": version.training_run_id,
+        "contract": contract.to_dict(),
+        "figures": figures.to_dict() if figures else {},
+    }
+    for outlet in outlets:
+        if isinstance(outlet, AssetAlias):
+            context["outlet_events"][outlet].add(model_asset(version.name, version.alias), extra=extra)
