@@ -91,6 +91,7 @@ class ParameterRefused(Refused):
         "input_spec": "The parameter `input_spec` is malformed.",
         "unknown_precision": "The parameter `precision_limits` names a precision without own limits.",
         "not_a_list": "A parameter is not a list of whole numbers, or is empty.",
+        "missing_value": "A required parameter is empty.",
         "not_in_range": "A parameter is not a whole number, or is outside its limits.",
         "unknown_parameter": "A release has no parameter of this name.",
         "wrong_parameter": "A parameter has a value of another kind, or names an unknown limit.",

@@ -44,7 +44,7 @@ It runs after a training run has ended, at each interval of its schedule, and fo
 runs, trigger it with a range of time. With *dry run* it only lists its decisions.
 """
 # A failed task is retried for some minutes. Airflow never repeats a refusal, regardless of these values.
-_RETRIES: dict[str, Any] = {
+RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": True,
@@ -85,7 +85,7 @@ def release_dag(
         tags=list(tags),
         max_active_runs=max_active_runs,
         # Later tasks have the higher priority: releases are finished before new ones begin, and staging stays small.
-        default_args={"weight_rule": "upstream", **_RETRIES, **placement.arguments("light")},
+        default_args={"weight_rule": "upstream", **RETRIES, **placement.arguments("light")},
     ) as dag:
         server = {"mlflow_conn_id": text_param("mlflow_conn_id")}
         wait = MlflowTrainingRunSensor(
@@ -137,7 +137,7 @@ def watch_dag(
         catchup=False,
         params=_watch_params(),
         tags=list(tags),
-        default_args=dict(_RETRIES),
+        default_args=dict(RETRIES),
     ) as dag:
         texts = ("run_filter", "model_name", "since", "until", "order", "mlflow_conn_id")
         StartReleasesOperator(

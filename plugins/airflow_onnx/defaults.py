@@ -61,3 +61,6 @@ RELEASE_ASSUMED_S = 60.0
 WORK_KEEP_S = 7 * 24 * 3600.0
 # The size of a worker's cache of downloads, trained models and artifacts together.
 CACHE_MAX_BYTES = 10 * 2**30
+
+# A person answers a question of Airflow within this time.
+APPROVAL_TIMEOUT_H = 72.0

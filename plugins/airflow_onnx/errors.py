@@ -12,6 +12,11 @@ class TrackingRefused(Refused):
     """A training run, tag or registry entry in MLflow that cannot be used."""
 
     codes: ClassVar[Mapping[str, str]] = {
+        "alias_moved": "The alias is at another version than the given one.",
+        "rejected": "A person rejected the version.",
+        "not_answered": "Nobody approved or rejected the version in time.",
+        "no_approval": "A move needs an approval, and there is none for these bytes.",
+        "not_verifiable": "The version has no files that can be compared with a sha256.",
         "contract_change": "The alias is at a version with other inputs or outputs.",
         "contract_unknown": "The inputs and outputs of the version that has the alias cannot be read.",
         "uncertainty_tag": "The tag onnx_release.uncertainty_of is not a list of output:uncertainty.",

@@ -76,6 +76,9 @@ def _trust_options() -> dict[str, Any]:
             "",
             "our_models, radio.nets",
         ),
+        "protected_aliases": _option(
+            "Aliases that move only after a person approved it in Airflow.", "", "champion, production"
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""Stand-in for Airflow's supervisor: the two messages that start and count DAG runs of `release_onnx`."""
+"""Stand-in for Airflow's supervisor: start and count of DAG runs of `release_onnx`, and questions to a person."""
 
 from __future__ import annotations
 
@@ -6,21 +6,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-from airflow.sdk.execution_time.comms import DRCount, ErrorResponse, GetDRCount, OKResponse, TriggerDagRun
+from airflow.sdk.execution_time.comms import (
+    CreateHITLDetailPayload,
+    DRCount,
+    ErrorResponse,
+    GetDRCount,
+    OKResponse,
+    TriggerDagRun,
+)
 
 
 @dataclass
 class Supervisor:
-    """DAG runs by id, with their parameters and states. `fails_with` is the error of the next start."""
+    """DAG runs by id, with their parameters and states. `fails_with` is the error of the next start.
+
+    `questions` are those to a person.
+    """
 
     confs: dict[str, dict[str, Any]] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     fails_with: ErrorResponse | None = None
+    questions: list[CreateHITLDetailPayload] = field(default_factory=list)
 
     def send(self, message: Any) -> Any:
         """Answer as Airflow's supervisor does."""
         if isinstance(message, TriggerDagRun):
             return self._start(message)
+        if isinstance(message, CreateHITLDetailPayload):
+            self.questions.append(message)
+            return OKResponse(ok=True)
         assert isinstance(message, GetDRCount), message
         assert message.dag_id == "release_onnx"
         found = [self.states[run_id] for run_id in message.run_ids or [] if run_id in self.states]

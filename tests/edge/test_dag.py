@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from airflow.utils.file import might_contain_dag
 
+from airflow_onnx.alias_dag import move_alias_dag
 from airflow_onnx.dag import release_dag, watch_dag
 
 DAGS = sorted((Path(__file__).parents[2] / "dags").glob("*.py"))
@@ -19,7 +20,7 @@ def test_airflow_finds_the_dag_of_a_file_in_safe_mode(path: Path) -> None:
     assert runpy.run_path(str(path))["dag"].dag_id == path.stem
 
 
-@pytest.mark.parametrize("factory", [release_dag, watch_dag])
+@pytest.mark.parametrize("factory", [release_dag, watch_dag, move_alias_dag])
 def test_a_second_dag_with_another_id_has_the_same_tasks(factory: type) -> None:
     dag, other = factory(), factory("other", tags=["team"])
     assert (other.dag_id, other.tags) == ("other", {"team"})
@@ -43,3 +44,10 @@ def test_the_tasks_of_a_release_follow_each_other() -> None:
         "wait_for_training", "prepare_work", "export", "tune", "check", "parity_latency", "upload", "register",
         "promote", "clean_work",
     ]  # fmt: skip
+
+
+def test_the_tasks_of_a_move_follow_each_other() -> None:
+    dag = move_alias_dag()
+    assert dag.get_task("verify").downstream_task_ids == {"approve"}
+    assert dag.get_task("approve").downstream_task_ids == {"move"}
+    assert dag.get_task("move").trigger_rule == "none_failed"

@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import AirflowConfigException
 from airflow_onnx import defaults
 from airflow_onnx.errors import DeploymentRefused
 from onnx_release import limits
+from onnx_release.records.artifact import Precision
 
 SECTION = "onnx_release"
 
@@ -79,6 +80,12 @@ def pages() -> bool:
 def pages_mlflow_conn_id() -> str:
     """Return the connection of type `mlflow` whose releases the pages show."""
     return _text("pages_mlflow_conn_id", defaults.MLFLOW_CONN_ID)
+
+
+def is_protected(alias: str) -> bool:
+    """Return True if a person must approve each move of the alias. A reduced precision has the same protection."""
+    plain = {alias.removesuffix(f"-{precision}") for precision in Precision}
+    return bool({alias, *plain}.intersection(_names("protected_aliases")))
 
 
 def watch_experiments() -> list[str]:

@@ -6,6 +6,7 @@ unless a person asks for either.
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,10 +19,13 @@ from airflow_onnx.tracking import alias_log, model_registry, tags
 from airflow_onnx.tracking.alias_log import AliasMove
 from airflow_onnx.tracking.contract import Contract, contract_of
 from onnx_release.errors import Refused, Transient
+from onnx_release.records.artifact import Precision
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
+
+log = logging.getLogger(__name__)
 
 _DIFFERENCES_MAX = 10
 # Two releases at the same time write different texts into one tag. The later text remains, long before this time.
@@ -140,6 +144,33 @@ def move_alias(hook: MlflowHook, name: str, move: AliasMove) -> None:
     if before != move.to_version or last is None or last.to_version != move.to_version:
         was = before if before != move.to_version else last and last.to_version
         alias_log.append(hook, name, move.replace(from_version=was))
+
+
+def tag_training_run(hook: MlflowHook, version: Any, move: AliasMove) -> None:
+    """Write the aliases of a version into the tags of its training run, if the version is the run's current release.
+
+    A run that MLflow refuses to tag gets a line in the task's log: the alias has moved.
+
+    :param version: MLflow's version that had the alias or has it now.
+    """
+    name, number = version.name, int(version.version)
+    precision = version.tags.get(tags.VERSION_PRECISION) or Precision.EXACT
+    version_tag, alias_tag, note_tag = (
+        tag if precision == Precision.EXACT else tags.of_precision(tag, precision)
+        for tag in (tags.VERSION, tags.ALIAS, tags.ALIAS_NOTE)
+    )
+    aliases = model_registry.get_version(hook, name, number).aliases
+    moved_away = f"The alias '{move.alias}' was moved to version {move.to_version} by {move.by}: {move.why}"
+    try:
+        with hook.mlflow_errors(f"The training run {version.run_id}"):
+            found = hook.client.get_run(version.run_id or "").data.tags
+        if (found.get(tags.REGISTERED_MODEL), found.get(version_tag)) != (name, str(number)):
+            return
+        note = "" if number == move.to_version else moved_away
+        texts = {alias_tag: ", ".join(sorted(aliases)), note_tag: note}
+        hook.set_tags(version.run_id, tags.shortened(texts))
+    except Refused as failure:
+        log.warning("The move of the alias is not recorded on the training run: %s", failure)
 
 
 def training_end_ms(hook: MlflowHook, version: Any) -> int:

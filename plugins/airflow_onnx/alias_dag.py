@@ -1,0 +1,101 @@
+"""Factory of the DAG that moves an alias to a version that a person chooses, for example back to an earlier one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from airflow.sdk import DAG, Param, TriggerRule
+
+from airflow_onnx import defaults
+from airflow_onnx.dag import RETRIES, TAGS
+from airflow_onnx.deployment import placement
+from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
+from airflow_onnx.operators.promote import RELEASED_VERSIONS
+from airflow_onnx.params import field, json_param, task_record, text_param
+
+MOVE_ALIAS_DAG_ID = "move_alias"
+_TEXT = """Move of an alias to another version of the same registered model, for example a roll back.
+
+The files of the version are downloaded, hashed and run first. The alias moves only if it is still at the expected
+version. The move is kept in the alias log of the model.
+"""
+# The form opens only the section with this name: see `release_params`.
+_MOVE, _CONNECTIONS = "Run Parameters", "Experts"
+
+
+def move_alias_dag(
+    dag_id: str = MOVE_ALIAS_DAG_ID,
+    *,
+    dag_display_name: str = "Move an alias to another version",
+    tags: Sequence[str] = TAGS,
+) -> DAG:
+    """Make the DAG that verifies a version, waits for an approval if the alias is protected, and moves the alias."""
+    with DAG(
+        dag_id=dag_id,
+        dag_display_name=dag_display_name,
+        description=_TEXT.splitlines()[0],
+        doc_md=_TEXT,
+        schedule=None,
+        is_paused_upon_creation=False,
+        catchup=False,
+        params=_move_params(),
+        tags=list(tags),
+        default_args={**RETRIES, **placement.arguments("light")},
+    ) as dag:
+        step = {name: text_param(name) for name in ("mlflow_conn_id", "s3_conn_id", "contract_change")}
+        verify = VerifyVersionOperator(
+            task_id="verify",
+            **{name: text_param(name) for name in ("model_name", "alias", "reason")},
+            **{name: json_param(name) for name in ("version", "expected_version")},
+            **step,
+        )
+        approve = ApproveMoveOperator(
+            task_id="approve",
+            task_display_name="approve (protected alias)",
+            verified=task_record("verify"),
+            timeout_h=json_param("approval_timeout_h"),
+            **step,
+        )
+        move = MoveAliasOperator(
+            task_id="move",
+            verified=task_record("verify"),
+            given=task_record("approve"),
+            outlets=[RELEASED_VERSIONS],
+            # The approval is skipped for an alias that is not protected.
+            trigger_rule=TriggerRule.NONE_FAILED,
+            **step,
+        )
+        verify >> approve >> move
+    return dag
+
+
+def _move_params() -> dict[str, Param]:
+    return {
+        "model_name": field(None, "string", _MOVE, "Registered model", "The name in MLflow's registry.", maxLength=128),
+        "alias": field(None, "string", _MOVE, "Alias", "The alias to move, for example `champion`.", maxLength=64),
+        "version": field(None, "integer", _MOVE, "Version", "The version that gets the alias.", minimum=1),
+        "expected_version": field(
+            None, "integer", _MOVE, "Expected current version",
+            "The version that has the alias now. If it is another one, nothing moves. Empty: no version has it.",
+            minimum=1,
+        ),
+        "reason": field(
+            None, "string", _MOVE, "Reason", "One sentence. It is kept in the alias log of the model.", maxLength=500
+        ),
+        "contract_change": field(
+            "refuse", "string", _CONNECTIONS, "If inputs or outputs differ",
+            "The current version has other names, dtypes or fixed dimensions: `refuse` the move, or `allow`.",
+            enum=["refuse", "allow"],
+        ),
+        "approval_timeout_h": field(
+            defaults.APPROVAL_TIMEOUT_H, "number", _CONNECTIONS, "Wait for an approval (hours)",
+            "For an alias of the option `[onnx_release] protected_aliases`. Without an answer nothing moves.",
+            exclusiveMinimum=0, maximum=24 * 366,
+        ),
+        "mlflow_conn_id": field(
+            "mlflow_default", "string", _CONNECTIONS, "MLflow connection", "Of type `mlflow`.", minLength=1
+        ),
+        "s3_conn_id": field(
+            "minio_default", "string", _CONNECTIONS, "Object store connection", "Of type `aws`.", minLength=1
+        ),
+    }  # fmt: skip
