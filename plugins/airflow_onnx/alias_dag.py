@@ -71,8 +71,10 @@ def move_alias_dag(
 
 def _move_params() -> dict[str, Param]:
     return {
-        "model_name": field(None, "string", _MOVE, "Registered model", "The name in MLflow's registry.", maxLength=128),
-        "alias": field(None, "string", _MOVE, "Alias", "The alias to move, for example `champion`.", maxLength=64),
+        "model_name": field(None, "string", _MOVE, "Registered model", "The name in MLflow's registry.",
+            pattern=defaults.MODEL_NAME),
+        "alias": field(None, "string", _MOVE, "Alias", "The alias to move, for example champion.",
+            pattern=defaults.ALIAS_NAME),
         "version": field(None, "integer", _MOVE, "Version", "The version that gets the alias.", minimum=1),
         "expected_version": field(
             None, "integer", _MOVE, "Expected current version",
@@ -84,18 +86,18 @@ def _move_params() -> dict[str, Param]:
         ),
         "contract_change": field(
             "refuse", "string", _CONNECTIONS, "If inputs or outputs differ",
-            "The current version has other names, dtypes or fixed dimensions: `refuse` the move, or `allow`.",
+            "The current version has other names, dtypes or fixed dimensions: refuse the move, or allow it.",
             enum=["refuse", "allow"],
         ),
         "approval_timeout_h": field(
             defaults.APPROVAL_TIMEOUT_H, "number", _CONNECTIONS, "Wait for an approval (hours)",
-            "For an alias of the option `[onnx_release] protected_aliases`. Without an answer nothing moves.",
+            "For a protected alias. Without an answer nothing moves.",
             exclusiveMinimum=0, maximum=24 * 366,
         ),
         "mlflow_conn_id": field(
-            "mlflow_default", "string", _CONNECTIONS, "MLflow connection", "Of type `mlflow`.", minLength=1
+            "mlflow_default", "string", _CONNECTIONS, "MLflow connection", "Of type mlflow.", minLength=1
         ),
         "s3_conn_id": field(
-            "minio_default", "string", _CONNECTIONS, "Object store connection", "Of type `aws`.", minLength=1
+            "minio_default", "string", _CONNECTIONS, "Object store connection", "Of type aws.", minLength=1
         ),
     }  # fmt: skip

@@ -28,17 +28,17 @@ class Supervisor:
     fails_with: ErrorResponse | None = None
     questions: list[CreateHITLDetailPayload] = field(default_factory=list)
 
-    def send(self, message: Any) -> Any:
+    def send(self, msg: Any) -> Any:
         """Answer as Airflow's supervisor does."""
-        if isinstance(message, TriggerDagRun):
-            return self._start(message)
-        if isinstance(message, CreateHITLDetailPayload):
-            self.questions.append(message)
+        if isinstance(msg, TriggerDagRun):
+            return self._start(msg)
+        if isinstance(msg, CreateHITLDetailPayload):
+            self.questions.append(msg)
             return OKResponse(ok=True)
-        assert isinstance(message, GetDRCount), message
-        assert message.dag_id == "release_onnx"
-        found = [self.states[run_id] for run_id in message.run_ids or [] if run_id in self.states]
-        return DRCount(count=sum(message.states is None or state in message.states for state in found))
+        assert isinstance(msg, GetDRCount), msg
+        assert msg.dag_id == "release_onnx"
+        found = [self.states[run_id] for run_id in msg.run_ids or [] if run_id in self.states]
+        return DRCount(count=sum(msg.states is None or state in msg.states for state in found))
 
     def _start(self, message: TriggerDagRun) -> OKResponse | ErrorResponse:
         assert (message.dag_id, message.logical_date) == ("release_onnx", None)

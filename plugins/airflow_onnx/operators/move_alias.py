@@ -21,11 +21,10 @@ from airflow_onnx.operators.approval import Approval
 from airflow_onnx.storage import s3
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import alias_log, model_registry, promotion, tags, version_files
-from airflow_onnx.tracking.alias_log import AliasMove
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from onnx_release.errors import ParameterRefused
-from onnx_release.records import FileDigest
+from onnx_release.records import AliasMove, FileDigest
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ class VerifyVersionOperator(MoveAliasStep):
 
     def _verify(self, hook: MlflowHook, request: AliasRequest) -> VerifiedVersion:
         from onnx_release.check.smoke_test import smoke_test
-        from onnx_release.report.markdown import size_text
+        from onnx_release.report.numbers import size_text
 
         version = model_registry.get_version(hook, request.model_name, request.version)
         self.link_urls[ModelVersionLink.name] = hook.server.version_url(request.model_name, request.version)
@@ -343,14 +342,7 @@ class MoveAliasOperator(MoveAliasStep):
         why = request.reason
         if given:
             why += f" (approved by {given.by}{f': {given.comment}' if given.comment else ''})"
-        return AliasMove(
-            alias=request.alias,
-            to_version=request.version,
-            by=request.by,
-            at=alias_log.now(),
-            why=why,
-            dag_run=context["dag_run"].run_id,
-        )
+        return alias_log.move_to(context, request.alias, request.version, why=why, by=request.by)
 
     def _add_event(self, context: Context, verified: VerifiedVersion) -> None:
         request = verified.request

@@ -19,7 +19,6 @@ from airflow_onnx.operators.acceptance import require_same_bytes
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
-from airflow_onnx.tracking.alias_log import AliasMove
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Candidate, Move, MoveRules, Promoter
 from airflow_onnx.tracking.version_tags import FIGURES, version_tags
@@ -99,7 +98,9 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
                 model_registry.set_stage(run.hook, version, stage)
             moves = self._moves(alias_move)
             if moves:
-                promotion.move_alias(run.hook, version.name, self._logged_move(run, version, alias))
+                why = f"release of training run {run.trained_model.run_name or run.trained_model.training_run_id}"
+                move = alias_log.move_to(run.context, alias, version.version, why=why)
+                promotion.move_alias(run.hook, version.name, move)
             promoted = version.replace(alias=alias if moves else None, alias_note=alias_move.stays)
             self._log_release(run, report, promoted)
         contract, figures = Contract.of_artifact(artifact), Figures.of_report(report)
@@ -108,16 +109,6 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         if moves:
             self.log.info("models:/%s@%s is now version %d.", version.name, alias, version.version)
         return promoted
-
-    def _logged_move(self, run: StepRun, version: ModelVersion, alias: str) -> AliasMove:
-        return AliasMove(
-            alias=alias,
-            to_version=version.version,
-            by=alias_log.user_of(run.context),
-            at=alias_log.now(),
-            why=f"release of training run {run.trained_model.run_name or run.trained_model.training_run_id}",
-            dag_run=run.context["dag_run"].run_id,
-        )
 
     def _moves(self, move: Move) -> bool:
         """Log the decision about an alias or a stage. Return True if it moves."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.tracking import model_registry, tags
 from onnx_release.errors import Refused, shorten
-from onnx_release.records.base import Record
+from onnx_release.records import AliasMove
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -31,27 +31,6 @@ MOVES_MAX = 200
 _TAG_MAX_BYTES = 4000
 _TEXT_MAX = {"alias": 64, "by": 100, "why": 500, "dag_run": 250}
 _AUTOMATIC = "Airflow"
-
-
-class AliasMove(Record):
-    """Move of one alias from one version to another.
-
-    Attributes:
-        from_version: The version that had the alias before, None if no version had it.
-        to_version: The version that has it now, None if the alias was deleted.
-        by: The user of Airflow who started, approved or asked for the move, or ``Airflow`` for an automatic release.
-        at: The time in ISO 8601, in UTC.
-        why: The reason, for a person.
-        dag_run: The id of the DAG run.
-    """
-
-    alias: str
-    from_version: int | None = None
-    to_version: int | None = None
-    by: str = ""
-    at: str = ""
-    why: str = ""
-    dag_run: str = ""
 
 
 def append(hook: MlflowHook, name: str, move: AliasMove) -> None:
@@ -89,9 +68,20 @@ def user_of(context: Context) -> str:
     return str(getattr(run, "triggering_user_name", None) or _AUTOMATIC)
 
 
-def now() -> str:
-    """Return the current time for a move."""
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def move_to(context: Context, alias: str, version: int, *, why: str, by: str = "") -> AliasMove:
+    """Return a move of this DAG run, made now. `promotion.move_alias` fills in the version before.
+
+    :param by: the person; empty for the user who triggered the DAG run.
+    """
+    return AliasMove(
+        alias=alias,
+        from_version=None,
+        to_version=version,
+        by=by or user_of(context),
+        at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        why=why,
+        dag_run=context["dag_run"].run_id,
+    )
 
 
 def _chunks(model_tags: Mapping[str, str]) -> dict[int, list[AliasMove]]:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.tracking import alias_log, model_registry, tags
-from airflow_onnx.tracking.alias_log import AliasMove
 from airflow_onnx.tracking.contract import Contract, contract_of
 from onnx_release.errors import Refused, Transient
-from onnx_release.records.artifact import Precision
+from onnx_release.records import AliasMove, Precision
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import alias_log, model_registry, promotion, tags
-from airflow_onnx.tracking.alias_log import AliasMove
+from onnx_release.records import AliasMove
 
 
 @pytest.fixture
@@ -16,6 +16,10 @@ def name(hook: MlflowHook) -> str:
     made = f"model-{uuid.uuid4().hex[:8]}"
     hook.client.create_registered_model(made)
     return made
+
+
+def move(version: int, alias: str = "candidate", why: str = "", by: str = "") -> AliasMove:
+    return AliasMove(alias=alias, from_version=None, to_version=version, by=by, at="", why=why)
 
 
 def versions(hook: MlflowHook, name: str, number: int) -> None:
@@ -30,9 +34,9 @@ def test_a_model_that_does_not_exist_has_no_moves(hook: MlflowHook) -> None:
 def test_hostile_and_long_texts_are_kept_in_parts_that_fit(hook: MlflowHook, name: str) -> None:
     hostile = '<script>alert("1")</script>\n\x00\ud800 ' + "ü" * 2000
     for version in range(1, 9):
-        alias_log.append(hook, name, AliasMove(alias="candidate", to_version=version, why=hostile, by=hostile))
+        alias_log.append(hook, name, move(version, why=hostile, by=hostile))
     found = alias_log.read(hook, name)
-    assert [move.to_version for move in found] == list(range(1, 9))
+    assert [one.to_version for one in found] == list(range(1, 9))
     assert found[0].why.startswith('<script>alert("1")</script> ü')
     assert (len(found[0].why), len(found[0].by)) == (500, 100)
     texts = hook.client.get_registered_model(name).tags
@@ -46,29 +50,29 @@ def test_old_moves_are_dropped_and_a_damaged_part_is_left_out(
     monkeypatch.setattr(alias_log, "MOVES_MAX", 5)
     monkeypatch.setattr(alias_log, "_TAG_MAX_BYTES", 260)
     for version in range(1, 12):
-        alias_log.append(hook, name, AliasMove(alias="candidate", to_version=version))
-    assert [move.to_version for move in alias_log.read(hook, name)] == [7, 8, 9, 10, 11]
+        alias_log.append(hook, name, move(version))
+    assert [one.to_version for one in alias_log.read(hook, name)] == [7, 8, 9, 10, 11]
     numbers = sorted(int(key.rpartition(".")[2]) for key in hook.client.get_registered_model(name).tags)
     assert numbers == [3, 4, 5]
     hook.client.set_registered_model_tag(name, f"{tags.ALIAS_LOG}.5", "[{]")
-    alias_log.append(hook, name, AliasMove(alias="candidate", to_version=12))
-    assert [move.to_version for move in alias_log.read(hook, name)] == [7, 8, 9, 10, 12]
+    alias_log.append(hook, name, move(12))
+    assert [one.to_version for one in alias_log.read(hook, name)] == [7, 8, 9, 10, 12]
     assert hook.client.get_registered_model(name).tags[f"{tags.ALIAS_LOG}.5"] == "[{]"
 
 
 def test_a_move_is_logged_once_with_the_version_before_it(hook: MlflowHook, name: str) -> None:
     versions(hook, name, 2)
     for version in (1, 2, 2):
-        promotion.move_alias(hook, name, AliasMove(alias="candidate", to_version=version))
-    promotion.move_alias(hook, name, AliasMove(alias="nightly", to_version=2))
-    found = [(move.alias, move.from_version, move.to_version) for move in alias_log.read(hook, name)]
+        promotion.move_alias(hook, name, move(version))
+    promotion.move_alias(hook, name, move(2, "nightly"))
+    found = [(one.alias, one.from_version, one.to_version) for one in alias_log.read(hook, name)]
     assert found == [("candidate", None, 1), ("candidate", 1, 2), ("nightly", None, 2)]
 
 
 def test_a_move_without_a_log_is_logged_by_the_next_try(hook: MlflowHook, name: str) -> None:
     versions(hook, name, 2)
-    promotion.move_alias(hook, name, AliasMove(alias="candidate", to_version=1))
+    promotion.move_alias(hook, name, move(1))
     model_registry.set_alias(hook, name, "candidate", 2)
-    promotion.move_alias(hook, name, AliasMove(alias="candidate", to_version=2, why="again"))
+    promotion.move_alias(hook, name, move(2, why="again"))
     last = alias_log.read(hook, name)[-1]
     assert (last.from_version, last.to_version, last.why) == (1, 2, "again")
