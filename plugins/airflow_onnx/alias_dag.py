@@ -9,8 +9,8 @@ from airflow.sdk import DAG, Param, TriggerRule
 from airflow_onnx import defaults
 from airflow_onnx.dag import RETRIES, TAGS
 from airflow_onnx.deployment import placement
+from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
-from airflow_onnx.operators.promote import RELEASED_VERSIONS
 from airflow_onnx.params import field, json_param, task_record, text_param
 
 MOVE_ALIAS_DAG_ID = "move_alias"

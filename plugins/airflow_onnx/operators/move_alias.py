@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink
+from airflow.sdk import BaseOperator, BaseOperatorLink
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from airflow_onnx import params, validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import StorageRefused, TrackingRefused
+from airflow_onnx.events import model_assets
+from airflow_onnx.events.figures import Figures
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators import approval
@@ -24,7 +26,7 @@ from airflow_onnx.tracking import alias_log, model_registry, promotion, tags, ve
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from onnx_release.errors import ParameterRefused
-from onnx_release.records import AliasMove, FileDigest
+from onnx_release.records import AliasMove, FileDigest, ModelVersion
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
@@ -61,9 +63,9 @@ class VerifiedVersion(Record):
     sha256: str
     source: str
     training_run_id: str
-    precision: str
     headline: str
     contract: Contract
+    figures: Figures
     files: tuple[FileDigest, ...]
 
     def refuse_move(self, problem: str, action: str, code: str) -> NoReturn:
@@ -199,7 +201,6 @@ class VerifyVersionOperator(MoveAliasStep):
 
     def _verify(self, hook: MlflowHook, request: AliasRequest) -> VerifiedVersion:
         from onnx_release.check.smoke_test import smoke_test
-        from onnx_release.report.numbers import size_text
 
         version = model_registry.get_version(hook, request.model_name, request.version)
         self.link_urls[ModelVersionLink.name] = hook.server.version_url(request.model_name, request.version)
@@ -211,9 +212,9 @@ class VerifyVersionOperator(MoveAliasStep):
             sha256=artifact.sha256,
             source=version.source,
             training_run_id=version.run_id or report.trained_model.training_run_id,
-            precision=artifact.precision,
-            headline=f"{artifact.precision}, {size_text(artifact.size_bytes)}, opset {artifact.opset}",
+            headline=report.headline,
             contract=Contract.of_artifact(artifact),
+            figures=Figures.of_report(report),
             files=artifact.files,
         )
         self.log.info("Version %d has the sha256 %s and runs.", request.version, artifact.sha256)
@@ -309,7 +310,15 @@ class MoveAliasOperator(MoveAliasStep):
                 for version in (before, model_registry.get_version(hook, request.model_name, request.version)):
                     if version is not None:
                         promotion.tag_training_run(hook, version, move)
-            self._add_event(context, verified)
+            moved = ModelVersion(
+                name=request.model_name,
+                version=request.version,
+                sha256=verified.sha256,
+                source=verified.source,
+                training_run_id=verified.training_run_id,
+                alias=request.alias,
+            )
+            model_assets.add_event(context, self.outlets, moved, verified.contract, verified.figures)
         self.log.info("models:/%s@%s is now version %d.", request.model_name, request.alias, request.version)
         return move.to_dict()
 
@@ -343,11 +352,3 @@ class MoveAliasOperator(MoveAliasStep):
         if given:
             why += f" (approved by {given.by}{f': {given.comment}' if given.comment else ''})"
         return alias_log.move_to(context, request.alias, request.version, why=why, by=request.by)
-
-    def _add_event(self, context: Context, verified: VerifiedVersion) -> None:
-        request = verified.request
-        asset = Asset(f"models:/{request.model_name}@{request.alias}")
-        extra: dict[str, Any] = {"version": request.version, "sha256": verified.sha256, "uri": verified.source}
-        for outlet in self.outlets:
-            if isinstance(outlet, AssetAlias):
-                context["outlet_events"][outlet].add(asset, extra=extra)

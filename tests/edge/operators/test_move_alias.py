@@ -14,9 +14,9 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped, TaskAwaitingInput
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
+from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
-from airflow_onnx.operators.promote import RELEASED_VERSIONS
 from airflow_onnx.tracking import alias_log, tags
 from tests.edge.airflow_stand_in import Supervisor
 from tests.edge.releasing import Release, new_release, tags_of
