@@ -248,6 +248,8 @@ def _publishing_tasks(step: dict[str, Any], prepare: Any) -> list[Any]:
         outlets=[RELEASED_VERSIONS],
         stage=text_param("stage"),
         rules=_move_rules(),
+        # One promotion at a time needs no wait for the lock of its model, and a slow MLflow cannot mix two.
+        max_active_tis_per_dag=1,
         **results,
         **step,
         **store,

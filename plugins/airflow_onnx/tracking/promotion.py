@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DIFFERENCES_MAX = 10
-# Two releases at the same time write different texts into one tag. The later text remains, long before this time.
-_LOCK_SETTLES_S = 0.5
+# Two releases that saw no lock write different texts into one tag, and the later text remains. A text counts only if it
+# was written within this time after the release saw no lock. The wait is longer, so every text that counts is there.
+_LOCK_WRITE_MAX_S = 0.75
+_LOCK_SETTLES_S = 1.0
 _LOCK_POLL_S = 0.2
 # A lock that does not change for this time belongs to a task that was killed.
 _LOCK_STALE_S = 60.0
@@ -189,18 +191,21 @@ def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
     """Let one release at a time move the aliases of a registered model.
 
     MLflow cannot set an alias on a condition. A release writes a text of its own into a tag of the model, waits until
-    every other release that saw no text has written too, and goes on if the text is still its own.
+    every other release that saw no text has written too, and goes on if the text is still its own. A release that
+    wrote late may have replaced the text of the one that goes on. It waits as for a lock of another release.
 
     :raises Transient: if other releases have the lock all the time.
     """
-    own, deadline = uuid.uuid4().hex, time.monotonic() + _LOCK_WAIT_MAX_S
-    while _lock(hook, model_name) != own:
-        _await_unlocked(hook, model_name)
+    own, deadline = "", time.monotonic() + _LOCK_WAIT_MAX_S
+    while not own or _lock(hook, model_name) != own:
+        unlocked_at = _await_unlocked(hook, model_name)
         if time.monotonic() > deadline:
             raise Transient(
                 f"The registered model '{model_name}'", "is locked by other releases", "Airflow tries again."
             )
-        model_registry.set_tag_of_model(hook, model_name, tags.PROMOTION_LOCK, own)
+        text = uuid.uuid4().hex
+        model_registry.set_tag_of_model(hook, model_name, tags.PROMOTION_LOCK, text)
+        own = text if time.monotonic() - unlocked_at < _LOCK_WRITE_MAX_S else ""
         time.sleep(_LOCK_SETTLES_S)
     try:
         yield
@@ -213,12 +218,14 @@ def _lock(hook: MlflowHook, model_name: str) -> str | None:
     return model_registry.tags_of_model(hook, model_name).get(tags.PROMOTION_LOCK)
 
 
-def _await_unlocked(hook: MlflowHook, model_name: str) -> None:
-    """Wait until no release has the lock, or the one that has it was killed."""
+def _await_unlocked(hook: MlflowHook, model_name: str) -> float:
+    """Wait until no release has the lock, or the one that has it was killed. Return the time before that answer."""
     seen, since = "", time.monotonic()
-    while (found := _lock(hook, model_name)) is not None:
+    while True:
+        before = time.monotonic()
+        found = _lock(hook, model_name)
+        if found is None or (found == seen and before - since > _LOCK_STALE_S):
+            return before
         if found != seen:
-            seen, since = found, time.monotonic()
-        elif time.monotonic() - since > _LOCK_STALE_S:
-            return
+            seen, since = found, before
         time.sleep(_LOCK_POLL_S)

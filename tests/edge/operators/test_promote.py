@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import mlflow
+import pytest
 
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
@@ -232,3 +234,34 @@ def test_promotions_at_the_same_time_leave_the_alias_at_the_newest_run(hook: Mlf
         thread.join()
     assert errors == []
     assert holder(hook, release) == versions[0]
+
+
+def test_a_release_that_writes_its_lock_late_waits_for_the_other(
+    hook: MlflowHook, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook.client.create_registered_model(release.model_name)
+    set_tag = model_registry.set_tag_of_model
+    sections: list[tuple[float, float]] = []
+
+    def set_tag_with_delay(*args: str) -> None:
+        if threading.current_thread().name == "late":
+            time.sleep(1.5)
+        set_tag(*args)
+
+    monkeypatch.setattr(model_registry, "set_tag_of_model", set_tag_with_delay)
+    monkeypatch.setattr(promotion, "_LOCK_STALE_S", 3.0)
+
+    def promote() -> None:
+        with promotion.promotion_lock(hook, release.model_name):
+            begin = time.monotonic()
+            time.sleep(2.0)
+            sections.append((begin, time.monotonic()))
+
+    threads = [threading.Thread(target=promote, name=name) for name in ("late", "on time")]
+    for thread in threads:
+        thread.start()
+    threads[1].join()
+    monkeypatch.setattr(model_registry, "set_tag_of_model", set_tag)
+    threads[0].join()
+    (_, first_end), (second_begin, _) = sections
+    assert first_end <= second_begin
