@@ -33,6 +33,7 @@ PLAN_ARGUMENTS = (
         help="Registered model of runs without the tag onnx_release.model_name on the run or its experiment",
         default="",
     ),
+    Arg(("--wide",), help="A line for each run, of up to 160 characters", action="store_true"),
     Arg(("--newest-first",), help="List the newest runs first", action="store_true"),
     Arg(
         ("--at-once",),

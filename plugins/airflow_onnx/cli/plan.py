@@ -13,7 +13,6 @@ from airflow.cli.simple_table import AirflowConsole
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
-from rich.markup import escape
 
 from airflow_onnx import dag_runs
 from airflow_onnx.dag_runs import State
@@ -31,7 +30,7 @@ from onnx_release.errors import Refused, Transient
 @suppress_logs_and_warning
 @providers_configuration_loaded
 def plan(args: argparse.Namespace) -> None:
-    """Print the plan as a table with a line of totals, or as one JSON object."""
+    """Print a summary by reason, or with ``--wide`` a line for each run. Other formats have all runs."""
     # Private to Airflow 3.3, whose own commands set it too: Airflow then also reads connections from its database.
     # Remove when Airflow sets it for the commands of providers.
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
@@ -41,10 +40,20 @@ def plan(args: argparse.Namespace) -> None:
         sys.exit(f"plan: {error}")
     if args.output == "json":
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
-        return
-    print_rows(found["runs"], args.output)
-    # On standard error: a program may read the rows.
-    sys.stderr.write(summary.total_line(found) + "\n")
+    elif args.output == "table":
+        lines = summary.table_lines(found) if args.wide else summary.group_lines(found)
+        hint = [] if args.wide or not lines else ["", "One line for each run: --wide. Whole reasons: --output json."]
+        _print([summary.total_line(found), "", *lines, *hint])
+    else:
+        # Its output is for programs.
+        AirflowConsole().print_as(data=[summary.row(run) for run in found["runs"]], output=args.output)
+        sys.stderr.write(summary.total_line(found) + "\n")
+
+
+def _print(lines: list[str]) -> None:
+    # A terminal without Unicode must not stop the command.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write("\n".join(lines).encode(encoding, "replace").decode(encoding) + "\n")
 
 
 def make_plan(args: argparse.Namespace) -> dict[str, Any]:
@@ -76,15 +85,6 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
         return summary.to_dict(
             decisions, lambda: estimate(rest, list(decider.experiments), max(1, args.at_once)), rows_max=None
         )
-
-
-def print_rows(runs: list[dict[str, Any]], output: str) -> None:
-    """Print the decisions in one of Airflow's output formats: ``table``, ``plain`` or ``yaml``."""
-    rows = [summary.row(run) for run in runs]
-    if output == "table":
-        # Airflow's table interprets rich's markup, and names of runs are free text.
-        rows = [{column: escape(cell) for column, cell in row.items()} for row in rows]
-    AirflowConsole().print_as(data=rows, output=output)
 
 
 def _dag_state(dag_run_id: str) -> State:

@@ -191,7 +191,7 @@ class StartReleasesOperator(BaseOperator):
 
     def _report(self, decisions: list[Decision], estimated: Callable[[], Estimate] | None = None) -> dict[str, Any]:
         report = summary.to_dict(decisions, estimated)
-        for line in summary.lines(decisions):
-            self.log.info(line)
-        self.log.info(summary.total_line(report))
+        self.log.info("%s", summary.total_line(report))
+        for line in (*summary.group_lines(report), *(summary.table_lines(report) if decisions else ())):
+            self.log.info("%s", line)
         return report

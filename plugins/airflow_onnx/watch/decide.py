@@ -16,8 +16,9 @@ from airflow_onnx.hooks.mlflow_records import Experiment, TrainingRun
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.tracking import model_name, tags, trained_models, weight_files
 from airflow_onnx.tracking.trained_models import FoundModel
+from airflow_onnx.watch import reasons
 from airflow_onnx.watch.queries import Scope, TimeSpan
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused, shorten, without_folders
 from onnx_release.records.artifact import Precision
 from onnx_release.records.base import Record
 
@@ -27,16 +28,18 @@ _REASON_CHARACTERS = 200
 _NO_MODEL = ("no_pytorch_model", "model_files_gone")
 
 Action = Literal["release", "wait", "skip", "refuse"]
+# The action, the code of its reason, and the reason.
+_Outcome = tuple[Action, str, str]
 
 
 class Decision(Record):
     """The decision about one training run.
 
     `action`: ``release`` it; ``wait`` for a release in progress; ``skip`` a run without anything to do or with an
-    earlier attempt; ``refuse`` a run that cannot be released. `refusal` has the parts of its refusal, and
-    `is_recorded` is True if the run has the tags of the same refusal. `ended_at` is in UTC, by the clock of the
-    training's machine. `model_name` is the registered model, empty without a name; `model_name_given` is False for a
-    name made of experiment and model.
+    earlier attempt; ``refuse`` a run that cannot be released. `reasons.meaning` explains `reason_code`. `refusal` has
+    the parts of its refusal, and `is_recorded` is True if the run has the tags of the same refusal. `ended_at` is in
+    UTC, by the clock of the training's machine. `model_name` is the registered model, empty without a name;
+    `model_name_given` is False for a name made of experiment and model.
     """
 
     training_run_id: str
@@ -45,6 +48,7 @@ class Decision(Record):
     ended_at: str
     action: Action
     reason: str
+    reason_code: str
     refusal: dict[str, str] | None = None
     is_recorded: bool = False
     model_name: str
@@ -117,9 +121,10 @@ class Decider:
                 name, is_given = given, True
             elif not ended and experiment:
                 name = model_name.derived_name(experiment.name, found().name or model_name.FILE_NAME)
-            action, reason = ended or self._action(run, name, found)
+            action, code, reason = ended or self._action(run, name, found)
         except Refused as error:
-            if error.code in _NO_MODEL:
+            code = error.code
+            if code in _NO_MODEL:
                 action, reason = "skip", f"the run {error.problem}"
             else:
                 action, reason, refusal = "refuse", str(error), error
@@ -129,7 +134,8 @@ class Decider:
             experiment=experiment.name if experiment else run.experiment_id,
             ended_at=datetime.fromtimestamp(run.ended_at_ms / 1000, UTC).isoformat(timespec="seconds"),
             action=action,
-            reason=reason,
+            reason=without_folders(reason),
+            reason_code=code,
             refusal=refusal.to_dict() if refusal else None,
             is_recorded=refusal is not None and _is_recorded(run, refusal),
             model_name=name,
@@ -148,20 +154,22 @@ class Decider:
         return model_name.given_name(run.tags.get(tags.MODEL_NAME), of_experiment, self.release_defaults.given_name)
 
     @staticmethod
-    def _by_state(run: TrainingRun) -> tuple[Action, str] | None:
+    def _by_state(run: TrainingRun) -> _Outcome | None:
         if run.deleted:
-            return "skip", "the run was deleted"
+            return "skip", reasons.DELETED, "the run was deleted"
+        if run.unfinished:
+            return "skip", reasons.STILL_RUNNING, "the run is still running"
         if run.status != "FINISHED":
-            return "skip", "the run is still running" if run.unfinished else f"the run ended as {run.status}"
+            return "skip", reasons.NOT_FINISHED, f"the run ended as {run.status}"
         return None
 
-    def _action(self, run: TrainingRun, name: str, found: Callable[[], FoundModel]) -> tuple[Action, str]:
+    def _action(self, run: TrainingRun, name: str, found: Callable[[], FoundModel]) -> _Outcome:
         if name and (version := self._released_version(run, name)):
-            return "skip", f"released as version {version} of '{name}'"
+            return "skip", reasons.RELEASED_BEFORE, f"released as version {version} of '{name}'"
         if tried := self._by_dag_runs(run):
             return tried
         self._refuse_missing(run, found())
-        return "release", "finished, with a PyTorch model"
+        return "release", reasons.FINISHED, "finished, with a PyTorch model"
 
     def _released_version(self, run: TrainingRun, name: str) -> str | None:
         params = self.release_defaults.params
@@ -174,21 +182,23 @@ class Decider:
                 return version
         return None
 
-    def _by_dag_runs(self, run: TrainingRun) -> tuple[Action, str] | None:
+    def _by_dag_runs(self, run: TrainingRun) -> _Outcome | None:
         own, other = dag_runs.release_dag_run_id(run.run_id), run.tags.get(tags.DAG_RUN_ID)
         states = {dag_run_id: self.dag_state(dag_run_id) for dag_run_id in dict.fromkeys([own, other]) if dag_run_id}
         for dag_run_id, state in states.items():
             if state is State.ACTIVE:
-                return "wait", f"its release is in progress as DAG run {dag_run_id}"
-        outcome = run.tags.get(tags.STATUS, "without a recorded outcome")
-        if reason := run.tags.get(tags.REASON):
-            outcome += f", {shorten(reason, _REASON_CHARACTERS)}"
-        if states[own] is not State.ABSENT:
-            return "skip", f"tried before: {outcome} Clear DAG run {own}, or trigger release_onnx manually."
+                return "wait", reasons.IN_PROGRESS, f"its release is in progress as DAG run {dag_run_id}"
+        status = run.tags.get(tags.STATUS, "")
         # A refusal by the watch has no DAG run, and a setting may have changed since.
-        if other and run.tags.get(tags.STATUS) == "refused":
-            return "skip", f"tried before: {outcome} Trigger release_onnx manually."
-        return None
+        if states[own] is State.ABSENT and not (other and status == "refused"):
+            return None
+        action = "Trigger release_onnx manually."
+        if states[own] is not State.ABSENT:
+            action = f"Clear DAG run {own}, or trigger release_onnx manually."
+        text = f"tried before: {status or 'without a recorded outcome'}. {action}"
+        if earlier := run.tags.get(tags.REASON):
+            text += f" The earlier reason: {shorten(earlier, _REASON_CHARACTERS)}"
+        return "skip", reasons.tried_before(run.tags.get(tags.REASON_CODE, ""), status), text
 
     def _find_model(self, run: TrainingRun) -> FoundModel:
         return trained_models.find(self.rest, run, self.release_defaults.params.get("logged_model_name"))

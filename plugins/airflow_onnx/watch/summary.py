@@ -1,38 +1,76 @@
-"""Summary of decisions for people and programs: a table, totals, JSON."""
+"""Summary of decisions for people and programs: groups by reason, a table, totals, JSON."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
+from unicodedata import combining, east_asian_width
 
+from airflow_onnx.watch import reasons
 from airflow_onnx.watch.decide import Decision
 from airflow_onnx.watch.estimate import Estimate
 from onnx_release.errors import shorten
 
-COLUMNS = ("training_run_id", "run_name", "experiment", "ended_at", "model_name", "action", "reason")
+# The cells of a program's table.
+COLUMNS = ("training_run_id", "run_name", "experiment", "ended_at", "model_name", "action", "reason_code", "reason")
+# The table of a log or a terminal: heading, key of the decision, width. The reason is on the left, so that a narrow
+# window shows it.
+_TABLE = (
+    ("action", "action", 7),
+    ("reason", "reason_code", 30),
+    ("run", "run_name", 32),
+    ("ended (UTC)", "ended_at", 16),
+    ("training run id", "training_run_id", 32),
+    ("model", "model_name", 24),
+)
 # A summary travels through XCom, which is a row of Airflow's database.
 ROWS_MAX = 1000
+EXAMPLES_MAX = 3
+NAME_MAX_CHARACTERS = 32
 CELL_MAX_CHARACTERS = 120
-_ACTION_TEXTS = {"release": "to release", "wait": "in progress", "skip": "to skip", "refuse": "to refuse"}
+_ACTION_TEXTS = {"release": "to release", "wait": "in progress", "refuse": "to refuse", "skip": "to skip"}
 
 
 def to_dict(
     decisions: Sequence[Decision], estimate: Callable[[], Estimate] | None = None, rows_max: int | None = ROWS_MAX
 ) -> dict[str, Any]:
-    """Return totals by action, the estimate, and the decisions, as JSON-safe values.
+    """Return totals by action, groups by reason, the estimate, and the decisions, as JSON-safe values.
 
     :param estimate: called only if there is a run to release, because it costs a search. None for no estimate.
     :param rows_max: the largest number of decisions in the result, None for all.
     """
+    groups = _groups(decisions)
+    totals = {action: sum(group["runs"] for group in groups if group["action"] == action) for action in _ACTION_TEXTS}
     shown = decisions[:rows_max]
-    totals = Counter(decision.action for decision in decisions)
     return {
-        "totals": {"runs": len(decisions), **{action: totals[action] for action in sorted(totals)}},
+        "totals": {"runs": len(decisions), **{action: totals[action] for action in sorted(totals) if totals[action]}},
+        "groups": groups,
         "estimate": _estimate(estimate(), totals["release"]) if estimate and totals["release"] else None,
         "runs": [decision.to_dict() for decision in shown],
         "runs_omitted": len(decisions) - len(shown),
     }
+
+
+def _groups(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
+    """Return the runs by action and reason: runs to release first, runs to skip last, large groups first."""
+    found: dict[tuple[str, str], list[Decision]] = {}
+    for decision in decisions:
+        found.setdefault((decision.action, decision.reason_code), []).append(decision)
+    order = list(_ACTION_TEXTS)
+    return [
+        {
+            "action": action,
+            "reason_code": code,
+            "runs": len(members),
+            "meaning": reasons.meaning(code),
+            "examples": [
+                _printable(member.run_name, NAME_MAX_CHARACTERS) or member.training_run_id
+                for member in islice(members, EXAMPLES_MAX)
+            ],
+        }
+        for (action, code), members in sorted(found.items(), key=lambda item: (order.index(item[0][0]), -len(item[1])))
+    ]
 
 
 def _estimate(estimate: Estimate, releases: int) -> dict[str, Any]:
@@ -45,16 +83,32 @@ def _estimate(estimate: Estimate, releases: int) -> dict[str, Any]:
     }
 
 
-def lines(decisions: Sequence[Decision]) -> list[str]:
-    """Return the decisions as the lines of a table with a heading."""
-    rows = [COLUMNS, *(tuple(row(decision.to_dict()).values()) for decision in decisions)]
-    widths = [max(len(cells[column]) for cells in rows) for column in range(len(COLUMNS))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
+def group_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the groups of `to_dict`, with up to three runs of each as examples."""
+    lines = []
+    for group in summary["groups"]:
+        count, examples = group["runs"], ", ".join(group["examples"])
+        more = f" and {count - EXAMPLES_MAX} more" if count > EXAMPLES_MAX else ""
+        lines.append(f"{group['action']:<8}{count:>6} {'run ' if count == 1 else 'runs'}  {group['reason_code']}")
+        lines += [f"{'':<8}{text}" for text in (group["meaning"], f"{examples}{more}") if text]
+    return lines
+
+
+def table_lines(summary: dict[str, Any]) -> list[str]:
+    """Return the decisions of `to_dict` as a table with a heading. No line has more than 160 characters."""
+    rows = [[heading for heading, _, _ in _TABLE]]
+    for run in summary["runs"]:
+        cells = run | {"ended_at": run["ended_at"].replace("T", " ").partition("+")[0][:16]}
+        rows.append([_printable(cells[key], width) for _, key, width in _TABLE])
+    widths = [width for _, _, width in _TABLE]
+    lines = ["  ".join(_padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines, f"… and {summary['runs_omitted']} more runs."] if summary["runs_omitted"] else lines
 
 
 def row(decision: dict[str, Any]) -> dict[str, str]:
     """Return the cells of one decision of `to_dict` by column, each of printable characters and limited length."""
-    return {column: _cell(decision[column]) for column in COLUMNS}
+    lengths = {"run_name": NAME_MAX_CHARACTERS}
+    return {column: _printable(decision[column], lengths.get(column, CELL_MAX_CHARACTERS)) for column in COLUMNS}
 
 
 def total_line(summary: dict[str, Any]) -> str:
@@ -76,7 +130,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _cell(text: str) -> str:
+def _printable(text: str, characters: int) -> str:
     # Run names are free text: a line break or an escape sequence in one must not forge a line of the log.
     printable = "".join(character if character.isprintable() else " " for character in text)
-    return shorten(printable, CELL_MAX_CHARACTERS)
+    return shorten(printable, characters)
+
+
+def _padded(text: str, width: int) -> str:
+    # In a terminal an accent of its own takes no column; a Chinese character and most emoji take two.
+    columns = sum(0 if combining(character) else 1 + (east_asian_width(character) in "WF") for character in text)
+    return text + " " * (width - columns)

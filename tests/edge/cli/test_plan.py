@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,8 @@ def arguments(experiment: str, **changes: Any) -> Any:
         "model_name": "m",
         "newest_first": False,
         "at_once": 2,
+        "wide": False,
+        "output": "table",
     }
     return SimpleNamespace(**(given | changes))
 
@@ -41,19 +44,48 @@ def test_a_plan_has_every_run_of_the_range(lab: Lab) -> None:
     assert found["totals"] == {"runs": 2, "release": 2}
 
 
-@pytest.mark.parametrize("output", ["table", "plain", "yaml"])
-def test_a_run_name_with_markup_is_printed_as_text(lab: Lab, capsys: pytest.CaptureFixture[str], output: str) -> None:
-    names = ["[/1] [red]x\x1b[31m", "lr 0.1 [/1]", "two\nlines", "ends with \\", "🚀 [bold", "w" * 3000, "word " * 600]
-    for name in names:
-        lab.run(name=name, model=False)
-    found = plan.make_plan(arguments(lab.experiment_id))
+HOSTILE = ["[/1] [red]x\x1b[31m", "lr 0.1 [/1]", "two\nlines", "ends with \\", "🚀 [bold", "w" * 10_000, "{0} %s"]
+
+
+def printed(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **changes: Any) -> str:
+    """Return the output of the command without Airflow's own set-up of a command."""
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")
     capsys.readouterr()
-    plan.print_rows(found["runs"], output)
-    printed = capsys.readouterr().out
-    for part in ("[/1] [red]x", "lr 0.1 [/1]", "two lines", "ends with \\"):
-        assert part.replace(" ", "") in "".join(printed.split())
-    assert "\x1b[31m" not in printed
-    assert "word w…" not in " ".join(printed.split())
+    inspect.unwrap(plan.plan)(arguments(lab.experiment_id, **changes))
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("changes", [{}, {"wide": True}, {"output": "plain"}, {"output": "yaml"}])
+def test_hostile_run_names_are_printed_as_text(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
+) -> None:
+    for hours, name in enumerate(HOSTILE, 1):
+        lab.run(name=name, model=False, ended_h_ago=hours)
+    text = printed(lab, monkeypatch, capsys, **changes, newest_first=True)
+    for part in ("[/1] [red]x", "lr 0.1 [/1]", "two lines"):
+        assert part.replace(" ", "") in "".join(text.split())
+    assert "\x1b" not in text
+    assert "w" * 33 not in text
+    if "output" not in changes:
+        assert max(map(len, text.splitlines())) <= 160
+
+
+def test_a_summary_counts_the_runs_by_reason_and_names_three(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for hours in range(1, 6):
+        lab.run(name=f"bare-{hours}", model=False, ended_h_ago=hours)
+    good, ended = lab.run(name="good"), lab.run(name="ended", status="KILLED", ended_h_ago=9)
+    text = printed(lab, monkeypatch, capsys, newest_first=True)
+    lines = [line.split() for line in text.splitlines()]
+    assert text.startswith("7 runs: 1 to release, 6 to skip. About 60 s in total")
+    assert ["release", "1", "run", "finished"] in lines
+    assert lines.index(["release", "1", "run", "finished"]) < lines.index(["skip", "5", "runs", "no_pytorch_model"])
+    assert ["bare-1,", "bare-2,", "bare-3", "and", "2", "more"] in lines
+    assert ["skip", "1", "run", "run_not_finished"] in lines
+    wide = printed(lab, monkeypatch, capsys, wide=True).splitlines()
+    assert {good, ended} <= {word for line in wide for word in line.split()}
+    assert sum(" no_pytorch_model " in line for line in wide) == 5
 
 
 def test_the_deployments_parameters_decide_as_in_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,50 @@
+"""Short codes of the reasons for a decision, with their meanings."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from airflow_onnx import errors as edge
+from onnx_release import errors as core
+
+FINISHED = "finished"
+IN_PROGRESS = "in_progress"
+RELEASED_BEFORE = "released_before"
+STILL_RUNNING = "still_running"
+DELETED = "run_deleted"
+NOT_FINISHED = "run_not_finished"
+# Followed by a slash and the code or the state of the earlier attempt.
+TRIED_BEFORE = "tried_before"
+
+_MEANINGS = {
+    FINISHED: "The run has finished, with a PyTorch model.",
+    IN_PROGRESS: "The release of the run is in progress.",
+    RELEASED_BEFORE: "The run is released as a version.",
+    STILL_RUNNING: "The training goes on.",
+    TRIED_BEFORE: "An earlier release did not succeed. Clear its DAG run, or trigger release_onnx manually.",
+}
+
+
+@cache
+def meanings() -> dict[str, str]:
+    """Return one sentence for each code: those of decisions, and of all refusals."""
+    stages = (*core.STAGES, *edge.STAGES)
+    return {code: text for stage in reversed(stages) for code, text in stage.codes.items()} | _MEANINGS
+
+
+def tried_before(code: str, status: str) -> str:
+    """Return the code for a run with an earlier attempt.
+
+    :param code: the run's tag with the code of the refusal. It is text of anybody.
+    :param status: the run's tag with the state of the release.
+    """
+    earlier = code if code in meanings() else status if status in ("refused", "failed", "released") else "unknown"
+    return f"{TRIED_BEFORE}/{earlier}"
+
+
+def meaning(code: str) -> str:
+    """Return one sentence for a code, or an empty text."""
+    first, _, earlier = code.partition("/")
+    if earlier in meanings():
+        return f"Tried before: {meanings()[earlier]}"
+    return meanings().get(first, "")
