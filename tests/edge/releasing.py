@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import uuid
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -300,9 +301,11 @@ def versions_of(hook: MlflowHook, release: Release) -> list[Any]:
 
 
 def tags_of(hook: MlflowHook, run_id: str) -> dict[str, str]:
-    """The tags of ours on a training run, without their prefix."""
+    """Return the release's tags on a training run without their prefix. A missing one reads as empty."""
     tags = hook.client.get_run(run_id).data.tags
-    return {name.removeprefix(f"{TAG}."): text for name, text in tags.items() if name.startswith(f"{TAG}.")}
+    assert all(text for name, text in tags.items() if name.startswith(f"{TAG}."))
+    found = {name.removeprefix(f"{TAG}."): text for name, text in tags.items() if name.startswith(f"{TAG}.")}
+    return defaultdict(str, found)
 
 
 def assert_nothing_left(hook: MlflowHook, release: Release) -> None:

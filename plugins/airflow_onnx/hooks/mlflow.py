@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import time
@@ -49,6 +50,7 @@ class MlflowHook(BaseHook):
 
         from airflow_onnx.hooks import mlflow_auth
 
+        _log_into_airflows_log()
         mlflow_auth.use(self.server)
         return MlflowClient(self.server.tracking_uri, self.server.tracking_uri)
 
@@ -148,6 +150,19 @@ class MlflowHook(BaseHook):
         with self.mlflow_errors(f"The run {run_id}"):
             self.client.log_batch(run_id, tags=[RunTag(name, text) for name, text in sorted(tags.items())])
 
+    def delete_tags(self, run_id: str, names: Sequence[str]) -> None:
+        """Delete tags of a run. A missing one is not an error."""
+        from mlflow.exceptions import MlflowException
+
+        with self.mlflow_errors(f"The run {run_id}"):
+            for name in names:
+                try:
+                    self.client.delete_tag(run_id, name)
+                except MlflowException as error:
+                    # Another attempt has deleted it.
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+
     def _require_served(self, artifact_uri: str) -> None:
         """Raise for artifacts that MLflow's client would read or write itself, with this worker's own credentials.
 
@@ -177,6 +192,15 @@ class MlflowHook(BaseHook):
         if found := re.match(r"models:/(m-[0-9a-zA-Z]+)", uri):
             return str(self.client.get_logged_model(found[1]).artifact_location)
         return uri
+
+
+def _log_into_airflows_log() -> None:
+    """Send MLflow's warnings to the task's log. MLflow writes to standard error, which Airflow shows as errors."""
+    for name in ("mlflow", "alembic"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.WARNING)
 
 
 _SOURCES_MAX = 5

@@ -59,6 +59,8 @@ def use(server: MlflowServer) -> None:
     os.environ["MLFLOW_TRACKING_AUTH"] = PROVIDER_NAME
     # Airflow retries the whole task. The client's default of seven retries with backoff would hide an outage.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    # A task's log shows each step of a progress bar as a line of its own.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name, setting in (
         ("MLFLOW_TRACKING_INSECURE_TLS", "true" if server.insecure_tls else None),
         ("MLFLOW_TRACKING_SERVER_CERT_PATH", server.ca_file),

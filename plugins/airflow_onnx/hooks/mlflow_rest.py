@@ -148,9 +148,16 @@ class MlflowRest:
         return TrainingRun.from_json(self._send(_get_run(run_id))["run"])
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
-        """Set tags of a run in one call."""
-        rows = [{"key": key, "value": value} for key, value in tags.items()]
+        """Set tags of a run in one call. A tag without a value is deleted."""
+        rows = [{"key": key, "value": value} for key, value in tags.items() if value]
         self._send(_Call("POST", "runs/log-batch", {"run_id": run_id, "tags": rows}))
+        for key in (key for key, value in tags.items() if not value):
+            try:
+                self._send(_Call("POST", "runs/delete-tag", {"run_id": run_id, "key": key}))
+            except TrackingRefused as error:
+                # The run may be without it.
+                if error.code != "not_found":
+                    raise
 
     def versions(self, name: str, run_id: str) -> dict[str, dict[str, str]]:
         """Return the tags of each version of a registered model that was made from the run, by version number.

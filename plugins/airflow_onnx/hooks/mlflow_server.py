@@ -79,6 +79,10 @@ class MlflowServer:
         """Return the address of a training run's page."""
         return f"{self.ui_url}/#/experiments/{quote(experiment_id, safe='')}/runs/{quote(run_id, safe='')}"
 
+    def artifact_url(self, experiment_id: str, run_id: str, path: str) -> str:
+        """Return the address of a file among the artifacts of a training run."""
+        return f"{self.run_url(experiment_id, run_id)}/artifacts/{quote(path)}"
+
     def version_url(self, name: str, version: int) -> str:
         """Return the address of a model version's page."""
         return f"{self.ui_url}/#/models/{quote(name, safe='')}/versions/{version}"

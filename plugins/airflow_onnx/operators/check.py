@@ -111,4 +111,5 @@ class OnnxCheckOperator(ReleaseStepOperator):
             moves.append(promoter.stage_move(candidate, stage))
         for move in moves:
             if move.stays:
-                self.log.info("%s.", move.stays)
+                for line in wrapped(f"{move.stays}."):
+                    self.log.info("%s", line)

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 from airflow_onnx import params
 from airflow_onnx.deployment import settings
 from airflow_onnx.links import TrainingRunLink
+from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
@@ -96,9 +97,16 @@ class OnnxExportOperator(ReleaseStepOperator):
         ):
             out = work.output_folder(staging.ARTIFACT, Path(scratch))
             artifact = work.stage(staging.ARTIFACT, export(trained.path, out, options), out)
-        for attempt in artifact.attempts:
-            self.log.info("strategy %s: %s %s", attempt.strategy, attempt.outcome, attempt.reason or "")
-        for finding in artifact.findings:
-            self.log.info("%s %s: %s %s", finding.severity, finding.code, finding.message, finding.fix or "")
-        self.log.info("Exported %s (%d bytes, opset %d).", artifact.sha256, artifact.size_bytes, artifact.opset)
+        self._log(artifact)
         return artifact.replace(trained_sha256=trained.sha256)
+
+    def _log(self, artifact: OnnxArtifact) -> None:
+        from onnx_release.report.numbers import seconds_text, size_text
+
+        for finding in artifact.findings:
+            fix = f" Fix: {finding.fix}" if finding.fix else ""
+            for line in wrapped(f"{finding.severity} {finding.code}: {finding.message}{fix}"):
+                self.log.info("%s", line)
+        size, took = size_text(artifact.size_bytes), seconds_text(artifact.export_wall_s)
+        self.log.info("Exported by %s: %s, opset %d, in %s.", artifact.strategy, size, artifact.opset, took)
+        self.log.info("sha256 %s", artifact.sha256)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from airflow_onnx import params
+from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.operators.release_step import StepRun
 from airflow_onnx.storage import staging, worker_cache
@@ -61,32 +63,32 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         return report
 
     def _log_parity(self, parity: ParityReport) -> None:
-        for c in parity.comparisons:
-            verdict = "passed" if c.passed else "; ".join(c.failures)
-            mae = c.measures.texts()["mae"]
-            self.log.info("parity %s, %s, batch %d: MAE %s, %s", c.output, c.sample, c.batch_size, mae, verdict)
-        for output, worst in parity.worst_columns().items():
-            self.log.info(
-                "parity %s: worst %s (%s, batch %d)", output, worst.worst_column, worst.sample, worst.batch_size
-            )
+        for output, worst in parity.worst_per_output().items():
+            mae, largest = (worst.texts()[name] for name in ("mae", "max_abs"))
+            self.log.info("Parity of %s: MAE %s, largest difference %s.", output, mae, largest)
+        for output, found in parity.worst_columns().items():
+            place = f"on '{found.sample}' at batch {found.batch_size}"
+            self._log_wrapped(logging.INFO, f"Worst column of {output} {place}: {found.worst_column}")
         for warning in parity.warnings:
-            self.log.warning("parity: %s", warning)
+            self._log_wrapped(logging.WARNING, f"Parity: {warning}")
         for note in parity.notes:
-            self.log.info("parity: %s", note)
+            self._log_wrapped(logging.INFO, f"Parity: {note}")
         if at := parity.divergence:
-            where = f"node {at.node} ({at.op_type}) of module '{at.module}'"
-            self.log.error("The difference begins at %s, MAE %s. %s", where, at.mae, at.note or "")
+            where = f"node {at.node} ({at.op_type}) of module '{at.module}'" if at.node else "no single node"
+            mae = "" if at.mae is None else f", MAE {at.mae:.2e}"
+            self._log_wrapped(logging.WARNING, f"The difference begins at {where}{mae}. {at.note or ''}")
 
     def _log_latency(self, latency: LatencyReport) -> None:
+        from onnx_release.report.numbers import speedup_text, three_digits
+
         for b in latency.batches:
-            self.log.info(
-                "batch %d: PyTorch p50 %.3f ms, ONNX Runtime p50 %.3f ms, speedup %.2f [%.2f, %.2f]",
-                b.batch_size,
-                b.reference.p50_ms,
-                b.candidate.p50_ms,
-                b.speedup,
-                b.speedup_low,
-                b.speedup_high,
-            )
+            sides = [three_digits(side.p50_ms) for side in (b.reference, b.candidate)]
+            speedup = speedup_text(b.speedup, b.speedup_low, b.speedup_high)
+            settled = "" if b.conclusive else ", not settled"
+            self.log.info("Batch %d: PyTorch %s ms, ONNX Runtime %s ms, %s%s.", b.batch_size, *sides, speedup, settled)
         for warning in latency.warnings:
-            self.log.warning("%s", warning)
+            self._log_wrapped(logging.WARNING, warning)
+
+    def _log_wrapped(self, level: int, text: str) -> None:
+        for line in wrapped(text):
+            self.log.log(level, "%s", line)

@@ -15,13 +15,14 @@ from airflow_onnx.errors import StorageRefused
 from airflow_onnx.events import model_assets
 from airflow_onnx.events.figures import Figures
 from airflow_onnx.links import ModelVersionLink
+from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.acceptance import require_same_bytes
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Candidate, Move, MoveRules, Promoter
-from airflow_onnx.tracking.version_tags import FIGURES, version_tags
+from airflow_onnx.tracking.version_tags import released_status, version_description, version_tags
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
 
@@ -108,14 +109,18 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
         if moves:
             self.log.info("models:/%s@%s is now version %d.", version.name, alias, version.version)
+        for line in wrapped(report.headline):
+            self.log.info("%s", line)
         return promoted
 
     def _moves(self, move: Move) -> bool:
         """Log the decision about an alias or a stage. Return True if it moves."""
         if move.stays:
-            self.log.info("%s.", move.stays)
+            for line in wrapped(f"{move.stays}."):
+                self.log.info("%s", line)
         for difference in move.differences:
-            self.log.warning("%s moves to other inputs or outputs: %s.", move.target, difference)
+            for line in wrapped(f"{move.target} moves to other inputs or outputs: {difference}."):
+                self.log.warning("%s", line)
         return not move.stays
 
     def _publish(self, run: StepRun, report: ReleaseReport, version: ModelVersion, uploaded: S3Object) -> None:
@@ -124,26 +129,23 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         One release at a time does this, so that objects, version and training run have the same figures.
         """
         from onnx_release.artifact.digests import describe_folder
-        from onnx_release.report.markdown import summary_markdown
         from onnx_release.report.release_report import write_report
 
-        artifact = run.evidence["artifact"]
         folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             write_report(Path(scratch), report)
             (written,) = describe_folder(Path(scratch))
             metadata = {"training-run-id": version.training_run_id, "artifact-sha256": version.sha256}
             s3.put(folder, Path(scratch), written, metadata)
-        files = (*(file for file in uploaded.files if file.path != REPORT_FILE), written)
         request = model_registry.VersionRequest(
             name=version.name,
             training_run_id=version.training_run_id,
             sha256=version.sha256,
             source=version.source,
-            description=summary_markdown(report),
-            tags=version_tags(report, artifact, uploaded.replace(files=files)),
+            description=version_description(report),
+            tags=version_tags(report, run.evidence["artifact"], released_status(report)),
         )
-        model_registry.update_version(run.hook, request, version.version, renewed=FIGURES)
+        model_registry.update_version(run.hook, request, version.version)
 
     def _log_release(self, run: StepRun, report: ReleaseReport, version: ModelVersion) -> None:
         released = run_log.ReleasedVersion(

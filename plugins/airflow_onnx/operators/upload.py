@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The XCom key of the folder that the upload fills, also of an unfinished upload.
 TARGET_KEY = "target_uri"
+_SENT = {True: "uploaded", False: "already there"}
 
 
 class OnnxUploadToS3Operator(AcceptedStepOperator):
@@ -48,13 +49,17 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         # Pushed before the first object: the clean-up removes the objects of an unfinished upload too.
         run.context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
         metadata = {"training-run-id": training_run_id, "artifact-sha256": artifact.sha256}
-        for file, sent in staging.open_staging(artifact.staging_uri).send(artifact, target, metadata):
-            self._log_sent(target, file, sent)
-        report = self._upload_report(target, accepted, metadata)
+        sent = []
+        for file, is_new in staging.open_staging(artifact.staging_uri).send(artifact, target, metadata):
+            self.log.debug("%s/%s, %d bytes: %s.", target.uri, file.path, file.size_bytes, _SENT[is_new])
+            sent += [file] if is_new else []
+        report, is_new = self._upload_report(target, accepted, metadata)
+        sent += [report] if is_new else []
         stray = set(s3.sizes(target)) - {file.path for file in artifact.files} - {report.path}
         s3.remove(target, sorted(stray))
         self.link_urls[ObjectLink.name] = s3.console_url(target)
         files = tuple(sorted((*artifact.files, report), key=lambda file: file.path))
+        self._log_sent(target, files, sent)
         return S3Object(
             uri=target.uri,
             bucket=target.bucket,
@@ -64,12 +69,26 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
             files=files,
         )
 
-    def _log_sent(self, target: s3.S3Folder, file: FileDigest, sent: bool) -> None:
-        action = "uploaded" if sent else "already there"
-        self.log.info("%s/%s, %d bytes: %s.", target.uri, file.path, file.size_bytes, action)
+    def _log_sent(self, target: s3.S3Folder, files: Sequence[FileDigest], sent: Sequence[FileDigest]) -> None:
+        from onnx_release.report.numbers import size_text
 
-    def _upload_report(self, target: s3.S3Folder, report: ReleaseReport, metadata: dict[str, str]) -> FileDigest:
-        """Upload the report, unless an accepted one of the same bytes exists: a version may quote that one."""
+        total, new = (size_text(sum(file.size_bytes for file in group)) for group in (files, sent))
+        if len(sent) == len(files):
+            self.log.info("Uploaded %d files, %s, verified.", len(files), total)
+        else:
+            self.log.info(
+                "Uploaded %d files, %s. %d files were there. All %d, %s, verified.",
+                len(sent), new, len(files) - len(sent), len(files), total,
+            )  # fmt: skip
+        self.log.info("%s", target.uri)
+
+    def _upload_report(
+        self, target: s3.S3Folder, report: ReleaseReport, metadata: dict[str, str]
+    ) -> tuple[FileDigest, bool]:
+        """Upload the report, unless an accepted one of the same bytes exists: a version may quote that one.
+
+        :return: the report's file, and True if it was uploaded.
+        """
         from onnx_release.artifact.digests import describe_folder
         from onnx_release.limits import REPORT_FILE
         from onnx_release.report.release_report import write_report
@@ -79,12 +98,11 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
             if existing is not None:
                 s3.fetch(target, [existing], Path(scratch))
                 if _accepts_same_bytes(Path(scratch, REPORT_FILE), report):
-                    return existing
+                    return existing, False
             write_report(Path(scratch), report)
             (written,) = describe_folder(Path(scratch))
             s3.put(target, Path(scratch), written, metadata)
-            self._log_sent(target, written, True)
-        return written
+        return written, True
 
 
 def _accepts_same_bytes(path: Path, report: ReleaseReport) -> bool:

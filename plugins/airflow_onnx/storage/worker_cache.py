@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,9 +35,12 @@ class FetchedModel:
 def cached_folder(request: CacheRequest) -> Iterator[CacheEntry]:
     """Yield a folder from this worker's cache, or fetch it. The log line names which."""
     from onnx_release.artifact.cache import Cache
+    from onnx_release.report.numbers import seconds_text, size_text
 
+    began = time.monotonic()
     with Cache(settings.cache_folder(), settings.cache_max_bytes()).entry(request) as entry:
-        log.info("%s, %d bytes: %s.", request.name, entry.size_bytes, "in the cache" if entry.hit else "fetched")
+        source = "from this worker's cache" if entry.hit else f"fetched in {seconds_text(time.monotonic() - began)}"
+        log.info("%s, %s, %s.", request.name, size_text(entry.size_bytes), source)
         yield entry
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,13 +11,14 @@ from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused, shorten
+from onnx_release.limits import REPORT_FILE
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
 
-_MLMODEL_MAX_BYTES = 2**24
+_FILE_MAX_BYTES = 2**24
 # The text of a version's source that is a path on the worker's own disk. It is not read.
 _LOCAL = ("file:", "/", ".")
 
@@ -33,10 +33,6 @@ class Contract(Record):
     def of_artifact(cls, artifact: OnnxArtifact) -> Self:
         """Return the contract of an exported model."""
         return cls(inputs=artifact.inputs, outputs=artifact.outputs)
-
-    def text(self) -> str:
-        """Return the contract as JSON, for a tag."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True)
 
     def differences(self, new: Contract) -> list[str]:
         """Return the differences that can break a client of this contract, as phrases about the new contract.
@@ -92,7 +88,7 @@ def _shape(spec: TensorSpec) -> str:
 
 
 def contract_of(hook: MlflowHook, s3_conn_id: str, version: Any) -> Contract:
-    """Return the contract of a registered version: of its tag, else of its model signature.
+    """Return the contract of a registered version: of the report beside its model, else of its model signature.
 
     :param version: MLflow's `ModelVersion`.
     :param s3_conn_id: an Airflow connection of type `aws`, for a version whose files are in an S3 store.
@@ -100,9 +96,10 @@ def contract_of(hook: MlflowHook, s3_conn_id: str, version: Any) -> Contract:
     :raises Transient: if a server does not answer.
     """
     try:
-        return Contract.from_dict(json.loads(version.tags[tags.VERSION_CONTRACT]))
-    except (KeyError, ValueError, Refused):
-        pass  # A version of another program, or a tag that a person changed.
+        if tags.VERSION_SHA256 in version.tags:
+            return _of_report(s3_conn_id, version)
+    except Refused:
+        pass  # The report is of another version of this program.
     try:
         return _of_signature(_signature(hook, s3_conn_id, version))
     except Refused as error:
@@ -113,6 +110,21 @@ def contract_of(hook: MlflowHook, s3_conn_id: str, version: Any) -> Contract:
             f"{tags.MODEL_NAME}.",
             code="contract_unknown",
         ) from error
+
+
+def _of_report(s3_conn_id: str, version: Any) -> Contract:
+    """Return the contract in the report of a release."""
+    from onnx_release.report.release_report import read_report
+
+    subject = f"Version {version.version} of model '{version.name}'"
+    if not str(version.source).startswith("s3://"):
+        raise _unreadable(subject, "its files are not in an S3 store")
+    folder = s3.folder_at(s3_conn_id, version.source, rerun=None)
+    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+        report = read_report(s3.fetch_one(folder, REPORT_FILE, Path(scratch), _FILE_MAX_BYTES))
+    if report.artifact is None or report.artifact.sha256 != version.tags[tags.VERSION_SHA256]:
+        raise _unreadable(subject, "the report beside it belongs to other bytes")
+    return Contract.of_artifact(report.artifact)
 
 
 def _signature(hook: MlflowHook, s3_conn_id: str, version: Any) -> Any:
@@ -128,7 +140,7 @@ def _signature(hook: MlflowHook, s3_conn_id: str, version: Any) -> Any:
         folder = Path(scratch, "model")
         if uri.startswith("s3://"):
             folder.mkdir()
-            path = s3.fetch_one(s3.folder_at(s3_conn_id, uri, rerun=None), "MLmodel", folder, _MLMODEL_MAX_BYTES)
+            path = s3.fetch_one(s3.folder_at(s3_conn_id, uri, rerun=None), "MLmodel", folder, _FILE_MAX_BYTES)
         else:
             path = hook.download(f"{uri}/MLmodel", folder)
         try:

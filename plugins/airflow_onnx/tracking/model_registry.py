@@ -126,19 +126,13 @@ def _create(hook: MlflowHook, request: VersionRequest) -> Any:
         )
 
 
-def update_version(hook: MlflowHook, request: VersionRequest, number: int, *, renewed: tuple[str, ...]) -> None:
-    """Give an existing version the description and the tags of the request.
-
-    :param renewed: beginnings of keys. Other tags with them are deleted.
-    """
+def update_version(hook: MlflowHook, request: VersionRequest, number: int) -> None:
+    """Give an existing version the description and the tags of the request. Its other tags stay."""
     with hook.mlflow_errors(f"The version {number} of model '{request.name}'"):
         found = hook.client.get_model_version(request.name, str(number))
         for key, text in request.tags.items():
             if found.tags.get(key) != text:
                 hook.client.set_model_version_tag(request.name, str(number), key, text)
-        for key in found.tags:
-            if key.startswith(renewed) and key not in request.tags:
-                hook.client.delete_model_version_tag(request.name, str(number), key)
         if found.description != request.description:
             hook.client.update_model_version(request.name, str(number), request.description)
 

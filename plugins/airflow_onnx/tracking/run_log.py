@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import airflow_urls, validation
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.tracking import model_registry, tags
-from onnx_release.errors import Refused, Transient
+from airflow_onnx.tracking import model_registry, run_description, tags
+from airflow_onnx.tracking.run_description import Result, described
+from onnx_release.errors import Refused, Transient, shorten
+from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.artifact import Precision
 
@@ -36,9 +38,11 @@ log = logging.getLogger(__name__)
 # The folder of a release that was refused before its registered model had a name.
 _UNNAMED = "unnamed"
 
+# Longest reason of a failure in the run's description. The tag has all of it.
+_REASON_MAX_CHARACTERS = 300
 # A run without a record. The task that reads the run names the reason.
 _NO_RUN = ("not_found", "run_deleted")
-# Emptied when an attempt begins and no release is current.
+# Deleted when an attempt begins and no release is current.
 _OF_A_RELEASE = (
     tags.VERSION,
     tags.ALIAS,
@@ -74,11 +78,12 @@ def log_start(hook: MlflowHook, context: Context, training_run_id: str) -> None:
     """
     try:
         found = _attempt_tags(context, training_run_id, "running")
-        before = _run_tags(hook, training_run_id)
+        before = dict(_run(hook, training_run_id).data.tags)
         if not _has_current_release(hook, training_run_id, before):
             found |= _emptied(before) | _dag_run_tags(context)
             found |= {tags.STATUS: "running", tags.REASON: "", tags.REASON_CODE: ""}
-        hook.set_tags(training_run_id, tags.shortened(found))
+            found |= _description(before, found, Result(headline="A release is in progress."), is_current=True)
+        _set_tags(hook, training_run_id, found, before)
     except Refused as failure:
         if failure.code not in _NO_RUN:
             log.warning("The start of the release is not recorded in MLflow: %s", failure)
@@ -92,8 +97,8 @@ def log_report(
     released: ReleasedVersion | None = None,
     reason_code: str | None = None,
     in_release: bool = True,
-) -> None:
-    """Log the report, metrics and tags of one attempt on its training run.
+) -> str:
+    """Log the report, metrics, tags and description of one attempt on its training run.
 
     Each attempt's report is added to ``history``. The report beside it, the metrics, and the tags without
     ``last_attempt`` describe the current release. A refusal after a successful release does not change them, because
@@ -105,9 +110,11 @@ def log_report(
     :param released: the registered version, None for a refused or accepted attempt without a version.
     :param reason_code: the code of the refusal.
     :param in_release: False for a refusal by the watch, before a DAG run of the release.
+    :return: the path of the attempt's report among the run's artifacts.
     """
     run_id = report.trained_model.training_run_id
-    before = _run_tags(hook, run_id)
+    run = _run(hook, run_id)
+    before = dict(run.data.tags)
     reduced = _reduced_precision(report) if report.status != "refused" else None
     # A refused or reduced release leaves the tags of the current exact release unchanged.
     unchanged = (report.status == "refused" or reduced is not None) and _has_current_release(hook, run_id, before)
@@ -125,17 +132,25 @@ def log_report(
         of_reduced = {name: version_tags.get(name, "") for name in _OF_A_REDUCED_RELEASE} | {tags.SHA256: sha256}
         named = {tags.of_precision(name, reduced): text for name, text in of_reduced.items()}
         found |= {name: text for name, text in named.items() if text or before.get(name)}
-    _log_attempt(hook, report)
-    if not unchanged or reduced or before.get(tags.REGISTERED_MODEL) != name:
+    attempt = _log_attempt(hook, report)
+    is_current = not unchanged or reduced or before.get(tags.REGISTERED_MODEL) != name
+    if is_current:
         _log_current(hook, report, with_metrics=not unchanged or reduced is not None)
+    path = report_path(report) if is_current else attempt
+    links = {"Report": hook.server.artifact_url(run.info.experiment_id, run_id, path)}
+    if released:
+        links[f"Version {released.version} of {name}"] = hook.server.version_url(name, released.version)
+    result = Result(headline=report.headline, next_step=report.next_step, links=links)
+    found |= _description(before, found, result, is_current=not unchanged)
     # The tags last: a reader who sees them finds the files that they name.
-    hook.set_tags(run_id, tags.shortened(found))
+    _set_tags(hook, run_id, found, before)
+    return path
 
 
 def log_refusal(
     hook: MlflowHook, context: Context, refusal: Refused, *, trained_model: TrainedModel, **parts: Any
-) -> None:
-    """Log the report of a refused release on its training run.
+) -> str | None:
+    """Log the report of a refused release on its training run. Return the path of the report, None without one.
 
     A report that cannot be logged gets a line in the task's log: the task must fail with the refusal itself.
 
@@ -146,10 +161,11 @@ def log_refusal(
     found = {name: parts.get(name) for name in ("artifact", "check", "benchmark")}
     try:
         report = build_report(trained_model, **found, refusal=refusal).replace(dag_run_url=_dag_run_url(context))
-        log_report(hook, context, report, reason_code=refusal.code)
+        return log_report(hook, context, report, reason_code=refusal.code)
     except (Refused, Transient) as failure:
         if not isinstance(failure, Refused) or failure.code not in _NO_RUN:
             log.warning("The refusal is not recorded in MLflow: %s", failure)
+    return None
 
 
 def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: TaskOutcome) -> None:
@@ -159,15 +175,18 @@ def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: T
 
     :raises Transient: if MLflow does not answer.
     """
-    before = _run_tags(hook, training_run_id)
+    before = dict(_run(hook, training_run_id).data.tags)
     is_recorded = before.get(tags.LAST_ATTEMPT, "").startswith(f"{outcome.status} ")
     if outcome.status == "refused" and is_recorded and before.get(tags.LAST_ATTEMPT_URL) == _dag_run_url(context):
         return
     found = _attempt_tags(context, training_run_id, outcome.status, outcome.reason)
-    if not _has_current_release(hook, training_run_id, before):
+    is_current = not _has_current_release(hook, training_run_id, before)
+    if is_current:
         found |= _emptied(before) | _dag_run_tags(context)
         found |= {tags.STATUS: outcome.status, tags.REASON: outcome.reason, tags.REASON_CODE: outcome.code}
-    hook.set_tags(training_run_id, tags.shortened(found))
+    result = Result(headline=f"{outcome.status.capitalize()}: {shorten(outcome.reason, _REASON_MAX_CHARACTERS)}")
+    found |= _description(before, found, result, is_current=is_current)
+    _set_tags(hook, training_run_id, found, before)
 
 
 def log_reproduction(hook: MlflowHook, trained_model: TrainedModel, folder: Path) -> None:
@@ -196,7 +215,31 @@ def _reduced_precision(report: ReleaseReport) -> Precision | None:
     return None if report.artifact is None or report.artifact.precision.is_exact else report.artifact.precision
 
 
-def _log_attempt(hook: MlflowHook, report: ReleaseReport) -> None:
+def report_path(report: ReleaseReport) -> str:
+    """Return the path of the current report among the run's artifacts.
+
+    :raises ParameterRefused: if the name of the registered model is not valid.
+    """
+    reduced = _reduced_precision(report)
+    return f"{_folder(report.trained_model)}{f'/{reduced}' if reduced else ''}/{REPORT_FILE}"
+
+
+def _description(before: dict[str, str], found: dict[str, str], result: Result, *, is_current: bool) -> dict[str, str]:
+    """Return the tag of the run's description, with links to the trigger page and the DAG run of the attempt."""
+    links = {"Release again": found[tags.RERUN_URL], "Airflow run": found[tags.LAST_ATTEMPT_URL], **result.links}
+    complete = Result(headline=result.headline, next_step=result.next_step, links=links)
+    return {run_description.TAG: described(before.get(run_description.TAG, ""), complete, is_current=is_current)}
+
+
+def _set_tags(hook: MlflowHook, run_id: str, found: dict[str, str], before: dict[str, str]) -> None:
+    """Set tags, and delete those without a value."""
+    description = {name: text for name, text in found.items() if name == run_description.TAG and text}
+    hook.set_tags(run_id, tags.shortened({n: t for n, t in found.items() if t and n not in description}) | description)
+    hook.delete_tags(run_id, [name for name, text in found.items() if not text and name in before])
+
+
+def _log_attempt(hook: MlflowHook, report: ReleaseReport) -> str:
+    """Log the report in the history and return its path among the run's artifacts."""
     from onnx_release.report.release_report import write_report
 
     # Sorts by time. The digest keeps two attempts of the same second apart.
@@ -205,6 +248,7 @@ def _log_attempt(hook: MlflowHook, report: ReleaseReport) -> None:
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         file = write_report(Path(folder), report).rename(Path(folder, name))
         hook.log_files(report.trained_model.training_run_id, f"{_folder(report.trained_model)}/history", [file])
+    return f"{_folder(report.trained_model)}/history/{name}"
 
 
 def _log_current(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) -> None:
@@ -238,13 +282,13 @@ def _outdated(hook: MlflowHook, run_id: str, values: dict[str, float], below: st
     }
 
 
-def _run_tags(hook: MlflowHook, training_run_id: str) -> dict[str, str]:
+def _run(hook: MlflowHook, training_run_id: str) -> Any:
     subject = f"The training run {training_run_id}"
     with hook.mlflow_errors(subject):
         run = hook.client.get_run(training_run_id)
     if run.info.lifecycle_stage == "deleted":
         raise TrackingRefused(subject, "was deleted", "Restore it in MLflow.", code="run_deleted")
-    return dict(run.data.tags)
+    return run
 
 
 def _has_current_release(hook: MlflowHook, training_run_id: str, found: dict[str, str]) -> bool:

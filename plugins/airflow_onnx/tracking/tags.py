@@ -46,10 +46,14 @@ WALL_S = f"{ROOT}.wall_s"
 PRECISION = f"{ROOT}.precision"
 
 # On a model version.
+VERSION_STATUS = "onnx.status"
 VERSION_SHA256 = "onnx.sha256"
+VERSION_SIZE = "onnx.size"
+VERSION_OPSET = "onnx.opset"
 VERSION_PRECISION = "onnx.precision"
-VERSION_TRAINED_FROM = "onnx.training_model_uri"
-VERSION_CONTRACT = "onnx.contract"
+VERSION_SPEED = "onnx.speed"
+VERSION_TRAINING_RUN = "onnx.training_run"
+VERSION_DAG_RUN = "onnx.dag_run"
 
 # On a registered model, while a release moves its aliases.
 PROMOTION_LOCK = "onnx.promotion_lock"

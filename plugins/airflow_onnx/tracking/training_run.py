@@ -64,11 +64,10 @@ def _registered_model(hook: MlflowHook, uri: str) -> tuple[str | None, str]:
     elif found := re.fullmatch(r"models:/([^/@]+)/(\d+)", uri):
         version = hook.client.get_model_version(found[1], found[2])
     if found and tags.VERSION_SHA256 in version.tags:
-        source = version.tags.get(tags.VERSION_TRAINED_FROM, "models:/m-<id>")
         raise TrackingRefused(
             f"The model {uri}",
             f"is an ONNX version that a release made from the training run {version.run_id}",
-            f"Give the PyTorch model that it was made from: {source}.",
+            "Give the id of that run, or the PyTorch model that it logged.",
             code="released_version",
         )
     if found:

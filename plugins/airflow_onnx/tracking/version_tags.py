@@ -1,61 +1,59 @@
-"""Tags of a model version below ``onnx.``: the artifact, its files, its contract and the figures of its report."""
+"""Tags and description of a model version: a few facts for the registry's list. `report.json` has everything else."""
 
 from __future__ import annotations
 
-import json
-import re
-
 from airflow_onnx.tracking import tags
-from airflow_onnx.tracking.contract import Contract
-from onnx_release.records import OnnxArtifact, ReleaseReport, S3Object
+from airflow_onnx.tracking.run_description import escaped
+from onnx_release.records import LatencyReport, OnnxArtifact, ReleaseReport
 
-# Another measurement of the same bytes may have other tags of these kinds.
-FIGURES = ("onnx.parity.", "onnx.latency.", "onnx.tune.", "onnx.tool.")
-# MLflow refuses longer keys.
-_KEY_MAX_CHARACTERS = 250
+# Until its alias is decided.
+REGISTERED = "registered"
 
 
-def version_tags(report: ReleaseReport, artifact: OnnxArtifact, uploaded: S3Object) -> dict[str, str]:
-    """Return the tags of the version of a released artifact."""
-    from onnx_release.report.metrics import release_metrics, release_verdicts
+def version_tags(report: ReleaseReport, artifact: OnnxArtifact, status: str = REGISTERED) -> dict[str, str]:
+    """Return the tags of the version of a released artifact.
 
-    found: dict[str, object] = {
-        _dotted(name): _number(value) for name, value in (release_metrics(report) | release_verdicts(report)).items()
+    :param status: the state of the release.
+    """
+    from onnx_release.report.numbers import size_text
+
+    latency = report.benchmark.latency if report.benchmark else None
+    return {
+        tags.VERSION_STATUS: status,
+        tags.VERSION_SHA256: artifact.sha256,
+        tags.VERSION_SIZE: size_text(artifact.size_bytes),
+        tags.VERSION_OPSET: str(artifact.opset),
+        tags.VERSION_PRECISION: str(artifact.precision),
+        tags.VERSION_SPEED: _speed(latency) if latency else "not measured",
+        tags.VERSION_TRAINING_RUN: report.trained_model.training_run_id,
+        tags.VERSION_DAG_RUN: report.dag_run_url or "",
     }
-    # After the metrics: `size_bytes` is exact here.
-    found |= {
-        "opset": artifact.opset,
-        "ir_version": artifact.ir_version,
-        "strategy": artifact.strategy,
-        "precision": artifact.precision,
-        "size_bytes": artifact.size_bytes,
-        "s3_uri": uploaded.uri,
-        "training_run_id": report.trained_model.training_run_id,
-        "training_model_uri": report.trained_model.model_uri,
-        "dag_run_url": report.dag_run_url or "",
-    }
-    if artifact.variant:
-        found |= {"variant": artifact.variant}
-    if artifact.session_options:
-        found |= {"session_options": json.dumps(artifact.session_options, sort_keys=True)}
-    found |= {f"tool.{tool}": version for tool, version in artifact.tool_versions.items()}
-    found |= {f"sha256.{file.path}": file.sha256 for file in uploaded.files}
-    for side, specs in (("input", artifact.inputs), ("output", artifact.outputs)):
-        found |= {f"{side}.{spec.name.replace('/', '_')}": f"{spec.dtype} {list(spec.shape)}" for spec in specs}
-    named = {_key(f"onnx.{name}"): str(text) for name, text in found.items()}
-    return named | {tags.VERSION_CONTRACT: Contract.of_artifact(artifact).text()}
 
 
-def _dotted(metric: str) -> str:
-    return metric.removeprefix("onnx_release/").replace("/", ".")
+def released_status(report: ReleaseReport) -> str:
+    """Return the state of a release that has succeeded."""
+    from onnx_release.report.gates import is_warning
+
+    return "released with a warning" if is_warning(report) else "released"
 
 
-def _number(value: float | str) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
+def version_description(report: ReleaseReport) -> str:
+    """Return the description of the version: the result in one line without markup, then the tables."""
+    from onnx_release.report.markdown import summary_markdown
+
+    # The registry's list shows the source text.
+    return f"{escaped(report.headline)}\n\n{summary_markdown(report)}"
 
 
-def _key(name: str) -> str:
-    """Replace the characters that MLflow refuses in keys: tensors and files may have any name."""
-    return re.sub(r"[^/\w.\- :]", "_", name)[:_KEY_MAX_CHARACTERS]
+def _speed(latency: LatencyReport) -> str:
+    """Return the speedup at the serving batch size, or its lower bound if it is not settled."""
+    from onnx_release.report.gates import is_settled
+    from onnx_release.report.numbers import speedup_text, three_digits
+
+    for batch in latency.batches:
+        if batch.batch_size == latency.budget.get("batch_size"):
+            at = f"at batch {batch.batch_size}"
+            if is_settled(batch, latency):
+                return f"{speedup_text(batch.speedup, batch.speedup_low, batch.speedup_high)} {at}"
+            return f"not settled, at least {three_digits(batch.speedup_low)}x {at}"
+    return "not measured"

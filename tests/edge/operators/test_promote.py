@@ -10,11 +10,12 @@ import pytest
 
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking import alias_log, model_registry, promotion, tags
+from airflow_onnx.tracking import alias_log, model_registry, promotion
 from airflow_onnx.tracking.contract import Contract, contract_of
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from onnx_release.records import OnnxArtifact, TensorSpec
 from tests.edge.releasing import SIGNATURE, Release, tags_of, versions_of
+from tests.edge.tracking.reports import RELEASED, put_report
 from tests.edge.tracking.test_contract import contract, logged
 from tests.refusals import failed
 
@@ -35,9 +36,7 @@ def other_version(hook: MlflowHook, release: Release, *, ended_ms: int, contract
         inputs=tuple(TensorSpec.from_dict(one) for one in release.returned["export"]["inputs"]),
         outputs=tuple(TensorSpec.from_dict(one) for one in release.returned["export"]["outputs"]),
     )
-    version = hook.client.create_model_version(
-        release.model_name, "s3://elsewhere/x", run.info.run_id, {tags.VERSION_CONTRACT: found.text()}
-    )
+    version = hook.client.create_model_version(release.model_name, put_report(found), run.info.run_id, RELEASED)
     hook.client.set_registered_model_alias(release.model_name, "candidate", version.version)
     return int(version.version)
 
@@ -46,8 +45,8 @@ def version_of_run(hook: MlflowHook, release: Release, *, ended_ms: int) -> int:
     """Register a version without inputs and outputs of a training run with this end."""
     run = hook.client.create_run("0")
     hook.client.set_terminated(run.info.run_id, "FINISHED", ended_ms)
-    text = {tags.VERSION_CONTRACT: contract([], []).text()}
-    return int(hook.client.create_model_version(release.model_name, "s3://elsewhere/x", run.info.run_id, text).version)
+    source = put_report(contract([], []))
+    return int(hook.client.create_model_version(release.model_name, source, run.info.run_id, RELEASED).version)
 
 
 def ended_ms(release: Release) -> int:
@@ -136,7 +135,7 @@ def test_a_stage_obeys_the_same_rules(hook: MlflowHook, release: Release, judged
     assert holder(hook, release) == newer + 1, "no other version had the alias"
 
     x = contract([("x", "float32", ("batch", 8))], [])
-    hook.client.set_model_version_tag(release.model_name, str(newer), tags.VERSION_CONTRACT, x.text())
+    put_report(x, hook.client.get_model_version(release.model_name, str(newer)).source)
     release.params["rules"] = {"alias_back": True}
     with failed("contract_change", "stage 'Production'"):
         release.run("promote")
@@ -176,12 +175,14 @@ def test_a_pytorch_version_with_the_same_signature_gives_the_alias(
     assert release.run(*PUBLISHED)["alias"] == "candidate"
 
 
-def test_a_release_without_its_contract_tag_has_the_contract_of_its_files(
+def test_a_release_whose_report_was_changed_has_the_contract_of_its_files(
     hook: MlflowHook, release: Release, judged: Release
 ) -> None:
     release.after(judged, "parity_latency").run(*PUBLISHED)
-    hook.client.delete_model_version_tag(release.model_name, "1", tags.VERSION_CONTRACT)
-    found = contract_of(hook, "minio_default", hook.client.get_model_version(release.model_name, "1"))
+    version = hook.client.get_model_version(release.model_name, "1")
+    # A report of other bytes.
+    put_report(contract([], []), version.source)
+    found = contract_of(hook, "minio_default", version)
     artifact = OnnxArtifact.from_dict(release.returned["export"])
     assert [found.differences(Contract.of_artifact(artifact)), Contract.of_artifact(artifact).differences(found)] == [
         [],

@@ -16,6 +16,7 @@ from airflow_onnx.tracking import tags
 from airflow_onnx.tracking.contract import Contract, contract_of
 from onnx_release.records import TensorSpec
 from tests.edge.releasing import SIGNATURE
+from tests.edge.tracking.reports import RELEASED, put_report
 from tests.refusals import refused
 
 X, Y, Z = ("x", "float32", ("batch", 8)), ("y", "float32", ("batch", 2)), ("z", "float32", ("batch", 1))
@@ -81,9 +82,9 @@ def logged(signature: ModelSignature | None) -> str:
         return str(mlflow.pytorch.log_model(model, name="model", signature=signature, **kwargs).model_uri)
 
 
-def test_the_tag_of_a_release_has_the_contract(hook: MlflowHook) -> None:
+def test_the_report_of_a_release_has_the_contract(hook: MlflowHook) -> None:
     expected = contract([X], [Y])
-    found = version_with(hook, source="s3://nowhere/x", **{tags.VERSION_CONTRACT: expected.text()})
+    found = version_with(hook, source=put_report(expected), **RELEASED)
     assert contract_of(hook, "minio_default", found) == expected
 
 
@@ -92,10 +93,7 @@ def test_a_version_of_another_program_has_the_contract_of_its_signature(hook: Ml
         [("signal", "float32", ("free", 8))],
         [("positions", "float32", ("free", 2)), ("spread", "float32", ("free", 2))],
     )
-    uri = logged(SIGNATURE)
-    for damaged in (None, "no json", "{}", '{"inputs": 1}'):
-        more = {} if damaged is None else {tags.VERSION_CONTRACT: damaged}
-        assert contract_of(hook, "minio_default", version_with(hook, source=uri, **more)) == expected
+    assert contract_of(hook, "minio_default", version_with(hook, source=logged(SIGNATURE))) == expected
 
 
 def test_a_version_without_a_readable_signature_is_unknown(hook: MlflowHook) -> None:

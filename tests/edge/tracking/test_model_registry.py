@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 import uuid
 
@@ -11,9 +12,7 @@ import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import model_registry, tags
-from airflow_onnx.tracking.contract import Contract, contract_of
-from airflow_onnx.tracking.version_tags import FIGURES, version_tags
-from onnx_release.records import FileDigest, S3Object, TensorSpec
+from airflow_onnx.tracking.version_tags import version_description, version_tags
 from onnx_release.report.release_report import build_report
 from tests.core import records
 from tests.refusals import refused
@@ -81,35 +80,31 @@ def test_a_duplicate_that_a_crash_left_is_deleted(hook: MlflowHook, request_: mo
     assert len(hook.client.search_model_versions(f"name='{request_.name}'")) == 1
 
 
-def test_the_tags_of_a_version_are_exact_and_any_name_fits(
-    hook: MlflowHook, request_: model_registry.VersionRequest
-) -> None:
-    odd = TensorSpec(name="features[0]/(x)" + "x" * 300, dtype="float32", shape=("batch", 8))
-    artifact = records.artifact(size_bytes=2_312_839_509, inputs=(odd,))
-    report = build_report(records.TRAINING, artifact, records.check(), records.benchmark())
-    files = (FileDigest(path="code/a (1).py", sha256=SHA, size_bytes=1),)
-    uploaded = S3Object(uri="s3://b/p", bucket="b", prefix="p/", sha256=SHA, size_bytes=1, files=files)
-    found = version_tags(report, artifact, uploaded)
-    version = model_registry.ensure_version(hook, dataclasses.replace(request_, tags=found))
-    stored = hook.client.get_model_version(version.name, str(version.version))
-    assert int(stored.tags["onnx.size_bytes"]) == 2_312_839_509
-    assert stored.tags["onnx.sha256.code/a _1_.py"] == SHA
-    assert stored.tags["onnx.latency.verdict"] == "passed"
-    assert [key for key in stored.tags if key.startswith("onnx.input.features_0___x_x")]
-    assert contract_of(hook, "minio_default", stored) == Contract.of_artifact(artifact)
+def test_a_version_has_eight_tags_and_a_first_line_without_markup() -> None:
+    failed = records.comparison(output="a<b>*c*", decides=False, passed=False, failures=("differs",))
+    parity = records.parity(comparisons=(records.comparison(), failed), warnings=("differs",))
+    latency = records.latency(budget={"batch_size": records.batch().batch_size})
+    benchmark = records.benchmark(parity=parity, latency=latency)
+    report = build_report(records.TRAINING, records.artifact(size_bytes=2_312_839_509), records.check(), benchmark)
+    found = version_tags(report.replace(dag_run_url="http://airflow.test/x"), records.artifact(), "released")
+    names = ["status", "sha256", "size", "opset", "precision", "speed", "training_run", "dag_run"]
+    assert list(found) == [f"onnx.{name}" for name in names]
+    assert all(found.values())
+    assert re.fullmatch(r"\d\.\d\dx \[.+\] at batch \d+|not settled, at least .+", found["onnx.speed"])
+    first, blank, *_ = version_description(report).splitlines()
+    assert (first.startswith("Released"), blank) == (True, "")
+    assert not set(first) & set("*#`<>")
 
 
-def test_an_update_replaces_figures_and_leaves_other_tags(
-    hook: MlflowHook, request_: model_registry.VersionRequest
-) -> None:
-    first = dataclasses.replace(request_, tags={"onnx.latency.batch_8.speedup": "2", "onnx.opset": "20"})
+def test_an_update_leaves_other_tags(hook: MlflowHook, request_: model_registry.VersionRequest) -> None:
+    first = dataclasses.replace(request_, tags={"onnx.speed": "2x", "onnx.opset": "20"})
     number = model_registry.ensure_version(hook, first).version
     hook.client.set_model_version_tag(request_.name, str(number), "onnx.reviewed_by", "a person")
-    again = dataclasses.replace(request_, description="new", tags={"onnx.latency.verdict": "passed"})
-    model_registry.update_version(hook, again, number, renewed=FIGURES)
+    again = dataclasses.replace(request_, description="new", tags={"onnx.speed": "not settled"})
+    model_registry.update_version(hook, again, number)
     stored = hook.client.get_model_version(request_.name, str(number))
     assert stored.tags == {
-        "onnx.latency.verdict": "passed",
+        "onnx.speed": "not settled",
         "onnx.opset": "20",
         "onnx.reviewed_by": "a person",
         tags.VERSION_SHA256: SHA,

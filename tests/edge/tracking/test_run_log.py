@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
-from airflow_onnx.tracking import model_registry
+from airflow_onnx.tracking import model_registry, run_description
 from tests.edge.conftest import Services
 from tests.edge.releasing import TAG, Release, new_release, objects_of, tags_of, trained_run, versions_of
 from tests.edge.test_airflow_urls import rerun_conf
@@ -65,8 +65,13 @@ def test_a_refusal_after_a_release_does_not_change_the_current_release(
 
 def test_a_release_after_a_refusal_becomes_current(hook: MlflowHook, release: Release, judged: Release) -> None:
     first = Release(release.training_run_id, release.model_name, dag_run_id="first")
+    hook.client.set_tag(release.training_run_id, run_description.TAG, "A person's *note*.")
     refuse(first, judged)
     tags = tags_of(hook, release.training_run_id)
+    note = hook.client.get_run(release.training_run_id).data.tags[run_description.TAG]
+    assert note.startswith("A person's *note*.\n\n<!-- onnx-release:start -->\n\n**Refused: ")
+    assert f"[Release again]({tags['rerun_url']})" in note
+    assert f"/artifacts/{TAG}/{release.model_name}/report.json)" in note
     assert (tags["status"], tags["dag_run_id"]) == ("refused", "first")
     assert tags["reason_code"]
     waited = {"operator": "MlflowTrainingRunSensor", "duration": 3600.0}

@@ -117,7 +117,7 @@ def test_a_version_that_a_release_made_is_refused_as_such(hook: MlflowHook) -> N
         model_id = log_model()
     version = mlflow.register_model(f"models:/{model_id}", "released-models").version
     hook.client.set_model_version_tag("released-models", version, "onnx.sha256", "a" * 64)
-    with refused("released_version", run.info.run_id, "models:/m-"):
+    with refused("released_version", run.info.run_id):
         training_run.resolve(hook, None, f"models:/released-models/{version}")
 
 
