@@ -144,22 +144,18 @@ class MlflowHook(BaseHook):
             self.client.log_batch(run_id, metrics=rows)
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
-        """Set tags of a run in one call."""
+        """Set tags of a run in one call. A tag without a value is deleted."""
         from mlflow.entities import RunTag
-
-        with self.mlflow_errors(f"The run {run_id}"):
-            self.client.log_batch(run_id, tags=[RunTag(name, text) for name, text in sorted(tags.items())])
-
-    def delete_tags(self, run_id: str, names: Sequence[str]) -> None:
-        """Delete tags of a run. A missing one is not an error."""
         from mlflow.exceptions import MlflowException
 
         with self.mlflow_errors(f"The run {run_id}"):
-            for name in names:
+            rows = [RunTag(name, text) for name, text in sorted(tags.items()) if text]
+            self.client.log_batch(run_id, tags=rows)
+            for name in (name for name, text in tags.items() if not text):
                 try:
                     self.client.delete_tag(run_id, name)
                 except MlflowException as error:
-                    # Another attempt has deleted it.
+                    # The run may be without it.
                     if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                         raise
 

@@ -232,10 +232,10 @@ def _description(before: dict[str, str], found: dict[str, str], result: Result, 
 
 
 def _set_tags(hook: MlflowHook, run_id: str, found: dict[str, str], before: dict[str, str]) -> None:
-    """Set tags, and delete those without a value."""
-    description = {name: text for name, text in found.items() if name == run_description.TAG and text}
-    hook.set_tags(run_id, tags.shortened({n: t for n, t in found.items() if t and n not in description}) | description)
-    hook.delete_tags(run_id, [name for name, text in found.items() if not text and name in before])
+    """Set the tags, and delete those of an earlier attempt that have no value now."""
+    values = {name: text for name, text in found.items() if text or name in before}
+    described_text = {name: values.pop(name) for name in (run_description.TAG,) if name in values}
+    hook.set_tags(run_id, tags.shortened(values) | described_text)
 
 
 def _log_attempt(hook: MlflowHook, report: ReleaseReport) -> str:

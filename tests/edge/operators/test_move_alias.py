@@ -20,6 +20,7 @@ from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOper
 from airflow_onnx.tracking import alias_log, tags
 from tests.edge.airflow_stand_in import Supervisor
 from tests.edge.releasing import Release, new_release, tags_of
+from tests.edge.tracking.reports import RELEASED, put_report
 from tests.edge.tracking.test_contract import contract
 from tests.refusals import failed
 
@@ -200,11 +201,12 @@ def test_a_version_of_another_program_is_refused(hook: MlflowHook, released: Rel
 
 
 def test_other_inputs_and_outputs_are_refused_unless_a_person_allows_them(hook: MlflowHook, released: Released) -> None:
-    other = contract([("x", "float32", ("batch", 8))], []).text()
-    hook.client.set_model_version_tag(released.model_name, "2", tags.VERSION_CONTRACT, other)
+    other = put_report(contract([("x", "float32", ("batch", 8))], []))
+    version = hook.client.create_model_version(released.model_name, other, tags=RELEASED).version
+    hook.client.set_registered_model_alias(released.model_name, "candidate", version)
     with failed("contract_change"):
-        Moving(released).verify()
-    moving = Moving(released, contract_change="allow")
+        Moving(released, expected_version=version).verify()
+    moving = Moving(released, expected_version=version, contract_change="allow")
     moving.verify()
     moving.move()
     assert holder(hook, released) == 1
