@@ -234,6 +234,8 @@ def _run(command: list[str], home: Path) -> tuple[int, str]:
 def _main(request_path: str, answer_path: str) -> int:
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Progress lines, which the parent logs.
+    logging.getLogger("onnx_release").setLevel(logging.INFO)
     request = json.loads(Path(request_path).read_text())
     arguments = {name: _decode(value) for name, value in request["arguments"].items()}
     try:

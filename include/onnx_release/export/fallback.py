@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 import torch
 
 from onnx_release import limits
-from onnx_release.errors import ExportRefused, Refused, machine_failure
+from onnx_release.errors import ExportRefused, Refused, machine_failure, shorten
 from onnx_release.export import graph_cleanup
 from onnx_release.export.contract import (
     ModelContract,
@@ -29,6 +30,8 @@ from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.module_state import ModuleState
 
 _log = logging.getLogger(__name__)
+# Longest reason in a log line. The record has all of it.
+_REASON_MAX_CHARACTERS = 100
 # Faults of the model, which no strategy removes.
 _FINAL = ("train_mode", "random_outputs", "stateful_model")
 
@@ -167,6 +170,7 @@ class _Fallback:
                 continue
             began = time.perf_counter()
             result, reason = None, None
+            _log.info("Exporting by %s.", strategy)
             try:
                 result = self._write(strategy)
                 reason = self.verify(self.folder, result) if self.verify else None
@@ -175,17 +179,15 @@ class _Fallback:
                     raise
                 if of_machine := machine_failure(error):
                     raise of_machine from error
-                _log.info("The strategy %s failed.", strategy, exc_info=True)
+                _log.debug("The strategy %s failed.", strategy, exc_info=True)
                 failures.append((strategy, failure := failure_of(error)))
                 result, reason = None, failure.reason
-            attempts.append(
-                ExportAttempt(
-                    strategy=strategy,
-                    outcome="failed" if result is None else "taken" if reason is None else "unfit",
-                    reason=reason,
-                    wall_s=round(time.perf_counter() - began, 3),
-                )
-            )
+            outcome: Literal["failed", "taken", "unfit"]
+            outcome = "failed" if result is None else "taken" if reason is None else "unfit"
+            wall_s = round(time.perf_counter() - began, 3)
+            attempts.append(ExportAttempt(strategy=strategy, outcome=outcome, reason=reason, wall_s=wall_s))
+            cause = f": {shorten(reason, _REASON_MAX_CHARACTERS)}" if reason else ""
+            _log.info("The strategy %s: %s after %.1f s%s", strategy, outcome, wall_s, cause)
             if result is not None and reason is None:
                 return _with_attempts(result, attempts)
             if failures and failures[-1][1].final:

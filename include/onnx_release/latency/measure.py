@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_release.errors import LatencyRefused
 from onnx_release.latency.host import CpuWait
+from onnx_release.latency.progress import log_progress
 from onnx_release.latency.statistics import Interval, Times, ratio_of_medians
 from onnx_release.limits import (
     CALLS_PER_ROUND_MAX,
@@ -21,6 +22,7 @@ from onnx_release.limits import (
 )
 from onnx_release.records import BatchLatency, SideLatency
 from onnx_release.runners import Runner
+from onnx_release.runners.progress import Progress
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
@@ -102,10 +104,13 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: floa
     warmup = [run_round(runners, sample, 1, first=_REFERENCE) for _ in range(max(1, plan.warmup_rounds))]
     calls = calls_per_block(min(min(block.wall_s) for one in warmup for block in one.blocks))
     rounds: list[Round] = []
+    progress = Progress()
     begin = time.perf_counter()
     for check_s in _check_times(plan):
         while len(rounds) < 2 or _continues(time.perf_counter() - begin, len(rounds), check_s, plan):
             rounds.append(run_round(runners, sample, calls, first=len(rounds) % 2))
+            if progress.is_due():
+                _log_progress(sample, rounds, time.perf_counter() - begin, plan)
         quiet = [one for one in rounds if one.is_quiet]
         if len(quiet) >= plan.rounds_min:
             strict = _interval(quiet, plan, 1.0 - (1.0 - plan.confidence) / _CHECKS_MAX)
@@ -130,6 +135,11 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: floa
         conclusive=len(quiet) >= plan.rounds_min and _is_conclusive(interval, plan, speedup_limit),
         cpu_wait_share=float(np.mean(waits)) if waits else None,
     )
+
+
+def _log_progress(sample: Sample, rounds: Sequence[Round], elapsed_s: float, plan: MeasurePlan) -> None:
+    reference, candidate = (wall_times(_blocks(rounds, side)) for side in (_REFERENCE, _CANDIDATE))
+    log_progress(sample.batch_size, reference, candidate, elapsed_s, plan.measure_max_s)
 
 
 def _check_times(plan: MeasurePlan) -> Iterator[float]:

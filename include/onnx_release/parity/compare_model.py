@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,10 +15,12 @@ from onnx_release.parity.measures import ColumnScale
 from onnx_release.parity.scales import output_scales
 from onnx_release.records import OnnxArtifact, OutputParity, ParityReport
 from onnx_release.runners import Runner
+from onnx_release.runners.progress import Progress
 from onnx_release.samples.dimensions import Dimensions
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
+_log = logging.getLogger(__name__)
 _RANGE_ADVICE = "Give the range of each input as low and high in the parameter input_spec"
 
 
@@ -62,7 +65,10 @@ class Comparison:
         sample of the same batch size: then the model refuses the values. With NaN in its outputs, a seeded sample does
         not decide, and zeros and extremes are skipped.
         """
-        for sample in samples:
+        progress = Progress()
+        for number, sample in enumerate(samples, 1):
+            if progress.is_due():
+                _log.info("PyTorch runs sample %d of %d, batch %d.", number, len(samples), sample.batch_size)
             try:
                 outputs = run(runner, sample)
             except Refused as refusal:
@@ -120,8 +126,12 @@ class Comparison:
 
     def run_candidate(self, runner: Runner) -> None:
         """Run ONNX Runtime on the samples that PyTorch ran, and compare the outputs."""
-        scales = output_scales(self.expected)
+        scales, progress = output_scales(self.expected), Progress()
         for index, (sample, reference) in enumerate(self.expected):
+            if progress.is_due():
+                _log.info(
+                    "ONNX Runtime runs sample %d of %d, batch %d.", index + 1, len(self.expected), sample.batch_size
+                )
             try:
                 candidate = run(runner, sample)
             except Refused as refusal:
@@ -143,6 +153,13 @@ class Comparison:
                     f"output '{name}' contains NaN on '{sample.name}', in PyTorch too"
                     for name in nan_outputs(reference)
                 ]
+        sizes = sorted({sample.batch_size for sample, _ in self.expected})
+        failed = sum(result.decides and not result.passed for result in self.compared)
+        _log.info(
+            "Compared %d outputs of %d samples at batch %s: %s.",
+            len(self.compared), len(self.expected), ", ".join(map(str, sizes)),
+            f"{failed} failed" if failed else "passed",
+        )  # fmt: skip
 
     def report(self) -> ParityReport:
         """Return the report of all comparisons."""

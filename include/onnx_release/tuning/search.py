@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, shorten
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import ELIMINATION_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
 from onnx_release.records import Precision, TuneVariant
@@ -23,7 +24,10 @@ from onnx_release.tuning.options import TuneOptions
 from onnx_release.tuning.race import Race, Timing, find_slower, select_fastest
 from onnx_release.tuning.variants import PLAIN_EXPORT, SkippedVariant, Variant, with_fewer_threads
 
+_log = logging.getLogger(__name__)
 PYTORCH = "PyTorch"
+# Longest reason in a log line. The report has all of it.
+_REASON_MAX_CHARACTERS = 100
 # The final takes at least this long, so the report has times.
 _FINAL_MIN_S = 1.0
 # Calls of the plain export in the shortest elimination: three rounds of two runners, each with an untimed call.
@@ -125,6 +129,9 @@ class Search:
     def _try(self, variant: Variant) -> None:
         """Build and test a variant, and record the result."""
         began = time.perf_counter()
+        _log.info(
+            "Variant %s: build, at %.0f of %.0f s.", variant.name, self.time_limit.elapsed_s, self.time_limit.max_s
+        )
         record = TuneVariant(
             name=variant.name,
             precision=variant.precision,
@@ -147,6 +154,8 @@ class Search:
                 size_bytes=size,
             )
         self.records[variant.name] = record.replace(build_s=round(time.perf_counter() - began, 3))
+        cause = f": {shorten(record.reason, _REASON_MAX_CHARACTERS)}" if record.reason else ""
+        _log.info("Variant %s: %s%s", variant.name, record.outcome, cause)
         if record.outcome == "passed":
             self.accepted[variant.name] = AcceptedVariant(variant=variant, folder=folder, size_bytes=size)
         elif variant.has_own_file:
@@ -267,6 +276,7 @@ class Search:
             else:
                 self._drop(name, "no memory for it and the faster variants in the final", outcome="skipped")
         seconds = max(_FINAL_MIN_S, min(self.time_limit.left_s, self.race.plan.measure_max_s))
+        _log.info("Final of %d variants, at most %.0f s.", len(finalists), seconds)
         with ExitStack() as opened:
             runners: dict[str, Runner] = {PLAIN_EXPORT.name: baseline}
             if PYTORCH in eliminations and not eliminations[PYTORCH].is_slower:
@@ -276,6 +286,7 @@ class Search:
             return self.race.run_final(runners, seconds)
 
     def _record_timing(self, name: str, timing: Timing) -> None:
+        _log.info("Variant %s: speedup %s.", name, timing.speedup_text)
         self.records[name] = self.records[name].replace(
             speedup=timing.speedup.value,
             speedup_low=timing.speedup.low,

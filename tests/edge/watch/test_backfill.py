@@ -140,7 +140,7 @@ def test_a_refusal_by_the_watch_has_a_report_and_is_decided_again(lab: Lab, monk
     assert tags[f"{TAG}.last_attempt"].startswith("refused 20")
     assert tags[f"{TAG}.last_attempt_url"] == "http://airflow.test/dags/watch_training/runs/watch"
     assert run in tags[f"{TAG}.rerun_url"]
-    assert not tags[f"{TAG}.dag_run_id"], "no release has begun"
+    assert f"{TAG}.dag_run_id" not in tags, "no release has begun"
     folder = next(item.path for item in lab.hook.client.list_artifacts(run, TAG))
     names = {item.path.rpartition("/")[2] for item in lab.hook.client.list_artifacts(run, folder)}
     assert names == {"history", "report.json", "summary.md"}
