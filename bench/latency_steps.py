@@ -18,7 +18,7 @@ from bench.models import OUTPUT_NAMES, contract, make
 from bench.step import Meter
 from onnx_release.latency.host import usable_cpus
 from onnx_release.latency.measure import Sides, measure
-from onnx_release.limits import MeasurePlan
+from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner, TorchModel
 from onnx_release.samples.generate import make_samples
@@ -26,21 +26,26 @@ from onnx_release.samples.sample import Sample
 
 # A side compared with itself must result in 1; every wide interval would contain that.
 _SELF_WIDTH_MAX = 0.2
+# A release may stop earlier, as soon as its limits are settled; a published value needs a narrow interval.
+_MIN_S = 4.0
 _SELF = ("onnxruntime", "torch", "pt2")
 
 
 def time_pair(meter: Meter, pair: str, size: str, batch: str, onnx: str, limit: str, longest_s: str) -> dict[str, Any]:
     """Time a pair at a batch size; the empty `limit` or `longest_s` means none."""
     sample = make_samples(contract().inputs, None, (int(batch),))[0]
-    plan = MeasurePlan().replace(interval_width_max=_SELF_WIDTH_MAX) if pair in _SELF else MeasurePlan()
+    plan = MeasurePlan(measure_min_s=_MIN_S)
+    if pair in _SELF:
+        plan = plan.replace(interval_width_max=_SELF_WIDTH_MAX)
     if longest_s:
         plan = plan.replace(measure_min_s=min(plan.measure_min_s, float(longest_s)), measure_max_s=float(longest_s))
+    budget = LatencyBudget(speedup_min=float(limit), speedup_goal=float(limit)) if limit else None
     meter.start()
     began = time.perf_counter()
     with _sides(pair, size, Path(onnx), sample) as sides:
         ready_s = time.perf_counter() - began
         with meter.work():
-            measured = measure(sides, sample, plan, float(limit) if limit else None)
+            measured = measure(sides, sample, plan, budget)
     return {"latency": measured.to_dict(), "ready_s": ready_s, "threads": usable_cpus()}
 
 

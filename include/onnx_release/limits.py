@@ -223,18 +223,19 @@ class LatencyBudget(Record):
 class MeasurePlan(Record):
     """Duration of the measurement of one batch size. A round times each side once, in a block of calls.
 
-    The measurement stops when the interval of the speedup is at most `interval_width_max` times the speedup wide and
-    does not contain the budget's limit. It never stops before `measure_min_s` and `rounds_min`. It always stops at
-    `measure_max_s`, or at `reported_max_s` for a batch size without a budget. With fewer than 10 rounds the speedup is
-    not settled. `threads` of None means every CPU that the process may use.
+    The measurement stops when the interval of the speedup contains neither limit of the budget, or when more rounds
+    would not narrow it: near a limit the spread between processes remains. A batch size without a budget stops at an
+    interval of at most `interval_width_max` times its speedup. No measurement stops before `measure_min_s` and
+    `rounds_min`, and none starts a round that would end after `measure_max_s`, or `reported_max_s` without a budget.
+    The intervals of all looks contain the true speedup with the probability `confidence`. With fewer than 10 rounds the
+    speedup is not settled. `threads` of None means every CPU that the process may use.
     """
 
     threads: int | None = None
     warmup_rounds: int = 5
-    rounds_min: int = 30
-    measure_min_s: float = 4.0
+    rounds_min: int = 12
+    measure_min_s: float = 2.0
     measure_max_s: float = 40.0
-    reported_max_s: float = 15.0
+    reported_max_s: float = 4.0
     confidence: float = 0.95
-    bootstrap_samples: int = 2000
     interval_width_max: float = 0.25

@@ -172,7 +172,7 @@ def _latency_params() -> dict[str, Param]:
         ),
         "measure_max_s": field(
             plan.measure_max_s, "number", LATENCY, "Measure at most (s)",
-            "At the serving batch size. It ends earlier if the verdict is settled. Other sizes: at most 15 s.",
+            "At the serving batch size. It ends earlier if the verdict is settled. Other sizes: at most 4 s.",
             exclusiveMinimum=0, maximum=3600,
         ),
     }  # fmt: skip

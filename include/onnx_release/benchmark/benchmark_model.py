@@ -129,7 +129,7 @@ def _measure_latency(setup: BenchmarkSetup, candidate: OnnxRuntimeRunner, sample
     host = describe_host()
     with setup.reference() as reference, HostLock(options.lock).held():
         sides = Sides(reference=reference, candidate=candidate)
-        batches = measure_all(sides, timed, options.measure_plan, {budget.batch_size: budget.speedup_min})
+        batches = measure_all(sides, timed, options.measure_plan, budget)
     measured = LatencyReport(
         sha256=setup.artifact.sha256,
         batches=batches,

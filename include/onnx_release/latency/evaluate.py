@@ -12,6 +12,7 @@ from onnx_release.records import BatchLatency, Gate, LatencyReport
 from onnx_release.records.gates import Verdict
 
 _ROUNDS_MIN = 10
+_CONFIDENCE_MAX = 0.99
 
 _WORST_FIRST: tuple[Literal["refused", "warning", "not settled"], ...] = ("refused", "warning", "not settled")
 
@@ -29,13 +30,14 @@ def require_valid_latency_options(budget: LatencyBudget, plan: MeasurePlan) -> N
         f"p95_max_ms is {budget.p95_max_ms}, not above 0": budget.p95_max_ms is None or budget.p95_max_ms > 0,
         f"threads is {plan.threads}, not 1 or more": plan.threads is None or plan.threads >= 1,
         f"warmup_rounds is {plan.warmup_rounds}, not 0 or more": plan.warmup_rounds >= 0,
-        # A bootstrap over fewer rounds gives intervals that are far too narrow.
+        # Fewer rounds have no interval of the confidence that several looks need.
         f"rounds_min is {plan.rounds_min}, not {_ROUNDS_MIN} or more": plan.rounds_min >= _ROUNDS_MIN,
         f"measure_min_s is {plan.measure_min_s}, not 0 or more": 0 <= plan.measure_min_s < math.inf,
         f"measure_max_s is {plan.measure_max_s}, not above 0": 0 < plan.measure_max_s < math.inf,
         f"reported_max_s is {plan.reported_max_s}, not above 0": 0 < plan.reported_max_s < math.inf,
-        f"confidence is {plan.confidence}, not from 0.5 to below 1": 0.5 <= plan.confidence < 1,
-        f"bootstrap_samples is {plan.bootstrap_samples}, not 100 or more": plan.bootstrap_samples >= 100,
+        f"confidence is {plan.confidence}, not from 0.5 to {_CONFIDENCE_MAX}": 0.5
+        <= plan.confidence
+        <= _CONFIDENCE_MAX,
         f"interval_width_max is {plan.interval_width_max}, not above 0": plan.interval_width_max > 0,
     }
     if wrong := [text for text, valid in rules.items() if not valid]:
@@ -151,7 +153,7 @@ def _miss(gate: Gate, measured: LatencyReport, budget: LatencyBudget) -> str:
     if served.rounds < _ROUNDS_MIN:
         reason = f"fewer than {_ROUNDS_MIN} rounds were measured ({duration}); raise measure_max_s"
     else:
-        reason = f"the interval still contains it {duration}; measure on a quieter host, or raise measure_max_s"
+        reason = f"the interval still contains it {duration}; lower speedup_min, or measure longer on a quieter host"
     return f"{speedup}, not settled against the required {budget.speedup_min:g}: {reason}"
 
 

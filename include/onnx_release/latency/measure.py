@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_release.errors import LatencyRefused
 from onnx_release.latency.host import CpuWait
-from onnx_release.latency.progress import log_progress
-from onnx_release.latency.statistics import Interval, Times, ratio_of_medians
+from onnx_release.latency.statistics import Interval, RatioOfMedians, Times, ratio_of_medians
 from onnx_release.limits import (
     CALLS_PER_ROUND_MAX,
     CPU_WAIT_SHARE_MAX,
     LATENCY_QUANTILES,
     MEASURE_BLOCK_S,
     PROCESS_SPREAD,
+    LatencyBudget,
     MeasurePlan,
 )
 from onnx_release.records import BatchLatency, SideLatency
@@ -26,8 +27,15 @@ from onnx_release.runners.progress import Progress
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
-# Each early check of the interval can stop on a lucky one, so all checks together share the error.
-_CHECKS_MAX = 5
+_log = logging.getLogger(__name__)
+
+# Each look at the interval can stop on a lucky one, so all looks together share the error.
+_LOOKS = 5
+# The warm-up gets at most this part of the time of a batch size, beyond its first round.
+_WARMUP_SHARE = 0.1
+# A longer measurement cannot settle a speedup near its limit when the rounds add less than this part of the spread
+# between processes: the whole interval is then at most 3 % wider than the narrowest possible one.
+_EXHAUSTED_SHARE = 0.25
 # Places of the two sides in the blocks of a round.
 _REFERENCE, _CANDIDATE = 0, 1
 
@@ -67,8 +75,33 @@ class Round:
         return self.cpu_wait_share is None or self.cpu_wait_share <= CPU_WAIT_SHARE_MAX
 
 
+@dataclass(slots=True)
+class _Clock:
+    """Time of one measurement. `round_s` is the time that the next round needs."""
+
+    max_s: float
+    began: float
+    round_s: float = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """The time since the start."""
+        return time.perf_counter() - self.began
+
+    def allows_round(self) -> bool:
+        """Return True if another round ends in time."""
+        return self.elapsed_s + self.round_s <= self.max_s
+
+    def run_round(self, runners: Sequence[Runner], sample: Sample, calls: Sequence[int], first: int) -> Round:
+        """Run a round and keep its duration."""
+        begin = self.elapsed_s
+        done = run_round(runners, sample, calls, first)
+        self.round_s = self.elapsed_s - begin
+        return done
+
+
 def measure_all(
-    sides: Sides, samples: Mapping[int, Sample], plan: MeasurePlan, limits: Mapping[int, float]
+    sides: Sides, samples: Mapping[int, Sample], plan: MeasurePlan, budget: LatencyBudget
 ) -> tuple[BatchLatency, ...]:
     """Measure every batch size, the smallest first.
 
@@ -76,49 +109,53 @@ def measure_all(
         sides: the two runners.
         samples: one sample per batch size.
         plan: duration and precision of the measurement.
-        limits: the required speedup, for the batch sizes that have one. The others get `plan.reported_max_s`.
+        budget: the limits at its batch size. The other batch sizes get `plan.reported_max_s`.
     """
     reported = plan.replace(measure_max_s=min(plan.measure_max_s, plan.reported_max_s))
     return tuple(
-        measure(sides, samples[size], plan if size in limits else reported, limits.get(size))
+        measure(sides, samples[size], plan, budget)
+        if size == budget.batch_size
+        else measure(sides, samples[size], reported)
         for size in sorted(samples)
     )
 
 
-def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: float | None = None) -> BatchLatency:
-    """Time both sides on one sample in interleaved rounds.
+def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudget | None = None) -> BatchLatency:
+    """Time both sides on one sample in interleaved rounds, until the speedup is settled or the time is up.
 
     The order of the sides changes with each round (ABBA), so a drift of the machine affects both. Disturbed rounds are
-    dropped for both sides, once `plan.rounds_min` quiet rounds exist.
+    dropped for both sides, once `plan.rounds_min` quiet rounds exist. The interval is valid at each look: all looks
+    together miss the true speedup with the probability 1 - `plan.confidence`.
 
     Args:
         sides: the two runners.
         sample: the input of every call.
         plan: duration and precision of the measurement.
-        speedup_limit: the required speedup; None if this batch size is only reported.
+        budget: the limits of the speedup; None if this batch size is only reported.
 
     Raises:
         LatencyRefused: `no_output_values`, if a side returns nothing.
     """
     runners = (sides.reference, sides.candidate)
-    warmup = [run_round(runners, sample, 1, first=_REFERENCE) for _ in range(max(1, plan.warmup_rounds))]
-    calls = calls_per_block(min(min(block.wall_s) for one in warmup for block in one.blocks))
+    clock = _Clock(plan.measure_max_s, began=time.perf_counter())
+    warmup = _warm_up(runners, sample, plan, clock)
+    calls = calls_per_block(warmup)
+    clock.round_s = sum((1 + count) * fastest for count, fastest in zip(calls, _fastest_s(warmup), strict=True))
     rounds: list[Round] = []
     progress = Progress()
-    begin = time.perf_counter()
-    for check_s in _check_times(plan):
-        while len(rounds) < 2 or _continues(time.perf_counter() - begin, len(rounds), check_s, plan):
-            rounds.append(run_round(runners, sample, calls, first=len(rounds) % 2))
+    for look_s in _look_times(plan):
+        while clock.allows_round() and (clock.elapsed_s < look_s or len(rounds) < plan.rounds_min):
+            rounds.append(clock.run_round(runners, sample, calls, first=len(rounds) % 2))
             if progress.is_due():
-                _log_progress(sample, rounds, time.perf_counter() - begin, plan)
+                _log_progress(sample, rounds, clock, plan)
         quiet = [one for one in rounds if one.is_quiet]
-        if len(quiet) >= plan.rounds_min:
-            strict = _interval(quiet, plan, 1.0 - (1.0 - plan.confidence) / _CHECKS_MAX)
-            if _is_conclusive(strict, plan, speedup_limit):
-                break
-    measured_s = time.perf_counter() - begin
-    kept = quiet if len(quiet) >= plan.rounds_min else rounds
-    interval = _interval(kept, plan, plan.confidence)
+        if not clock.allows_round():
+            break
+        if len(quiet) >= plan.rounds_min and _ends(_ratio(quiet), plan, budget):
+            break
+    # Without the time for a round, the warm-up's last one is the measurement.
+    kept = quiet if len(quiet) >= plan.rounds_min else rounds or warmup[-1:]
+    interval = _interval(_ratio(kept), plan)
     waits = [one.cpu_wait_share for one in kept if one.cpu_wait_share is not None]
     return BatchLatency(
         batch_size=sample.batch_size,
@@ -130,68 +167,92 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, speedup_limit: floa
         confidence=interval.confidence,
         rounds=len(kept),
         rounds_disturbed=len(rounds) - len(quiet),
-        calls_per_round=calls,
-        measured_s=measured_s,
-        conclusive=len(quiet) >= plan.rounds_min and _is_conclusive(interval, plan, speedup_limit),
+        calls_per_round=max(calls),
+        measured_s=clock.elapsed_s,
+        conclusive=len(quiet) >= plan.rounds_min and _is_conclusive(interval, plan, budget),
         cpu_wait_share=float(np.mean(waits)) if waits else None,
     )
 
 
-def _log_progress(sample: Sample, rounds: Sequence[Round], elapsed_s: float, plan: MeasurePlan) -> None:
-    reference, candidate = (wall_times(_blocks(rounds, side)) for side in (_REFERENCE, _CANDIDATE))
-    log_progress(sample.batch_size, reference, candidate, elapsed_s, plan.measure_max_s)
+def _warm_up(runners: Sequence[Runner], sample: Sample, plan: MeasurePlan, clock: _Clock) -> list[Round]:
+    once = [1] * len(runners)
+    rounds = [clock.run_round(runners, sample, once, first=_REFERENCE)]
+    while len(rounds) < plan.warmup_rounds and clock.elapsed_s + clock.round_s <= _WARMUP_SHARE * plan.measure_max_s:
+        rounds.append(clock.run_round(runners, sample, once, first=_REFERENCE))
+    return rounds
 
 
-def _check_times(plan: MeasurePlan) -> Iterator[float]:
-    """Yield the times of the interval's checks, in seconds from the start. They double, so there are few."""
-    check_s = plan.measure_min_s
-    for _ in range(_CHECKS_MAX - 1):
-        if check_s >= plan.measure_max_s:
-            break
-        yield check_s
-        check_s = max(2.0 * check_s, plan.measure_max_s / 2**_CHECKS_MAX)
-    yield plan.measure_max_s
+def _log_progress(sample: Sample, rounds: Sequence[Round], clock: _Clock, plan: MeasurePlan) -> None:
+    """Log the speedup so far and the time. The report may leave disturbed rounds out."""
+    now = _interval(_ratio(rounds), plan)
+    _log.info(
+        "batch %d: round %d, %.2fx [%.2f, %.2f], %.0f of %.0f s",
+        sample.batch_size, len(rounds), now.value, now.low, now.high, clock.elapsed_s, clock.max_s,
+    )  # fmt: skip
 
 
-def _continues(elapsed_s: float, rounds: int, check_s: float, plan: MeasurePlan) -> bool:
-    if elapsed_s >= plan.measure_max_s:
-        return False
-    return elapsed_s < check_s or rounds < plan.rounds_min
+def _look_times(plan: MeasurePlan) -> Iterator[float]:
+    """Yield the times of the looks at the interval, in s from the start. Each is the same multiple of the last."""
+    first = max(plan.measure_min_s, plan.measure_max_s / 2**_LOOKS)
+    for look in range(_LOOKS):
+        yield plan.measure_max_s * min(1.0, first / plan.measure_max_s) ** (1.0 - look / (_LOOKS - 1))
 
 
-def _interval(rounds: Sequence[Round], plan: MeasurePlan, confidence: float) -> Interval:
+def _ratio(rounds: Sequence[Round]) -> RatioOfMedians:
+    return ratio_of_medians(*(wall_times(_blocks(rounds, side)) for side in (_REFERENCE, _CANDIDATE)))
+
+
+def _interval(ratio: RatioOfMedians, plan: MeasurePlan) -> Interval:
     """Return the speedup's interval, widened by the spread between processes."""
-    reference, candidate = (wall_times(_blocks(rounds, side)) for side in (_REFERENCE, _CANDIDATE))
-    ratio = ratio_of_medians(reference, candidate, plan.bootstrap_samples)
-    return ratio.interval(confidence).widened(PROCESS_SPREAD)
+    return ratio.interval(plan.confidence, _LOOKS).widened(PROCESS_SPREAD)
 
 
-def _is_conclusive(interval: Interval, plan: MeasurePlan, limit: float | None) -> bool:
-    return interval.relative_width <= plan.interval_width_max and not (limit is not None and interval.contains(limit))
+def _ends(ratio: RatioOfMedians, plan: MeasurePlan, budget: LatencyBudget | None) -> bool:
+    """Return True if the question is answered, or if more rounds cannot answer it."""
+    interval = _interval(ratio, plan)
+    if budget is None:
+        return interval.relative_width <= plan.interval_width_max
+    if not (interval.contains(budget.speedup_min) or interval.contains(budget.speedup_goal)):
+        return True
+    rounds = ratio.interval(plan.confidence, _LOOKS)
+    spread = replace(rounds, low=rounds.value, high=rounds.value).widened(PROCESS_SPREAD)
+    return rounds.relative_width <= _EXHAUSTED_SHARE * spread.relative_width
+
+
+def _is_conclusive(interval: Interval, plan: MeasurePlan, budget: LatencyBudget | None) -> bool:
+    """Return True if the speedup is on one side of its limit. Only a reported speedup needs a narrow interval."""
+    if budget is None:
+        return interval.relative_width <= plan.interval_width_max
+    return not interval.contains(budget.speedup_min)
 
 
 def _blocks(rounds: Sequence[Round], side: int) -> list[Block]:
     return [one.blocks[side] for one in rounds]
 
 
-def calls_per_block(fastest_s: float) -> int:
-    """Return the number of calls in a block, from the seconds of the fastest runner's call."""
-    calls = int(np.ceil(MEASURE_BLOCK_S / max(fastest_s, 1e-9)))
-    return max(1, min(CALLS_PER_ROUND_MAX, calls))
+def calls_per_block(warmup: Sequence[Round]) -> list[int]:
+    """Return each runner's number of calls in a block, so that the blocks of all take about the same time."""
+    counts = [int(np.ceil(MEASURE_BLOCK_S / max(fastest, 1e-9))) for fastest in _fastest_s(warmup)]
+    return [max(1, min(CALLS_PER_ROUND_MAX, count)) for count in counts]
 
 
-def run_round(runners: Sequence[Runner], sample: Sample, calls: int, first: int) -> Round:
+def _fastest_s(rounds: Sequence[Round]) -> list[float]:
+    """Return the seconds of each runner's fastest call."""
+    return [min(min(block.wall_s) for block in blocks) for blocks in zip(*(one.blocks for one in rounds), strict=True)]
+
+
+def run_round(runners: Sequence[Runner], sample: Sample, calls: Sequence[int], first: int) -> Round:
     """Time one block of each runner, one after the other.
 
     Args:
         runners: the runners in the order of the returned blocks.
         sample: the input of every call.
-        calls: timed calls per block.
+        calls: timed calls per block, one number for each runner.
         first: the position of the runner that starts; the others follow in order.
     """
     wait = CpuWait()
     places = [(first + step) % len(runners) for step in range(len(runners))]
-    blocks = {place: _time_block(runners[place], sample, calls) for place in places}
+    blocks = {place: _time_block(runners[place], sample, calls[place]) for place in places}
     return Round(blocks=tuple(blocks[place] for place in range(len(runners))), cpu_wait_share=wait.share())
 
 

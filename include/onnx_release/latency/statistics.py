@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,6 @@ import numpy.typing as npt
 Times = npt.NDArray[np.float64]
 """Times of shape (rounds, calls per round), all positive."""
 
-# Resamples per array operation: limits the memory to this many rows, with one weight per timed call.
-_CHUNK = 64
-_SEED = 20261122
 # Consecutive parts of the rounds, each of three rounds or more. Fewer parts than the minimum give no interval.
 _REPEATS = 10
 _REPEATS_MIN = 4
@@ -54,76 +50,73 @@ class Interval:
 class RatioOfMedians:
     """Ratio of two sides' medians.
 
-    `resampled` has the sorted ratios of the bootstrap's resamples. `repeats` has the ratios of consecutive parts of the
+    `paired` has the ratio of each round's two medians, sorted. `repeats` has the ratios of consecutive parts of the
     rounds, in order of time.
     """
 
     value: float
-    resampled: npt.NDArray[np.float64]
+    paired: npt.NDArray[np.float64]
     repeats: npt.NDArray[np.float64]
 
-    def interval(self, confidence: float) -> Interval:
-        """Return the wider of the bootstrap's and the repeats' intervals; it always includes the estimate.
+    def interval(self, confidence: float, looks: int = 1) -> Interval:
+        """Return the wider of the rounds' and the repeats' intervals; it always includes the estimate.
 
-        The bootstrap assumes independent rounds. On a machine that drifts they are not, and the ratios of consecutive
-        parts differ by more than the bootstrap's interval.
+        The rounds' interval assumes independent rounds. On a machine that drifts they are not, and the ratios of
+        consecutive parts differ by more than that interval.
+
+        Args:
+            confidence: the probability that all the intervals of `looks` contain the true value.
+            looks: how often the interval is computed in one measurement, of which any may end it.
         """
-        from scipy.special import stdtrit  # here: it takes a while to import, and few callers need an interval
+        tail = (1.0 - confidence) / 2.0 / looks
+        low, high = self._rounds_interval(tail)
+        below, above = self._repeats_interval(tail)
+        return Interval(
+            value=self.value, low=min(low, below, self.value), high=max(high, above, self.value), confidence=confidence
+        )
 
-        tail = (1.0 - confidence) / 2.0
-        low, high = (float(edge) for edge in np.quantile(self.resampled, (tail, 1.0 - tail)))
+    def _rounds_interval(self, tail: float) -> tuple[float, float]:
+        """Return the interval of the rounds' median ratio by the sign test, which assumes no distribution."""
+        from scipy.special import bdtr  # here: it takes a while to import, and few callers need an interval
+
+        count = len(self.paired)
+        # The true median is below the k-th smallest ratio with the probability of fewer than k heads in `count` throws.
+        rank = int(np.searchsorted(bdtr(np.arange(count), count, 0.5), tail, side="right"))
+        rank = max(rank, 1)
+        return float(self.paired[rank - 1]), float(self.paired[count - rank])
+
+    def _repeats_interval(self, tail: float) -> tuple[float, float]:
+        """Return Student's interval for the mean of the repeats' logarithms, around the estimate."""
+        from scipy.special import stdtrit
+
         count = len(self.repeats)
-        if count >= _REPEATS_MIN:
-            # Student's interval for the mean of the repeats' logarithms.
-            standard_error = float(np.std(np.log(self.repeats), ddof=1)) / math.sqrt(count)
-            factor = math.exp(standard_error * float(stdtrit(count - 1, 1.0 - tail)))
-            low, high = min(low, self.value / factor), max(high, self.value * factor)
-        return Interval(value=self.value, low=min(low, self.value), high=max(high, self.value), confidence=confidence)
+        if count < _REPEATS_MIN:
+            return self.value, self.value
+        standard_error = float(np.std(np.log(self.repeats), ddof=1)) / math.sqrt(count)
+        factor = math.exp(standard_error * float(stdtrit(count - 1, 1.0 - tail)))
+        return self.value / factor, self.value * factor
 
 
-def ratio_of_medians(numerator: Times, denominator: Times, resamples: int, seed: int = _SEED) -> RatioOfMedians:
-    """Return median(numerator) / median(denominator) over all calls, with a paired bootstrap over rounds.
+def ratio_of_medians(numerator: Times, denominator: Times) -> RatioOfMedians:
+    """Return median(numerator) / median(denominator) over all calls, with the ratio of each round.
 
-    The bootstrap draws whole rounds, for both sides together. Calls of one block share the state of the machine, and
-    so do the two blocks of a round: drawing single calls would give an interval that is too narrow.
+    A round counts once. Its calls share the state of the machine, and so do its two sides: single calls would give an
+    interval that is too narrow, and unpaired sides one that is too wide.
 
     Args:
         numerator: times of one side.
-        denominator: times of the other side, of the same shape.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resamples.
+        denominator: times of the other side, of as many rounds.
 
     Raises:
-        ValueError: if the shapes differ, are not (rounds, calls), or have no elements.
+        ValueError: if the rounds differ, or an array is not (rounds, calls) or has no elements.
     """
-    if numerator.shape != denominator.shape or numerator.ndim != 2 or numerator.size == 0:
-        raise ValueError(f"both sides need the same (rounds, calls) shape, not {numerator.shape}, {denominator.shape}")
-    generator = np.random.default_rng(seed)
-    rounds = numerator.shape[0]
-    ratios = []
-    for start in range(0, resamples, _CHUNK):
-        count = min(_CHUNK, resamples - start)
-        weights = generator.multinomial(rounds, np.full(rounds, 1.0 / rounds), size=count)
-        ratios.append(_weighted_medians(numerator, weights) / _weighted_medians(denominator, weights))
-    value = float(np.median(numerator) / np.median(denominator))
+    sides = (numerator, denominator)
+    if any(side.ndim != 2 or side.size == 0 for side in sides) or len(numerator) != len(denominator):
+        raise ValueError(f"both sides need times of the same rounds, not {numerator.shape} and {denominator.shape}")
+    rounds = len(numerator)
     parts = np.array_split(np.arange(rounds), max(1, min(_REPEATS, rounds // 3)))
-    repeats = np.array([np.median(numerator[part]) / np.median(denominator[part]) for part in parts])
-    return RatioOfMedians(value=value, resampled=np.sort(np.concatenate(ratios)), repeats=repeats)
-
-
-def _weighted_medians(times: Times, weights: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the median of all calls for each row of weights.
-
-    Args:
-        times: shape (rounds, calls).
-        weights: shape (resamples, rounds); the number of times that each round is repeated.
-    """
-    order = np.argsort(times, axis=None)
-    values = times.ravel()[order]
-    round_of = order // times.shape[1]
-    cumulative = np.cumsum(weights[:, round_of], axis=1, dtype=np.int64)
-    # With an even count the median is the mean of the two middle values, as in numpy.median.
-    lower = (2 * cumulative >= cumulative[:, -1:]).argmax(axis=1)
-    upper = (2 * cumulative > cumulative[:, -1:]).argmax(axis=1)
-    medians: npt.NDArray[np.float64] = (values[lower] + values[upper]) / 2.0
-    return medians
+    return RatioOfMedians(
+        value=float(np.median(numerator) / np.median(denominator)),
+        paired=np.sort(np.median(numerator, axis=1) / np.median(denominator, axis=1)),
+        repeats=np.array([np.median(numerator[part]) / np.median(denominator[part]) for part in parts]),
+    )

@@ -74,7 +74,7 @@ class TuneVariant(Record):
         outcome: ``reference`` (PyTorch), ``chosen``, ``passed`` (accepted, not chosen), ``slower`` (eliminated),
             ``refused`` (by the acceptance test), ``failed`` (not built, or it does not run), ``skipped`` (not built).
         reason: The reason of the outcome.
-        speedup: The median time of the plain export over its own, with a bootstrap interval from `speedup_low` to
+        speedup: The median time of the plain export over its own, with an interval from `speedup_low` to
             `speedup_high`.
         p50_ms: The median of the time per call in ms; `p95_ms` is the 95th percentile.
         rounds: The number of measured rounds.

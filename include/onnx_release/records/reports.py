@@ -181,9 +181,10 @@ class BatchLatency(Record):
         batch_size: The batch size.
         reference: PyTorch's times.
         candidate: ONNX Runtime's times.
-        speedup: PyTorch's median over ONNX Runtime's, with a bootstrap interval from `speedup_low` to `speedup_high` at
+        speedup: PyTorch's median over ONNX Runtime's, with an interval from `speedup_low` to `speedup_high` at
             `confidence`.
-        rounds: The number of interleaved rounds, each with `calls_per_round` timed calls per side.
+        rounds: The number of interleaved rounds, each with `calls_per_round` timed calls of the faster
+            side and fewer of a slower one.
         measured_s: The duration of the measurement in seconds.
         conclusive: False when the interval is too wide or disturbed rounds had to be used.
         rounds_disturbed: The rounds that are not in `rounds` because the threads waited for a CPU. A busy host slows

@@ -14,9 +14,9 @@ from onnx_release.records import SideLatency
 from onnx_release.runners import Runner
 from onnx_release.samples.sample import Sample
 
-# Checks whether the timing can end. Each check can stop on a lucky interval, so all checks together share the error.
-_CHECKS = 4
-_RESAMPLES = 1000
+# The parts of the time at which a timing can end. Each look at the intervals can stop on a lucky one, so all looks
+# together share the error.
+_LOOKS = (0.125, 0.25, 0.5, 1.0)
 # An interval of this relative width ends an elimination, even if it contains the baseline's speed.
 _ELIMINATION_WIDTH = 0.05
 
@@ -80,12 +80,10 @@ class Race:
     ) -> dict[str, Timing]:
         names, opened = list(runners), list(runners.values())
         with self.lock.held():
-            warmup = run_round(opened, self.sample, 1, first=0)
-            calls = calls_per_block(min(min(block.wall_s) for block in warmup.blocks))
+            calls = calls_per_block([run_round(opened, self.sample, [1] * len(opened), first=0)])
             begin, rounds = time.perf_counter(), list[Round]()
-            for check in range(1, _CHECKS + 1):
-                check_s = seconds * check / _CHECKS
-                while time.perf_counter() - begin < check_s or len(rounds) < 2:
+            for part in _LOOKS:
+                while time.perf_counter() - begin < part * seconds or len(rounds) < 2:
                     rounds.append(run_round(opened, self.sample, calls, first=len(rounds) % len(opened)))
                 timings = self._timings(names, rounds)
                 enough = timings[self.baseline].rounds >= rounds_min
@@ -112,13 +110,11 @@ class Race:
         if own is baseline:
             one = Interval(value=1.0, low=1.0, high=1.0, confidence=self.plan.confidence)
             return Timing(side=side, speedup=one, strict_speedup=one, rounds=len(own))
-        # The bootstrap of many rounds takes time from the race, so its number of resamples is limited.
-        resamples = min(self.plan.bootstrap_samples, _RESAMPLES)
-        ratio = ratio_of_medians(wall_times(baseline), wall_times(own), resamples)
+        ratio = ratio_of_medians(wall_times(baseline), wall_times(own))
         return Timing(
             side=side,
             speedup=ratio.interval(self.plan.confidence),
-            strict_speedup=ratio.interval(1.0 - (1.0 - self.plan.confidence) / _CHECKS),
+            strict_speedup=ratio.interval(self.plan.confidence, len(_LOOKS)),
             rounds=len(own),
         )
 

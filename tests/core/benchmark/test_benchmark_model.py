@@ -30,9 +30,7 @@ from tests.refusals import refused
 INPUTS = (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)
 OUTPUTS = tuple(TensorSpec(name=name, dtype="float32", shape=("batch", 2)) for name in ("mean", "spread"))
 EXAMPLE = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
-QUICK = MeasurePlan(
-    threads=1, rounds_min=10, measure_min_s=0.0, measure_max_s=1.0, bootstrap_samples=100, interval_width_max=99.0
-)
+QUICK = MeasurePlan(threads=1, rounds_min=10, measure_min_s=0.0, measure_max_s=1.0, interval_width_max=99.0)
 # The speed of a model this small means nothing; these tests are about the report.
 # On a busy host the measurement may end without a settled speedup, which is a warning here.
 ANY_SPEED = LatencyBudget(speedup_min=1e-6, speedup_goal=1e-6, on_miss="warn")

@@ -149,7 +149,6 @@ def test_another_provider_than_requested_is_refused_under_either_policy(on_miss:
         ({}, {"measure_max_s": float("inf")}, "measure_max_s is inf"),
         ({}, {"measure_max_s": 0.0}, "measure_max_s is 0.0"),
         ({}, {"confidence": 1.0}, "confidence is 1.0"),
-        ({}, {"bootstrap_samples": 10}, "bootstrap_samples is 10"),
         ({}, {"interval_width_max": 0.0}, "interval_width_max is 0.0"),
     ],
 )

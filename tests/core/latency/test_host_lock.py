@@ -256,7 +256,7 @@ def _options(lock: Path, timeout_s: float) -> BenchmarkOptions:
     return BenchmarkOptions(
         batch_sizes=(1,),
         latency_budget=LatencyBudget(speedup_min=1e-6, on_miss="warn"),
-        measure_plan=MeasurePlan(rounds_min=10, measure_min_s=0.0, measure_max_s=0.5, bootstrap_samples=100),
+        measure_plan=MeasurePlan(rounds_min=10, measure_min_s=0.0, measure_max_s=0.5),
         allow_pickle=True,
         lock=LockOptions(path=str(lock), timeout_s=timeout_s, holder="release of run 8"),
     )

@@ -21,7 +21,7 @@ from onnx_release.samples.sample import Sample
 from tests.core.models import save, signature
 
 WIDTH = 64
-QUICK = MeasurePlan(rounds_min=10, measure_min_s=0.1, measure_max_s=1.0, bootstrap_samples=200)
+QUICK = MeasurePlan(rounds_min=10, measure_min_s=0.1, measure_max_s=1.0)
 BENCHMARK = BenchmarkOptions(batch_sizes=(1, 4), latency_budget=LatencyBudget(on_miss="warn"), measure_plan=QUICK)
 
 
@@ -71,10 +71,11 @@ def time_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
             return 1.0
         return sum(file.stat().st_size for file in runner._path.parent.glob(f"{MODEL_FILE}*")) / 1e9
 
-    def run_round(runners: Sequence[Runner], sample: Sample, calls: int, first: int) -> Round:
+    def run_round(runners: Sequence[Runner], sample: Sample, calls: Sequence[int], first: int) -> Round:
         for runner in runners:
             runner.run(sample.inputs)
-        blocks = tuple(Block(wall_s=(call_s(runner),) * calls, cpu_s=call_s(runner)) for runner in runners)
+        times = [(call_s(runner), count) for runner, count in zip(runners, calls, strict=True)]
+        blocks = tuple(Block(wall_s=(one,) * count, cpu_s=one) for one, count in times)
         return Round(blocks=blocks, cpu_wait_share=0.0)
 
     monkeypatch.setattr("onnx_release.tuning.race.run_round", run_round)
