@@ -163,7 +163,7 @@ def _latency_params() -> dict[str, Param]:
         ),
         "on_miss": field(
             budget.on_miss, "string", LATENCY, "If a latency limit is missed",
-            "refuse the model, or warn: release it and record the warning.", enum=["refuse", "warn"],
+            "Refuse the model, or warn: release it and record the warning.", enum=["refuse", "warn"],
         ),
         "threads": field(
             None, "integer", LATENCY, "Threads",
