@@ -297,7 +297,10 @@ def machine_failure(error: BaseException) -> Transient | None:
     A model is not refused for too little memory or a full disk, so the causes of a refusal count too.
     """
     cause: BaseException | None = None if isinstance(error, Transient) else error
-    while cause is not None:
+    seen: set[int] = set()
+    # Python allows an error that is its own cause.
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         text = "" if isinstance(cause, ReleaseError) else str(cause)
         number = cause.errno if isinstance(cause, OSError) else None
         if isinstance(cause, MemoryError) or number == errno.ENOMEM or _NO_MEMORY_TEXT.search(text):

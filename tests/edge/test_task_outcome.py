@@ -64,6 +64,12 @@ def test_a_refusal_fails_without_a_retry_and_is_recorded_first() -> None:
     assert task.outcome == ("refused", "Model m has NaN. Train again.", "nan_weights")
 
 
+def test_an_error_that_is_its_own_cause_is_classified() -> None:
+    error = Refused("Model m", "has NaN", "Train again.", code="nan_weights")
+    with failed("nan_weights"), airflow_outcome(Task().context):
+        raise chained(error, error)
+
+
 def test_a_transient_failure_passes_to_airflow_which_retries() -> None:
     recorded: list[Refused] = []
     task = Task()

@@ -120,6 +120,8 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
                     hook, self.training_run_id.strip() or None, self.model_uri.strip() or None
                 )
             except Refused as error:
+                if not wrong:
+                    raise
                 raise together(_CHECK, [error, *wrong]) from error
 
         def log_refusal(error: Refused) -> None:
