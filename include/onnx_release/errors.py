@@ -96,6 +96,7 @@ class ParameterRefused(Refused):
         "unknown_parameter": "A release has no parameter of this name.",
         "wrong_parameter": "A parameter has a value of another kind, or names an unknown limit.",
         "wrong_name": "A model name, bucket, alias or run id does not match its pattern.",
+        "same_alias": "The champion's alias is also the alias of every release.",
         "reserved_alias": "MLflow reserves the alias.",
         "stage_of_reduced_precision": "A legacy stage was requested for a model of reduced precision.",
     }

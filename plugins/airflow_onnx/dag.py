@@ -16,6 +16,7 @@ from airflow_onnx import defaults
 from airflow_onnx.dag_runs import RELEASE_DAG_ID
 from airflow_onnx.deployment import placement, settings
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
+from airflow_onnx.operators.approve import OnnxApproveVersionOperator
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
 from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
@@ -188,7 +189,7 @@ def _model_tasks(step: dict[str, Any]) -> list[Any]:
         task_id="check",
         artifact=candidate,
         allowed_domains=json_param("allowed_domains"),
-        alias=text_param("alias"),
+        policy=_policy(),
         stage=text_param("stage"),
         rules=_move_rules(),
         s3_conn_id=text_param("s3_conn_id"),
@@ -226,6 +227,11 @@ def _with_tuning(name: str) -> str:
     return "{{ params.%s or '' if params.tune else '' }}" % name  # noqa: UP031 - braces are Jinja's
 
 
+def _policy() -> dict[str, str]:
+    """Return the fields of `PromotionPolicy`."""
+    return {name: text_param(name) for name in ("promotion", "alias", "champion_alias")}
+
+
 def _move_rules() -> dict[str, str]:
     """Return the fields of `MoveRules`."""
     return {"contract_change": text_param("contract_change"), "alias_back": json_param("alias_back")}
@@ -238,18 +244,38 @@ def _publishing_tasks(step: dict[str, Any], prepare: Any) -> list[Any]:
     results = {"artifact": artifact, "check": task_record("check"), "benchmark": task_record("parity_latency")}
     upload = OnnxUploadToS3Operator(task_id="upload", bucket=text_param("bucket"), **results, **step, **store)
     register = MlflowRegisterOnnxOperator(
-        task_id="register", artifact=artifact, uploaded=task_record("upload"), **step, **store
+        task_id="register",
+        artifact=artifact,
+        uploaded=task_record("upload"),
+        policy=_policy(),
+        approval_task="approve",
+        **step,
+        **store,
+    )
+    approve = OnnxApproveVersionOperator(
+        task_id="approve",
+        task_display_name="approve (on request)",
+        version=task_record("register"),
+        policy=_policy(),
+        rules=_move_rules(),
+        timeout_h=json_param("approval_timeout_h"),
+        **results,
+        **step,
+        **store,
     )
     promote = MlflowPromoteModelOperator(
         task_id="promote",
         uploaded=task_record("upload"),
         version=task_record("register"),
-        alias=text_param("alias"),
+        given=task_record("approve"),
+        policy=_policy(),
         outlets=[RELEASED_VERSIONS],
         stage=text_param("stage"),
         rules=_move_rules(),
         # One promotion at a time needs no wait for the lock of its model, and a slow MLflow cannot mix two.
         max_active_tis_per_dag=1,
+        # The task `approve` is skipped unless a move needs an approval.
+        trigger_rule=TriggerRule.NONE_FAILED,
         **results,
         **step,
         **store,
@@ -267,7 +293,7 @@ def _publishing_tasks(step: dict[str, Any], prepare: Any) -> list[Any]:
     ).as_teardown(setups=prepare)
     # Not `ALL_DONE_SETUP_SUCCESS`: a failure of the sensor or of the setup is recorded too.
     clean.trigger_rule = TriggerRule.ALL_DONE
-    return [upload, register, promote, clean]
+    return [upload, register, approve, promote, clean]
 
 
 def _finished_runs() -> Asset:

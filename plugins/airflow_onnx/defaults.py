@@ -16,6 +16,7 @@ class NamePattern(NamedTuple):
 
 BUCKET = "onnx-models"
 ALIAS = "candidate"
+CHAMPION_ALIAS = "champion"
 
 # These names become a part of an object key, a registry URI and a shell argument; the patterns suit all of them.
 MODEL_NAME = NamePattern(

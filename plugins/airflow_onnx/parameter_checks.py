@@ -15,6 +15,7 @@ from pydantic import Field
 
 from airflow_onnx import params, validation
 from airflow_onnx.release_params import release_params
+from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from onnx_release.errors import ParameterRefused, Refused
 from onnx_release.limits import PRECISION_LIMITS, OutputLimits, ParityLimits
 from onnx_release.records import Precision
@@ -117,7 +118,8 @@ def _require_destination(parameters: Parameters) -> None:
     precisions = [name for name in tuned or () if name in list(Precision)] or [Precision.EXACT]
     for precision in precisions:
         if alias:
-            validation.alias_for(alias, precision)
+            policy = {name: str(parameters.get(name) or "") for name in PromotionPolicy.model_fields}
+            PromotionPolicy.read(policy).aliases(precision)
         # Tuning may also end with an exact model: the stage is wrong only if it cannot.
         if Precision.EXACT not in precisions:
             validation.stage_for(stage, precision)

@@ -16,6 +16,7 @@ MODEL = "Experts: the model and its export"
 PARITY = "Experts: same numbers (parity)"
 LATENCY = "Experts: fast enough (latency)"
 TUNING = "Experts: faster still (tuning)"
+PROMOTION = "Experts: who decides (champion, approval)"
 DESTINATION = "Experts: where to (alias, store, connections)"
 
 
@@ -27,6 +28,7 @@ def release_params() -> dict[str, Param]:
         **_parity_params(),
         **_latency_params(),
         **_tuning_params(),
+        **_promotion_params(),
         **_destination_params(),
     }
 
@@ -207,6 +209,27 @@ def _tuning_params() -> dict[str, Param]:
             limits.METRIC_LOSS_MAX, "number", TUNING, "Metric loss at most",
             "Largest loss of the metric on that sample, as a fraction of PyTorch's metric: 0.01 is one percent.",
             minimum=0,
+        ),
+    }  # fmt: skip
+
+
+def _promotion_params() -> dict[str, Param]:
+    return {
+        "promotion": field(
+            "candidate", "string", PROMOTION, "Promotion",
+            "candidate: only the alias above moves. approve: the alias above and the champion's alias move after a "
+            "person approved the version in Airflow.",
+            enum=["candidate", "approve"],
+        ),
+        "champion_alias": field(
+            defaults.CHAMPION_ALIAS, "string", PROMOTION, "Alias of the champion",
+            "The alias of the version in production. It moves unless promotion is candidate.",
+            pattern=defaults.ALIAS_NAME,
+        ),
+        "approval_timeout_h": field(
+            defaults.APPROVAL_TIMEOUT_H, "number", PROMOTION, "Wait for an approval (hours)",
+            "Without an answer in this time the release is refused.",
+            exclusiveMinimum=0, maximum=24 * 366,
         ),
     }  # fmt: skip
 

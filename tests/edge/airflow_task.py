@@ -40,6 +40,8 @@ def run_task(patch: pytest.MonkeyPatch, folder: Path, code: str, conf: dict[str,
     patch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(folder))
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if "hitlDetails" in request.url.path:
+            return httpx.Response(201, json=json.loads(request.content))
         started = {"dag_run": _DAG_RUN | {"conf": conf}, "max_tries": 3, "should_retry": True}
         return httpx.Response(200, json=started if request.url.path.endswith("/run") else {"text": "ok"})
 

@@ -26,6 +26,7 @@ from torch import nn
 from airflow_onnx import task_outcome
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.operators.approve import OnnxApproveVersionOperator
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
 from airflow_onnx.operators.parity_latency import OnnxParityLatencyOperator
@@ -43,7 +44,7 @@ SIGNATURE = ModelSignature(
 
 TAG = "onnx_release"
 # The tasks in the order in which they run.
-ORDER = ("wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "promote")
+ORDER = ("wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "approve", "promote")
 MEASURED = {"measure_min_s": 0.1, "measure_max_s": 0.5, "rounds_min": 10}
 
 
@@ -117,6 +118,7 @@ class Release:
     def context(self) -> Any:
         """The part of Airflow's context that operators read."""
         ti = SimpleNamespace(
+            id=uuid.uuid4(),
             task_id=self.running,
             try_number=self.tries,
             max_tries=3,
@@ -232,7 +234,7 @@ class Release:
         return OnnxCheckOperator(
             task_id="check",
             artifact=self.artifact,
-            alias=self.params.get("alias", "candidate"),
+            policy=self._policy(),
             stage=self.params.get("stage", "none"),
             rules=self.params.get("rules"),
             **self._shared(),
@@ -269,6 +271,23 @@ class Release:
             task_id="register",
             artifact=self.artifact,
             uploaded=self.returned["upload"],
+            policy=self._policy(),
+            approval_task="approve",
+            **self._shared(),
+        )
+
+    def _policy(self) -> dict[str, str]:
+        names = ("promotion", "alias", "champion_alias")
+        return {"alias": "candidate"} | {name: self.params[name] for name in names if name in self.params}
+
+    def _approve(self) -> Any:
+        return OnnxApproveVersionOperator(
+            task_id="approve",
+            version=self.returned["register"],
+            policy=self._policy(),
+            rules=self.params.get("rules"),
+            timeout_h="72",
+            **self._judged(),
             **self._shared(),
         )
 
@@ -277,7 +296,8 @@ class Release:
             task_id="promote",
             uploaded=self.returned["upload"],
             version=self.returned["register"],
-            alias=self.params.get("alias", "candidate"),
+            given=self.returned.get("approve"),
+            policy=self._policy(),
             stage=self.params.get("stage", "none"),
             rules=self.params.get("rules"),
             outlets=[RELEASED_VERSIONS],

@@ -42,7 +42,7 @@ def test_the_tasks_of_a_release_follow_each_other() -> None:
         path.append(task.task_id)
     assert path == [
         "wait_for_training", "prepare_work", "export", "tune", "check", "parity_latency", "upload", "register",
-        "promote", "clean_work",
+        "approve", "promote", "clean_work",
     ]  # fmt: skip
 
 

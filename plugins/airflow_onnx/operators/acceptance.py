@@ -82,7 +82,19 @@ def require_same_bytes(artifact: OnnxArtifact, uploaded: S3Object, version: Mode
 
     :raises ReportRefused: naming every record with another sha256.
     """
-    others = {f"the upload to {uploaded.uri}": uploaded.sha256, f"version {version.version}": version.sha256}
+    _require_same(artifact, {f"the upload to {uploaded.uri}": uploaded.sha256, **_named(version)})
+
+
+def require_same_version(artifact: OnnxArtifact, version: ModelVersion) -> None:
+    """Raise `ReportRefused` if the version belongs to another artifact."""
+    _require_same(artifact, _named(version))
+
+
+def _named(version: ModelVersion) -> dict[str, str]:
+    return {f"version {version.version}": version.sha256}
+
+
+def _require_same(artifact: OnnxArtifact, others: dict[str, str]) -> None:
     if wrong := [f"{name} has the sha256 {sha256}" for name, sha256 in others.items() if sha256 != artifact.sha256]:
         raise ReportRefused(
             f"The artifact {artifact.sha256}",

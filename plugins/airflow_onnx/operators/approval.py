@@ -6,9 +6,8 @@ or the end of the time, resumes it in the method `execute_complete`.
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
@@ -41,12 +40,11 @@ class Approval(Record):
         return same and alias in self.aliases and bool(self.at)
 
 
-def await_answer(context: Context, subject: str, body: str, timeout_h: float) -> NoReturn:
-    """Put the task into the state ``awaiting_input``.
+def awaiting_answer(context: Context, subject: str, body: str, timeout_h: float) -> TaskAwaitingInput:
+    """Show a question in Airflow, and return the exception that puts the task into the state ``awaiting_input``.
 
     :param subject: one line of plain text.
-    :param body: Markdown. Foreign text in it must be `escaped`.
-    :raises TaskAwaitingInput: always; Airflow handles it.
+    :param body: Markdown. Foreign text in it must be `run_description.escaped`.
     """
     # `upsert_hitl_detail` is private in Airflow 3.3: `HITLOperator` of the standard provider calls it, too, but cannot
     # make its text in `execute`. Remove when the task SDK publishes it.
@@ -63,7 +61,7 @@ def await_answer(context: Context, subject: str, body: str, timeout_h: float) ->
         body=body,
         params={"comment": comment.serialize()},
     )
-    raise TaskAwaitingInput(method_name="execute_complete", timeout=timedelta(hours=timeout_h))
+    return TaskAwaitingInput(method_name="execute_complete", timeout=timedelta(hours=timeout_h))
 
 
 def approved(requested: Approval, event: dict[str, Any]) -> Approval:
@@ -97,8 +95,3 @@ def one_line(text: str, size: int) -> str:
     """Return a text without line breaks and control characters, cut to a size."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(printable.split())[:size]
-
-
-def escaped(text: object) -> str:
-    """Return foreign text for a line of Markdown: as one line, without any markup."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&:@-])", r"\\\1", one_line(str(text), 500))

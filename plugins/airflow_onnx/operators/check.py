@@ -12,7 +12,8 @@ from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging
 from airflow_onnx.tracking.contract import Contract
-from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
+from airflow_onnx.tracking.promotion import Candidate, Move, MoveRules, Promoter
+from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from onnx_release.errors import ReportRefused
 from onnx_release.records import CheckReport, OnnxArtifact
 
@@ -22,7 +23,8 @@ class OnnxCheckOperator(ReleaseStepOperator):
 
     :param artifact: the `OnnxArtifact` that the tuning returned.
     :param allowed_domains: custom operator domains that the serving runtime supports, besides ONNX's own.
-    :param alias: the alias of the release. A model that cannot have it is refused here, before the measurements.
+    :param policy: fields of `PromotionPolicy`. A model that cannot have one of its aliases is refused here, before the
+        measurements.
     :param stage: the legacy stage of the release.
     :param rules: fields of `MoveRules`, each a value or its JSON.
     :param s3_conn_id: an Airflow connection of type `aws`, for versions of other programs that have the alias.
@@ -32,7 +34,7 @@ class OnnxCheckOperator(ReleaseStepOperator):
         *ReleaseStepOperator.template_fields,
         "artifact",
         "allowed_domains",
-        "alias",
+        "policy",
         "stage",
         "rules",
         "s3_conn_id",
@@ -44,7 +46,7 @@ class OnnxCheckOperator(ReleaseStepOperator):
         *,
         artifact: Any,
         allowed_domains: Any = (),
-        alias: str = "",
+        policy: dict[str, Any] | None = None,
         stage: str = "",
         rules: dict[str, Any] | None = None,
         s3_conn_id: str = "minio_default",
@@ -53,7 +55,7 @@ class OnnxCheckOperator(ReleaseStepOperator):
         super().__init__(**kwargs)
         self.artifact = artifact
         self.allowed_domains = allowed_domains
-        self.alias = alias
+        self.policy = policy
         self.stage = stage
         self.rules = rules
         self.s3_conn_id = s3_conn_id
@@ -104,9 +106,10 @@ class OnnxCheckOperator(ReleaseStepOperator):
             training_run_id=run.trained_model.training_run_id,
             ended_at_ms=run.trained_model.ended_at_ms or int(1000 * time.time()),
         )
-        moves = []
-        if self.alias:
-            moves.append(promoter.alias_move(candidate, validation.alias_for(self.alias, artifact.precision)))
+        moves: list[Move] = []
+        if self.policy:
+            policy = PromotionPolicy.read(self.policy)
+            moves += promoter.moves(candidate, policy, artifact.precision).values()
         if stage := validation.stage_for(self.stage, artifact.precision):
             moves.append(promoter.stage_move(candidate, stage))
         for move in moves:

@@ -25,6 +25,7 @@ from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import alias_log, model_registry, promotion, tags, version_files
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
+from airflow_onnx.tracking.run_description import escaped
 from onnx_release.errors import ParameterRefused
 from onnx_release.records import AliasMove, FileDigest, ModelVersion
 from onnx_release.records.base import Record
@@ -241,7 +242,7 @@ class ApproveMoveOperator(MoveAliasStep):
         """Show the question in Airflow and wait."""
         with airflow_outcome(context):
             verified = self._read()
-            request, escaped = verified.request, approval.escaped
+            request = verified.request
             current = "no version" if request.expected_version is None else f"version {request.expected_version}"
             body = (
                 f"Move the protected alias `{request.alias}` of `{request.model_name}` from {current} to "
@@ -252,7 +253,7 @@ class ApproveMoveOperator(MoveAliasStep):
                 f"- sha256: `{verified.sha256}`, verified at {escaped(verified.source)}\n"
             )
             subject = f"Move {request.alias} of {request.model_name} to version {request.version}?"
-            approval.await_answer(context, subject, body, float(params.value(self.timeout_h)))
+            raise approval.awaiting_answer(context, subject, body, float(params.value(self.timeout_h)))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Return the approval, or fail after a rejection."""

@@ -11,38 +11,41 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_onnx import params, validation
-from airflow_onnx.errors import StorageRefused
+from airflow_onnx.errors import StorageRefused, TrackingRefused
 from airflow_onnx.events import model_assets
 from airflow_onnx.events.figures import Figures
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.acceptance import require_same_bytes
+from airflow_onnx.operators.approval import Approval
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
 from airflow_onnx.tracking.contract import Contract
-from airflow_onnx.tracking.promotion import Candidate, Move, MoveRules, Promoter
+from airflow_onnx.tracking.promotion import Move, MoveRules, Promoter
+from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import released_status, version_description, version_tags
 from onnx_release.limits import REPORT_FILE
-from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
+from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
-_WAITING_OPERATORS = ("MlflowTrainingRunSensor", "ApprovalOperator", "HITLOperator")
+_WAITING_OPERATORS = ("MlflowTrainingRunSensor", "OnnxApproveVersionOperator")
 
 
 class MlflowPromoteModelOperator(AcceptedStepOperator):
-    """Moves the alias, sets the legacy stage on request, and logs the release to the version and the training run.
+    """Moves the aliases, sets the legacy stage on request, and logs the release to the version and the training run.
 
-    Judged artifact, uploaded objects and version must have the same sha256. The alias moves only to a version with the
-    same inputs and outputs. It stays at the version of a newer training run; the release succeeds then, too. An
-    `AssetAlias` among the `outlets` gets an event of the asset ``models:/<name>@<alias>`` when the alias is at the
-    version: see `events.model_assets`.
+    Judged artifact, uploaded objects and version must have the same sha256. An alias moves only to a version with
+    the same inputs and outputs. It stays at the version of a newer training run; the release succeeds then, too. A move
+    that needs an approval is refused without one. An `AssetAlias` among the `outlets` gets an event of the asset
+    ``models:/<name>@<alias>`` for each alias that is at the version: see `events.model_assets`.
 
     :param uploaded: the `S3Object` that the upload returned.
     :param version: the `ModelVersion` that the registration returned.
-    :param alias: the alias to move, for example ``candidate``; a model of reduced precision gets ``candidate-int8``.
+    :param policy: fields of `PromotionPolicy`. A model of reduced precision gets aliases such as ``candidate-int8``.
+    :param given: the `Approval`, or empty if none was needed.
     :param stage: ``Staging`` or ``Production`` for consumers that load by stage; ``none`` or empty for no stage. A
         model of reduced precision cannot have a stage. The stage follows the same rules as the alias.
     :param rules: fields of `MoveRules`, each a value or its JSON.
@@ -52,7 +55,8 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         *AcceptedStepOperator.template_fields,
         "uploaded",
         "version",
-        "alias",
+        "policy",
+        "given",
         "stage",
         "rules",
     )
@@ -64,7 +68,8 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         *,
         uploaded: Any,
         version: Any,
-        alias: str,
+        policy: dict[str, Any],
+        given: Any = None,
         stage: str = "",
         rules: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -72,46 +77,67 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         super().__init__(**kwargs)
         self.uploaded = uploaded
         self.version = version
-        self.alias = alias
+        self.policy = policy
+        self.given = given
         self.stage = stage
         self.rules = rules
 
     def release(self, run: StepRun) -> ModelVersion:
-        """Check the objects and the three digests, move the alias, log the release."""
+        """Check the objects and the three digests, move the aliases, log the release."""
         version = params.record(ModelVersion, self.version, "register")
         uploaded = params.record(S3Object, self.uploaded, "upload")
         judged, report = self.accepted_report(run)
         artifact = judged.artifact
         require_same_bytes(artifact, uploaded, version)
-        alias = validation.alias_for(self.alias, artifact.precision)
+        policy = PromotionPolicy.read(self.policy)
         stage = validation.stage_for(self.stage, artifact.precision)
         self._require_objects(uploaded)
         promoter = Promoter(
             hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
         )
         with promotion.promotion_lock(run.hook, version.name):
-            candidate = _candidate(run, version, artifact)
-            # Both decisions before any change: a refusal leaves alias, stage and figures unchanged.
+            candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))
+            # All decisions before any change: a refusal leaves aliases, stage and figures unchanged.
             stage_move = promoter.stage_move(candidate, stage) if stage else None
-            alias_move = promoter.alias_move(candidate, alias)
+            moves = promoter.moves(candidate, policy, artifact.precision)
+            given = self._approval(
+                version, {alias: policy.reasons(alias, move, report) for alias, move in moves.items()}
+            )
             self._publish(run, report, version, uploaded)
             if stage and stage_move and self._moves(stage_move):
                 model_registry.set_stage(run.hook, version, stage)
-            moves = self._moves(alias_move)
-            if moves:
-                why = f"release of training run {run.trained_model.run_name or run.trained_model.training_run_id}"
-                move = alias_log.move_to(run.context, alias, version.version, why=why)
-                promotion.move_alias(run.hook, version.name, move)
-            promoted = version.replace(alias=alias if moves else None, alias_note=alias_move.stays)
+            moved = [alias for alias, move in moves.items() if self._moves(move)]
+            for alias in moved:
+                promotion.move_alias(run.hook, version.name, _logged(run, alias, version, given))
+            promoted = version.replace(
+                alias=", ".join(moved) or None,
+                alias_note="; ".join(move.stays for move in moves.values() if move.stays) or None,
+            )
             self._log_release(run, report, promoted)
         contract, figures = Contract.of_artifact(artifact), Figures.of_report(report)
-        model_assets.add_event(run.context, self.outlets, promoted, contract, figures)
-        self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
-        if moves:
+        for alias in moved:
+            model_assets.add_event(run.context, self.outlets, version.replace(alias=alias), contract, figures)
             self.log.info("models:/%s@%s is now version %d.", version.name, alias, version.version)
+        self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
         for line in wrapped(report.headline):
             self.log.info("%s", line)
         return promoted
+
+    def _approval(self, version: ModelVersion, reasons: dict[str, list[str]]) -> Approval | None:
+        """Return the approval.
+
+        :raises TrackingRefused: ``no_approval`` if it does not cover an alias that needs it.
+        """
+        given = params.optional_record(Approval, self.given)
+        for alias, found in reasons.items():
+            if found and not (given and given.covers(version.name, version.version, version.sha256, alias)):
+                raise TrackingRefused(
+                    f"The alias '{alias}' of model '{version.name}'",
+                    f"needs an approval for version {version.version} ({'; '.join(found)}), and there is none",
+                    "Clear the task 'register' with its downstream tasks: 'approve' then waits for a person.",
+                    code="no_approval",
+                )
+        return given
 
     def _moves(self, move: Move) -> bool:
         """Log the decision about an alias or a stage. Return True if it moves."""
@@ -170,15 +196,13 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
             )
 
 
-def _candidate(run: StepRun, version: ModelVersion, artifact: OnnxArtifact) -> Candidate:
-    registered = model_registry.get_version(run.hook, version.name, version.version)
-    return Candidate(
-        model_name=version.name,
-        contract=Contract.of_artifact(artifact),
-        training_run_id=version.training_run_id,
-        ended_at_ms=promotion.training_end_ms(run.hook, registered),
-        version=version.version,
-    )
+def _logged(run: StepRun, alias: str, version: ModelVersion, given: Approval | None) -> AliasMove:
+    """Return the move of an alias for the alias log. Its person is the one who approved it."""
+    why = f"release of training run {run.trained_model.run_name or run.trained_model.training_run_id}"
+    if given is None or alias not in given.aliases:
+        return alias_log.move_to(run.context, alias, version.version, why=why)
+    why += f", approved{f': {given.comment}' if given.comment else ''}"
+    return alias_log.move_to(run.context, alias, version.version, why=why, by=given.by)
 
 
 def _work_s(context: Context) -> float | None:

@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.exceptions import DownstreamTasksSkipped
+
 from airflow_onnx import params
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry
+from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import version_description, version_tags
 from onnx_release.errors import ReportRefused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink
+    from airflow.sdk import BaseOperatorLink, Context
 
 
 class MlflowRegisterOnnxOperator(ReleaseStepOperator):
@@ -30,17 +34,47 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
     :param artifact: the `OnnxArtifact` that the tuning returned.
     :param uploaded: the `S3Object` that the upload returned.
     :param s3_conn_id: the connection that the upload used.
+    :param policy: fields of `PromotionPolicy`.
+    :param approval_task: the task that is skipped if no alias of the policy needs an approval: to start it takes longer
+        than its work. Empty for no such task.
     """
 
-    template_fields: Sequence[str] = (*ReleaseStepOperator.template_fields, "artifact", "uploaded", "s3_conn_id")
+    template_fields: Sequence[str] = (
+        *ReleaseStepOperator.template_fields,
+        "artifact",
+        "uploaded",
+        "s3_conn_id",
+        "policy",
+    )
     operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
     ui_color = "#ffedd5"
 
-    def __init__(self, *, artifact: Any, uploaded: Any, s3_conn_id: str = "minio_default", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        artifact: Any,
+        uploaded: Any,
+        s3_conn_id: str = "minio_default",
+        policy: dict[str, Any] | None = None,
+        approval_task: str = "",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.artifact = artifact
         self.uploaded = uploaded
         self.s3_conn_id = s3_conn_id
+        self.policy = policy
+        self.approval_task = approval_task
+        self._needs_approval = False
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Register, then skip the approval if it is not needed."""
+        result = super().execute(context)
+        if self.approval_task and not self._needs_approval:
+            # The exception ends the task as a success, without a return value.
+            context["ti"].xcom_push(key=BaseXCom.XCOM_RETURN_KEY, value=result)
+            raise DownstreamTasksSkipped(tasks=[self.approval_task])
+        return result
 
     def release(self, run: StepRun) -> ModelVersion:
         """Verify the objects, then create the version or find it."""
@@ -55,6 +89,11 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
             description=version_description(report),
             tags=version_tags(report, artifact),
         )
+        if self.policy:
+            policy = PromotionPolicy.read(self.policy)
+            self._needs_approval = any(
+                policy.approval_reasons(alias, report) for alias in policy.aliases(artifact.precision)
+            )
         version = model_registry.ensure_version(run.hook, request)
         self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
         state = "created" if version.created else "already there"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,6 +68,10 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the step and return its record as a dict."""
+        return self.run_step(context, self.release)
+
+    def run_step(self, context: Context, step: Callable[[StepRun], Record]) -> dict[str, Any]:
+        """Run a part of the step. A refusal is logged to the training run."""
         with airflow_outcome(context):
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
         run = StepRun(context=context, hook=MlflowHook(self.mlflow_conn_id), trained_model=trained_model)
@@ -77,7 +81,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
 
         with airflow_outcome(context, log_refusal):
             require_packages(self.packages)
-            return self.release(run).to_dict()
+            return step(run).to_dict()
 
     @abc.abstractmethod
     def release(self, run: StepRun) -> Record:

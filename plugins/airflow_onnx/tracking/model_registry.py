@@ -206,6 +206,12 @@ def delete_tag_of_model(hook: MlflowHook, name: str, key: str) -> None:
         hook.client.delete_registered_model_tag(name, key)
 
 
+def set_version_tag(hook: MlflowHook, name: str, number: int, key: str, text: str) -> None:
+    """Set a tag of a version."""
+    with hook.mlflow_errors(f"The version {number} of model '{name}'"):
+        hook.client.set_model_version_tag(name, str(number), key, text[: tags.VALUE_MAX_CHARACTERS])
+
+
 def set_alias(hook: MlflowHook, name: str, alias: str, version: int) -> None:
     """Move the alias to the version, in one step."""
     with hook.mlflow_errors(f"The alias '{alias}' of model '{name}'"):

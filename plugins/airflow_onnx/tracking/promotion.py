@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.tracking import alias_log, model_registry, tags
 from airflow_onnx.tracking.contract import Contract, contract_of
+from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from onnx_release.errors import Refused, Transient
-from onnx_release.records import AliasMove, Precision
+from onnx_release.records import AliasMove, ModelVersion, Precision
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
@@ -66,11 +67,13 @@ class Move:
     :param target: the alias or stage as the start of a sentence, such as ``The alias 'candidate'``.
     :param stays: the reason why it stays at another version, None if it belongs to the candidate.
     :param differences: the differences between the contracts of both versions, which are allowed.
+    :param is_there: the candidate has it already.
     """
 
     target: str
     stays: str | None = None
     differences: tuple[str, ...] = ()
+    is_there: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,13 @@ class Promoter:
     hook: MlflowHook
     s3_conn_id: str
     rules: MoveRules
+
+    def moves(self, candidate: Candidate, policy: PromotionPolicy, precision: Precision) -> dict[str, Move]:
+        """Decide about every alias of a release.
+
+        :raises TrackingRefused: if a version that has one of them has other inputs or outputs.
+        """
+        return {alias: self.alias_move(candidate, alias) for alias in policy.aliases(precision)}
 
     def alias_move(self, candidate: Candidate, alias: str) -> Move:
         """Decide about the alias.
@@ -99,7 +109,7 @@ class Promoter:
 
     def _move(self, candidate: Candidate, target: str, holder: Any) -> Move:
         if holder is None or int(holder.version) == candidate.version:
-            return Move(target=target)
+            return Move(target=target, is_there=holder is not None)
         if stays := self._is_newer(holder, candidate):
             return Move(target=target, stays=f"{target} stays at version {holder.version}: {stays}")
         try:
@@ -172,6 +182,18 @@ def tag_training_run(hook: MlflowHook, version: Any, move: AliasMove) -> None:
         hook.set_tags(version.run_id, tags.shortened(texts))
     except Refused as failure:
         log.warning("The move of the alias is not recorded on the training run: %s", failure)
+
+
+def registered(hook: MlflowHook, version: ModelVersion, contract: Contract) -> Candidate:
+    """Return a registered version as the candidate of a promotion."""
+    found = model_registry.get_version(hook, version.name, version.version)
+    return Candidate(
+        model_name=version.name,
+        contract=contract,
+        training_run_id=version.training_run_id,
+        ended_at_ms=training_end_ms(hook, found),
+        version=version.version,
+    )
 
 
 def training_end_ms(hook: MlflowHook, version: Any) -> int:

@@ -40,6 +40,9 @@ _UNNAMED = "unnamed"
 
 # Longest reason of a failure in the run's description. The tag has all of it.
 _REASON_MAX_CHARACTERS = 300
+WAITING = "waiting"
+"""The status of a release that waits for an approval."""
+
 # A run without a record. The task that reads the run names the reason.
 _NO_RUN = ("not_found", "run_deleted")
 # Deleted when an attempt begins and no release is current.
@@ -87,6 +90,20 @@ def log_start(hook: MlflowHook, context: Context, training_run_id: str) -> None:
     except Refused as failure:
         if failure.code not in _NO_RUN:
             log.warning("The start of the release is not recorded in MLflow: %s", failure)
+
+
+def log_waiting(hook: MlflowHook, context: Context, training_run_id: str) -> None:
+    """Set the tags of a release that waits for an approval.
+
+    :raises Transient: if MLflow does not answer.
+    """
+    found = _attempt_tags(context, training_run_id, WAITING, "for an approval in Airflow")
+    before = dict(_run(hook, training_run_id).data.tags)
+    if not _has_current_release(hook, training_run_id, before):
+        found |= {tags.STATUS: WAITING}
+        result = Result(headline="The release waits for an approval in Airflow.")
+        found |= _description(before, found, result, is_current=True)
+    _set_tags(hook, training_run_id, found, before)
 
 
 def log_report(

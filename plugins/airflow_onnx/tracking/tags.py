@@ -54,6 +54,8 @@ VERSION_PRECISION = "onnx.precision"
 VERSION_SPEED = "onnx.speed"
 VERSION_TRAINING_RUN = "onnx.training_run"
 VERSION_DAG_RUN = "onnx.dag_run"
+# The answer of a person about the version, such as "was rejected by anna: too slow".
+APPROVAL = "onnx.approval"
 
 # On a registered model, while a release moves its aliases.
 PROMOTION_LOCK = "onnx.promotion_lock"

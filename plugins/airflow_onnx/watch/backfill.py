@@ -10,6 +10,7 @@ from pydantic import Field
 
 from airflow_onnx import dag_runs, defaults
 from airflow_onnx.dag_runs import State
+from airflow_onnx.tracking import run_log, tags
 from airflow_onnx.watch.decide import Decider, Decision, hours_ago_ms
 from airflow_onnx.watch.queries import TimeSpan
 from airflow_onnx.watch.start import ReleaseStarter, new_releases_active
@@ -88,7 +89,7 @@ class Backfill:
         active = [
             run_id
             for run_id, dag_run_id in zip(backlog.active, backlog.active_dag_run_ids, strict=True)
-            if dag_runs.state(dag_run_id) is State.ACTIVE
+            if dag_runs.state(dag_run_id) is State.ACTIVE and not self._waits_for_approval(run_id)
         ]
         since_ms = hours_ago_ms(self.options.lookback_h)
         delayed = bool(pending) and new_releases_active(self.decider.rest, list(self.decider.experiments), since_ms)
@@ -99,6 +100,11 @@ class Backfill:
                 started += 1
         changed = backlog.replace(pending=tuple(pending), active=tuple(active), started=backlog.started + started)
         return changed, delayed
+
+    def _waits_for_approval(self, run_id: str) -> bool:
+        """Return True for a release that waits for a person. It must not delay the other releases."""
+        attempt = self.decider.rest.run(run_id).tags.get(tags.LAST_ATTEMPT, "")
+        return attempt.startswith(f"{run_log.WAITING} ")
 
     def _start(self, run_id: str) -> bool:
         # Decided again: the run may have been released or deleted since the backfill began.

@@ -121,6 +121,8 @@ def new_releases_active(rest: MlflowRest, experiment_ids: list[str], since_ms: i
         f"tags.`{tags.WATCHED}` = '{new}'",
         f"tags.`{tags.STATUS}` != 'released'",
         f"tags.`{tags.STATUS}` != 'refused'",
+        # It waits for a person, not for a worker.
+        f"tags.`{tags.STATUS}` != '{run_log.WAITING}'",
     ]
     query = RunQuery(experiment_ids=experiment_ids, filter=" AND ".join(conditions))
     ids = (dag_runs.release_dag_run_id(run.run_id) for run in rest.runs(query))

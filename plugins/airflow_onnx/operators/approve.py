@@ -1,0 +1,139 @@
+"""Operator of the approval between registration and promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx import params
+from airflow_onnx.links import ModelVersionLink
+from airflow_onnx.operators import approval
+from airflow_onnx.operators.acceptance import require_same_version
+from airflow_onnx.operators.approval import Approval
+from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
+from airflow_onnx.tracking import model_registry, promotion, run_log, tags
+from airflow_onnx.tracking.contract import Contract
+from airflow_onnx.tracking.promotion import Move, MoveRules, Promoter
+from airflow_onnx.tracking.promotion_policy import PromotionPolicy
+from airflow_onnx.tracking.run_description import escaped
+from onnx_release.errors import Refused
+from onnx_release.records import ModelVersion, ReleaseReport
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+
+class OnnxApproveVersionOperator(AcceptedStepOperator):
+    """Waits until a person approves the registered version, if one of its aliases needs that; returns an `Approval`.
+
+    No alias moves before the answer. After a rejection, or without an answer in time, the release is refused; the
+    version stays registered and has no alias of this release.
+
+    :param version: the `ModelVersion` that the registration returned.
+    :param policy: fields of `PromotionPolicy`.
+    :param rules: fields of `MoveRules`, each a value or its JSON.
+    :param timeout_h: the longest wait in hours.
+    """
+
+    template_fields: Sequence[str] = (
+        *AcceptedStepOperator.template_fields,
+        "version",
+        "policy",
+        "rules",
+        "timeout_h",
+    )
+    operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
+    ui_color = "#fef3c7"
+
+    def __init__(
+        self,
+        *,
+        version: Any,
+        policy: dict[str, Any],
+        rules: dict[str, Any] | None = None,
+        timeout_h: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.version = version
+        self.policy = policy
+        self.rules = rules
+        self.timeout_h = timeout_h
+        self._event: dict[str, Any] = {}
+
+    def release(self, run: StepRun) -> Approval:
+        """Show the question in Airflow and wait. Return an approval of no alias if none needs one."""
+        version, report = self._version(run)
+        reasons = self._reasons(run, version, report)
+        if not reasons:
+            self.log.info("No alias that moves needs an approval.")
+            return self._requested(version, reasons)
+        run_log.log_waiting(run.hook, run.context, version.training_run_id)
+        subject = f"Promote version {version.version} of {version.name}?"
+        body = "\n".join(_question(run, version, report, reasons))
+        raise approval.awaiting_answer(run.context, subject, body, float(params.value(self.timeout_h)))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Return the approval, or refuse the release."""
+        self._event = event
+        return self.run_step(context, self._answer)
+
+    def _answer(self, run: StepRun) -> Approval:
+        version, report = self._version(run)
+        requested = self._requested(version, self._reasons(run, version, report))
+        try:
+            given = approval.approved(requested, self._event)
+        except Refused as refusal:
+            for key, text in ((tags.APPROVAL, refusal.problem), (tags.VERSION_STATUS, refusal.code.replace("_", " "))):
+                model_registry.set_version_tag(run.hook, version.name, version.version, key, text)
+            raise
+        comment = f": {given.comment}" if given.comment else ""
+        text = f"was approved by {given.by}{comment}"
+        model_registry.set_version_tag(run.hook, version.name, version.version, tags.APPROVAL, text)
+        self.log.info("Version %d %s.", version.version, text)
+        return given
+
+    def _version(self, run: StepRun) -> tuple[ModelVersion, ReleaseReport]:
+        version = params.record(ModelVersion, self.version, "register")
+        judged, report = self.accepted_report(run)
+        require_same_version(judged.artifact, version)
+        self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
+        return version, report
+
+    def _reasons(self, run: StepRun, version: ModelVersion, report: ReleaseReport) -> dict[str, list[str]]:
+        """Return the reasons for an approval by alias, for the aliases that move and need one."""
+        policy, artifact = PromotionPolicy.read(self.policy), run.evidence["artifact"]
+        promoter = Promoter(
+            hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
+        )
+        candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))
+        moves: dict[str, Move] = promoter.moves(candidate, policy, artifact.precision)
+        return {alias: found for alias, move in moves.items() if (found := policy.reasons(alias, move, report))}
+
+    def _requested(self, version: ModelVersion, reasons: dict[str, list[str]]) -> Approval:
+        return Approval(model_name=version.name, version=version.version, sha256=version.sha256, aliases=tuple(reasons))
+
+
+def _question(
+    run: StepRun, version: ModelVersion, report: ReleaseReport, reasons: dict[str, list[str]]
+) -> Iterator[str]:
+    """Yield the lines of the question in Markdown: the result, the reasons, and the gates."""
+    from onnx_release.report.gates import TITLES
+    from onnx_release.report.numbers import limit_text, measured_text
+
+    run_id = version.training_run_id
+    name = run.trained_model.run_name or run_id
+    run_url = run.hook.server.run_url(run.trained_model.experiment_id, run_id)
+    version_url = run.hook.server.version_url(version.name, version.version)
+    yield f"**{escaped(report.headline)}**\n"
+    for alias, found in reasons.items():
+        yield f"- the alias `{alias}` moves to version {version.version} after an approval: {escaped('; '.join(found))}"
+    yield f"- training run [{escaped(name)}]({run_url}), [version {version.version}]({version_url})"
+    yield f"- sha256 `{version.sha256}`\n"
+    if report.next_step:
+        yield f"{escaped(report.next_step)}\n"
+    yield "| gate | of | measured | limit | result |"
+    yield "|---|---|---|---|---|"
+    for gate in sorted(report.gates, key=lambda gate: gate.verdict == "passed"):
+        cells = (TITLES.get(gate.name, gate.name), gate.subject, measured_text(gate), limit_text(gate), gate.verdict)
+        yield f"| {' | '.join(map(escaped, cells))} |"
