@@ -145,7 +145,7 @@ def test_the_run_leads_to_the_page_that_repeats_its_release(stack: RunningStack,
     login = {"username": stack.context.credentials.airflow_username}
     login["password"] = stack.context.credentials.airflow_password
     token = requests.post(f"{stack.context.airflow_url}/auth/token", json=login, timeout=20).json()["access_token"]
-    assert "Trigger release" in requests.get(url, cookies={"_token": token}, timeout=20).text
+    assert "Start the release" in requests.get(url, cookies={"_token": token}, timeout=20).text
     script = requests.get(url.split("?")[0] + ".js", cookies={"_token": token}, timeout=20)
     assert script.ok
     assert requests.get(url, timeout=20).status_code == 401
@@ -197,7 +197,8 @@ def test_a_running_training_is_waited_for_without_a_worker(stack: RunningStack, 
 
 
 def test_parameters_are_validated_before_anything_runs(stack: RunningStack) -> None:
-    body = {"dag_run_id": "bad", "logical_date": None, "conf": {"training_run_id": "x", "opset": 99}}
-    answer = stack.api.call("POST", f"/dags/{DAG_ID}/dagRuns", body)
-    assert answer.status_code == 400
-    assert "opset" in answer.text
+    for conf, words in (({"training_run_id": "notanid"}, "32 hex digits"), ({"opset": 99}, "opset")):
+        body = {"dag_run_id": "bad", "logical_date": None, "conf": conf}
+        answer = stack.api.call("POST", f"/dags/{DAG_ID}/dagRuns", body)
+        assert answer.status_code == 400
+        assert words in answer.text
