@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from typing import Any
+from urllib.parse import urlsplit
 
 from stack.airflow import python_path
 from stack.airflow_api import AirflowApi
@@ -23,20 +25,31 @@ def configure_airflow(context: Context) -> None:
     api.ensure_pool(MEASURE_POOL, 1, "Latency is measured alone: one task at a time.")
 
 
-def connections(context: Context) -> list[dict[str, str]]:
-    """Return the two connections in the form of Airflow's REST API."""
+def connections(context: Context) -> list[dict[str, Any]]:
+    """Return the two connections in the form of Airflow's REST API.
+
+    The port is a field of its own. Without it the Test button in Airflow's list sends port 0, and Airflow refuses to
+    test another port than the stored one.
+    """
+    # Airflow's own S3 hook, for other DAGs and for debugging, reads only the extra.
     config = {key: value for key, value in S3_CONFIG.items() if key != "proxies"}
     extra = {"endpoint_url": context.minio_url, "region_name": REGION, "config_kwargs": config}
     return [
-        {"connection_id": "mlflow_default", "conn_type": "mlflow", "host": context.mlflow_url},
+        {"connection_id": "mlflow_default", "conn_type": "mlflow", **_address(context.mlflow_url)},
         {
             "connection_id": "minio_default",
-            "conn_type": "aws",
+            "conn_type": "s3store",
+            **_address(context.minio_url),
             "login": context.credentials.minio_access_key,
             "password": context.credentials.minio_secret_key,
             "extra": json.dumps(extra),
         },
     ]
+
+
+def _address(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    return {"host": f"{parts.scheme}://{parts.hostname}", "port": parts.port}
 
 
 def connection_environment(context: Context) -> dict[str, str]:

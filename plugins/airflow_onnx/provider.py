@@ -31,7 +31,7 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "airflow-onnx-release",
         "name": "ONNX release",
         "description": "Turns a finished PyTorch training run into a tested, stored and registered ONNX model.",
-        "connection-types": [_mlflow_connection()],
+        "connection-types": [_mlflow_connection(), _store_connection()],
         "cli": ["airflow_onnx.cli.commands.get_commands"],
         "extra-links": [
             "airflow_onnx.links.TrainingRunLink",
@@ -55,13 +55,30 @@ def _mlflow_connection() -> dict[str, Any]:
         "ui-field-behaviour": {
             "hidden-fields": ["schema"],
             "relabeling": {"host": "Server", "login": "User"},
-            "placeholders": {"host": "https://mlflow.example.org", "port": "leave empty if Server contains it"},
+            "placeholders": {"host": "https://mlflow.example.org", "port": "443; the Test button of the list needs it"},
         },
         "conn-fields": {
             "token": _field("Token", "Bearer token. It replaces user and password.", "string", format="password"),
             "ui_url": _field("UI address", "Address of MLflow in a browser. Empty: the Server.", "string"),
             "insecure_tls": _field("Skip TLS verification", "For test servers only.", "boolean"),
             "ca_file": _field("CA file", "Path of the server's CA certificate on the workers.", "string"),
+        },
+    }
+
+
+def _store_connection() -> dict[str, Any]:
+    return {
+        "connection-type": "s3store",
+        "hook-class-name": "airflow_onnx.hooks.s3_store.S3StoreHook",
+        "hook-name": "S3 store",
+        "ui-field-behaviour": {
+            "hidden-fields": ["schema"],
+            "relabeling": {"host": "Server", "login": "Access key", "password": "Secret key"},
+            "placeholders": {"host": "https://minio.example.org", "port": "443; the Test button of the list needs it"},
+        },
+        "conn-fields": {
+            "region_name": _field("Region", "Empty: us-east-1.", "string"),
+            "console_url": _field("Console address", "The store's console, for links. Empty: no console.", "string"),
         },
     }
 
@@ -88,7 +105,7 @@ def _staging_options() -> dict[str, Any]:
         "staging_uri": _option(
             "Folder through which the tasks of a release pass the artifact.", None, "s3://onnx-staging/releases"
         ),
-        "staging_conn_id": _option("Connection of type aws for a staging folder in S3.", "minio_default"),
+        "staging_conn_id": _option("Connection of type s3store or aws for a staging folder in S3.", "minio_default"),
         "cache_folder": _option(
             "Folder on the worker's own disk that caches downloads.",
             None,

@@ -259,6 +259,6 @@ def _destination_params() -> dict[str, Param]:
             "mlflow_default", "string", DESTINATION, "MLflow connection", "Of type mlflow.", minLength=1
         ),
         "s3_conn_id": field(
-            "minio_default", "string", DESTINATION, "Object store connection", "Of type aws.", minLength=1
+            "minio_default", "string", DESTINATION, "Object store connection", "Of type s3store or aws.", minLength=1
         ),
     }  # fmt: skip

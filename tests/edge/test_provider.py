@@ -58,8 +58,8 @@ def test_a_default_can_be_read_as_its_type(name: str) -> None:
     assert isinstance(readers[option["type"]]("onnx_release", name), kinds[option["type"]])
 
 
-def test_the_connection_type_matches_the_hook() -> None:
-    (connection,) = get_provider_info()["connection-types"]
+@pytest.mark.parametrize("connection", get_provider_info()["connection-types"], ids=lambda one: one["hook-name"])
+def test_a_connection_type_matches_its_hook(connection: dict[str, Any]) -> None:
     hook = imported(connection["hook-class-name"])
     assert (hook.conn_type, hook.hook_name) == (connection["connection-type"], connection["hook-name"])
 

@@ -288,7 +288,7 @@ def test_airflow_wants_the_password(running_stack: RunningStack) -> None:
 def test_connections_and_the_pool_are_there(running_stack: RunningStack) -> None:
     found = {row["connection_id"]: row for row in running_stack.api.get("/connections")["connections"]}
     context = running_stack.context
-    assert found["mlflow_default"]["host"] == context.mlflow_url
+    assert f"{found['mlflow_default']['host']}:{found['mlflow_default']['port']}" == context.mlflow_url
     assert found["minio_default"]["login"] == context.credentials.minio_access_key
     assert json.loads(found["minio_default"]["extra"])["endpoint_url"] == context.minio_url
     assert running_stack.api.get(f"/pools/{MEASURE_POOL}")["slots"] == 1
@@ -300,10 +300,14 @@ def test_airflow_knows_the_connection_type_and_its_test_button_works(running_sta
     token = requests.post(f"{url}/auth/token", json=login, timeout=10).json()["access_token"]
     # What the UI's connection form is made from; the public API does not tell it.
     forms = requests.get(f"{url}/ui/connections/hook_meta", headers={"Authorization": f"Bearer {token}"}, timeout=30)
-    assert {"mlflow", "aws"} <= {row["connection_type"] for row in forms.json()}
-    body = {"connection_id": "mlflow_default", "conn_type": "mlflow", "host": running_stack.context.mlflow_url}
-    answer = running_stack.api.post("/connections/test", body)
-    assert answer["status"] is True, answer["message"]
+    assert {"mlflow", "s3store", "aws"} <= {row["connection_type"] for row in forms.json()}
+    for name in ("mlflow_default", "minio_default"):
+        # The body that the button in the list of connections sends.
+        stored = running_stack.api.get(f"/connections/{name}")
+        body = {"connection_id": name, "conn_type": stored["conn_type"], "port": int(stored["port"] or 0)}
+        body |= {key: stored[key] or "" for key in ("description", "host", "login", "password", "schema")}
+        answer = running_stack.api.post("/connections/test", body | {"extra": stored["extra"] or "{}"})
+        assert answer["status"] is True, answer["message"]
 
 
 def test_the_plugin_is_loaded_once(running_stack: RunningStack) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.hooks.address import server_address
 from onnx_release.errors import Transient, shorten
 
 if TYPE_CHECKING:
@@ -121,21 +122,14 @@ class MlflowServer:
 
 
 def _address(conn: Connection) -> str:
-    host = (conn.host or "").rstrip("/")
-    if host and "://" not in host:
-        scheme = conn.schema if conn.schema in ("http", "https") else "http"
-        host = f"{scheme}://{host}"
-    try:
-        parts = urlsplit(host)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # for example a port that is not a number
-        parts, is_usable = urlsplit(""), False
-    if not is_usable or parts.username or parts.password:
+    parts = server_address(conn)
+    if parts is None or parts.username or parts.password:
+        host = conn.host or ""
         shown = f": {host!r:.200}" if "@" not in host else ""
         raise TrackingRefused(
             f"The Airflow connection '{conn.conn_id}'",
-            "has credentials inside its server address" if parts.username else f"has no usable server address{shown}",
+            "has credentials inside its server address" if "@" in host else f"has no usable server address{shown}",
             "Set Server to an address like https://mlflow.example.org. Put user and password into their own fields.",
             code="mlflow_address",
         )
-    return host if parts.port or not conn.port else f"{host}:{conn.port}"
+    return parts.geturl()

@@ -27,7 +27,8 @@ class OnnxCheckOperator(ReleaseStepOperator):
         measurements.
     :param stage: the legacy stage of the release.
     :param rules: fields of `MoveRules`, each a value or its JSON.
-    :param s3_conn_id: an Airflow connection of type `aws`, for versions of other programs that have the alias.
+    :param s3_conn_id: an Airflow connection of type `s3store` or `aws`, for a version of another program that has the
+        alias.
     """
 
     template_fields: Sequence[str] = (

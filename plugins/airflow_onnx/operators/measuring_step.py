@@ -35,7 +35,7 @@ class MeasuringStepOperator(ReleaseStepOperator):
     :param plan: fields of `MeasurePlan`, each a value or its JSON.
     :param model_source: ``factory``, ``factory_kwargs``, ``weights_key`` and ``input_spec`` as in the export.
     :param inputs_uri: an ``.npz`` file of inputs to compare and time with (``s3://…``, ``runs:/…``), or empty.
-    :param s3_conn_id: an Airflow connection of type `aws`, for such a file.
+    :param s3_conn_id: an Airflow connection of type `s3store` or `aws`, for such a file.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("mlflow", "torch", "onnx", "onnxruntime")

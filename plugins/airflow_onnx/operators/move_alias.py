@@ -79,7 +79,7 @@ class MoveAliasStep(BaseOperator):
     """Base class of the tasks of `move_alias`.
 
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
-    :param s3_conn_id: an Airflow connection of type `aws`.
+    :param s3_conn_id: an Airflow connection of type `s3store` or `aws`.
     :param contract_change: ``refuse`` or ``allow`` a version with other inputs and outputs than the current one.
     """
 

@@ -98,7 +98,7 @@ class AcceptedStepOperator(ReleaseStepOperator):
     :param artifact: the `OnnxArtifact` that the tuning returned.
     :param check: its `CheckReport`.
     :param benchmark: its `BenchmarkReport`.
-    :param s3_conn_id: an Airflow connection of type `aws`; docs/connections.md lists the extras for MinIO.
+    :param s3_conn_id: an Airflow connection of type `s3store` or `aws`; docs/connections.md lists the extras for MinIO.
     """
 
     template_fields: Sequence[str] = (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.errors import StorageRefused
+from airflow_onnx.hooks.s3_store import s3_hook
 from airflow_onnx.storage.s3_errors import require_connection, store_errors
 from onnx_release.errors import Transient
 from onnx_release.records import FileDigest
@@ -68,17 +69,15 @@ class S3Folder:
 
 
 def folder_at(s3_conn_id: str, uri: str, rerun: str | None = "upload") -> S3Folder:
-    """Return the folder ``s3://bucket/prefix``, accessed through an Airflow connection of type `aws`.
+    """Return the folder ``s3://bucket/prefix``, accessed through an Airflow connection of type `s3store` or `aws`.
 
     :param rerun: as in `S3Folder`.
     :raises Refused: if the connection does not exist, or its address cannot be used.
     """
-    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-
-    require_connection(s3_conn_id)
+    conn = require_connection(s3_conn_id)
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     # A copy: the hook updates this dictionary with the connection's `service_config`.
-    hook = S3Hook(s3_conn_id, transfer_config_args=dict(TRANSFER_CONFIG))
+    hook = s3_hook(conn, transfer_config_args=dict(TRANSFER_CONFIG))
     return S3Folder(hook=hook, bucket=bucket, prefix=f"{prefix.strip('/')}/".lstrip("/"), rerun=rerun)
 
 

@@ -10,16 +10,19 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 
 from airflow_onnx.errors import StorageRefused
+from airflow_onnx.hooks.s3_store import S3StoreHook, aws_extra
 from onnx_release.errors import Transient, shorten
 
 if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
     from airflow_onnx.storage.s3 import S3Folder
 
 _OUTAGE = "Airflow tries again. If that does not help, check the store's log and the network."
 _RERUN = "clear the task '{rerun}' with its downstream tasks"
 _CHANGED = ("object_changed", f"Another program writes there: find it, then {_RERUN}.")
 _ACCESS = ("access_denied", "Check the key, the secret and the account's policy in the connection.")
-_REGION = ("wrong_address", "Correct region_name and endpoint_url in the extra of the connection.")
+_REGION = ("wrong_address", "Correct the region and the address (endpoint_url) in the connection.")
 _FULL = ("store_full", "Free space in the store, or raise the quota of the bucket.")
 _BUCKET_NAME = ("bucket_name", "Name another bucket.")
 # Error codes of S3 that a retry repeats, with our code and the next action. A HEAD request returns only the number.
@@ -79,18 +82,18 @@ _CLIENT_REFUSALS = (
 )
 
 
-def require_connection(conn_id: str) -> None:
-    """Raise for a connection that is missing, or whose `endpoint_url` is not an address.
+def require_connection(conn_id: str) -> Connection:
+    """Return a connection. Raise if it is missing, or if its address has another form.
 
     Airflow's hook takes the worker's own credentials for a missing connection, and another store.
 
     :raises AirflowNotFoundException: if the connection does not exist.
-    :raises StorageRefused: if its extra is not a JSON object, or `endpoint_url` has another form.
+    :raises StorageRefused: if its extra is not a JSON object, or its server or `endpoint_url` is not an address.
     """
     conn = BaseHook.get_connection(conn_id)
     subject = f"The Airflow connection '{conn_id}'"
     try:
-        extra = conn.extra_dejson
+        extra = aws_extra(conn)
         service = (extra.get("service_config") or {}).get("s3") or {}
         endpoint = str(extra.get("endpoint_url") or service.get("endpoint_url") or "")
     except (AttributeError, TypeError, ValueError) as error:
@@ -98,13 +101,14 @@ def require_connection(conn_id: str) -> None:
         raise StorageRefused(
             subject, problem, "Give a JSON object: see docs/connections.md.", code="wrong_extra"
         ) from error
-    if endpoint and not _is_address(endpoint):
-        raise StorageRefused(
-            subject,
-            f"has the endpoint_url {endpoint!r:.200} in its extra, which is not an address",
-            "Write it as http://host:port or https://host.",
-            code="wrong_address",
-        )
+    if _is_address(endpoint) or not (endpoint or conn.conn_type == S3StoreHook.conn_type):
+        return conn
+    raise StorageRefused(
+        subject,
+        f"has the server (endpoint_url) {endpoint!r:.200}, which is not an address",
+        "Write it as http://host:port or https://host.",
+        code="wrong_address",
+    )
 
 
 def _is_address(text: str) -> bool:

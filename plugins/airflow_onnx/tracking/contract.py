@@ -91,7 +91,7 @@ def contract_of(hook: MlflowHook, s3_conn_id: str, version: Any) -> Contract:
     """Return the contract of a registered version: of the report beside its model, else of its model signature.
 
     :param version: MLflow's `ModelVersion`.
-    :param s3_conn_id: an Airflow connection of type `aws`, for a version whose files are in an S3 store.
+    :param s3_conn_id: an Airflow connection of type `s3store` or `aws`, for a version whose files are in an S3 store.
     :raises TrackingRefused: ``contract_unknown`` if the version has neither.
     :raises Transient: if a server does not answer.
     """

@@ -80,7 +80,7 @@ class Move:
 class Promoter:
     """Decisions about the alias and the stage of one registered model.
 
-    :param s3_conn_id: an Airflow connection of type `aws`, for versions of other programs in an S3 store.
+    :param s3_conn_id: an Airflow connection of type `s3store` or `aws`, for versions of other programs in an S3 store.
     """
 
     hook: MlflowHook

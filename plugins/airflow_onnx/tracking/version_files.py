@@ -17,7 +17,7 @@ _REPORT_MAX_BYTES = 2**26
 def fetch_version(s3_conn_id: str, version: Any, folder: Path) -> tuple[OnnxArtifact, ReleaseReport]:
     """Download the files of a version that this package released, and compare every byte with the version's sha256.
 
-    :param s3_conn_id: an Airflow connection of type `aws`.
+    :param s3_conn_id: an Airflow connection of type `s3store` or `aws`.
     :param version: MLflow's `ModelVersion`.
     :param folder: an empty folder for the files.
     :return: the artifact and the report of its release.

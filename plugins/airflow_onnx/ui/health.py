@@ -71,7 +71,7 @@ class Health:
 
 
 def store_address(extra: dict[str, Any]) -> str:
-    """Return the address of the store from the extra of an `aws` connection."""
+    """Return the address of the store from the extra that `s3_store.aws_extra` returns."""
     found = str(extra.get("endpoint_url") or _AWS)
     return found if found.startswith(("http://", "https://")) else ""
 

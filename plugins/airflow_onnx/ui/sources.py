@@ -7,6 +7,7 @@ from typing import Any
 from airflow_onnx import defaults
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow_server import MlflowServer
+from airflow_onnx.hooks.s3_store import aws_extra
 from airflow_onnx.ui.health import store_address
 
 
@@ -17,7 +18,7 @@ def mlflow_server() -> MlflowServer:
 
 def store() -> str:
     """Return the address of the object store for the health line."""
-    return store_address(dict(_connection(defaults.S3_CONN_ID).extra_dejson))
+    return store_address(aws_extra(_connection(defaults.S3_CONN_ID)))
 
 
 def _connection(conn_id: str) -> Any:
