@@ -15,6 +15,12 @@ from typing import Any
 
 import pytest
 
+# Before torch is loaded, here and in child processes. The workers share the processors, and OpenMP threads that spin
+# for each other's results would use three times the time of one thread. A measurement sets its own number of threads.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 HERE = Path(__file__).parent
 # Each folder starts its services once for all its tests.
 ONE_WORKER = ("tests/edge", "tests/system")
