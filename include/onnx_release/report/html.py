@@ -1,0 +1,168 @@
+"""Release report as HTML: one file without scripts and without requests, from the templates of the release page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jinja2
+from markupsafe import Markup
+
+from onnx_release.errors import shorten
+from onnx_release.limits import LATENCY_QUANTILES
+from onnx_release.records import Gate, Measures, OutputParity, ReleaseReport
+from onnx_release.report.gates import TITLES, is_settled, is_warning
+from onnx_release.report.numbers import limit_text, measured_text, seconds_text, size_text, speedup_text, three_digits
+from onnx_release.report.plots import gate_bar, latency_plot, sides
+
+REPORT_PAGE = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
+
+# A table with more gates shows the failed ones and the closest of each kind first.
+_GATES_SHOWN_MAX = 14
+_FAILED_SHOWN_MAX = 20
+_COMPARISONS_SHOWN_MAX = 200
+_NAME_CHARACTERS = 90
+
+_SIGNS = {
+    "passed": "✓",
+    "warning": "▲",
+    "refused": "✖",
+    "not settled": "▲",
+    "not measured": "–",
+    "error": "✖",
+    "info": "i",
+    "taken": "✓",
+    "failed": "✖",
+    "unfit": "✖",
+    "released": "●",
+    "released with a warning": "▲",
+}
+# The classes of the style sheet by word.
+_TONES = {
+    "passed": "good",
+    "taken": "good",
+    "chosen": "good",
+    "released": "good",
+    "warning": "warn",
+    "not settled": "warn",
+    "released with a warning": "warn",
+    "refused": "bad",
+    "error": "bad",
+    "failed": "bad",
+    "unfit": "bad",
+}
+
+
+def report_html(report: ReleaseReport) -> str:
+    """Return the whole report as one HTML file."""
+    css = (TEMPLATES / "release.css").read_text(encoding="utf-8")
+    # Only this style sheet applies, and no script runs, even if a name is not escaped.
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    page = environment().get_template("report.html")
+    return page.render(report=report, css=Markup(css), css_digest=digest)  # noqa: S704 - a file of this package
+
+
+@cache
+def environment(folder: Path | None = None) -> jinja2.Environment:
+    """Return the environment of the templates; all text is escaped.
+
+    Args:
+        folder: A folder of further templates, which may import the macros of ``release.html``.
+    """
+    folders = [TEMPLATES] if folder is None else [folder, TEMPLATES]
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.filters |= {
+        "closest": closest_gates,
+        "bar": gate_bar,
+        "digits": three_digits,
+        "duration": seconds_text,
+        "limit": limit_text,
+        "link": safe_link,
+        "measured": measured_text,
+        "name": lambda text: shorten(text, _NAME_CHARACTERS),
+        "outcome_per_output": outcome_per_output,
+        "percent": lambda share: "-" if share is None else f"{share:.0%}",
+        "plot": latency_plot,
+        "settled": is_settled,
+        "sides": sides,
+        "sign": lambda word: _SIGNS.get(word, "·"),
+        "size": size_text,
+        "speedup": lambda record: speedup_text(record.speedup, record.speedup_low, record.speedup_high),
+        "state": release_state,
+        "title": lambda name: TITLES.get(name, name),
+        "tone": lambda word: _TONES.get(word, "plain"),
+        "used_measures": used_measures,
+        "worst_first": worst_first,
+    }
+    made.globals |= {
+        "MEASURES": {name: info.title or name for name, info in Measures.model_fields.items()},
+        "COMPARISONS_SHOWN_MAX": _COMPARISONS_SHOWN_MAX,
+        "QUANTILES": LATENCY_QUANTILES,
+    }
+    return made
+
+
+def release_state(report: ReleaseReport) -> str:
+    """Return the state of a release for people."""
+    if report.status == "refused":
+        return "refused"
+    return "released with a warning" if is_warning(report) else "released"
+
+
+def closest_gates(gates: Sequence[Gate]) -> list[Gate]:
+    """Return the gates of a short table: all if they are few, else the failed ones and the closest of each name."""
+    if len(gates) <= _GATES_SHOWN_MAX:
+        return list(gates)
+    failed = [gate for gate in gates if gate.verdict != "passed"]
+    closest: dict[str, Gate] = {}
+    for gate in gates:
+        if gate.verdict == "passed" and _use(gate) > _use(closest.get(gate.name)):
+            closest[gate.name] = gate
+    shown = {id(gate) for gate in (*failed[:_FAILED_SHOWN_MAX], *closest.values())}
+    return [gate for gate in gates if id(gate) in shown]
+
+
+def _use(gate: Gate | None) -> float:
+    """Return the used part of a gate's limit; a gate without a bar uses none of it."""
+    if gate is None:
+        return -1.0
+    bar = gate_bar(gate)
+    if bar is None:
+        return 0.0
+    return 1.0 - bar.high if gate.sense == "at least" else bar.high
+
+
+def worst_first(comparisons: Sequence[OutputParity]) -> list[OutputParity]:
+    """Return the comparisons, the failed ones first, each kind in its order."""
+    return sorted(comparisons, key=lambda comparison: (comparison.passed, not comparison.decides))
+
+
+def outcome_per_output(report: ReleaseReport) -> Mapping[str, str]:
+    """Return ``passed`` or ``refused`` for each compared output, from the gates."""
+    outputs = report.benchmark.parity.worst_per_output() if report.benchmark else {}
+    refused = {gate.subject for gate in report.gates if gate.verdict == "refused"}
+    return {output: "refused" if output in refused else "passed" for output in outputs}
+
+
+def used_measures(names: Iterable[str], per_output: Mapping[str, Measures]) -> list[str]:
+    """Return the names of the measures that at least one output has."""
+    return [name for name in names if any(getattr(worst, name) is not None for worst in per_output.values())]
+
+
+def safe_link(url: str | None) -> str:
+    """Return a web address, or nothing for an address of another scheme."""
+    try:
+        return url if url and urlsplit(url).scheme in ("http", "https") else ""
+    except ValueError:
+        return ""
