@@ -36,6 +36,9 @@ BOUND_ELEMENTS_MAX = 2**24
 MODEL_FILE = "model.onnx"
 EXTERNAL_DATA_FILE = "model.onnx.data"
 REPORT_FILE = "report.json"
+REPORT_PAGE = "report.html"
+# They are written after the digest of the folder was taken.
+REPORTS = frozenset({REPORT_FILE, REPORT_PAGE})
 
 # Ends of the names of files with a PyTorch model or its weights, in lower case, for str.endswith. pathlib's
 # suffix of ".pth.tar" is ".tar".

@@ -62,7 +62,7 @@ def require_right(deployment: Deployment, client: Any, run: DagRun, training_run
             target = folder / key.removeprefix(f"{prefix}/")
             target.parent.mkdir(parents=True, exist_ok=True)
             deployment.s3.download_file(bucket, key, str(target))
-    files = [file for file in describe_folder(folder) if file.path != limits.REPORT_FILE]
+    files = [file for file in describe_folder(folder) if file.path not in limits.REPORTS]
     assert folder_sha256(files) == exported["sha256"]
 
 

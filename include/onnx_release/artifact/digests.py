@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onnx_release.errors import ArtifactRefused, Transient
-from onnx_release.limits import REPORT_FILE
+from onnx_release.limits import REPORTS
 from onnx_release.records import FileDigest, OnnxArtifact
 
 _AGAIN = "Release the training run again from its export. If it happens twice, find the program that writes there."
@@ -54,11 +54,11 @@ def describe_folder(folder: Path) -> tuple[FileDigest, ...]:
 
 
 def folder_sha256(files: Iterable[FileDigest]) -> str:
-    """Return the sha256 over sorted ``path\\0sha256\\n`` lines of all files but `REPORT_FILE`.
+    """Return the sha256 over sorted ``path\\0sha256\\n`` lines of all files but `REPORTS`.
 
-    The report names this digest, and its timings differ from run to run.
+    The reports name this digest, and their timings differ from run to run.
     """
-    return content_sha256(file for file in files if file.path != REPORT_FILE)
+    return content_sha256(file for file in files if file.path not in REPORTS)
 
 
 def content_sha256(files: Iterable[FileDigest]) -> str:
@@ -93,7 +93,7 @@ def require_same_files(subject: str, found: Iterable[FileDigest], expected: Iter
     """
     old, new = {file.path: file for file in expected}, {file.path: file for file in found}
     problems = [f"{path} is missing" for path in sorted(old.keys() - new.keys())]
-    problems += [f"{path} was not there before" for path in sorted(new.keys() - old.keys() - {REPORT_FILE})]
+    problems += [f"{path} was not there before" for path in sorted(new.keys() - old.keys() - REPORTS)]
     problems += [
         f"{path} changed: {new[path].size_bytes} bytes with sha256 {new[path].sha256}, "
         f"not {old[path].size_bytes} with {old[path].sha256}"

@@ -22,21 +22,21 @@ from onnx_release.records import (
 from onnx_release.report.numbers import limit_text, measured_text, size_text, speedup_text, three_digits
 
 TITLES = {
-    "check": "errors of the static checks",
+    "check": "static checks",
     "comparable": "same dtype, shape and places of NaN",
     "mae": "mean absolute error",
     "max_abs": "largest absolute error",
     "tolerance": "largest error over the tolerance",
-    "sqnr_db": "signal to noise ratio",
-    "column_sqnr_db": "signal to noise ratio of one column",
+    "sqnr_db": "signal to noise",
+    "column_sqnr_db": "signal to noise of one column",
     "cosine": "cosine similarity",
     "uncertainty_ratio": "error over the model's uncertainty",
     "agreement": "share of equal values",
-    "parity": "failures of the comparison",
-    "unseen_batch_sizes": "batch sizes that the export did not use",
-    "invented_inputs": "differences on invented inputs",
+    "parity": "comparison with PyTorch",
+    "unseen_batch_sizes": "unseen batch sizes",
+    "invented_inputs": "invented inputs",
     "speedup": "speedup",
-    "p95_ms": "95th percentile of the time per call",
+    "p95_ms": "95th percentile",
     "provider": "execution provider",
     "latency": "latency",
 }
@@ -54,7 +54,7 @@ def gates(check: CheckReport | None, benchmark: BenchmarkReport | None) -> tuple
     found: list[Gate] = []
     if check is not None:
         errors = sum(finding.severity == "error" for finding in check.findings)
-        found.append(_count("check", "file", errors, passed=check.passed))
+        found.append(_count("check", "file", errors, "errors", passed=check.passed))
     if benchmark is not None:
         found += _parity_gates(benchmark.parity)
         if benchmark.latency is not None:
@@ -89,7 +89,7 @@ def headline(report: ReleaseReport, refusal: Refused | None = None) -> str:
     warned = [gate for gate in report.gates if gate.verdict != "passed"]
     if not warned:
         return _sentence(f"Released: {', '.join(_figures(report))}")
-    return _sentence(f"Released with a warning: {gate_sentence(warned[0])}{_others(len(warned) - 1, 'warning')}")
+    return _sentence(f"Released with a warning: {gate_sentence(warned[0])}{_others(len(warned) - 1)}")
 
 
 def next_step(report: ReleaseReport, refusal: Refused | None = None) -> str:
@@ -112,11 +112,12 @@ def _parity_gates(parity: ParityReport) -> Iterator[Gate]:
             subject="all outputs",
             measured=unseen,
             limit=1,
+            unit="sizes",
             sense="at least",
             verdict="passed" if unseen else "refused",
         )
-    yield _count("parity", "all samples", len(parity.failures), passed=parity.passed)
-    invented = _count("invented_inputs", "all outputs", len(parity.warnings), passed=not parity.warnings)
+    yield _count("parity", "all samples", len(parity.failures), "failures", passed=parity.passed)
+    invented = _count("invented_inputs", "all outputs", len(parity.warnings), "warnings", passed=not parity.warnings)
     yield invented if invented.verdict == "passed" else invented.replace(verdict="warning")
 
 
@@ -149,18 +150,29 @@ def _badness(limit: AppliedLimit) -> tuple[bool, float]:
 
 
 def _latency_gates(latency: LatencyReport) -> list[Gate]:
+    """Return the gates of the latency. A speedup that is uncertain, although above its limit, is a warning."""
     found = list(latency_gates(latency, LatencyBudget.from_dict(latency.budget)))
+    if not all(is_settled(batch, latency) for batch in _served(latency)):
+        found = [
+            gate.replace(verdict="warning") if (gate.name, gate.verdict) == ("speedup", "passed") else gate
+            for gate in found
+        ]
     if not latency.passed and all(gate.verdict in ("passed", "warning") for gate in found):
         found.append(Gate(name="latency", subject="all batch sizes", verdict="refused"))
     return found
 
 
-def _count(name: str, subject: str, count: int, *, passed: bool) -> Gate:
+def _served(latency: LatencyReport) -> list[BatchLatency]:
+    return [batch for batch in latency.batches if batch.batch_size == latency.budget.get("batch_size")]
+
+
+def _count(name: str, subject: str, count: int, unit: str, *, passed: bool) -> Gate:
     return Gate(
         name=name,
         subject=subject,
         measured=count,
         limit=0,
+        unit=unit,
         sense="at most",
         verdict="passed" if passed else "refused",
     )
@@ -177,19 +189,21 @@ def _refused_gate(report: ReleaseReport) -> str | None:
     if refused[0].name in ("check", "parity", "comparable", "provider", "latency"):
         # The reason has the place and the value.
         text = report.reasons[0].partition(": ")[2] or report.reasons[0]
-        return f"{text.split(';')[0]}{_others(len(report.reasons) - 1, 'reason')}"
-    return f"{gate_sentence(refused[0])}{_others(sum(gate.name != 'parity' for gate in refused) - 1, 'limit')}"
+        return f"{text.split(';')[0]}{_others(len(report.reasons) - 1)}"
+    return f"{gate_sentence(refused[0])}{_others(sum(gate.name != 'parity' for gate in refused) - 1)}"
 
 
-def _others(count: int, noun: str) -> str:
-    return f" (and {count} more {noun}{'s' if count > 1 else ''})" if count > 0 else ""
+def _others(count: int) -> str:
+    return f" (and {count} more)" if count > 0 else ""
 
 
 def gate_sentence(gate: Gate) -> str:
     """Return the failure of a gate as the rest of a sentence, without a full stop."""
     title, measured = TITLES.get(gate.name, gate.name), measured_text(gate)
     if gate.name == "invented_inputs":
-        return f"{measured} {'comparison' if gate.measured == 1 else 'comparisons'} of invented inputs differ or fail"
+        return f"the comparison on invented inputs has {measured}"
+    if gate.name == "speedup" and (gate.low or 0.0) >= (gate.limit or 0.0) and gate.verdict == "warning":
+        return f"the speed is uncertain, at least {three_digits(gate.low)}x at {gate.subject}"
     if gate.name == "speedup" and gate.verdict == "not settled":
         return f"the speed is not settled, {measured} at {gate.subject} against {limit_text(gate)}"
     subject = f" at {gate.subject}" if gate.name in ("speedup", "p95_ms") else f" of {gate.subject!r}"
@@ -204,9 +218,7 @@ def gate_sentence(gate: Gate) -> str:
 def _reason(report: ReleaseReport, refusal: Refused | None) -> str:
     if refusal is not None:
         return f"{refusal.subject} {refusal.problem}"
-    return (
-        f"{report.reasons[0]}{_others(len(report.reasons) - 1, 'reason')}" if report.reasons else "no reason is given"
-    )
+    return f"{report.reasons[0]}{_others(len(report.reasons) - 1)}" if report.reasons else "no reason is given"
 
 
 def _figures(report: ReleaseReport) -> Iterator[str]:
@@ -222,14 +234,17 @@ def _figures(report: ReleaseReport) -> Iterator[str]:
         yield f"MAE {max(errors):.0e}"
     if (latency := benchmark.latency) is None:
         return
-    for served in (batch for batch in latency.batches if batch.batch_size == latency.budget.get("batch_size")):
+    for served in _served(latency):
         plain = speedup_text(served.speedup, served.speedup_low, served.speedup_high)
         bound = f"at least {three_digits(served.speedup_low)}x"
         yield f"{plain if is_settled(served, latency) else bound} at batch {served.batch_size}"
 
 
 def _advice(report: ReleaseReport, gate: Gate) -> str:
-    if gate.name == "speedup" and gate.verdict == "not settled":
+    is_uncertain = gate.verdict == "not settled" or (
+        gate.verdict == "warning" and (gate.low or 0.0) >= (gate.limit or 0.0)
+    )
+    if gate.name == "speedup" and is_uncertain:
         return "Release again on a quieter host, or measure longer with the parameter measure_max_s"
     if gate.name in ("speedup", "p95_ms"):
         return "Release again with tuning, or with another latency limit"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,13 +14,12 @@ import jinja2
 from markupsafe import Markup
 
 from onnx_release.errors import shorten
-from onnx_release.limits import LATENCY_QUANTILES
+from onnx_release.limits import LATENCY_QUANTILES, REPORT_PAGE
 from onnx_release.records import Gate, Measures, OutputParity, ReleaseReport
 from onnx_release.report.gates import TITLES, is_settled, is_warning
 from onnx_release.report.numbers import limit_text, measured_text, seconds_text, size_text, speedup_text, three_digits
 from onnx_release.report.plots import gate_bar, latency_plot, sides
 
-REPORT_PAGE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 
 # A table with more gates shows the failed ones and the closest of each kind first.
@@ -67,6 +67,13 @@ def report_html(report: ReleaseReport) -> str:
     return page.render(report=report, css=Markup(css), css_digest=digest)  # noqa: S704 - a file of this package
 
 
+def write_page(folder: Path, report: ReleaseReport) -> Path:
+    """Write `REPORT_PAGE` into a folder and return its path."""
+    path = folder / REPORT_PAGE
+    path.write_text(report_html(report), encoding="utf-8", newline="\n")
+    return path
+
+
 @cache
 def environment(folder: Path | None = None) -> jinja2.Environment:
     """Return the environment of the templates; all text is escaped.
@@ -87,10 +94,11 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
         "bar": gate_bar,
         "digits": three_digits,
         "duration": seconds_text,
-        "limit": limit_text,
+        "limit": lambda gate: limit_text(gate).replace("at most", "≤").replace("at least", "≥"),
+        "has_more_reasons": has_more_reasons,
         "link": safe_link,
         "measured": measured_text,
-        "name": lambda text: shorten(text, _NAME_CHARACTERS),
+        "name": shown_name,
         "outcome_per_output": outcome_per_output,
         "percent": lambda share: "-" if share is None else f"{share:.0%}",
         "plot": latency_plot,
@@ -113,11 +121,22 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
     return made
 
 
+def shown_name(text: str) -> str:
+    """Return a name on one line and cut, without invisible characters: they can turn the text around it."""
+    return shorten("".join(one for one in text if unicodedata.category(one) not in ("Cc", "Cf")), _NAME_CHARACTERS)
+
+
 def release_state(report: ReleaseReport) -> str:
     """Return the state of a release for people."""
     if report.status == "refused":
         return "refused"
     return "released with a warning" if is_warning(report) else "released"
+
+
+def has_more_reasons(report: ReleaseReport) -> bool:
+    """Return True if the reasons have more than the headline and the next step."""
+    shown = f"{report.headline} {report.next_step}".replace("Refused: ", "", 1).casefold()
+    return [" ".join(reason.replace("`", "'").split()).casefold() for reason in report.reasons] not in ([], [shown])
 
 
 def closest_gates(gates: Sequence[Gate]) -> list[Gate]:

@@ -39,7 +39,7 @@ def speedup_text(value: float | None, low: float | None, high: float | None) -> 
 def measured_text(gate: Gate) -> str:
     """Return the measured value of a gate with its interval and unit; a dash when nothing was measured."""
     if gate.measured is None:
-        return "no difference" if gate.verdict == "passed" and gate.limit is not None else "-"
+        return "within rounding" if gate.verdict == "passed" and gate.limit is not None else "-"
     if gate.low is not None and gate.high is not None:
         return speedup_text(gate.measured, gate.low, gate.high)
     return _with_unit(gate.measured, gate.unit)
@@ -47,10 +47,15 @@ def measured_text(gate: Gate) -> str:
 
 def limit_text(gate: Gate) -> str:
     """Return the limit of a gate with its direction, for example ``at most 1e-05``; a dash without a limit."""
-    return "-" if gate.limit is None else f"{gate.sense} {_with_unit(gate.limit, gate.unit)}"
+    if gate.limit is None:
+        return "-"
+    # A count without an allowance.
+    return f"no {gate.unit}" if gate.limit == 0 and gate.unit else f"{gate.sense} {_with_unit(gate.limit, gate.unit)}"
 
 
 def _with_unit(value: float, unit: str) -> str:
+    if value == 1 and unit.endswith("s") and unit != "ms":
+        unit = unit.removesuffix("s")
     # A share close to 1 needs more digits, so that it is not shown as its limit.
     digits = f"{value:.6g}" if 0.9 < abs(value) < 1 and not unit else three_digits(value)
     return f"{digits}{unit}" if unit in ("", "x") else f"{digits} {unit}"

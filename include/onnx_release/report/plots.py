@@ -12,6 +12,8 @@ from onnx_release.report.numbers import speedup_text, three_digits
 
 # The place of the limit on a bar, and the decades of an error below it.
 _LIMIT_PLACE, _DECADES = 0.7, 6.0
+# The place of a lower limit.
+_LEAST_PLACE = 0.4
 # The powers of two on each side of a speedup's limit.
 _OCTAVES = 3.0
 # The plot in its own units: width, the edges of the axis, and the heights of a batch size, of a side and of the axis.
@@ -83,15 +85,14 @@ def gate_bar(gate: Gate) -> Bar | None:
         )
         return Bar(limit=0.5, low=low, high=high, dot=dot, sentence=f"{three_digits(value / limit)} times the limit")
     sentence = f"{three_digits(100 * value / limit)} % of the limit"
+    if gate.sense == "at least" and gate.unit == "" and limit < 1 and value <= 1:
+        # A share close to 1: its distance to 1 is compared.
+        used = (1 - value) / (1 - limit)
+        sentence = f"{three_digits(100 * used)} % of the allowed distance to 1"
+        place = 1 - (1 - _LIMIT_PLACE) * used if used <= 1 else _LIMIT_PLACE / used
+        return Bar(limit=_LIMIT_PLACE, low=0.0, high=_clipped(place), sentence=sentence)
     if gate.sense == "at least":
-        share = value / limit
-        if limit < 1 and value <= 1:
-            # A share close to 1: the distance to 1 is compared.
-            share = 2 - (1 - value) / (1 - limit)
-            sentence = f"{three_digits(100 * (1 - value) / (1 - limit))} % of the allowed distance to 1"
-        elif limit == 1:
-            share = value
-        return Bar(limit=_LIMIT_PLACE, low=0.0, high=_clipped(_LIMIT_PLACE * share), sentence=sentence)
+        return Bar(limit=_LEAST_PLACE, low=0.0, high=_clipped(_LEAST_PLACE * value / limit), sentence=sentence)
     place = (
         _LIMIT_PLACE * (1 + _log(value / limit, 10.0) / _DECADES) if gate.unit != "ms" else _LIMIT_PLACE * value / limit
     )

@@ -25,7 +25,7 @@ from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Move, MoveRules, Promoter
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import released_status, version_description, version_tags
-from onnx_release.limits import REPORT_FILE
+from onnx_release.limits import REPORTS
 from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
@@ -155,14 +155,16 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         One release at a time does this, so that objects, version and training run have the same figures.
         """
         from onnx_release.artifact.digests import describe_folder
+        from onnx_release.report.html import write_page
         from onnx_release.report.release_report import write_report
 
         folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
             write_report(Path(scratch), report)
-            (written,) = describe_folder(Path(scratch))
+            write_page(Path(scratch), report)
             metadata = {"training-run-id": version.training_run_id, "artifact-sha256": version.sha256}
-            s3.put(folder, Path(scratch), written, metadata)
+            for file in describe_folder(Path(scratch)):
+                s3.put(folder, Path(scratch), file, metadata)
         request = model_registry.VersionRequest(
             name=version.name,
             training_run_id=version.training_run_id,
@@ -186,7 +188,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
     def _require_objects(self, uploaded: S3Object) -> None:
         found = s3.sizes(s3.folder_at(self.s3_conn_id, uploaded.uri))
         # Another release of the same bytes may have replaced the report.
-        files = [file for file in uploaded.files if file.path != REPORT_FILE]
+        files = [file for file in uploaded.files if file.path not in REPORTS]
         if changed := [file.path for file in files if found.get(file.path) != file.size_bytes]:
             raise StorageRefused(
                 f"The folder {uploaded.uri}",

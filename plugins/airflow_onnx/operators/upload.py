@@ -12,6 +12,7 @@ from airflow_onnx.links import ObjectLink
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3, staging
 from onnx_release.errors import Refused
+from onnx_release.limits import REPORTS
 from onnx_release.records import FileDigest, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
             sent += [file] if is_new else []
         report, is_new = self._upload_report(target, accepted, metadata)
         sent += [report] if is_new else []
-        stray = set(s3.sizes(target)) - {file.path for file in artifact.files} - {report.path}
+        stray = set(s3.sizes(target)) - {file.path for file in artifact.files} - REPORTS
         s3.remove(target, sorted(stray))
         self.link_urls[ObjectLink.name] = s3.console_url(target)
         files = tuple(sorted((*artifact.files, report), key=lambda file: file.path))

