@@ -43,7 +43,7 @@ def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
     assert version["source"] == uri
     assert not release.artifact_folder.exists(), "the work folder is gone"
     names = {key.rsplit("/", 1)[1] for key in objects_of(release)}
-    assert {"model.onnx", "MLmodel", "requirements.txt", "report.json"} <= names
+    assert {"model.onnx", "MLmodel", "requirements.txt", "report.json", "report.html"} <= names
 
     stored = hook.client.get_model_version_by_alias(release.model_name, "candidate")
     assert stored.tags["onnx.sha256"] == sha256
@@ -57,7 +57,7 @@ def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
     note = run.data.tags["mlflow.note.content"]
     assert "**Released" in note
     assert f"/#/models/{release.model_name}/versions/1)" in note
-    assert f"/artifacts/onnx_release/{release.model_name}/report.json)" in note
+    assert f"/artifacts/onnx_release/{release.model_name}/report.html)" in note
     assert run.data.tags["onnx_release.status"] == "released"
     assert run.data.tags["onnx_release.version"] == "1"
     assert [name for name in run.data.metrics if name.startswith("onnx_release/")]

@@ -74,7 +74,7 @@ def test_a_release_after_a_refusal_becomes_current(hook: MlflowHook, release: Re
     note = hook.client.get_run(release.training_run_id).data.tags[run_description.TAG]
     assert note.startswith("A person's *note*.\n\n<!-- onnx-release:start -->\n\n**Refused: ")
     assert f"[Release again]({tags['rerun_url']})" in note
-    assert f"/artifacts/{TAG}/{release.model_name}/report.json)" in note
+    assert f"/artifacts/{TAG}/{release.model_name}/report.html)" in note
     assert (tags["status"], tags["dag_run_id"]) == ("refused", "first")
     assert tags["reason_code"]
     waited = {"operator": "MlflowTrainingRunSensor", "duration": 3600.0}
