@@ -16,6 +16,7 @@ from airflow_onnx import defaults
 from airflow_onnx.dag_runs import RELEASE_DAG_ID
 from airflow_onnx.deployment import placement, settings
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
+from airflow_onnx.events.notifications import Notifier, ReleaseEndCallback
 from airflow_onnx.operators.approve import OnnxApproveVersionOperator
 from airflow_onnx.operators.check import OnnxCheckOperator
 from airflow_onnx.operators.export import OnnxExportOperator
@@ -65,6 +66,9 @@ def release_dag(
     tags: Sequence[str] = TAGS,
     max_active_runs: int = defaults.RELEASES_ACTIVE_MAX,
     wait_timeout: timedelta = timedelta(hours=24),
+    on_released: Notifier | Sequence[Notifier] | None = None,
+    on_refused: Notifier | Sequence[Notifier] | None = None,
+    on_failed: Notifier | Sequence[Notifier] | None = None,
 ) -> DAG:
     """Make the DAG that exports, tunes, checks, measures, uploads, registers and promotes the model of a training run.
 
@@ -72,7 +76,11 @@ def release_dag(
     :param max_active_runs: releases in progress. A waiting release takes no resources; the executor's slots and the
         pool for measurements limit the running tasks.
     :param wait_timeout: longest wait for the end of the training run.
+    :param on_released: notifiers of Airflow, or functions of the context, for the end of a release with a version.
+        They find a `ReleaseEnd` as ``release`` in the context: see docs/events.md. `on_refused` and `on_failed` are
+        those for a model or a parameter at fault, and for a server or a program at fault.
     """
+    ended = ReleaseEndCallback(released=on_released, refused=on_refused, failed=on_failed)
     with DAG(
         dag_id=dag_id,
         dag_display_name=dag_display_name,
@@ -109,7 +117,7 @@ def release_dag(
             s3_conn_id=text_param("s3_conn_id"),
             **step,
         ).as_setup()
-        tasks = [wait, prepare, *_model_tasks(step), *_publishing_tasks(step, prepare)]
+        tasks = [wait, prepare, *_model_tasks(step), *_publishing_tasks(step, prepare, ended)]
         for task, following in pairwise(tasks):
             task >> following
     return dag
@@ -237,8 +245,11 @@ def _move_rules() -> dict[str, str]:
     return {"contract_change": text_param("contract_change"), "alias_back": json_param("alias_back")}
 
 
-def _publishing_tasks(step: dict[str, Any], prepare: Any) -> list[Any]:
-    """Return the tasks that store, register and promote the candidate, and the teardown of the work folder."""
+def _publishing_tasks(step: dict[str, Any], prepare: Any, ended: ReleaseEndCallback) -> list[Any]:
+    """Return the tasks that store, register and promote the candidate, and the teardown of the work folder.
+
+    :param ended: the callback for the end of the teardown, which is the end of the DAG run.
+    """
     artifact = task_record("tune", otherwise="export")
     store = {"s3_conn_id": text_param("s3_conn_id")}
     results = {"artifact": artifact, "check": task_record("check"), "benchmark": task_record("parity_latency")}
@@ -287,6 +298,8 @@ def _publishing_tasks(step: dict[str, Any], prepare: Any) -> list[Any]:
         model_uri=text_param("model_uri"),
         target_uri=task_text("upload", TARGET_KEY),
         version=task_record("promote"),
+        on_success_callback=ended,
+        on_failure_callback=ended,
         **step,
         **store,
         **_END_RETRIES,

@@ -44,11 +44,23 @@ Status = Literal["refused", "failed"]
 
 
 class TaskOutcome(Record):
-    """The end of a task that did not succeed. `code` is the code of a refusal, else empty."""
+    """The end of a task that did not succeed.
+
+    Attributes:
+        status: ``refused`` or ``failed``.
+        reason: The message of the error.
+        code: The code of a refusal, else empty.
+        headline: The problem in one sentence, empty for an end without an error.
+        next_step: The advice for a person.
+        task: The id of the task, which `dag_run_outcome` fills in.
+    """
 
     status: Status
     reason: str
     code: str = ""
+    headline: str = ""
+    next_step: str = ""
+    task: str = ""
 
 
 @contextmanager
@@ -72,9 +84,7 @@ def airflow_outcome(
         models_fault = isinstance(failure, Refused) and not isinstance(failure, DeploymentRefused)
         if isinstance(failure, Refused) and models_fault and on_refused is not None:
             on_refused(failure)
-        code = failure.code if isinstance(failure, Refused) else ""
-        outcome = TaskOutcome(status="refused" if models_fault else "failed", reason=str(failure), code=code)
-        _leave(context, outcome)
+        _leave(context, _outcome(failure, "refused" if models_fault else "failed"))
         if isinstance(failure, Refused):
             if models_fault:
                 outcome_log.log_refused(failure, context)
@@ -101,12 +111,32 @@ def dag_run_outcome(context: Context) -> TaskOutcome:
         if left := ti.xcom_pull(task_ids=task_id, key=XCOM_KEY):
             outcome = TaskOutcome.from_dict(left)
             reason = outcome.reason if outcome.status == "refused" else f"Task '{task_id}': {outcome.reason}"
-            return outcome.replace(reason=reason)
+            return outcome.replace(reason=reason, task=task_id)
     if failed:
         ended = f"The task '{failed[0]}' failed without a message: its process was killed, or a person marked it"
         action = "Read its log and check the worker's memory. Then clear the task with its downstream tasks."
-        return TaskOutcome(status="failed", reason=f"{ended}. {action}")
+        return TaskOutcome(
+            status="failed",
+            reason=f"{ended}. {action}",
+            headline=f"Failed: {_lower_article(ended)}.",
+            next_step=action,
+            task=failed[0],
+        )
     return TaskOutcome(status="failed", reason="The DAG run ended before the promotion: a person marked its tasks.")
+
+
+def _outcome(failure: ReleaseError, status: Status) -> TaskOutcome:
+    return TaskOutcome(
+        status=status,
+        reason=str(failure),
+        code=failure.code if isinstance(failure, Refused) else "",
+        headline=f"{status.capitalize()}: {_lower_article(f'{failure.subject} {failure.problem}')}".rstrip(".") + ".",
+        next_step=failure.action,
+    )
+
+
+def _lower_article(text: str) -> str:
+    return text[0].lower() + text[1:] if text.startswith(("The ", "A ", "An ")) else text
 
 
 def classified(error: Exception) -> ReleaseError:

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_onnx import params, validation
 from airflow_onnx.errors import StorageRefused, TrackingRefused
-from airflow_onnx.events import model_assets
+from airflow_onnx.events import model_assets, release_end
 from airflow_onnx.events.figures import Figures
 from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.log_lines import wrapped
@@ -114,6 +114,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
                 alias_note="; ".join(move.stays for move in moves.values() if move.stays) or None,
             )
             self._log_release(run, report, promoted)
+        release_end.leave_summary(run.context, report)
         contract, figures = Contract.of_artifact(artifact), Figures.of_report(report)
         for alias in moved:
             model_assets.add_event(run.context, self.outlets, version.replace(alias=alias), contract, figures)

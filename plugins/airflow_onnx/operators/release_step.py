@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import params, validation
+from airflow_onnx.events import release_end
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
 from airflow_onnx.operators.preflight import require_packages
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import run_log
+from onnx_release.errors import Refused
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
 
@@ -78,6 +80,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
 
         def log_refusal(error: Any) -> None:
             run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
+            release_end.leave_summary(context, _refused_report(run, error))
 
         with airflow_outcome(context, log_refusal):
             require_packages(self.packages)
@@ -90,6 +93,13 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         :raises Refused: if a retry would give the same result.
         :raises Transient: if a later try may succeed.
         """
+
+
+def _refused_report(run: StepRun, error: Refused) -> ReleaseReport:
+    from onnx_release.report.release_report import build_report
+
+    found = {name: run.evidence.get(name) for name in ("artifact", "check", "benchmark")}
+    return build_report(run.trained_model, **found, refusal=error)
 
 
 class AcceptedStepOperator(ReleaseStepOperator):
