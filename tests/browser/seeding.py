@@ -13,7 +13,7 @@ import httpx
 
 from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused
-from onnx_release.records import BenchmarkReport, CheckReport, TrainedModel
+from onnx_release.records import BenchmarkReport, CheckReport, SideLatency, TrainedModel
 from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.metrics import release_metrics
 from onnx_release.report.release_report import build_report
@@ -28,6 +28,13 @@ NAN = (
 
 class NanWeights(Refused):
     codes: ClassVar[Mapping[str, str]] = {"nan_weights": "A weight is NaN or infinity."}
+
+
+def side(p50_ms: float) -> SideLatency:
+    """Return times of one side around a median."""
+    return records.batch().reference.replace(
+        p50_ms=p50_ms, p95_ms=1.25 * p50_ms, quantiles_ms=records.quantiles(p50_ms)
+    )
 
 
 @dataclass
@@ -103,8 +110,7 @@ class Seeder:
                 batch_size=size, speedup=slower, speedup_low=low if settled else 0.7,
                 speedup_high=high if settled else 9.9,
                 conclusive=settled,
-                reference=records.batch().reference.replace(p50_ms=8.0 * size, p95_ms=11.0 * size),
-                candidate=records.batch().candidate.replace(p50_ms=8.0 * size / speedup, p95_ms=9.9 * size / speedup),
+                reference=side(8.0 * size), candidate=side(8.0 * size / speedup),
             )
             for size in (1, 8, 32)
         )  # fmt: skip
@@ -122,7 +128,7 @@ class Seeder:
         metrics = release_metrics(report)
         run_id = self.run(
             run_name, ago=ago, metrics=metrics, status="released", registered_model=model, sha256=artifact.sha256,
-            latency_verdict=verdict, precision="exact", dag_run_id=f"release__{run_name}",
+            latency_verdict=verdict, precision="exact", dag_run_id=f"release__{run_name}", dag_run_url=f"http://evil.test/dags/release_onnx/runs/release__{run_name}",
         )  # fmt: skip
         number = self.version(
             model, run_id, aliases, size_bytes=str(size_bytes), sha256=artifact.sha256, precision="exact"
@@ -140,7 +146,7 @@ class Seeder:
         report = build_report(trained, None, None, None, refusal).replace(reasons=(reason,))
         run_id = self.run(
             run_name, ago=ago, status="refused", registered_model=model, reason=reason, reason_code="nan_weights",
-            dag_run_id=f"release__{run_name}",
+            dag_run_id=f"release__{run_name}", dag_run_url=f"http://evil.test/dags/release_onnx/runs/release__{run_name}",
         )  # fmt: skip
         report = report.replace(trained_model=trained.replace(training_run_id=run_id))
         self.file(run_id, f"{tags.ROOT}/{model}/report.json", json.dumps(report.to_dict()))

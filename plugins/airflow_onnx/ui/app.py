@@ -61,19 +61,21 @@ def make_app() -> FastAPI:
     from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
     from airflow_onnx.ui.pages import Templates, release_pages
+    from onnx_release.report.html import TEMPLATES as REPORT_TEMPLATES
 
     app = FastAPI(title="ONNX release", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.may_read = requires_access_dag("GET", DagAccessEntity.RUN, RELEASE_DAG_ID)
+    app.state.may_read_its_dag = requires_access_dag("GET", DagAccessEntity.RUN)
     templates = Templates()
 
     def serving(path: Path) -> Callable[[], Response]:
         return lambda: FileResponse(path)
 
-    for path in STATIC.iterdir():
+    for path in (*STATIC.iterdir(), REPORT_TEMPLATES / "release.css"):
         app.add_api_route(f"/{path.name}", serving(path), response_model=None, dependencies=[Depends(get_user)])
     may_read = [Depends(app.state.may_read)]
     app.add_api_route("/trigger", serving(STATIC / "trigger.html"), response_model=None, dependencies=may_read)
-    app.include_router(release_pages(templates).router(), dependencies=may_read)
+    app.include_router(release_pages(templates).router(app.state.may_read_its_dag), dependencies=may_read)
 
     async def refuse(request: Request, error: Any) -> Response:
         wants_page = "text/html" in request.headers.get("accept", "")

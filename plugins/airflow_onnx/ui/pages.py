@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from airflow_onnx import airflow_urls, validation
 from airflow_onnx.dag_runs import RELEASE_DAG_ID
+from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.ui import airflow_state, numbers, sources
+from airflow_onnx.ui.airflow_state import AirflowRelease
 from airflow_onnx.ui.health import Health
-from airflow_onnx.ui.release_index import ReleaseIndex, Snapshot
+from airflow_onnx.ui.model_view import compare, model_view, moment
+from airflow_onnx.ui.release_index import TIMEOUT_S, ReleaseIndex, ReleaseRecord, Snapshot
+from airflow_onnx.ui.release_view import dag_run_view, record_of, release_view
 from airflow_onnx.ui.states import WORDS, Releases
+from airflow_onnx.ui.stored_report import StoredReports, stored_reports
 from airflow_onnx.ui.view import Filter, list_view
+from onnx_release.errors import ParameterRefused, Refused, Transient
+from onnx_release.records import ReleaseReport
 
 log = logging.getLogger(__name__)
 
@@ -28,24 +37,17 @@ class Templates:
     """The page templates. Every text is escaped."""
 
     def __init__(self) -> None:
-        self._env = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._env.filters |= {
-            "part": lambda text: quote(str(text), safe=""),
-            "utc": numbers.utc,
-            "since": numbers.since,
-        }
+        from onnx_release.report.html import environment
 
-    def page(self, request: Request, name: str, status: int = 200, **context: Any) -> HTMLResponse:
+        self._env = environment(TEMPLATES)
+        filters: dict[str, Any] = {"utc": numbers.utc, "since": numbers.since, "moment": moment}
+        self._env.filters |= filters | {"part": lambda text: quote(str(text), safe="")}
+
+    def page(self, request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
         """Return a page. `base` is the address of these pages, `airflow` that of Airflow, both without a host."""
         base = str(request.scope.get("root_path", ""))
         airflow = base.removesuffix("/onnx-release")
-        text = self._env.get_template(name).render(
+        text = self._env.get_template(template).render(
             base=base, airflow=airflow, now=datetime.now(UTC), dag_id=RELEASE_DAG_ID, words=WORDS, **context
         )
         return HTMLResponse(text, status_code=status)
@@ -57,18 +59,29 @@ class ReleasePages:
     def __init__(self, templates: Templates, index: ReleaseIndex, health: Health) -> None:
         self._templates, self._index, self._health = templates, index, health
 
-    def router(self) -> APIRouter:
-        """Return the routes for the app."""
+    def router(self, may_read_its_dag: Callable[..., None]) -> APIRouter:
+        """Return the routes for the app.
+
+        :param may_read_its_dag: the check of the right to read the DAG runs of the DAG in the query.
+        """
         router = APIRouter()
-        for path, page in {"/": self.start, "/releases": self.list}.items():
-            router.add_api_route(path, page, response_model=None, include_in_schema=False)
+        routes: dict[str, Callable[..., Response]] = {
+            "/": self.start,
+            "/releases": self.releases,
+            "/releases/{run_id}": self.release,
+            "/models/{name}": self.model,
+            "/models/{name}/compare": self.compare,
+        }
+        for path, page in routes.items():
+            router.add_api_route(path, page, response_model=None)
+        router.add_api_route("/run", self.dag_run, response_model=None, dependencies=[Depends(may_read_its_dag)])
         return router
 
     def start(self, request: Request) -> Response:
         """Redirect to the list."""
         return RedirectResponse(f"{request.scope.get('root_path', '')}/releases")
 
-    def list(self, request: Request) -> Response:
+    def releases(self, request: Request) -> Response:
         """Return the list of releases."""
         snapshot = self._index.snapshot()
         releases = self._releases(snapshot)
@@ -80,6 +93,118 @@ class ReleasePages:
             is_complete=snapshot.complete_at is not None,
             health=self._health.lines(snapshot, releases.waiting_count()),
         )
+
+    def release(self, request: Request, run_id: str) -> Response:
+        """Return the release of a training run, or one attempt of it."""
+        snapshot = self._index.snapshot()
+        try:
+            record = snapshot.of_run(validation.validate_run_id(run_id))
+        except ParameterRefused:
+            record = None
+        if record is None:
+            return self._missing(request, "This training run has no release", snapshot)
+        return self._release(request, record, snapshot, attempt=request.query_params.get("attempt", "")[:100])
+
+    def dag_run(self, request: Request) -> Response:
+        """Return the release of a DAG run, for the tab of Airflow's page of the run."""
+        dag_id, run_id = (request.query_params.get(name, "")[:250] for name in ("dag_id", "run_id"))
+        found = airflow_state.release(dag_id, run_id)
+        if found is None or not found.tasks:
+            return self._missing(request, "This DAG run is not a release", None)
+        snapshot = self._index.snapshot()
+        record = record_of(found, snapshot)
+        if record is not None:
+            url = "" if found.is_active else airflow_urls.dag_run_url(dag_id, run_id)
+            return self._release(request, record, snapshot, dag_run=found, dag_run_url=url)
+        view = dag_run_view(found, self._releases(snapshot), datetime.now(UTC))
+        return self._templates.page(request, "release_page.html", view=view, problem=snapshot.problem)
+
+    def _release(
+        self, request: Request, record: ReleaseRecord, snapshot: Snapshot, *, attempt: str = "",
+        dag_run: AirflowRelease | None = None, dag_run_url: str = "",
+    ) -> Response:  # fmt: skip
+        releases = self._releases(snapshot)
+        reports, problem = StoredReports(), snapshot.problem
+        if snapshot.server and not problem:
+            with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
+                reports = stored_reports(
+                    rest, record.run_id, record.model_name, precision=record.precision, attempt=attempt,
+                    dag_run_url=dag_run_url,
+                )  # fmt: skip
+        if dag_run is None and not attempt:
+            dag_run = self._dag_run_of(record)
+        view = release_view(record, reports, snapshot, releases, dag_run, datetime.now(UTC))
+        return self._templates.page(request, "release_page.html", view=view, problem=problem)
+
+    def model(self, request: Request, name: str) -> Response:
+        """Return a registered model."""
+        snapshot = self._index.snapshot()
+        try:
+            validation.validate_model_name(name)
+        except ParameterRefused:
+            return self._missing(request, "There is no model of this name", snapshot)
+        model, versions, problem = None, [], snapshot.problem
+        if snapshot.server and not problem:
+            try:
+                with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
+                    model, versions = rest.registered_model(name), rest.model_versions(name)
+            except Refused as error:
+                # A model whose releases were all refused is not registered.
+                problem = "" if error.code == "not_found" else str(error)
+            except Transient as error:
+                problem = str(error)
+        view = model_view(name, model, versions, snapshot, self._releases(snapshot))
+        if not (view.versions or view.attempts or problem):
+            return self._missing(request, "There is no model of this name", snapshot)
+        return self._templates.page(request, "model_page.html", view=view, problem=problem)
+
+    def compare(self, request: Request, name: str) -> Response:
+        """Return the differences of two versions."""
+        snapshot = self._index.snapshot()
+        chosen = sorted({int(text) for text in request.query_params.getlist("v") if text.isdecimal()})
+        names = tuple(f"v{version}" for version in chosen)
+        comparison, problem = None, "" if len(chosen) == 2 else "Choose two versions."
+        if not problem:
+            try:
+                comparison = compare(*self._reports_of(snapshot, name, chosen), (names[0], names[1]))
+            except (Refused, Transient) as error:
+                problem = str(error)
+        return self._templates.page(
+            request, "compare_page.html", name=name, names=names, comparison=comparison, problem=problem
+        )
+
+    def _reports_of(self, snapshot: Snapshot, name: str, versions: list[int]) -> tuple[ReleaseReport, ReleaseReport]:
+        records = {record.version: record for record in snapshot.records if record.model_name == name}
+        found = []
+        for version in versions:
+            record = records.get(str(version))
+            if record is None or snapshot.server is None:
+                raise TrackingRefused(
+                    f"Version {version} of {name[:128]!r}",
+                    "has no release in MLflow",
+                    "Choose others.",
+                    code="not_found",
+                )
+            with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
+                reports = stored_reports(rest, record.run_id, record.model_name, precision=record.precision)
+            if reports.report is None:
+                raise TrackingRefused(f"Version {version}", "has no report", reports.problem, code="not_found")
+            found.append(reports.report)
+        return found[0], found[1]
+
+    def _missing(self, request: Request, title: str, snapshot: Snapshot | None) -> Response:
+        text = f"MLflow does not answer. {snapshot.problem}" if snapshot and snapshot.problem else ""
+        return self._templates.page(request, "message.html", 404, title=title, text=text, can_read=True)
+
+    def _dag_run_of(self, record: ReleaseRecord) -> AirflowRelease | None:
+        # Only DAG runs of the DAG whose right was checked.
+        if not record.dag_run_id:
+            return None
+        try:
+            return airflow_state.release(RELEASE_DAG_ID, record.dag_run_id)
+        except Exception as error:  # noqa: BLE001 - a database may raise anything; the page then has no steps
+            log.warning("The page of a release shows no steps: %s", type(error).__name__)
+            return None
 
     def _releases(self, snapshot: Snapshot) -> Releases:
         """Return the DAG runs in progress; without MLflow the newest ones in any state."""

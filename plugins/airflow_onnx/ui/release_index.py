@@ -66,6 +66,7 @@ class ReleaseRecord:
     alias_note: str
     precision: str
     sha256: str
+    s3_uri: str
     latency_verdict: str
     attempted_at: datetime | None
     last_attempt: str
@@ -98,6 +99,7 @@ class ReleaseRecord:
             alias_note=found.get(tags.ALIAS_NOTE, ""),
             precision=precision,
             sha256=found.get(tags.SHA256, ""),
+            s3_uri=found.get(tags.S3_URI, ""),
             latency_verdict=found.get(tags.LATENCY_VERDICT, ""),
             attempted_at=_time(found.get(tags.ATTEMPTED_AT, "")),
             last_attempt=found.get(tags.LAST_ATTEMPT, ""),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from airflow_onnx.ui import numbers
-from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease
+from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease, TaskState
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot, Speed
 from airflow_onnx.ui.states import WORDS, Releases, is_abandoned, state_of
 
@@ -92,10 +92,11 @@ class SpeedView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepView:
-    """One step of a release in progress. `state` is one of done, now, failed and next."""
+    """One step of a release. `state` is one of done, now, failed and next; `time` is its duration so far."""
 
     name: str
     state: str
+    time: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,14 +230,20 @@ def row_of_dag_run(release: AirflowRelease, state: str, releases: Releases, now:
     )
 
 
-def steps_of(release: AirflowRelease) -> tuple[StepView, ...]:
+def steps_of(release: AirflowRelease, now: datetime | None = None) -> tuple[StepView, ...]:
     """Return the steps of a DAG run in order. A skipped step is left out."""
     states = {"success": "done", "failed": "failed", "upstream_failed": "next", None: "next"}
     return tuple(
-        StepView(name=STEPS[task.task_id], state=states.get(task.state, "now"))
+        StepView(name=STEPS[task.task_id], state=states.get(task.state, "now"), time=_time_of(task, now))
         for task in release.tasks
         if task.state not in ("skipped", "removed")
     )
+
+
+def _time_of(task: TaskState, now: datetime | None) -> str:
+    if task.started_at is None or task.state in ("upstream_failed", None):
+        return ""
+    return numbers.duration(((task.ended_at or now or datetime.now(UTC)) - task.started_at).total_seconds())
 
 
 def again_conf(rerun_url: str) -> str:
