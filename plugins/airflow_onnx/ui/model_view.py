@@ -13,7 +13,7 @@ from airflow_onnx.ui.charts import Chart, Point, chart
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
 from airflow_onnx.ui.states import WORDS, Releases, state_of
 from airflow_onnx.ui.view import SpeedView
-from onnx_release.records import ReleaseReport
+from onnx_release.records import AliasMove, ReleaseReport
 
 ATTEMPTS_MAX = 20
 VERSIONS_MAX = 50
@@ -43,12 +43,13 @@ class VersionRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasView:
-    """An alias with the time of its newest move."""
+    """An alias with the time of its newest move. `proposed` is the version that the dialog of a move offers first."""
 
     name: str
     version: int
     moved_at: datetime | None
     by: str
+    proposed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +75,15 @@ class ModelView:
     aliases: tuple[AliasView, ...]
     versions: tuple[VersionRow, ...]
     attempts: tuple[AttemptView, ...]
-    moves: tuple[alias_log.AliasMove, ...]
+    moves: tuple[AliasMove, ...]
     sizes: Chart | None
     speeds: Chart | None
     is_live: bool
+
+    @property
+    def alias_choices(self) -> tuple[tuple[str, int], ...]:
+        """The aliases and their versions, for the dialog of a move."""
+        return tuple((alias.name, alias.version) for alias in self.aliases)
 
 
 def model_view(
@@ -113,7 +119,9 @@ def model_view(
     ]
     return ModelView(
         name=name,
-        aliases=tuple(_alias(alias, version, moves) for alias, version in sorted(aliases.items())),
+        aliases=tuple(
+            _alias(alias, version, moves, [row.version for row in rows]) for alias, version in sorted(aliases.items())
+        ),
         versions=rows,
         attempts=attempts,
         moves=moves[:MOVES_MAX],
@@ -141,9 +149,22 @@ def _version_row(entry: ModelVersionEntry, record: ReleaseRecord | None, aliases
     )
 
 
-def _alias(name: str, version: int, moves: Sequence[alias_log.AliasMove]) -> AliasView:
+def _alias(name: str, version: int, moves: Sequence[AliasMove], versions: Sequence[int]) -> AliasView:
     move = next((one for one in moves if one.alias == name and one.to_version == version), None)
-    return AliasView(name=name, version=version, moved_at=moment(move.at) if move else None, by=move.by if move else "")
+    return AliasView(
+        name=name,
+        version=version,
+        moved_at=moment(move.at) if move else None,
+        by=move.by if move else "",
+        proposed=proposed_version(version, versions, move),
+    )
+
+
+def proposed_version(version: int, versions: Sequence[int], move: AliasMove | None = None) -> int:
+    """Return the version before the newest move of an alias, else the one below it, else the newest."""
+    if move and move.from_version in versions:
+        return int(move.from_version or 0)
+    return max((one for one in versions if one < version), default=max(versions, default=version))
 
 
 def moment(text: str) -> datetime | None:

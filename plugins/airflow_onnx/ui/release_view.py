@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.ui.airflow_state import AirflowRelease
+from airflow_onnx.ui.model_view import proposed_version
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
 from airflow_onnx.ui.states import Releases, dag_id_of, state_of
 from airflow_onnx.ui.stored_report import StoredReports
@@ -28,6 +30,15 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoveButton:
+    """A button that opens the dialog of a move with an alias and a version."""
+
+    alias: str
+    version: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseView:
     """One release.
 
@@ -35,6 +46,7 @@ class ReleaseView:
     :param report: the report of the release or of one attempt.
     :param sentence: the result, the reason or the present step if there is no report to show it.
     :param is_live: True while the release is in progress.
+    :param approval: the DAG run that waits for an approval, else None.
     """
 
     row: Row
@@ -48,6 +60,10 @@ class ReleaseView:
     sha256: str
     s3_uri: str
     is_live: bool
+    approval: AirflowRelease | None = None
+    moves: tuple[MoveButton, ...] = ()
+    alias_choices: tuple[tuple[str, int], ...] = ()
+    version_choices: tuple[int, ...] = ()
 
     @property
     def title(self) -> str:
@@ -72,8 +88,12 @@ def release_view(
     report = reports.report
     # A release in progress shows its steps; the report of an earlier attempt would be taken for its result.
     is_outdated = is_live and record.status != "released" and not reports.shown
-    report = None if is_outdated else report
+    # The page has its own link to the DAG run: the address in the report is not trusted.
+    report = None if is_outdated or report is None else report.replace(dag_run_url=None)
     is_released = bool(row.version)
+    aliases = snapshot.aliases.get(record.model_name, {})
+    of_model = (one.version for one in snapshot.records if one.model_name == record.model_name)
+    versions = tuple(sorted({int(version) for version in of_model if version.isdecimal()}, reverse=True))
     return ReleaseView(
         row=row,
         run_id=record.run_id,
@@ -86,7 +106,29 @@ def release_view(
         sha256=record.sha256 if is_released else "",
         s3_uri=record.s3_uri if is_released else "",
         is_live=is_live,
+        approval=waits_for_approval(dag_run),
+        moves=_moves(record, aliases, versions) if is_released else (),
+        alias_choices=tuple(sorted(aliases.items())),
+        version_choices=versions,
     )
+
+
+def waits_for_approval(dag_run: AirflowRelease | None) -> AirflowRelease | None:
+    """Return the DAG run if its task `approve` waits for a person."""
+    waits = dag_run and any(task.task_id == "approve" and task.state == "awaiting_input" for task in dag_run.tasks)
+    return dag_run if waits else None
+
+
+def _moves(record: ReleaseRecord, aliases: Mapping[str, int], versions: Sequence[int]) -> tuple[MoveButton, ...]:
+    if not record.version.isdecimal() or len(versions) < 2:
+        return ()
+    number, found = int(record.version), []
+    for alias, version in sorted(aliases.items()):
+        if version != number:
+            found.append(MoveButton(alias=alias, version=number, text=f"Move @{alias} here…"))
+        elif (other := proposed_version(version, versions)) < version:
+            found.append(MoveButton(alias=alias, version=other, text=f"Roll @{alias} back to v{other}…"))
+    return tuple(found)
 
 
 def dag_run_view(dag_run: AirflowRelease, releases: Releases, now: datetime) -> ReleaseView:

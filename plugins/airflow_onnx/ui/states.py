@@ -75,7 +75,9 @@ class Releases:
             return Progress(state="waiting", text=f"waits for the measuring slot, {before} before it")
         task = _present(release.tasks)
         if task is None:
-            text = "waits for its start" if release.state == "queued" else "runs"
+            failed = next((STEPS[one.task_id] for one in release.tasks if one.state == "failed"), None)
+            text = f"ends: {failed} did not pass" if failed else "runs"
+            text = "waits for its start" if release.state == "queued" else text
             return Progress(state="waiting" if release.state == "queued" else "running", text=text)
         is_waiting = task.task_id == "wait_for_training" or task.state == "awaiting_input"
         if task.state == "up_for_retry":

@@ -197,7 +197,7 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
         run_id=record.run_id,
         dag_run_id=record.dag_run_id,
         state=state,
-        model=record.model_name,
+        model=record.model_name or str(release.conf.get("model_name") or "" if release else ""),
         run_name=record.run_name,
         version=record.version if is_released else "",
         aliases=tuple(sorted(name for name, version in aliases.items() if str(version) == record.version)),

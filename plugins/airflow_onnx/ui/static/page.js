@@ -27,14 +27,14 @@ if (frame) {
 
 // The frame's sandbox has neither popups nor navigation of its parent, so the link is followed in the parent's document.
 function openOutside(event) {
-  const link = event.target.closest && event.target.closest("a[data-top], a[data-new]");
+  const link = event.target.closest && event.target.closest("a[data-top], a[data-new], a[target=_blank]");
   if (!link || event.defaultPrevented) return;
   if (!frame) {
     if (link.hasAttribute("data-new")) Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
     return;
   }
   event.preventDefault();
-  followInAirflow(link.href, link.hasAttribute("data-new") || event.ctrlKey || event.metaKey);
+  followInAirflow(link.href, link.hasAttribute("data-new") || link.target === "_blank" || event.ctrlKey || event.metaKey);
 }
 
 function followInAirflow(address, inNewTab) {
