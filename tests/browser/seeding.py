@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import httpx
 
 from airflow_onnx.tracking import tags
+from airflow_onnx.tracking.version_tags import released_status, version_tags
 from onnx_release.errors import Refused
 from onnx_release.records import BenchmarkReport, CheckReport, SideLatency, TrainedModel
 from onnx_release.report.markdown import summary_markdown
@@ -82,11 +83,11 @@ class Seeder:
         answer = httpx.put(f"{self.url}/api/2.0/mlflow-artifacts/artifacts/{root}/{path}", content=content.encode())
         answer.raise_for_status()
 
-    def version(self, name: str, run_id: str, aliases: tuple[str, ...] = (), **found: str) -> int:
+    def version(self, name: str, run_id: str, aliases: tuple[str, ...], found: dict[str, str]) -> int:
         """Make a version of a registered model."""
         with contextlib.suppress(httpx.HTTPStatusError):  # It exists.
             self.call("registered-models/create", name=name)
-        rows = [{"key": f"onnx.{key}", "value": text} for key, text in found.items()]
+        rows = [{"key": key, "value": text} for key, text in found.items()]
         made = self.call(
             "model-versions/create",
             name=name,
@@ -130,9 +131,7 @@ class Seeder:
             run_name, ago=ago, metrics=metrics, status="released", registered_model=model, sha256=artifact.sha256,
             latency_verdict=verdict, precision="exact", dag_run_id=f"release__{run_name}", dag_run_url=f"http://evil.test/dags/release_onnx/runs/release__{run_name}",
         )  # fmt: skip
-        number = self.version(
-            model, run_id, aliases, size_bytes=str(size_bytes), sha256=artifact.sha256, precision="exact"
-        )
+        number = self.version(model, run_id, aliases, version_tags(report, artifact, released_status(report)))
         self.tag(run_id, version=str(number))
         report = report.replace(trained_model=report.trained_model.replace(training_run_id=run_id))
         self.file(run_id, f"{tags.ROOT}/{model}/report.json", json.dumps(report.to_dict()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_onnx.hooks.mlflow_records import ModelVersionEntry, RegisteredModel
-from airflow_onnx.tracking import alias_log
+from airflow_onnx.tracking import alias_log, tags
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.charts import Chart, Point, chart
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
@@ -33,7 +33,6 @@ class VersionRow:
     size: str
     aliases: tuple[str, ...]
     created_at: datetime
-    description: str
 
     @property
     def word(self) -> str:
@@ -132,9 +131,7 @@ def model_view(
 
 
 def _version_row(entry: ModelVersionEntry, record: ReleaseRecord | None, aliases: dict[str, int]) -> VersionRow:
-    size = entry.tags.get("onnx.size_bytes", "")
-    number = record.size_bytes if record else float(size) if size.isdecimal() else None
-    is_warned = record is not None and record.latency_verdict not in ("", "passed")
+    is_warned = entry.tags.get(tags.VERSION_STATUS) == WORDS["warning"]
     return VersionRow(
         version=entry.version,
         run_id=entry.run_id,
@@ -142,10 +139,9 @@ def _version_row(entry: ModelVersionEntry, record: ReleaseRecord | None, aliases
         state="warning" if is_warned else "released",
         mae=numbers.digits(record.mae) if record else "",
         speed=SpeedView.of(record.speed) if record else None,
-        size=numbers.size(number),
+        size=entry.tags.get(tags.VERSION_SIZE, "")[:20],
         aliases=tuple(sorted(name for name, version in aliases.items() if version == entry.version)),
         created_at=datetime.fromtimestamp(entry.created_at_ms / 1000, UTC),
-        description=entry.description.partition("\n")[0][:200],
     )
 
 
