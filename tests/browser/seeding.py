@@ -63,7 +63,7 @@ class Seeder:
         named = {f"{tags.ROOT}.{key}": text for key, text in found.items()}
         named |= {tags.ATTEMPTED_AT: f"{at:%Y-%m-%dT%H:%M:%SZ}"}
         named.setdefault(tags.LAST_ATTEMPT, f"{found['status']} {at:%Y-%m-%dT%H:%M:%SZ}")
-        conf = {"training_run_id": run_id, "model_name": found.get("registered_model", "")}
+        conf = {"training_run_id": run_id, "model_name": found.get("registered_model", ""), "mae_max": 1e-4}
         named.setdefault(tags.RERUN_URL, f"http://evil.test/onnx-release/trigger?conf={json.dumps(conf)}")
         self.call(
             "runs/log-batch",
