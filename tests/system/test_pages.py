@@ -69,7 +69,7 @@ def test_from_sign_in_over_a_refusal_to_a_release_with_another_limit(
     expect(shown.get_by_role("heading", name="run-9")).to_be_visible()
     shown.get_by_role("link", name="Release again…").click()
     shown.get_by_role("link", name="Mean absolute error below").click()
-    shown.get_by_label("Mean absolute error below").fill("0.25")
+    shown.get_by_role("textbox", name="Mean absolute error below").fill("0.25")
     shown.get_by_role("button", name="Start the release").click()
     # Airflow's own document opens the DAG run, not the frame.
     visit.page.wait_for_url(re.compile("/dags/release_onnx/runs/[^/]+$"))

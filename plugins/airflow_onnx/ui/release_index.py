@@ -181,10 +181,13 @@ def _read(rest: MlflowRest, last: Snapshot, *, is_full: bool) -> Snapshot:
     if is_full:
         return Snapshot(records=tuple(islice(found, RELEASES_MAX)), aliases=aliases, complete_at=time.monotonic())
     known = {record.run_id: record for record in last.records}
-    # Without earlier releases only the first page is read.
-    changed = list(islice(takewhile(lambda one: known.get(one.run_id) != one, found), None if known else _PAGE_SIZE))
+    # The newest page is read as a whole: the clocks of two workers may differ. More pages follow while they have news.
+    changed = list(islice(found, _PAGE_SIZE))
+    is_last = len(changed) < _PAGE_SIZE
+    if known and not is_last and known.get(changed[-1].run_id) != changed[-1]:
+        changed += takewhile(lambda one: known.get(one.run_id) != one, found)
     merged = known | {record.run_id: record for record in changed}
-    complete_at = time.monotonic() if not known and len(changed) < _PAGE_SIZE else last.complete_at
+    complete_at = time.monotonic() if is_last else last.complete_at
     newest_first = sorted(merged.values(), key=lambda one: one.attempted_at or _NEVER, reverse=True)
     return Snapshot(records=tuple(newest_first[:RELEASES_MAX]), aliases=aliases, complete_at=complete_at)
 
