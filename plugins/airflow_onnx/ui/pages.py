@@ -16,6 +16,7 @@ from airflow_onnx import airflow_urls, validation
 from airflow_onnx.dag_runs import RELEASE_DAG_ID
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.tracking import tags
 from airflow_onnx.ui import airflow_state, numbers, sources
 from airflow_onnx.ui.airflow_state import AirflowRelease
 from airflow_onnx.ui.health import Health
@@ -98,12 +99,23 @@ class ReleasePages:
         """Return the release of a training run, or one attempt of it."""
         snapshot = self._index.snapshot()
         try:
-            record = snapshot.of_run(validation.validate_run_id(run_id))
+            record = snapshot.of_run(validation.validate_run_id(run_id)) or self._newer(run_id, snapshot)
         except ParameterRefused:
             record = None
         if record is None:
             return self._missing(request, "This training run has no release", snapshot)
         return self._release(request, record, snapshot, attempt=request.query_params.get("attempt", "")[:100])
+
+    def _newer(self, run_id: str, snapshot: Snapshot) -> ReleaseRecord | None:
+        """Return the release of a training run that the index does not have yet."""
+        if snapshot.server is None or snapshot.problem:
+            return None
+        try:
+            with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
+                run = rest.run(run_id)
+        except (Refused, Transient):
+            return None
+        return ReleaseRecord.from_run(run, "") if run.tags.get(tags.STATUS) else None
 
     def dag_run(self, request: Request) -> Response:
         """Return the release of a DAG run, for the tab of Airflow's page of the run."""

@@ -37,11 +37,12 @@ def seeded(services: Services) -> Seeder:
     return seeder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reader(connections: None, seeded: Seeder) -> Iterator[TestClient]:
     app = make_app()
     app.dependency_overrides[app.state.may_read] = lambda: None
     with client_of(app) as client:
+        eventually(client, f"{URL_PREFIX}/releases", "@candidate")
         yield client
 
 
@@ -117,3 +118,51 @@ def test_a_refresh_reads_the_changed_releases_only(seeded: Seeder) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert {record.run_id for record in before.records} <= {record.run_id for record in index.snapshot().records}
+
+
+def test_the_page_of_a_release_has_its_report_the_way_to_load_it_and_links_to_known_hosts_only(
+    reader: TestClient, seeded: Seeder
+) -> None:
+    run_id = seeded.released("run-18", "pages-net", ago=timedelta(hours=1), aliases=("candidate",))
+    text = eventually(reader, f"{URL_PREFIX}/releases/{run_id}", "version 1")
+    assert "models:/pages-net/1" in text
+    assert "Gates: measured values against their limits" in text
+    assert "Released: fp32, 113 MB" in text
+    hosts = set(re.findall(r'href="(https?://[^/"]+)', text))
+    assert hosts == {seeded.url}
+
+
+def test_the_page_of_a_model_compares_two_versions_in_words(reader: TestClient, seeded: Seeder) -> None:
+    seeded.released("run-1", "pages-pair", ago=timedelta(hours=2), speedup=2.0, size_bytes=95_000_000)
+    seeded.released("run-2", "pages-pair", ago=timedelta(hours=1), speedup=2.1)
+    text = eventually(reader, f"{URL_PREFIX}/models/pages-pair", "run-2")
+    assert "Speedup by version: 2.00x in version 1, 2.10x in version 2." in text
+    compared = reader.get(f"{URL_PREFIX}/models/pages-pair/compare?v=1&v=2").text
+    assert "the intervals overlap: no difference is shown" in compared
+    assert "95.0 MB" in compared
+    assert "Choose two versions." in reader.get(f"{URL_PREFIX}/models/pages-pair/compare?v=1").text
+
+
+@pytest.mark.parametrize("path", ["/releases/nothing", "/releases/..%2Fx", "/models/none", "/models/%3Cb%3E"])
+def test_a_missing_release_or_model_is_named(reader: TestClient, path: str) -> None:
+    answer = reader.get(URL_PREFIX + path)
+    assert answer.status_code == 404
+    assert "<b>" not in answer.text
+
+
+@pytest.mark.parametrize("content", ["x" * 2_100_000, "[", '{"schema_version": 9}', "[" * 100_000])
+def test_a_report_that_is_not_one_is_named_on_the_page(reader: TestClient, seeded: Seeder, content: str) -> None:
+    run_id = seeded.refused("run-bad", "pages-bad", ago=timedelta(0))
+    seeded.file(run_id, "onnx_release/pages-bad/report.json", content)
+    text = eventually(reader, f"{URL_PREFIX}/releases/{run_id}", "run-bad")
+    assert "report" in text
+    assert NAN in text
+
+
+def eventually(client: TestClient, path: str, text: str) -> str:
+    """Return the page once it has the text: the index is some seconds old."""
+    deadline = time.monotonic() + 20
+    while text not in (found := client.get(path).text):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.3)
+    return found
