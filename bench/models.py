@@ -144,7 +144,7 @@ def make_fitted(meter: Meter, size: str, folder: str) -> None:
     import numpy as np
 
     from examples.spectrograms import make_spectrograms
-    from onnx_release.tuning.task_metrics import TARGET
+    from onnx_release.parity.task_metrics import TARGET
 
     model = make(size)
     _fit_heads(model)

@@ -104,7 +104,9 @@ PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
 # Tuning: its longest duration, and the part of it for building variants before they are timed.
 TUNE_MAX_S = 300.0
 TUNE_BUILD_SHARE = 0.6
-# Largest relative loss of a variant's metric on the evaluation sample, compared with PyTorch's.
+# The allowed loss of speed and growth of the size against the champion. The spread between processes is 0.03.
+CHAMPION_MARGIN = 0.1
+# Largest relative loss of a model's metric on the evaluation sample, compared with PyTorch's or the champion's.
 METRIC_LOSS_MAX = 0.01
 # Opsets with new fused operators: Gelu is one node from 20 on, attention from 23 on.
 TUNE_OPSETS = (20, 23)
@@ -212,15 +214,15 @@ class LatencyBudget(Record):
         speedup_min: The required speedup: PyTorch's median time over ONNX Runtime's.
         speedup_goal: The speedup to aim at; reaching it is only reported.
         p95_max_ms: The limit on ONNX Runtime's 95th percentile in ms.
-        on_miss: The effect of a missed limit: ``refuse`` the model, or ``warn``. A speedup that is not settled counts
-            as missed.
+        on_miss: The effect of a missed limit: ``refuse`` the model, ``warn``, or ``ask``: a warning, after which a
+            person must approve the release. A speedup that is not settled counts as missed.
     """
 
     batch_size: int = SERVING_BATCH_SIZE
     speedup_min: float = 1.0
     speedup_goal: float = 1.5
     p95_max_ms: float | None = None
-    on_miss: Literal["refuse", "warn"] = "refuse"
+    on_miss: Literal["refuse", "warn", "ask"] = "refuse"
 
 
 class MeasurePlan(Record):

@@ -113,7 +113,7 @@ def release_dag(
         prepare = PrepareWorkFolderOperator(
             task_id="prepare_work",
             bucket=text_param("bucket"),
-            files={"inputs_uri": text_param("inputs_uri"), "evaluation_uri": _with_tuning("evaluation_uri")},
+            files={"inputs_uri": text_param("inputs_uri"), "evaluation_uri": _evaluation_uri()},
             s3_conn_id=text_param("s3_conn_id"),
             **step,
         ).as_setup()
@@ -206,7 +206,15 @@ def _model_tasks(step: dict[str, Any]) -> list[Any]:
         **step,
     )
     parity_latency = OnnxParityLatencyOperator(
-        task_id="parity_latency", artifact=candidate, check=task_record("check"), **measuring, **step
+        task_id="parity_latency",
+        artifact=candidate,
+        check=task_record("check"),
+        policy=_policy(),
+        rules=_move_rules(),
+        margins={"margin": json_param("champion_margin"), "metric_loss_max": json_param("metric_loss_max")},
+        evaluation_uri=text_param("evaluation_uri"),
+        **measuring,
+        **step,
     )
     return [export, tune, check, parity_latency]
 
@@ -230,9 +238,9 @@ def _measuring_arguments(source: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _with_tuning(name: str) -> str:
-    """Return the template of a text parameter that only the tuning uses."""
-    return "{{ params.%s or '' if params.tune else '' }}" % name  # noqa: UP031 - braces are Jinja's
+def _evaluation_uri() -> str:
+    """Return the template of the evaluation sample, which only the tuning and the comparison with a champion use."""
+    return "{{ params.evaluation_uri or '' if params.tune or params.promotion != 'candidate' else '' }}"
 
 
 def _policy() -> dict[str, str]:

@@ -165,7 +165,9 @@ def _latency_params() -> dict[str, Param]:
         ),
         "on_miss": field(
             budget.on_miss, "string", LATENCY, "If a latency limit is missed",
-            "Refuse the model, or warn: release it and record the warning.", enum=["refuse", "warn"],
+            "Refuse the model; warn: release it and record the warning; ask: a person must approve the release. A "
+            "speed that is not settled counts as missed.",
+            enum=["refuse", "warn", "ask"],
         ),
         "threads": field(
             None, "integer", LATENCY, "Threads",
@@ -207,7 +209,8 @@ def _tuning_params() -> dict[str, Param]:
         ),
         "metric_loss_max": field(
             limits.METRIC_LOSS_MAX, "number", TUNING, "Metric loss at most",
-            "Largest loss of the metric on that sample, as a fraction of PyTorch's metric: 0.01 is one percent.",
+            "Largest loss of the metric on that sample, as a fraction of PyTorch's or the champion's: 0.01 is one "
+            "percent.",
             minimum=0,
         ),
     }  # fmt: skip
@@ -217,14 +220,20 @@ def _promotion_params() -> dict[str, Param]:
     return {
         "promotion": field(
             "candidate", "string", PROMOTION, "Promotion",
-            "candidate: only the alias above moves. approve: the alias above and the champion's alias move after a "
-            "person approved the version in Airflow.",
-            enum=["candidate", "approve"],
+            "candidate: only the alias above moves. auto: the champion's alias moves too if the model is not worse "
+            "than the champion. approve: both move after a person approved the version in Airflow.",
+            enum=["candidate", "auto", "approve"],
         ),
         "champion_alias": field(
             defaults.CHAMPION_ALIAS, "string", PROMOTION, "Alias of the champion",
             "The alias of the version in production. It moves unless promotion is candidate.",
             pattern=defaults.ALIAS_NAME,
+        ),
+        "champion_margin": field(
+            limits.CHAMPION_MARGIN, "number", PROMOTION, "Margin against the champion",
+            "Allowed loss of speed and growth of the file against the champion: 0.1 is ten percent. auto refuses a "
+            "model beyond it, approve shows it.",
+            minimum=0, exclusiveMaximum=1,
         ),
         "approval_timeout_h": field(
             defaults.APPROVAL_TIMEOUT_H, "number", PROMOTION, "Wait for an approval (hours)",

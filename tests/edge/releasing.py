@@ -248,10 +248,14 @@ class Release:
             batch_sizes="[1, 4]",
             parity=self.params.get("parity", {}),
             # How fast it is does not matter to these tests; that it is measured does.
-            budget={"on_miss": "warn"},
+            budget={"on_miss": self.params.get("on_miss", "warn")} | self.params.get("budget", {}),
             plan=MEASURED,
             model_source=self.params.get("source"),
             inputs_uri=self.params.get("inputs_uri", ""),
+            policy=self._policy(),
+            rules=self.params.get("rules"),
+            margins=self.params.get("margins"),
+            evaluation_uri=self.params.get("evaluation_uri", ""),
             **self._shared(),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from onnx_release.benchmark.champion import Champion, open_champion
 from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
 from onnx_release.errors import Refused, shorten
 from onnx_release.export.contract import contract_for
@@ -19,7 +20,8 @@ from onnx_release.parity.compare_model import Comparison, FailedCase
 from onnx_release.parity.divergence.search import find_divergence
 from onnx_release.parity.limits import require_limits
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
-from onnx_release.records import BenchmarkReport, LatencyReport, OnnxArtifact, ParityReport
+from onnx_release.records import BenchmarkReport, ChampionComparison, LatencyReport, OnnxArtifact, ParityReport
+from onnx_release.report.champion import judge_champion
 from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.mapped_weights import pages_dropped_after
@@ -44,9 +46,9 @@ def benchmark_artifact(
         Refused: The folder has other bytes, the model cannot be loaded, or an option cannot be used.
     """
     require_valid_latency_options(options.latency_budget, options.measure_plan)
-    parity, latency = _compare(trained, folder, artifact, options, timed=True)
-    passed = latency is not None and latency.passed
-    return BenchmarkReport(sha256=artifact.sha256, passed=passed, parity=parity, latency=latency)
+    parity, latency, champion = _compare(trained, folder, artifact, options, timed=True)
+    passed = latency is not None and latency.passed and (champion is None or champion.passed)
+    return BenchmarkReport(sha256=artifact.sha256, passed=passed, parity=parity, latency=latency, champion=champion)
 
 
 def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> ParityReport:
@@ -56,7 +58,7 @@ def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, option
 
 def _compare(
     trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions, *, timed: bool
-) -> tuple[ParityReport, LatencyReport | None]:
+) -> tuple[ParityReport, LatencyReport | None, ChampionComparison | None]:
     require_limits(options.limits_for(artifact.precision), artifact.outputs)
     setup = BenchmarkSetup.load(trained, folder, artifact, options)
     samples = setup.samples()
@@ -64,7 +66,7 @@ def _compare(
     with pages_dropped_after(setup.model), setup.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, samples)
         comparison.repeat_first(reference)
-    latency = None
+    latency = compared = None
     try:
         candidate = setup.candidate()
     except Refused as refusal:
@@ -73,11 +75,13 @@ def _compare(
         with candidate:
             comparison.run_candidate(candidate)
             if timed and comparison.report().passed:
-                latency = _measure_latency(setup, candidate, samples)
+                with open_champion(setup, candidate, samples) as champion:
+                    latency = _measure_latency(setup, candidate, samples, champion)
+                compared = judge_champion(champion.compared, latency) if champion else None
     parity = comparison.report()
     if comparison.failed_case is not None:
         parity = _explain_failure(setup, parity, comparison.failed_case)
-    return parity, latency
+    return parity, latency, compared
 
 
 def _explain_failure(setup: BenchmarkSetup, parity: ParityReport, case: FailedCase) -> ParityReport:
@@ -117,8 +121,10 @@ def _explain_failure(setup: BenchmarkSetup, parity: ParityReport, case: FailedCa
     return parity
 
 
-def _measure_latency(setup: BenchmarkSetup, candidate: OnnxRuntimeRunner, samples: Sequence[Sample]) -> LatencyReport:
-    """Measure both sides at every batch size of the options; PyTorch runs with its defaults, fast path included."""
+def _measure_latency(
+    setup: BenchmarkSetup, candidate: OnnxRuntimeRunner, samples: Sequence[Sample], champion: Champion | None
+) -> LatencyReport:
+    """Measure all sides at every batch size of the options; PyTorch runs with its defaults, fast path included."""
     options, budget = setup.options, setup.options.latency_budget
     sizes = {*options.batch_sizes, budget.batch_size}
     # The first sample of a size is the example or the user's: it is closest to the served inputs.
@@ -129,6 +135,9 @@ def _measure_latency(setup: BenchmarkSetup, candidate: OnnxRuntimeRunner, sample
     host = describe_host()
     with setup.reference() as reference, HostLock(options.lock).held():
         sides = Sides(reference=reference, candidate=candidate)
+        if champion is not None:
+            limit = 1.0 - champion.compared.margin
+            sides = replace(sides, champion=champion.runner, champion_speed_min=limit)
         batches = measure_all(sides, timed, options.measure_plan, budget)
     measured = LatencyReport(
         sha256=setup.artifact.sha256,

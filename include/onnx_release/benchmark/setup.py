@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,9 @@ from onnx_release.latency.host import usable_cpus
 from onnx_release.latency.host_lock import LockOptions
 from onnx_release.limits import (
     BATCH_SIZES,
+    CHAMPION_MARGIN,
     DTYPE_LIMITS,
+    METRIC_LOSS_MAX,
     MODEL_FILE,
     PRECISION_LIMITS,
     UNSEEN_BATCH_SIZE,
@@ -23,7 +25,7 @@ from onnx_release.limits import (
     ParityLimits,
 )
 from onnx_release.parity.limits import limits_for_weights
-from onnx_release.records import OnnxArtifact
+from onnx_release.records import Measures, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners import onnxruntime, pytorch
 from onnx_release.runners.onnxruntime import CUDA_PROVIDERS, OnnxRuntimeOptions, OnnxRuntimeRunner
@@ -37,6 +39,30 @@ from onnx_release.trained.load import LoadedModel, load_trained
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_errors import float_dtypes
 from onnx_release.trained.model_factory import FactoryOptions
+
+
+class ChampionOptions(Record):
+    """Champion to measure beside the candidate.
+
+    Attributes:
+        alias: The alias of the champion.
+        version: The version that has it.
+        folder: The folder of its artifact, `artifact` the record. Both are empty with a `problem`.
+        parity: Its worst differences from its own PyTorch model, by output.
+        margin, metric_loss_max, on_worse, on_unsettled: As in `ChampionComparison`.
+        problem: The reason why it cannot be measured, else empty.
+    """
+
+    alias: str
+    version: int
+    folder: str = ""
+    artifact: OnnxArtifact | None = None
+    parity: dict[str, Measures] = Field(default_factory=dict)
+    margin: float = CHAMPION_MARGIN
+    metric_loss_max: float = METRIC_LOSS_MAX
+    on_worse: Literal["refuse", "warn"] = "refuse"
+    on_unsettled: Literal["refuse", "warn"] = "refuse"
+    problem: str = ""
 
 
 class BenchmarkOptions(Record):
@@ -53,6 +79,8 @@ class BenchmarkOptions(Record):
         inputs_path: A user's ``.npz`` file of inputs.
         reproduction_folder: The folder for the reproduction bundle of a parity failure.
         lock: The lock of the host during the measurement.
+        champion: The champion to measure beside the artifact.
+        evaluation_path: An ``.npz`` file of inputs and targets, for the task metric of artifact and champion.
         allow_pickle, factory, input_spec: As for the export.
     """
 
@@ -67,6 +95,8 @@ class BenchmarkOptions(Record):
     inputs_path: str | None = None
     reproduction_folder: str | None = None
     lock: LockOptions = Field(default_factory=LockOptions)
+    champion: ChampionOptions | None = None
+    evaluation_path: str | None = None
 
     def limits_for(self, precision: str) -> ParityLimits:
         """Return the parity limits of an artifact of this precision.

@@ -68,7 +68,7 @@ def evaluate_latency(measured: LatencyReport, budget: LatencyBudget) -> LatencyR
     )
     invalid = [_miss(gate, measured, budget) for gate in missed if _is_invalid(gate)]
     misses = [_miss(gate, measured, budget) for gate in missed if not _is_invalid(gate)]
-    warn = budget.on_miss == "warn"
+    warn = budget.on_miss != "refuse"
     failures = [*invalid, *([] if warn else misses)]
     verdicts = {gate.verdict for gate in found}
     verdict = "refused" if invalid else next((one for one in _WORST_FIRST if one in verdicts), "passed")
@@ -95,7 +95,7 @@ def latency_gates(measured: LatencyReport, budget: LatencyBudget) -> tuple[Gate,
         found.append(Gate(name="provider", subject=", ".join(requested), verdict="refused"))
     if served is None:
         return (*found, Gate(name="speedup", subject=subject, verdict="not measured"))
-    missed: Verdict = "warning" if budget.on_miss == "warn" else "refused"
+    missed: Verdict = "warning" if budget.on_miss != "refuse" else "refused"
     settled = served.rounds >= _ROUNDS_MIN and served.speedup_low >= budget.speedup_min
     found.append(
         Gate(

@@ -21,7 +21,7 @@ from onnx_release.limits import (
     LatencyBudget,
     MeasurePlan,
 )
-from onnx_release.records import BatchLatency, SideLatency
+from onnx_release.records import BatchLatency, ChampionLatency, SideLatency
 from onnx_release.runners import Runner
 from onnx_release.runners.progress import Progress
 from onnx_release.samples.sample import Sample
@@ -36,16 +36,26 @@ _WARMUP_SHARE = 0.1
 # A longer measurement cannot settle a speedup near its limit when the rounds add less than this part of the spread
 # between processes: the whole interval is then at most 3 % wider than the narrowest possible one.
 _EXHAUSTED_SHARE = 0.25
-# Places of the two sides in the blocks of a round.
-_REFERENCE, _CANDIDATE = 0, 1
+# Places of the sides in the blocks of a round.
+_REFERENCE, _CANDIDATE, _CHAMPION = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sides:
-    """Two open runners with the same number of threads: PyTorch and ONNX Runtime."""
+    """Open runners with the same number of threads: PyTorch, ONNX Runtime, and ONNX Runtime with the champion.
+
+    `champion_speed_min` is the required speed relative to the champion at the batch size of the budget.
+    """
 
     reference: Runner
     candidate: Runner
+    champion: Runner | None = None
+    champion_speed_min: float = 1.0
+
+    @property
+    def runners(self) -> tuple[Runner, ...]:
+        """The runners in the order of the blocks."""
+        return (self.reference, self.candidate, *([self.champion] if self.champion else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +116,7 @@ def measure_all(
     """Measure every batch size, the smallest first.
 
     Args:
-        sides: the two runners.
+        sides: the runners.
         samples: one sample per batch size.
         plan: duration and precision of the measurement.
         budget: the limits at its batch size. The other batch sizes get `plan.reported_max_s`.
@@ -128,7 +138,7 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
     together miss the true speedup with the probability 1 - `plan.confidence`.
 
     Args:
-        sides: the two runners.
+        sides: the runners.
         sample: the input of every call.
         plan: duration and precision of the measurement.
         budget: the limits of the speedup; None if this batch size is only reported.
@@ -136,7 +146,7 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
     Raises:
         LatencyRefused: `no_output_values`, if a side returns nothing.
     """
-    runners = (sides.reference, sides.candidate)
+    runners = sides.runners
     clock = _Clock(plan.measure_max_s, began=time.perf_counter())
     warmup = _warm_up(runners, sample, plan, clock)
     calls = calls_per_block(warmup)
@@ -145,14 +155,18 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
     progress = Progress()
     for look_s in _look_times(plan):
         while clock.allows_round() and (clock.elapsed_s < look_s or len(rounds) < plan.rounds_min):
-            rounds.append(clock.run_round(runners, sample, calls, first=len(rounds) % 2))
+            rounds.append(clock.run_round(runners, sample, calls, first=len(rounds) % len(runners)))
             if progress.is_due():
                 _log_progress(sample, rounds, clock, plan)
         quiet = [one for one in rounds if one.is_quiet]
         if not clock.allows_round():
             break
         if len(quiet) >= plan.rounds_min and _ends(_ratio(quiet), plan, budget):
-            break
+            if budget is None or sides.champion is None:
+                break
+            of_champion = budget.replace(speedup_min=sides.champion_speed_min, speedup_goal=sides.champion_speed_min)
+            if _ends(_ratio(quiet, _CHAMPION), plan, of_champion):
+                break
     # Without the time for a round, the warm-up's last one is the measurement.
     kept = quiet if len(quiet) >= plan.rounds_min else rounds or warmup[-1:]
     interval = _interval(_ratio(kept), plan)
@@ -171,6 +185,17 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
         measured_s=clock.elapsed_s,
         conclusive=len(quiet) >= plan.rounds_min and _is_conclusive(interval, plan, budget),
         cpu_wait_share=float(np.mean(waits)) if waits else None,
+        champion=_champion(kept, sample, plan) if sides.champion else None,
+    )
+
+
+def _champion(rounds: Sequence[Round], sample: Sample, plan: MeasurePlan) -> ChampionLatency:
+    interval = _interval(_ratio(rounds, _CHAMPION), plan)
+    return ChampionLatency(
+        times=summarize(_blocks(rounds, _CHAMPION), sample.batch_size),
+        speed=interval.value,
+        speed_low=interval.low,
+        speed_high=interval.high,
     )
 
 
@@ -198,8 +223,9 @@ def _look_times(plan: MeasurePlan) -> Iterator[float]:
         yield plan.measure_max_s * min(1.0, first / plan.measure_max_s) ** (1.0 - look / (_LOOKS - 1))
 
 
-def _ratio(rounds: Sequence[Round]) -> RatioOfMedians:
-    return ratio_of_medians(*(wall_times(_blocks(rounds, side)) for side in (_REFERENCE, _CANDIDATE)))
+def _ratio(rounds: Sequence[Round], side: int = _REFERENCE) -> RatioOfMedians:
+    """Return the median of a side over the candidate's."""
+    return ratio_of_medians(*(wall_times(_blocks(rounds, place)) for place in (side, _CANDIDATE)))
 
 
 def _interval(ratio: RatioOfMedians, plan: MeasurePlan) -> Interval:

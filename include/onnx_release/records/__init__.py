@@ -15,13 +15,16 @@ from onnx_release.records.artifact import (
     TuneVariant,
 )
 from onnx_release.records.base import Record
-from onnx_release.records.gates import AliasMove, Gate, StepTime
+from onnx_release.records.gates import AliasMove, Gate, StepTime, Verdict
 from onnx_release.records.measures import Measures
 from onnx_release.records.release import ModelVersion, ReleaseReport, S3Object, TrainedModel
 from onnx_release.records.reports import (
     AppliedLimit,
     BatchLatency,
     BenchmarkReport,
+    ChampionComparison,
+    ChampionLatency,
+    ChampionMetric,
     CheckReport,
     ColumnParity,
     Divergence,
@@ -38,6 +41,9 @@ __all__ = [
     "AppliedLimit",
     "BatchLatency",
     "BenchmarkReport",
+    "ChampionComparison",
+    "ChampionLatency",
+    "ChampionMetric",
     "CheckReport",
     "ColumnParity",
     "Divergence",
@@ -62,4 +68,5 @@ __all__ = [
     "TrainedModel",
     "TuneReport",
     "TuneVariant",
+    "Verdict",
 ]

@@ -174,6 +174,21 @@ class SideLatency(Record):
     quantiles_ms: tuple[float, ...]
 
 
+class ChampionLatency(Record):
+    """Time per call of the champion, from the same rounds as that of the candidate.
+
+    Attributes:
+        times: The champion's times.
+        speed: Its median over the candidate's, with an interval from `speed_low` to `speed_high`. Above 1 the candidate
+            is faster.
+    """
+
+    times: SideLatency
+    speed: float
+    speed_low: float
+    speed_high: float
+
+
 class BatchLatency(Record):
     """Latency of both sides at one batch size.
 
@@ -191,6 +206,7 @@ class BatchLatency(Record):
             PyTorch more than ONNX Runtime and raises the speedup.
         cpu_wait_share: The share of the time in which threads of this process waited for a CPU; None where the kernel
             does not count it.
+        champion: The champion's times; None without a champion.
     """
 
     batch_size: int
@@ -206,6 +222,7 @@ class BatchLatency(Record):
     conclusive: bool
     rounds_disturbed: int = 0
     cpu_wait_share: float | None = None
+    champion: ChampionLatency | None = None
 
 
 class HostInfo(Record):
@@ -242,10 +259,62 @@ class LatencyReport(Record):
     warnings: tuple[str, ...] = ()
 
 
+class ChampionMetric(Record):
+    """Metric of one output on the evaluation sample. `loss` is relative to the champion's; None if it has no value."""
+
+    output: str
+    name: str
+    champion: float | None
+    candidate: float | None
+    loss: float | None
+
+
+class ChampionComparison(Record):
+    """Candidate beside the champion, the version that has the alias of production. `BatchLatency` has the times.
+
+    Attributes:
+        sha256: The candidate's; `size_bytes` is its size.
+        alias: The alias of the champion.
+        version: The version of the champion.
+        champion_sha256: The champion's; `champion_size_bytes` is its size.
+        agreement: The worst differences between the outputs of both, by output.
+        parity: The champion's worst differences from its own PyTorch model, from the report of its release.
+        metrics: The task metric of both, if there is an evaluation sample.
+        margin: The allowed loss of speed, and growth of the size, as a fraction.
+        metric_loss_max: The allowed loss of the metric, as a fraction.
+        on_worse: The effect of a worse candidate, and of a comparison that is not possible; `on_unsettled` is that of a
+            speed that is not settled.
+        problem: The reason why the champion could not be measured, else empty.
+        passed: The default is a refusal: `report.champion` sets the verdict.
+    """
+
+    sha256: str
+    size_bytes: int
+    alias: str
+    version: int
+    champion_sha256: str | None = None
+    champion_size_bytes: int | None = None
+    agreement: dict[str, Measures] = Field(default_factory=dict)
+    parity: dict[str, Measures] = Field(default_factory=dict)
+    metrics: tuple[ChampionMetric, ...] = ()
+    margin: float
+    metric_loss_max: float
+    on_worse: Literal["refuse", "warn"]
+    on_unsettled: Literal["refuse", "warn"]
+    problem: str = ""
+    passed: bool = False
+    failures: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 class BenchmarkReport(Record):
-    """Parity and latency of one artifact. A model that failed parity has no `latency`."""
+    """Parity and latency of one artifact. A model that failed parity has no `latency`.
+
+    `champion` is the comparison with the version in production; None without one.
+    """
 
     sha256: str
     passed: bool
     parity: ParityReport
     latency: LatencyReport | None = None
+    champion: ChampionComparison | None = None

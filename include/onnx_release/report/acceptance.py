@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnx_release.records import BenchmarkReport, CheckReport, LatencyReport, OnnxArtifact, ParityReport
+from onnx_release.records import (
+    BenchmarkReport,
+    ChampionComparison,
+    CheckReport,
+    LatencyReport,
+    OnnxArtifact,
+    ParityReport,
+)
 from onnx_release.report.gates import gate_sentence, gates
 
-_Part = CheckReport | BenchmarkReport | ParityReport | LatencyReport
+_Part = CheckReport | BenchmarkReport | ParityReport | LatencyReport | ChampionComparison
 
 
 def acceptance(
@@ -33,7 +40,8 @@ def report_failures(check: CheckReport | None, benchmark: BenchmarkReport | None
         found += _unnamed("check", check, found)
     if benchmark is not None:
         failures = []
-        for name, part in (("parity", benchmark.parity), ("latency", benchmark.latency)):
+        parts = (("parity", benchmark.parity), ("latency", benchmark.latency), ("champion", benchmark.champion))
+        for name, part in parts:
             if part is not None:
                 named = [f"{name}: {failure}" for failure in part.failures]
                 failures += [*named, *_unnamed(name, part, named)]
@@ -54,6 +62,8 @@ def _gaps(artifact: OnnxArtifact | None, check: CheckReport | None, benchmark: B
         # A model that failed parity is not timed.
         if benchmark.latency is not None or benchmark.parity.passed:
             parts["latency"] = benchmark.latency
+        if benchmark.champion is not None:
+            parts["champion"] = benchmark.champion
     for name, report in parts.items():
         if report is None:
             yield f"there is no {name} report"

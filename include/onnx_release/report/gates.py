@@ -19,6 +19,7 @@ from onnx_release.records import (
     ParityReport,
     ReleaseReport,
 )
+from onnx_release.report.champion import champion_gates
 from onnx_release.report.numbers import limit_text, measured_text, size_text, speedup_text, three_digits
 
 TITLES = {
@@ -39,6 +40,10 @@ TITLES = {
     "p95_ms": "95th percentile",
     "provider": "execution provider",
     "latency": "latency",
+    "champion": "comparison with the champion",
+    "champion_speed": "speed relative to the champion",
+    "champion_size": "size relative to the champion",
+    "champion_metric": "loss of the metric against the champion",
 }
 """The titles of all gates by name."""
 
@@ -59,6 +64,8 @@ def gates(check: CheckReport | None, benchmark: BenchmarkReport | None) -> tuple
         found += _parity_gates(benchmark.parity)
         if benchmark.latency is not None:
             found += _latency_gates(benchmark.latency)
+            if benchmark.champion is not None:
+                found += champion_gates(benchmark.champion, benchmark.latency)
         elif not benchmark.parity.passed:
             found.append(Gate(name="speedup", subject="all batch sizes", verdict="not measured"))
     return tuple(found)
@@ -180,13 +187,13 @@ def _count(name: str, subject: str, count: int, unit: str, *, passed: bool) -> G
 
 def _refused_gate(report: ReleaseReport) -> str | None:
     """Return the first gate that refused the model as a sentence, or None."""
-    of_latency = ("speedup", "p95_ms", "provider", "latency")
+    of_latency = ("speedup", "p95_ms", "provider", "latency", "champion_speed")
     refused = [gate for gate in report.gates if gate.verdict == "refused"]
     # An unsettled speedup refuses where nothing else does.
     refused = refused or [gate for gate in report.gates if gate.verdict == "not settled" and gate.name in of_latency]
     if not refused:
         return None
-    if refused[0].name in ("check", "parity", "comparable", "provider", "latency"):
+    if refused[0].name in ("check", "parity", "comparable", "provider", "latency", "champion"):
         # The reason has the place and the value.
         text = report.reasons[0].partition(": ")[2] or report.reasons[0]
         return f"{text.split(';')[0]}{_others(len(report.reasons) - 1)}"
@@ -206,7 +213,9 @@ def gate_sentence(gate: Gate) -> str:
         return f"the speed is uncertain, at least {three_digits(gate.low)}x at {gate.subject}"
     if gate.name == "speedup" and gate.verdict == "not settled":
         return f"the speed is not settled, {measured} at {gate.subject} against {limit_text(gate)}"
-    subject = f" at {gate.subject}" if gate.name in ("speedup", "p95_ms") else f" of {gate.subject!r}"
+    if gate.name == "champion_speed" and gate.verdict == "not settled":
+        return f"the {title} is not settled, {measured} at {gate.subject} against {limit_text(gate)}"
+    subject = f" at {gate.subject}" if gate.name in ("speedup", "p95_ms", "champion_speed") else f" of {gate.subject!r}"
     if gate.limit is None:
         return f"the {title}{subject} did not pass"
     direction = "above" if gate.sense == "at most" else "below"
@@ -248,6 +257,8 @@ def _advice(report: ReleaseReport, gate: Gate) -> str:
         return "Release again on a quieter host, or measure longer with the parameter measure_max_s"
     if gate.name in ("speedup", "p95_ms"):
         return "Release again with tuning, or with another latency limit"
+    if gate.name.startswith("champion"):
+        return "Compare the figures of both in the report. Release again with another champion_margin, or without auto"
     if gate.name in ("provider", "latency"):
         return "Read the reasons, correct the worker, and release again"
     if gate.name == "check":

@@ -98,6 +98,33 @@ verdict: {{ latency.verdict }}{{ ", goal reached" if latency.goal_reached else "
 {% for warning in latency.warnings %}
 - warning: {{ warning | line }}
 {% endfor %}
+
+{% set champion = report.benchmark.champion %}
+{% if champion %}
+Against the champion, version {{ champion.version }} (alias {{ champion.alias }}, \
+{{ champion.champion_size_bytes | size }}), \
+{{ "not measured: %s" % (champion.problem | line) if champion.problem else "in the same rounds" }}:
+
+| batch | champion p50 / p95 | candidate p50 / p95 | speed [interval] |
+|---|---|---|---|
+{% for batch in latency.batches if batch.champion %}
+{% set times = batch.champion.times %}
+| {{ batch.batch_size }} | {{ times.p50_ms | digits }} / {{ times.p95_ms | digits }} ms \
+| {{ batch.candidate.p50_ms | digits }} / {{ batch.candidate.p95_ms | digits }} ms \
+| {{ "%.2fx [%.2f, %.2f]" % (batch.champion.speed, batch.champion.speed_low, batch.champion.speed_high) }} |
+{% endfor %}
+
+{% for output, measures in champion.agreement.items() %}
+- outputs of both, {{ output | line }}: MAE {{ measures.texts().mae }}, cosine {{ measures.texts().cosine }}
+{% endfor %}
+{% for metric in champion.metrics %}
+- {{ metric.name }} of {{ metric.output | line }}: champion {{ metric.champion | digits }}, \
+candidate {{ metric.candidate | digits }}
+{% endfor %}
+{% for warning in champion.warnings %}
+- warning: {{ warning | line }}
+{% endfor %}
+{% endif %}
 {% endif %}
 {% endif %}
 """

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_model import Comparison
+from onnx_release.parity.task_metrics import EvaluationSample
 from onnx_release.records import Measures, OnnxArtifact
 from onnx_release.runners import Runner
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
-from onnx_release.tuning.task_metrics import EvaluationSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

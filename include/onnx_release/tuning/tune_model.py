@@ -13,6 +13,7 @@ from onnx_release.latency.evaluate import require_valid_latency_options
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity.limits import require_limits
+from onnx_release.parity.task_metrics import read_evaluation_sample
 from onnx_release.records import OnnxArtifact, Precision, TuneReport
 from onnx_release.trained.mlflow_model import read_example
 from onnx_release.tuning.acceptance import AcceptanceTest
@@ -21,7 +22,6 @@ from onnx_release.tuning.graph_rewrites import read_facts, read_versions
 from onnx_release.tuning.options import TuneOptions, require_valid_tune_options
 from onnx_release.tuning.race import Race
 from onnx_release.tuning.search import AcceptedVariant, Search, TimeLimit
-from onnx_release.tuning.task_metrics import read_evaluation_sample
 from onnx_release.tuning.variants import PLAIN_EXPORT, plan_variants
 
 

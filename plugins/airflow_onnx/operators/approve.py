@@ -107,7 +107,7 @@ class OnnxApproveVersionOperator(AcceptedStepOperator):
             hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
         )
         candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))
-        moves: dict[str, Move] = promoter.moves(candidate, policy, artifact.precision)
+        moves: dict[str, Move] = promoter.moves(candidate, policy, artifact.precision, report.benchmark)
         return {alias: found for alias, move in moves.items() if (found := policy.reasons(alias, move, report))}
 
     def _requested(self, version: ModelVersion, reasons: dict[str, list[str]]) -> Approval:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +10,9 @@ from airflow_onnx import params, validation
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging
+from airflow_onnx.tracking import promotion
 from airflow_onnx.tracking.contract import Contract
-from airflow_onnx.tracking.promotion import Candidate, Move, MoveRules, Promoter
+from airflow_onnx.tracking.promotion import Move, MoveRules, Promoter
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from onnx_release.errors import ReportRefused
 from onnx_release.records import CheckReport, OnnxArtifact
@@ -101,12 +101,7 @@ class OnnxCheckOperator(ReleaseStepOperator):
         promoter = Promoter(
             hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
         )
-        candidate = Candidate(
-            model_name=run.model_name,
-            contract=Contract.of_artifact(artifact),
-            training_run_id=run.trained_model.training_run_id,
-            ended_at_ms=run.trained_model.ended_at_ms or int(1000 * time.time()),
-        )
+        candidate = promotion.unregistered(run.trained_model, run.model_name, Contract.of_artifact(artifact))
         moves: list[Move] = []
         if self.policy:
             policy = PromotionPolicy.read(self.policy)

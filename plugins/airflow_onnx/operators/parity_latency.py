@@ -6,30 +6,72 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.operators.release_step import StepRun
 from airflow_onnx.storage import staging, worker_cache
-from airflow_onnx.tracking import run_log
+from airflow_onnx.tracking import promotion, run_log
+from airflow_onnx.tracking.champion import find_champion
+from airflow_onnx.tracking.contract import Contract
+from airflow_onnx.tracking.promotion import MoveRules, Promoter
+from airflow_onnx.tracking.promotion_policy import PromotionPolicy
+from airflow_onnx.tracking.release_inputs import fetch_inputs
 from onnx_release.errors import ReportRefused
-from onnx_release.records import BenchmarkReport, CheckReport, LatencyReport, OnnxArtifact, ParityReport
+from onnx_release.records import (
+    BenchmarkReport,
+    ChampionComparison,
+    CheckReport,
+    LatencyReport,
+    OnnxArtifact,
+    ParityReport,
+)
+
+if TYPE_CHECKING:
+    from onnx_release.benchmark.setup import BenchmarkOptions
 
 
 class OnnxParityLatencyOperator(MeasuringStepOperator):
     """Compares the outputs of both sides, times both sides, and returns a passed `BenchmarkReport`.
 
+    Unless the policy is ``candidate``, the champion is measured in the same rounds: the version that has its alias.
+
     :param check: the `CheckReport` of the same artifact.
+    :param policy: fields of `PromotionPolicy`; empty for no champion.
+    :param rules: fields of `MoveRules`, each a value or its JSON.
+    :param margins: ``margin`` and ``metric_loss_max`` of `ChampionOptions`, each a value or its JSON.
+    :param evaluation_uri: an ``.npz`` file of inputs and targets for the comparison with the champion; empty for the
+        one in the run's tag.
     """
 
-    template_fields: Sequence[str] = (*MeasuringStepOperator.template_fields, "check")
+    template_fields: Sequence[str] = (
+        *MeasuringStepOperator.template_fields,
+        "check",
+        "policy",
+        "rules",
+        "margins",
+        "evaluation_uri",
+    )
     ui_color = "#fef9c3"
 
-    def __init__(self, *, check: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        check: Any,
+        policy: dict[str, Any] | None = None,
+        rules: dict[str, Any] | None = None,
+        margins: dict[str, Any] | None = None,
+        evaluation_uri: str = "",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.check = check
+        self.policy = policy
+        self.rules = rules
+        self.margins = margins
+        self.evaluation_uri = evaluation_uri
 
     def release(self, run: StepRun) -> BenchmarkReport:
         """Compare and time.
@@ -42,7 +84,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         run.evidence["check"] = params.record(CheckReport, self.check, "check")
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            options = self.benchmark_options(run, self.release_inputs(run), Path(scratch))
+            options = self._with_champion(run, artifact, Path(scratch))
             with (
                 staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder,
                 worker_cache.trained_model(run.hook, run.trained_model.model_uri, artifact.trained_sha256) as trained,
@@ -52,6 +94,8 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             self._log_parity(report.parity)
             if report.latency:
                 self._log_latency(report.latency)
+            if report.champion:
+                self._log_champion(report, report.champion)
             if not report.passed:
                 run_log.log_reproduction(run.hook, run.trained_model, Path(scratch, "reproduction"))
                 raise ReportRefused(
@@ -61,6 +105,44 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
                     code="benchmark_failed",
                 )
         return report
+
+    def _with_champion(self, run: StepRun, artifact: OnnxArtifact, scratch: Path) -> BenchmarkOptions:
+        """Return the options of the benchmark, with the champion unless its alias does not move."""
+        source = self.release_inputs(run)
+        options = self.benchmark_options(run, source, scratch)
+        policy = PromotionPolicy.read(self.policy) if self.policy else None
+        alias = policy.champion(artifact.precision) if policy else None
+        if policy is None or alias is None:
+            return options
+        promoter = Promoter(
+            hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
+        )
+        candidate = promotion.unregistered(run.trained_model, run.model_name, Contract.of_artifact(artifact))
+        folder = scratch / "champion"
+        folder.mkdir()
+        champion = find_champion(promoter, candidate, alias, artifact.sha256, folder)
+        if champion is None:
+            return options
+        refuses = policy.promotion == "auto"
+        champion = champion.replace(
+            **{name: float(params.value(margin)) for name, margin in (self.margins or {}).items()},
+            on_worse="refuse" if refuses else "warn",
+            on_unsettled="refuse" if refuses and options.latency_budget.on_miss == "refuse" else "warn",
+        )
+        uri = source.evaluation_uri(self.evaluation_uri)
+        sample = fetch_inputs(run.hook, self.s3_conn_id, uri, scratch / "evaluation", "evaluation_uri")
+        return options.replace(champion=champion, evaluation_path=sample)
+
+    def _log_champion(self, report: BenchmarkReport, champion: ChampionComparison) -> None:
+        from onnx_release.report.numbers import speedup_text, three_digits
+
+        for b in report.latency.batches if report.latency else ():
+            if b.champion:
+                sides = [three_digits(side.p50_ms) for side in (b.champion.times, b.candidate)]
+                speed = speedup_text(b.champion.speed, b.champion.speed_low, b.champion.speed_high)
+                self.log.info("Batch %d: champion %s ms, candidate %s ms, %s.", b.batch_size, *sides, speed)
+        for text in (*champion.failures, *champion.warnings):
+            self._log_wrapped(logging.WARNING, f"Champion: {text}")
 
     def _log_parity(self, parity: ParityReport) -> None:
         for output, worst in parity.worst_per_output().items():

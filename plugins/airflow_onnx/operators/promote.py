@@ -99,7 +99,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
             candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))
             # All decisions before any change: a refusal leaves aliases, stage and figures unchanged.
             stage_move = promoter.stage_move(candidate, stage) if stage else None
-            moves = promoter.moves(candidate, policy, artifact.precision)
+            moves = promoter.moves(candidate, policy, artifact.precision, report.benchmark)
             given = self._approval(
                 version, {alias: policy.reasons(alias, move, report) for alias, move in moves.items()}
             )

@@ -19,7 +19,7 @@ from airflow_onnx.tracking import alias_log, model_registry, tags
 from airflow_onnx.tracking.contract import Contract, contract_of
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from onnx_release.errors import Refused, Transient
-from onnx_release.records import AliasMove, ModelVersion, Precision
+from onnx_release.records import AliasMove, BenchmarkReport, ModelVersion, Precision, TrainedModel
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
@@ -87,12 +87,30 @@ class Promoter:
     s3_conn_id: str
     rules: MoveRules
 
-    def moves(self, candidate: Candidate, policy: PromotionPolicy, precision: Precision) -> dict[str, Move]:
+    def moves(
+        self,
+        candidate: Candidate,
+        policy: PromotionPolicy,
+        precision: Precision,
+        benchmark: BenchmarkReport | None = None,
+    ) -> dict[str, Move]:
         """Decide about every alias of a release.
 
-        :raises TrackingRefused: if a version that has one of them has other inputs or outputs.
+        :param benchmark: the measurement of the candidate. The champion's alias stays at a version that was not
+            measured beside it. None before the measurement.
+        :raises TrackingRefused: if a version that has one of the aliases has other inputs or outputs.
         """
-        return {alias: self.alias_move(candidate, alias) for alias in policy.aliases(precision)}
+        found = {alias: self.alias_move(candidate, alias) for alias in policy.aliases(precision)}
+        alias = policy.champion(precision)
+        if alias is None or benchmark is None or found[alias].stays or found[alias].is_there:
+            return found
+        holder = model_registry.alias_holder(self.hook, candidate.model_name, alias)
+        compared = benchmark.champion.version if benchmark.champion else None
+        if holder is not None and int(holder.version) != compared:
+            move = found[alias]
+            stays = f"{move.target} stays at version {holder.version}: the model was not compared with this version"
+            found[alias] = Move(target=move.target, stays=f"{stays}. Release the training run again")
+        return found
 
     def alias_move(self, candidate: Candidate, alias: str) -> Move:
         """Decide about the alias.
@@ -182,6 +200,16 @@ def tag_training_run(hook: MlflowHook, version: Any, move: AliasMove) -> None:
         hook.set_tags(version.run_id, tags.shortened(texts))
     except Refused as failure:
         log.warning("The move of the alias is not recorded on the training run: %s", failure)
+
+
+def unregistered(trained_model: TrainedModel, model_name: str, contract: Contract) -> Candidate:
+    """Return an artifact as the candidate of a promotion, before it has a version."""
+    return Candidate(
+        model_name=model_name,
+        contract=contract,
+        training_run_id=trained_model.training_run_id,
+        ended_at_ms=trained_model.ended_at_ms or int(1000 * time.time()),
+    )
 
 
 def registered(hook: MlflowHook, version: ModelVersion, contract: Contract) -> Candidate:

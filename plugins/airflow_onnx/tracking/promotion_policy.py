@@ -13,14 +13,15 @@ from onnx_release.records.base import Record
 if TYPE_CHECKING:
     from airflow_onnx.tracking.promotion import Move
 
-Policy = Literal["candidate", "approve"]
+Policy = Literal["candidate", "auto", "approve"]
 
 
 class PromotionPolicy(Record):
     """Aliases of a release and the condition of their moves.
 
     Attributes:
-        promotion: ``candidate`` moves only the first alias. ``approve`` moves both if a person approves.
+        promotion: ``candidate`` moves only the first alias. ``auto`` moves both if the model is not worse than the
+            champion. ``approve`` moves both if a person approves.
         alias: The first alias.
         champion_alias: The alias of the champion, the version in production.
     """
@@ -70,7 +71,10 @@ class PromotionPolicy(Record):
         if self.promotion == "approve" and alias in {self.champion(precision) for precision in Precision}:
             found.append("the parameter promotion is approve")
         latency = report.benchmark.latency if report.benchmark else None
-        if latency is not None and latency.budget.get("on_miss") == "ask" and latency.verdict != "passed":
-            settled = "is not settled" if latency.verdict == "not settled" else "misses a limit"
-            found.append(f"the speed {settled}, and the parameter on_miss is ask")
+        if latency is not None and latency.budget.get("on_miss") == "ask":
+            of_speed = ("speedup", "p95_ms", "champion_speed")
+            verdicts = {gate.verdict for gate in report.gates if gate.name in of_speed} - {"passed"}
+            if verdicts or latency.verdict != "passed":
+                settled = "is not settled" if "not settled" in verdicts else "misses a limit"
+                found.append(f"the speed {settled}, and the parameter on_miss is ask")
         return found

@@ -21,9 +21,13 @@ from onnx import numpy_helper
 from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.benchmark_model import BenchmarkOptions, benchmark_artifact, compare_artifact
+from onnx_release.benchmark.setup import ChampionOptions
 from onnx_release.check.smoke_test import smoke_test
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, LatencyBudget, MeasurePlan, ParityLimits
 from onnx_release.records import OnnxArtifact, ParityReport, TensorSpec
+from onnx_release.report.acceptance import acceptance
+from onnx_release.report.gates import gates
+from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from tests.core import records
 from tests.refusals import refused
 
@@ -308,3 +312,65 @@ def test_the_smoke_test_refuses_outputs_of_only_nan(case: Case) -> None:
     spoiled = _edited(case, _scale_weights(float("nan")))
     with refused("smoke_test", "output 'mean' is NaN everywhere"):
         smoke_test(spoiled.folder, spoiled.artifact)
+
+
+def _champion(case: Case, **changes: Any) -> ChampionOptions:
+    fields: dict[str, Any] = {
+        "alias": "champion", "version": 4, "folder": str(case.folder), "artifact": case.artifact, "margin": 0.9,
+    }  # fmt: skip
+    return ChampionOptions(**fields | changes)
+
+
+def _evaluation(tmp_path: Path, case: Case) -> str:
+    """Write an evaluation sample whose targets are the outputs of a model."""
+    with OnnxRuntimeRunner(case.folder / MODEL_FILE, OnnxRuntimeOptions()) as runner:
+        outputs = runner.run({"x": np.tile(EXAMPLE, (4, 1))})
+    targets = {f"target.{name}": array for name, array in outputs.items()}
+    np.savez(tmp_path / "evaluation.npz", x=np.tile(EXAMPLE, (4, 1)), **targets)
+    return str(tmp_path / "evaluation.npz")
+
+
+def test_a_champion_is_measured_beside_the_candidate(prepared: Case, case: Case, tmp_path: Path) -> None:
+    champion = _edited(case, _scale_weights(1.5))
+    options = _champion(champion, on_unsettled="warn")
+    report = prepared.benchmark(champion=options, evaluation_path=_evaluation(tmp_path, prepared))
+    compared = report.champion
+    assert (report.passed, compared.passed, compared.problem) == (True, True, "")
+    assert (compared.version, compared.champion_sha256) == (4, champion.artifact.sha256)
+    assert compared.sha256 == prepared.artifact.sha256
+    assert compared.agreement["mean"].mae > 0.01
+    assert all(batch.champion.speed_low > 0 for batch in report.latency.batches)
+    metrics = {metric.output: metric for metric in compared.metrics}
+    assert metrics["mean"].candidate == pytest.approx(0.0, abs=1e-6)
+    assert metrics["mean"].loss == pytest.approx(-1.0, abs=1e-3), "the candidate is better"
+    names = [gate.name for gate in gates(None, report) if gate.name.startswith("champion")]
+    assert names == ["champion_speed", "champion_size", "champion_metric", "champion_metric"]
+
+
+@pytest.mark.parametrize("on_worse", ["refuse", "warn"])
+def test_a_worse_metric_than_the_champions_refuses_or_warns(
+    prepared: Case, case: Case, tmp_path: Path, on_worse: str
+) -> None:
+    worse = _edited(case, _scale_weights(1 + 1e-6))
+    champion = _champion(prepared, on_worse=on_worse, on_unsettled="warn")
+    report = worse.benchmark(champion=champion, evaluation_path=_evaluation(tmp_path, prepared))
+    assert report.parity.passed
+    assert report.passed == (on_worse == "warn")
+    found = report.champion.failures if on_worse == "refuse" else report.champion.warnings
+    assert any("against version 4, metric at mean is" in text for text in found)
+
+
+def test_a_size_above_the_margin_and_other_bytes_of_the_champion_refuse(prepared: Case, case: Case) -> None:
+    small = case.artifact.replace(size_bytes=case.artifact.size_bytes // 2)
+    report = prepared.benchmark(champion=_champion(case, artifact=small, margin=0.1, on_unsettled="warn"))
+    assert not report.passed
+    assert any("size at file is 2x, not at most 1.1x" in text for text in report.champion.failures)
+
+    (case.folder / MODEL_FILE).write_bytes(b"other")
+    report = prepared.benchmark(champion=_champion(case))
+    assert not report.passed
+    (failure,) = report.champion.failures
+    assert failure.startswith("against version 4, it was not measured: ")
+    assert MODEL_FILE in failure
+    assert report.latency.passed, "the candidate itself is measured"
+    assert acceptance(prepared.artifact, records.check(sha256=prepared.artifact.sha256), report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -140,3 +141,14 @@ def test_a_measurement_ends_within_a_tenth_after_its_time(
     max_s = plan.measure_max_s if budget else plan.reported_max_s
     assert machine.now == pytest.approx(measured.measured_s)
     assert 0.5 * max_s < machine.now <= 1.1 * max_s
+
+
+@pytest.mark.parametrize(("factor", "low", "high"), [(0.5, 0.4, 0.6), (2.0, 1.8, 2.2)])
+def test_a_third_side_is_measured_in_the_same_rounds(machine: Machine, factor: float, low: float, high: float) -> None:
+    champion = Simulated(machine, always(5e-3 * factor))
+    three = dataclasses.replace(sides(machine, always(10e-3), always(5e-3)), champion=champion, champion_speed_min=0.9)
+    measured = measure(three, SAMPLE, MeasurePlan(), LatencyBudget())
+    assert measured.champion is not None
+    assert low < measured.champion.speed_low < factor < measured.champion.speed_high < high
+    assert measured.speedup == pytest.approx(2.0)
+    assert measured.champion.times.p50_ms == pytest.approx(5.0 * factor)

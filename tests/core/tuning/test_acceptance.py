@@ -15,12 +15,12 @@ from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
 from onnx_release.errors import SampleRefused, TuningRefused
 from onnx_release.latency.statistics import Interval
 from onnx_release.limits import MODEL_FILE, ParityLimits
+from onnx_release.parity.task_metrics import EvaluationSample, TaskMetric, read_evaluation_sample
 from onnx_release.records import Precision, SideLatency, TensorSpec
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.sample import Sample
 from onnx_release.tuning.acceptance import AcceptanceTest
 from onnx_release.tuning.race import Race, Timing, find_slower, select_fastest
-from onnx_release.tuning.task_metrics import EvaluationSample, TaskMetric, read_evaluation_sample
 from onnx_release.tuning.variants import PLAIN_EXPORT
 from tests.core.tuning.tuned_models import BENCHMARK, QUICK, Scaled, export, rows
 from tests.refusals import refused
