@@ -34,6 +34,8 @@ def connections(context: Context) -> list[dict[str, Any]]:
     # Airflow's own S3 hook, for other DAGs and for debugging, reads only the extra.
     config = {key: value for key, value in S3_CONFIG.items() if key != "proxies"}
     extra = {"endpoint_url": context.minio_url, "region_name": REGION, "config_kwargs": config}
+    # The gateway serves MinIO's browser below `/minio`.
+    extra["console_url"] = f"{context.minio_url}/minio/{{bucket}}/{{prefix}}"
     return [
         {"connection_id": "mlflow_default", "conn_type": "mlflow", **_address(context.mlflow_url)},
         {

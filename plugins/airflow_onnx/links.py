@@ -1,4 +1,4 @@
-"""Extra links of tasks: training run, model version and uploaded objects."""
+"""Extra links of tasks: training run, report, another release, model version and uploaded objects."""
 
 from __future__ import annotations
 
@@ -34,6 +34,20 @@ class TrainingRunLink(_UrlLink):
 
 
 @attrs.define()
+class ReportLink(_UrlLink):
+    """Link to the report of the release among the artifacts of its training run."""
+
+    name = "Report"
+
+
+@attrs.define()
+class RerunLink(_UrlLink):
+    """Link to the trigger page, filled in with the parameters of the release."""
+
+    name = "Release again"
+
+
+@attrs.define()
 class ModelVersionLink(_UrlLink):
     """Link to the model version in MLflow."""
 
@@ -45,3 +59,8 @@ class ObjectLink(_UrlLink):
     """Link to the uploaded objects in the store's console."""
 
     name = "Objects"
+
+
+def release_links() -> tuple[BaseOperatorLink, ...]:
+    """Return the links that each task of a release has, also a refused one."""
+    return TrainingRunLink(), ReportLink(), RerunLink()

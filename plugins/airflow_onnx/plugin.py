@@ -7,7 +7,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_onnx.deployment import pool, settings
-from airflow_onnx.links import ModelVersionLink, ObjectLink, TrainingRunLink
+from airflow_onnx.links import ModelVersionLink, ObjectLink, release_links
 from airflow_onnx.ui.app import URL_PREFIX, Pages
 
 
@@ -36,7 +36,7 @@ class AirflowOnnxPlugin(AirflowPlugin):
     """Registration of links, pages and listener, which Airflow loads in every process."""
 
     name = "airflow_onnx"
-    operator_extra_links: list[Any] = [TrainingRunLink(), ModelVersionLink(), ObjectLink()]  # noqa: RUF012 - as in Airflow
+    operator_extra_links: list[Any] = [*release_links(), ModelVersionLink(), ObjectLink()]  # noqa: RUF012 - as in Airflow
     fastapi_apps: list[Any] = _apps()
     external_views: list[Any] = _views()
     listeners: list[Any] = [pool]  # noqa: RUF012

@@ -35,6 +35,8 @@ def get_provider_info() -> dict[str, Any]:
         "cli": ["airflow_onnx.cli.commands.get_commands"],
         "extra-links": [
             "airflow_onnx.links.TrainingRunLink",
+            "airflow_onnx.links.ReportLink",
+            "airflow_onnx.links.RerunLink",
             "airflow_onnx.links.ModelVersionLink",
             "airflow_onnx.links.ObjectLink",
         ],

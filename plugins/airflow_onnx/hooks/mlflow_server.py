@@ -77,7 +77,12 @@ class MlflowServer:
         return False if self.insecure_tls else self.ca_file or True
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
-        """Return the address of a training run's page."""
+        """Return the address of a training run's page.
+
+        :param experiment_id: the id of its experiment, empty if it is unknown: MLflow then finds it.
+        """
+        if not experiment_id:
+            return f"{self.ui_url}/#/runs/{quote(run_id, safe='')}"
         return f"{self.ui_url}/#/experiments/{quote(experiment_id, safe='')}/runs/{quote(run_id, safe='')}"
 
     def artifact_url(self, experiment_id: str, run_id: str, path: str) -> str:

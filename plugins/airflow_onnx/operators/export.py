@@ -12,7 +12,6 @@ from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from airflow_onnx import params
 from airflow_onnx.deployment import settings
-from airflow_onnx.links import TrainingRunLink
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging, worker_cache
@@ -21,7 +20,7 @@ from onnx_release import limits
 from onnx_release.records import OnnxArtifact
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import Context
 
 
 class OnnxExportOperator(ReleaseStepOperator):
@@ -45,7 +44,6 @@ class OnnxExportOperator(ReleaseStepOperator):
         "model_source",
         "optional_tasks",
     )
-    operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
     ui_color = "#dbeafe"
 
     def __init__(
@@ -86,9 +84,6 @@ class OnnxExportOperator(ReleaseStepOperator):
             allow_pickle=settings.allow_pickle(),
             factory=source.factory(),
             input_spec=source.input_spec(),
-        )
-        self.link_urls[TrainingRunLink.name] = run.hook.server.run_url(
-            run.trained_model.experiment_id, run.trained_model.training_run_id
         )
         work = staging.open_staging(self.work_uri)
         with (

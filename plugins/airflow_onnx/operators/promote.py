@@ -14,7 +14,7 @@ from airflow_onnx import params, validation
 from airflow_onnx.errors import StorageRefused, TrackingRefused
 from airflow_onnx.events import model_assets, release_end
 from airflow_onnx.events.figures import Figures
-from airflow_onnx.links import ModelVersionLink
+from airflow_onnx.links import ModelVersionLink, release_links
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.acceptance import require_same_bytes
 from airflow_onnx.operators.approval import Approval
@@ -60,7 +60,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         "stage",
         "rules",
     )
-    operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
+    operator_extra_links: Sequence[BaseOperatorLink] = (*release_links(), ModelVersionLink())
     ui_color = "#fee2e2"
 
     def __init__(

@@ -11,7 +11,7 @@ from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from airflow_onnx import params
-from airflow_onnx.links import ModelVersionLink
+from airflow_onnx.links import ModelVersionLink, release_links
 from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import s3
@@ -46,7 +46,7 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         "s3_conn_id",
         "policy",
     )
-    operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
+    operator_extra_links: Sequence[BaseOperatorLink] = (*release_links(), ModelVersionLink())
     ui_color = "#ffedd5"
 
     def __init__(

@@ -12,6 +12,7 @@ from airflow.sdk import BaseOperator
 from airflow_onnx import params, validation
 from airflow_onnx.events import release_end
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.links import release_links
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
 from airflow_onnx.operators.preflight import require_packages
 from airflow_onnx.task_outcome import airflow_outcome
@@ -21,7 +22,7 @@ from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
     # The step needs these on its worker.
     packages: ClassVar[tuple[str, ...]] = ("mlflow",)
     template_fields: Sequence[str] = ("trained_model", "mlflow_conn_id")
+    operator_extra_links: Sequence[BaseOperatorLink] = release_links()
 
     def __init__(
         self,
@@ -79,10 +81,12 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         run = StepRun(context=context, hook=MlflowHook(self.mlflow_conn_id), trained_model=trained_model)
 
         def log_refusal(error: Any) -> None:
-            run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
+            url = run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
+            self.link_urls |= run_log.link_urls(run.hook, context, trained_model, url)
             release_end.leave_summary(context, _refused_report(run, error))
 
         with airflow_outcome(context, log_refusal):
+            self.link_urls |= run_log.link_urls(run.hook, context, trained_model)
             require_packages(self.packages)
             return step(run).to_dict()
 

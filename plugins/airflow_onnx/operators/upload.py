@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import validation
-from airflow_onnx.links import ObjectLink
+from airflow_onnx.links import ObjectLink, release_links
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3, staging
 from onnx_release.errors import Refused
@@ -33,7 +33,7 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
     """
 
     template_fields: Sequence[str] = (*AcceptedStepOperator.template_fields, "bucket")
-    operator_extra_links: Sequence[BaseOperatorLink] = (ObjectLink(),)
+    operator_extra_links: Sequence[BaseOperatorLink] = (*release_links(), ObjectLink())
     ui_color = "#fae8ff"
 
     def __init__(self, *, bucket: str, **kwargs: Any) -> None:

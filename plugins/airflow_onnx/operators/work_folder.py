@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import defaults, params
+from airflow_onnx import defaults, outcome_log, params
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.links import RerunLink, release_links
 from airflow_onnx.operators.preflight import Preflight
 from airflow_onnx.storage import s3, staging
 from airflow_onnx.task_outcome import airflow_outcome, dag_run_outcome
@@ -18,7 +19,7 @@ from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, TrainedModel
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
 
 class PrepareWorkFolderOperator(BaseOperator):
@@ -33,6 +34,7 @@ class PrepareWorkFolderOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("trained_model", "bucket", "files", "mlflow_conn_id", "s3_conn_id")
+    operator_extra_links: Sequence[BaseOperatorLink] = release_links()
 
     def __init__(
         self,
@@ -52,6 +54,8 @@ class PrepareWorkFolderOperator(BaseOperator):
         self.mlflow_conn_id = mlflow_conn_id
         self.s3_conn_id = s3_conn_id
         self.keep_s = keep_s
+        # As in `ReleaseStepOperator`.
+        self.link_urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> str:
         """Check, create the work folder and return its URI."""
@@ -60,10 +64,12 @@ class PrepareWorkFolderOperator(BaseOperator):
         hook = MlflowHook(self.mlflow_conn_id)
 
         def log_refusal(error: Refused) -> None:
-            run_log.log_refusal(hook, context, error, trained_model=trained_model)
+            url = run_log.log_refusal(hook, context, error, trained_model=trained_model)
+            self.link_urls |= run_log.link_urls(hook, context, trained_model, url)
 
         run: Any = context["dag_run"]
         with airflow_outcome(context, log_refusal):
+            self.link_urls |= run_log.link_urls(hook, context, trained_model)
             Preflight(
                 hook=hook,
                 trained_model=trained_model,
@@ -100,6 +106,7 @@ class CleanWorkFolderOperator(BaseOperator):
         "mlflow_conn_id",
         "s3_conn_id",
     )
+    operator_extra_links: Sequence[BaseOperatorLink] = release_links()
 
     def __init__(
         self,
@@ -123,15 +130,19 @@ class CleanWorkFolderOperator(BaseOperator):
         self.version = version
         self.mlflow_conn_id = mlflow_conn_id
         self.s3_conn_id = s3_conn_id
+        self.link_urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> None:
         """Remove the work folder of a release. Record an unfinished one and remove its objects."""
         with airflow_outcome():
+            hook = MlflowHook(self.mlflow_conn_id)
+            trained_model = params.optional_record(TrainedModel, self.trained_model)
+            self.link_urls[RerunLink.name] = outcome_log.rerun_link(context)
+            if trained_model:
+                self.link_urls |= run_log.link_urls(hook, context, trained_model)
             if params.optional_record(ModelVersion, self.version):
                 staging.open_staging(self.work_uri).remove()
                 return
-            hook = MlflowHook(self.mlflow_conn_id)
-            trained_model = params.optional_record(TrainedModel, self.trained_model)
             self._record(hook, context, trained_model)
             if self.target_uri and trained_model:
                 self._remove_unnamed_objects(hook, trained_model)

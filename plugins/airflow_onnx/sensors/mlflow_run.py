@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 
-from airflow_onnx import parameter_checks, params
+from airflow_onnx import outcome_log, parameter_checks, params
 from airflow_onnx.errors import together
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.links import TrainingRunLink
+from airflow_onnx.links import RerunLink, release_links
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import model_name, run_log, training_run
 from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
@@ -49,7 +49,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         "parameters",
         "mlflow_conn_id",
     )
-    operator_extra_links: Sequence[BaseOperatorLink] = (TrainingRunLink(),)
+    operator_extra_links: Sequence[BaseOperatorLink] = release_links()
 
     def __init__(
         self,
@@ -113,6 +113,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
     def _find(self, context: Context) -> tuple[str, dict[str, Any] | None]:
         """Return the run's id, and its trained model if the run has finished."""
         hook = MlflowHook(self.mlflow_conn_id)
+        self.link_urls[RerunLink.name] = outcome_log.rerun_link(context)
         wrong = parameter_checks.problems(params.value(self.parameters) or {})
         with airflow_outcome(context):
             try:
@@ -130,7 +131,8 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
                 model_uri=self.model_uri,
                 model_name=model_name.given_name_or_none(hook, run_id, self.model_name),
             )
-            run_log.log_refusal(hook, context, error, trained_model=trained_model)
+            url = run_log.log_refusal(hook, context, error, trained_model=trained_model)
+            self.link_urls |= run_log.link_urls(hook, context, trained_model, url)
 
         with airflow_outcome(context, log_refusal):
             if wrong:
@@ -143,5 +145,5 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
                 found = found.replace(model_name=model_name.find_name(hook, found, self.model_name))
         if found is None:
             return run_id, None
-        self.link_urls[TrainingRunLink.name] = hook.server.run_url(found.experiment_id, run_id)
+        self.link_urls |= run_log.link_urls(hook, context, found)
         return run_id, found.to_dict()

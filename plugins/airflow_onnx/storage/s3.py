@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import mimetypes
+import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.s3_store import s3_hook
@@ -343,9 +346,19 @@ def remove(folder: S3Folder, paths: Iterable[str]) -> None:
 
 
 def console_url(folder: S3Folder) -> str:
-    """Return the folder's page in the console that the connection names, else its address at the endpoint."""
+    """Return the folder's page in the console that the connection names, else its address at the endpoint.
+
+    The extra `console_url` is an address with ``{bucket}``, and ``{prefix}`` or ``{prefix_base64}``. An address
+    without them is the root of a MinIO console.
+    """
     extra = folder.hook.conn_config.extra_config or {}
     if console := str(extra.get("console_url") or "").rstrip("/"):
-        return f"{console}/browser/{folder.bucket}/{folder.prefix}"
+        pattern = console if "{bucket}" in console else f"{console}/browser/{{bucket}}/{{prefix}}"
+        parts = {
+            "bucket": quote(folder.bucket),
+            "prefix": quote(folder.prefix),
+            "prefix_base64": base64.b64encode(folder.prefix.encode()).decode(),
+        }
+        return re.sub(r"\{(\w+)\}", lambda found: parts.get(found[1], found[0]), pattern)
     endpoint = str(extra.get("endpoint_url") or "").rstrip("/")
     return f"{endpoint}/{folder.bucket}/{folder.prefix}" if endpoint else ""

@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import airflow_urls, validation
+from airflow_onnx import airflow_urls, outcome_log, validation
 from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.links import ReportLink, RerunLink, TrainingRunLink
 from airflow_onnx.tracking import model_registry, run_description, tags
 from airflow_onnx.tracking.run_description import Result, described
 from onnx_release.errors import Refused, Transient, shorten
@@ -127,7 +128,7 @@ def log_report(
     :param released: the registered version, None for a refused or accepted attempt without a version.
     :param reason_code: the code of the refusal.
     :param in_release: False for a refusal by the watch, before a DAG run of the release.
-    :return: the path of the attempt's report among the run's artifacts.
+    :return: the address of the attempt's report.
     """
     run_id = report.trained_model.training_run_id
     run = _run(hook, run_id)
@@ -153,7 +154,7 @@ def log_report(
     is_current = not unchanged or reduced or before.get(tags.REGISTERED_MODEL) != name
     if is_current:
         _log_current(hook, report, with_metrics=not unchanged or reduced is not None)
-    path = report_path(report) if is_current else attempt
+    path = report_path(report.trained_model, _reduced_precision(report)) if is_current else attempt
     links = {"Report": hook.server.artifact_url(run.info.experiment_id, run_id, path)}
     if released:
         links[f"Version {released.version} of {name}"] = hook.server.version_url(name, released.version)
@@ -161,13 +162,13 @@ def log_report(
     found |= _description(before, found, result, is_current=not unchanged)
     # The tags last: a reader who sees them finds the files that they name.
     _set_tags(hook, run_id, found, before)
-    return path
+    return links["Report"]
 
 
 def log_refusal(
     hook: MlflowHook, context: Context, refusal: Refused, *, trained_model: TrainedModel, **parts: Any
 ) -> str | None:
-    """Log the report of a refused release on its training run. Return the path of the report, None without one.
+    """Log the report of a refused release on its training run. Return the address of the report, None without one.
 
     A report that cannot be logged gets a line in the task's log: the task must fail with the refusal itself.
 
@@ -232,13 +233,29 @@ def _reduced_precision(report: ReleaseReport) -> Precision | None:
     return None if report.artifact is None or report.artifact.precision.is_exact else report.artifact.precision
 
 
-def report_path(report: ReleaseReport) -> str:
+def report_path(trained_model: TrainedModel, reduced: Precision | None = None) -> str:
     """Return the path of the current report page among the run's artifacts.
 
+    :param reduced: the precision of a release of reduced precision.
     :raises ParameterRefused: if the name of the registered model is not valid.
     """
-    reduced = _reduced_precision(report)
-    return f"{_folder(report.trained_model)}{f'/{reduced}' if reduced else ''}/{REPORT_PAGE}"
+    return f"{_folder(trained_model)}{f'/{reduced}' if reduced else ''}/{REPORT_PAGE}"
+
+
+def link_urls(
+    hook: MlflowHook, context: Context, trained_model: TrainedModel, report_url: str | None = None
+) -> dict[str, str]:
+    """Return the addresses of the links that each task of a release has, by their names.
+
+    :param report_url: the address of the report, None for the one that the release will have.
+    """
+    run_id, experiment_id = trained_model.training_run_id, trained_model.experiment_id
+    current = hook.server.artifact_url(experiment_id, run_id, report_path(trained_model))
+    return {
+        TrainingRunLink.name: hook.server.run_url(experiment_id, run_id),
+        ReportLink.name: report_url or current,
+        RerunLink.name: outcome_log.rerun_link(context),
+    }
 
 
 def _description(before: dict[str, str], found: dict[str, str], result: Result, *, is_current: bool) -> dict[str, str]:
