@@ -35,9 +35,10 @@ def release_dag_run_id(training_run_id: str) -> str:
     return f"release__{validation.validate_run_id(training_run_id)}"
 
 
-def start(dag_run_id: str, conf: dict[str, Any]) -> bool:
+def start(dag_run_id: str, conf: dict[str, Any], note: str = "") -> bool:
     """Start a release. Return False if a DAG run of that id exists already, in any state.
 
+    :param note: the note of the DAG run, as Markdown.
     :raises WatchRefused: if Airflow refuses the parameters, or has no such DAG.
     :raises Transient: if Airflow does not answer.
     """
@@ -46,7 +47,7 @@ def start(dag_run_id: str, conf: dict[str, Any]) -> bool:
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import ErrorResponse, TriggerDagRun
 
-    message = TriggerDagRun(dag_id=RELEASE_DAG_ID, run_id=dag_run_id, conf=conf, logical_date=None)
+    message = TriggerDagRun(dag_id=RELEASE_DAG_ID, run_id=dag_run_id, conf=conf, logical_date=None, note=note or None)
     try:
         answer = task_runner.SUPERVISOR_COMMS.send(message)
     except AirflowRuntimeError as error:

@@ -65,12 +65,13 @@ class TaskOutcome(Record):
 
 @contextmanager
 def airflow_outcome(
-    context: Context | None = None, on_refused: Callable[[Refused], None] | None = None
+    context: Context | None = None, on_refused: Callable[[Refused], str | None] | None = None
 ) -> Iterator[None]:
     """Turn every error into one that Airflow retries, or into `TaskFailed`, which Airflow never retries.
 
     :param context: the context of a task of a release, for its `TaskOutcome`. None for a task without a training run.
-    :param on_refused: called with a refusal of the model first, to record it on the training run.
+    :param on_refused: called with a refusal of the model first, to record it on the training run. It may return
+        the headline of the report.
     """
     try:
         yield
@@ -82,9 +83,9 @@ def airflow_outcome(
     except Exception as error:  # Libraries and a model's own code can raise anything.
         failure = classified(error)
         models_fault = isinstance(failure, Refused) and not isinstance(failure, DeploymentRefused)
-        if isinstance(failure, Refused) and models_fault and on_refused is not None:
-            on_refused(failure)
-        _leave(context, _outcome(failure, "refused" if models_fault else "failed"))
+        headline = on_refused(failure) if isinstance(failure, Refused) and models_fault and on_refused else None
+        outcome = _outcome(failure, "refused" if models_fault else "failed")
+        _leave(context, outcome.replace(headline=headline or outcome.headline))
         if isinstance(failure, Refused):
             if models_fault:
                 outcome_log.log_refused(failure, context)

@@ -124,7 +124,9 @@ class Release:
             max_tries=3,
             task=SimpleNamespace(retries=3),
             xcom_push=self._push,
-            xcom_pull=lambda task_ids, key: self.outcomes.get(task_ids),
+            xcom_pull=lambda task_ids, key: (
+                self.outcomes.get(task_ids) if key == task_outcome.XCOM_KEY else self.pushed.get(key)
+            ),
             get_task_states=lambda dag_id, run_ids: {run_ids[0]: dict(self.states)},
             get_task_breadcrumbs=lambda dag_id, run_id: self.durations,
             start_date=datetime.now(UTC),

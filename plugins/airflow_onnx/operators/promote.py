@@ -31,6 +31,8 @@ from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Objec
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
+# The XCom key of the result in one sentence.
+HEADLINE_KEY = "headline"
 _WAITING_OPERATORS = ("MlflowTrainingRunSensor", "OnnxApproveVersionOperator")
 
 
@@ -122,6 +124,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         self.link_urls[ModelVersionLink.name] = run.hook.server.version_url(version.name, version.version)
         for line in wrapped(report.headline):
             self.log.info("%s", line)
+        run.context["ti"].xcom_push(key=HEADLINE_KEY, value=report.headline)
         return promoted
 
     def _approval(self, version: ModelVersion, reasons: dict[str, list[str]]) -> Approval | None:

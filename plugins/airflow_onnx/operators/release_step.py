@@ -80,10 +80,11 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
         run = StepRun(context=context, hook=MlflowHook(self.mlflow_conn_id), trained_model=trained_model)
 
-        def log_refusal(error: Any) -> None:
-            url = run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
-            self.link_urls |= run_log.link_urls(run.hook, context, trained_model, url)
+        def log_refusal(error: Any) -> str:
+            logged = run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
+            self.link_urls |= run_log.link_urls(run.hook, context, trained_model, logged.report_url)
             release_end.leave_summary(context, _refused_report(run, error))
+            return logged.headline
 
         with airflow_outcome(context, log_refusal):
             self.link_urls |= run_log.link_urls(run.hook, context, trained_model)

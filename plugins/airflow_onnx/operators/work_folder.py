@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import defaults, outcome_log, params
+from airflow_onnx import defaults, outcome_log, params, run_notes
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import RerunLink, release_links
+from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.preflight import Preflight
+from airflow_onnx.operators.promote import HEADLINE_KEY
 from airflow_onnx.storage import s3, staging
 from airflow_onnx.task_outcome import airflow_outcome, dag_run_outcome
 from airflow_onnx.tracking import model_registry, run_log, training_run
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, shorten
 from onnx_release.records import ModelVersion, TrainedModel
 
 if TYPE_CHECKING:
@@ -63,9 +65,10 @@ class PrepareWorkFolderOperator(BaseOperator):
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
         hook = MlflowHook(self.mlflow_conn_id)
 
-        def log_refusal(error: Refused) -> None:
-            url = run_log.log_refusal(hook, context, error, trained_model=trained_model)
-            self.link_urls |= run_log.link_urls(hook, context, trained_model, url)
+        def log_refusal(error: Refused) -> str:
+            logged = run_log.log_refusal(hook, context, error, trained_model=trained_model)
+            self.link_urls |= run_log.link_urls(hook, context, trained_model, logged.report_url)
+            return logged.headline
 
         run: Any = context["dag_run"]
         with airflow_outcome(context, log_refusal):
@@ -141,15 +144,26 @@ class CleanWorkFolderOperator(BaseOperator):
             if trained_model:
                 self.link_urls |= run_log.link_urls(hook, context, trained_model)
             if params.optional_record(ModelVersion, self.version):
+                self._leave_note(context, trained_model, context["ti"].xcom_pull(task_ids="promote", key=HEADLINE_KEY))
                 staging.open_staging(self.work_uri).remove()
                 return
             self._record(hook, context, trained_model)
             if self.target_uri and trained_model:
                 self._remove_unnamed_objects(hook, trained_model)
 
+    def _leave_note(self, context: Context, trained_model: TrainedModel | None, headline: str | None) -> None:
+        """Leave the note of the DAG run for Airflow's scheduler: see `run_notes`."""
+        if trained_model and headline:
+            run_id, model_name = trained_model.training_run_id, trained_model.model_name
+            lines = run_notes.title(trained_model.run_name, run_id, model_name), run_notes.result(headline)
+            context["ti"].xcom_push(key=run_notes.XCOM_KEY, value="\n".join(lines))
+
     def _record(self, hook: MlflowHook, context: Context, trained_model: TrainedModel | None) -> None:
         outcome = dag_run_outcome(context)
-        self.log.error("The release %s. %s", outcome.status, outcome.reason)
+        headline = outcome.headline or f"{outcome.status.capitalize()}: {shorten(outcome.reason)}"
+        for line in wrapped(headline):
+            self.log.warning("%s", line)
+        self._leave_note(context, trained_model, headline)
         try:
             if trained_model:
                 run_id = trained_model.training_run_id

@@ -125,14 +125,15 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
                     raise
                 raise together(_CHECK, [error, *wrong]) from error
 
-        def log_refusal(error: Refused) -> None:
+        def log_refusal(error: Refused) -> str:
             trained_model = TrainedModel(
                 training_run_id=run_id,
                 model_uri=self.model_uri,
                 model_name=model_name.given_name_or_none(hook, run_id, self.model_name),
             )
-            url = run_log.log_refusal(hook, context, error, trained_model=trained_model)
-            self.link_urls |= run_log.link_urls(hook, context, trained_model, url)
+            logged = run_log.log_refusal(hook, context, error, trained_model=trained_model)
+            self.link_urls |= run_log.link_urls(hook, context, trained_model, logged.report_url)
+            return logged.headline
 
         with airflow_outcome(context, log_refusal):
             if wrong:

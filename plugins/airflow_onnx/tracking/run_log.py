@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_onnx import airflow_urls, outcome_log, validation
 from airflow_onnx.errors import TrackingRefused
@@ -73,6 +73,13 @@ class ReleasedVersion:
     alias_note: str = ""
     s3_uri: str
     wall_s: float | None = None
+
+
+class LoggedRefusal(NamedTuple):
+    """The headline of a refused release and the address of its report, None if the report is not logged."""
+
+    headline: str
+    report_url: str | None = None
 
 
 def log_start(hook: MlflowHook, context: Context, training_run_id: str) -> None:
@@ -167,8 +174,8 @@ def log_report(
 
 def log_refusal(
     hook: MlflowHook, context: Context, refusal: Refused, *, trained_model: TrainedModel, **parts: Any
-) -> str | None:
-    """Log the report of a refused release on its training run. Return the address of the report, None without one.
+) -> LoggedRefusal:
+    """Log the report of a refused release on its training run.
 
     A report that cannot be logged gets a line in the task's log: the task must fail with the refusal itself.
 
@@ -179,11 +186,11 @@ def log_refusal(
     found = {name: parts.get(name) for name in ("artifact", "check", "benchmark")}
     try:
         report = build_report(trained_model, **found, refusal=refusal).replace(dag_run_url=_dag_run_url(context))
-        return log_report(hook, context, report, reason_code=refusal.code)
+        return LoggedRefusal(report.headline, log_report(hook, context, report, reason_code=refusal.code))
     except (Refused, Transient) as failure:
         if not isinstance(failure, Refused) or failure.code not in _NO_RUN:
             log.warning("The refusal is not recorded in MLflow: %s", failure)
-    return None
+    return LoggedRefusal(f"Refused: {shorten(refusal, _REASON_MAX_CHARACTERS)}")
 
 
 def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: TaskOutcome) -> None:
@@ -202,7 +209,8 @@ def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: T
     if is_current:
         found |= _emptied(before) | _dag_run_tags(context)
         found |= {tags.STATUS: outcome.status, tags.REASON: outcome.reason, tags.REASON_CODE: outcome.code}
-    result = Result(headline=f"{outcome.status.capitalize()}: {shorten(outcome.reason, _REASON_MAX_CHARACTERS)}")
+    short = f"{outcome.status.capitalize()}: {shorten(outcome.reason, _REASON_MAX_CHARACTERS)}"
+    result = Result(headline=outcome.headline or short)
     found |= _description(before, found, result, is_current=is_current)
     _set_tags(hook, training_run_id, found, before)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from airflow_onnx import airflow_urls, dag_runs
+from airflow_onnx import airflow_urls, dag_runs, run_notes
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
@@ -51,7 +51,8 @@ class ReleaseStarter:
         }
         self.decider.rest.set_tags(run_id, started_tags)
         try:
-            started = dag_runs.start(dag_run_id, conf)
+            note = run_notes.title(decision.run_name, run_id, decision.model_name)
+            started = dag_runs.start(dag_run_id, conf, note)
         except Refused as error:
             # The other runs do not wait until a person corrects this one.
             self._record_refusal(decision, error)

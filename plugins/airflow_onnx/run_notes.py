@@ -1,0 +1,92 @@
+"""Notes of the DAG runs of a release: training run and model, and at the end the result.
+
+The watch gives the note of the start with its trigger. A task cannot change the note of its DAG run. Its last task
+leaves the note in XCom, and this listener writes it where Airflow has its database: in the scheduler, or in the API
+server if a person marks the DAG run.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from airflow.listeners import hookimpl
+
+log = logging.getLogger(__name__)
+
+XCOM_KEY = "onnx_release_note"
+# The column of Airflow's database.
+_MAX_CHARACTERS = 1000
+_TITLE_MAX_CHARACTERS = 250
+# A line with one of these signs is a result, and another result replaces it.
+_SIGNS = {"Released with a warning": "▲", "Released": "●", "Refused": "✖", "Failed": "‼"}
+# A DAG run of a release has one of these parameters.
+_PARAMETERS = ("training_run_id", "model_uri")
+
+
+def title(run_name: str | None, training_run_id: str, model_name: str | None) -> str:
+    """Return the first line of a note, for example ``small → radio-onnx``."""
+    from airflow_onnx.tracking.run_description import escaped
+
+    line = f"{run_name or training_run_id} → {model_name}" if model_name else run_name or training_run_id
+    return escaped(line[:_TITLE_MAX_CHARACTERS])
+
+
+def result(headline: str) -> str:
+    """Return the line of a result, with a sign."""
+    from airflow_onnx.tracking.run_description import escaped
+
+    sign = next((sign for state, sign in _SIGNS.items() if headline.startswith(state)), "‼")
+    return f"{sign} {escaped(headline)}"
+
+
+def joined(before: str, new: str) -> str:
+    """Return a note with a title and a result after any text of a person.
+
+    :param before: the note so far.
+    :param new: title and result as two lines.
+    """
+    first, _, last = new.partition("\n")
+    signs = tuple(f"{sign} " for sign in _SIGNS.values())
+    kept = [line.rstrip() for line in before.splitlines() if not line.startswith(signs)]
+    if first in kept:
+        # The title goes before the result again.
+        kept.remove(first)
+    own = "\n".join(kept).strip()
+    # Two spaces end a line of Markdown.
+    text = "  \n".join(part for part in (own, first, last) if part)
+    return text if len(text) <= _MAX_CHARACTERS else before
+
+
+@hookimpl
+def on_dag_run_success(dag_run: Any, msg: str) -> None:
+    """Write the result into the note of a DAG run."""
+    _write(dag_run)
+
+
+@hookimpl
+def on_dag_run_failed(dag_run: Any, msg: str) -> None:
+    """Write the result into the note of a DAG run."""
+    _write(dag_run)
+
+
+def _write(dag_run: Any) -> None:
+    from airflow.models.xcom import XComModel
+    from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.orm import object_session
+
+    session = object_session(dag_run)
+    if session is None or not any((dag_run.conf or {}).get(name) for name in _PARAMETERS):
+        return
+    query = select(XComModel.value).where(
+        XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key == XCOM_KEY
+    )
+    try:
+        # The session's own transaction has locked the row of the DAG run. An error undoes only this block.
+        with session.begin_nested():
+            new = session.scalar(query.limit(1))
+            if isinstance(new, str):
+                dag_run.note = joined(dag_run.note or "", new)
+    except SQLAlchemyError:
+        log.warning("The result is not in the note of the DAG run %s.", dag_run.run_id, exc_info=True)
