@@ -23,7 +23,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
-from airflow_onnx import task_outcome
+from airflow_onnx import step_times, task_outcome
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.approve import OnnxApproveVersionOperator
@@ -105,14 +105,25 @@ class Release:
     outcomes: dict[str, Any] = field(default_factory=dict)
     # The ended tasks of the DAG run as Airflow returns them, with operator and duration in s.
     durations: list[dict[str, Any]] = field(default_factory=list)
+    # The starts of the tasks.
+    begins: dict[str, str] = field(default_factory=dict)
+    # The tasks of all releases that have the measuring slot or wait for it.
+    measuring: int = 0
     running: str = ""
     tries: int = 1
 
     def _push(self, key: str, value: Any) -> None:
         if key == task_outcome.XCOM_KEY:
             self.outcomes[self.running] = value
+        elif key == step_times.XCOM_KEY:
+            self.begins[self.running] = value
         else:
             self.pushed[key] = value
+
+    def _pull(self, task_ids: Any, key: str) -> Any:
+        if key == step_times.XCOM_KEY:
+            return [self.begins.get(task_id) for task_id in task_ids]
+        return self.outcomes.get(task_ids) if key == task_outcome.XCOM_KEY else self.pushed.get(key)
 
     @property
     def context(self) -> Any:
@@ -124,9 +135,8 @@ class Release:
             max_tries=3,
             task=SimpleNamespace(retries=3),
             xcom_push=self._push,
-            xcom_pull=lambda task_ids, key: (
-                self.outcomes.get(task_ids) if key == task_outcome.XCOM_KEY else self.pushed.get(key)
-            ),
+            xcom_pull=self._pull,
+            get_ti_count=lambda **_: self.measuring,
             get_task_states=lambda dag_id, run_ids: {run_ids[0]: dict(self.states)},
             get_task_breadcrumbs=lambda dag_id, run_id: self.durations,
             start_date=datetime.now(UTC),

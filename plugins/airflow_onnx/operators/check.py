@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from airflow_onnx import params, validation
+from airflow_onnx import params, step_times, validation
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging
@@ -83,6 +83,7 @@ class OnnxCheckOperator(ReleaseStepOperator):
                 code="check_failed",
             )
         self._require_move(run, artifact)
+        step_times.log_queue(run.context)
         return report
 
     def _log(self, report: CheckReport) -> None:

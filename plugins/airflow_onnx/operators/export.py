@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from airflow_onnx import params
+from airflow_onnx import params, step_times
 from airflow_onnx.deployment import settings
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
@@ -66,6 +66,9 @@ class OnnxExportOperator(ReleaseStepOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Export, then skip the optional tasks that are off."""
         result = super().execute(context)
+        if any(params.value(on) for on in (self.optional_tasks or {}).values()):
+            # The tuning measures.
+            step_times.log_queue(context)
         if skipped := [task_id for task_id, on in (self.optional_tasks or {}).items() if not params.value(on)]:
             # The exception ends the task as a success, without a return value.
             context["ti"].xcom_push(key=BaseXCom.XCOM_RETURN_KEY, value=result)

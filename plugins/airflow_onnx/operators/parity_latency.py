@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import params
+from airflow_onnx import params, step_times
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.operators.release_step import StepRun
@@ -81,6 +81,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         from onnx_release.report.acceptance import report_failures
         from onnx_release.run_step import benchmark
 
+        step_times.log_wait(run.context)
         artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         run.evidence["check"] = params.record(CheckReport, self.check, "check")
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:

@@ -8,9 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowRuntimeError
-
-from airflow_onnx import params, validation
+from airflow_onnx import params, step_times, validation
 from airflow_onnx.errors import StorageRefused, TrackingRefused
 from airflow_onnx.events import model_assets, release_end
 from airflow_onnx.events.figures import Figures
@@ -26,14 +24,13 @@ from airflow_onnx.tracking.promotion import Move, MoveRules, Promoter
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import released_status, version_description, version_tags
 from onnx_release.limits import REPORTS
-from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object
+from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object, StepTime
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 # The XCom key of the result in one sentence.
 HEADLINE_KEY = "headline"
-_WAITING_OPERATORS = ("MlflowTrainingRunSensor", "OnnxApproveVersionOperator")
 
 
 class MlflowPromoteModelOperator(AcceptedStepOperator):
@@ -89,6 +86,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         version = params.record(ModelVersion, self.version, "register")
         uploaded = params.record(S3Object, self.uploaded, "upload")
         judged, report = self.accepted_report(run)
+        report = report.replace(steps=step_times.step_times(run.context))
         artifact = judged.artifact
         require_same_bytes(artifact, uploaded, version)
         policy = PromotionPolicy.read(self.policy)
@@ -185,7 +183,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
             alias=version.alias or "",
             alias_note=version.alias_note or "",
             s3_uri=version.source,
-            wall_s=_work_s(run.context),
+            wall_s=_work_s(run.context, report.steps),
         )
         run_log.log_report(run.hook, run.context, report, released=released)
 
@@ -211,14 +209,10 @@ def _logged(run: StepRun, alias: str, version: ModelVersion, given: Approval | N
     return alias_log.move_to(run.context, alias, version.version, why=why, by=given.by)
 
 
-def _work_s(context: Context) -> float | None:
-    """Return the seconds of the release's tasks without their time in queues, or None if Airflow does not answer."""
-    ti: Any = context["ti"]
-    run = context["dag_run"]
-    try:
-        rows = list(ti.get_task_breadcrumbs(run.dag_id, run.run_id))
-    except AirflowRuntimeError:
+def _work_s(context: Context, steps: Sequence[StepTime]) -> float | None:
+    """Return the seconds of the release's tasks without their waits, or None if Airflow does not answer."""
+    if not steps:
         return None
-    # The sensor waits for the training, and an approval for a person.
-    done = sum(row["duration"] or 0.0 for row in rows if row["operator"] not in _WAITING_OPERATORS)
+    ti: Any = context["ti"]
+    done = sum(step.wall_s - (step.waited_s or 0.0) for step in steps)
     return float(done + (datetime.now(UTC) - ti.start_date).total_seconds())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import params, validation
+from airflow_onnx import params, step_times, validation
 from airflow_onnx.events import release_end
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import release_links
@@ -77,6 +77,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
     def run_step(self, context: Context, step: Callable[[StepRun], Record]) -> dict[str, Any]:
         """Run a part of the step. A refusal is logged to the training run."""
         with airflow_outcome(context):
+            step_times.leave_begin(context)
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
         run = StepRun(context=context, hook=MlflowHook(self.mlflow_conn_id), trained_model=trained_model)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import defaults, params, validation
+from airflow_onnx import defaults, params, step_times, validation
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.operators.release_step import StepRun
 from airflow_onnx.storage import staging, worker_cache
@@ -94,6 +94,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
         if params.value(self.enabled) is not True:
             self.log.info("Tuning is off: the exported model goes on unchanged.")
             return artifact
+        step_times.log_wait(run.context)
         precisions = params.settings(_Precisions, {"precisions": self.precisions}).precisions
         if Precision.EXACT not in precisions:
             # The alias or stage is wrong for every possible winner: refuse before the work.

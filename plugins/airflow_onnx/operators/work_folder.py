@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import defaults, outcome_log, params, run_notes
+from airflow_onnx import defaults, outcome_log, params, run_notes, step_times
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import RerunLink, release_links
@@ -62,6 +62,7 @@ class PrepareWorkFolderOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Check, create the work folder and return its URI."""
         with airflow_outcome(context):
+            step_times.leave_begin(context)
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
         hook = MlflowHook(self.mlflow_conn_id)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue, conf
 
-from airflow_onnx import outcome_log, parameter_checks, params
+from airflow_onnx import outcome_log, parameter_checks, params, step_times
 from airflow_onnx.errors import together
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import RerunLink, release_links
@@ -146,5 +146,6 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
                 found = found.replace(model_name=model_name.find_name(hook, found, self.model_name))
         if found is None:
             return run_id, None
+        step_times.leave_begin(context)
         self.link_urls |= run_log.link_urls(hook, context, found)
         return run_id, found.to_dict()

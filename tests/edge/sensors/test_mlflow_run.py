@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,10 @@ from tests.edge.conftest import Services
 from tests.edge.tracking.test_training_run import log_model
 from tests.refusals import failed
 
-CONTEXT: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={})}
+CONTEXT: Any = {
+    "dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={}),
+    "ti": SimpleNamespace(start_date=datetime.now(UTC), xcom_push=lambda key, value: None),
+}
 
 
 def sensor(**arguments: Any) -> MlflowTrainingRunSensor:

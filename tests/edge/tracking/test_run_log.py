@@ -77,17 +77,21 @@ def test_a_release_after_a_refusal_becomes_current(hook: MlflowHook, release: Re
     assert f"/artifacts/{TAG}/{release.model_name}/report.html)" in note
     assert (tags["status"], tags["dag_run_id"]) == ("refused", "first")
     assert tags["reason_code"]
-    waited = {"operator": "MlflowTrainingRunSensor", "duration": 3600.0}
     release.durations = [
-        waited,
-        {"operator": "OnnxExportOperator", "duration": 10.5},
-        {"operator": "x", "duration": None},
+        {"task_id": "export", "operator": "OnnxExportOperator", "duration": 10.5},
+        {"task_id": "wait_for_training", "operator": "MlflowTrainingRunSensor", "duration": 3600.0},
+        {"task_id": "tune", "operator": "x", "duration": None},
     ]
+    release.begins = {"wait_for_training": "2026-01-01T00:00:00+00:00", "export": "2026-01-01T01:00:05+00:00"}
     release.after(judged, "parity_latency").run("upload", "register", "promote")
     tags = tags_of(hook, release.training_run_id)
     assert (tags["status"], tags["reason"], tags["reason_code"]) == ("released", "", "")
     assert tags["dag_run_id"] == release.dag_run_id
     assert 10.5 <= float(tags["wall_s"]) < 600, "the work of the tasks, without the wait for the training"
+    uri = f"runs:/{release.training_run_id}/{TAG}/{release.model_name}/report.json"
+    steps = {step.pop("task"): step for step in mlflow.artifacts.load_dict(uri)["steps"]}
+    assert steps["wait_for_training"] == {"wall_s": 3600.0, "waited_s": 3600.0}
+    assert steps["export"] == {"wall_s": 15.5, "waited_s": 5.0}
     kept = history(hook, release)
     assert len(kept) == 2
     path = f"runs:/{release.training_run_id}/{TAG}/{release.model_name}/history/{kept[0]}"
@@ -156,7 +160,8 @@ def test_the_start_of_a_release_is_tagged_on_the_run(hook: MlflowHook) -> None:
 def test_a_release_by_model_uri_is_repeated_by_model_uri(hook: MlflowHook, run_id: str, form: str) -> None:
     model_id = hook.client.get_run(run_id).outputs.model_outputs[0].model_id
     uri = form.format(run=run_id, model=model_id)
-    context: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="uri", conf={"model_uri": uri})}
+    run = SimpleNamespace(dag_id="release_onnx", run_id="uri", conf={"model_uri": uri})
+    context = Release(run_id, "by-uri").context | {"dag_run": run}
     trained = MlflowTrainingRunSensor(task_id="wait", model_uri=uri, model_name="by-uri").execute(context)
     assert (trained["training_run_id"], trained["model_uri"]) == (run_id, uri)
     assert rerun_conf(tags_of(hook, run_id)["rerun_url"]) == {"model_uri": uri}
