@@ -48,7 +48,7 @@ class Demo:
         if self._wait_for_begin(context, release):
             self._console.print(f"Airflow releases it (DAG run {release.dag_run_id}):")
             with TaskProgress(self._console) as progress:
-                succeeded = release.follow(progress.show, lambda: self._check_services(context))
+                succeeded = release.follow(progress.show, lambda: self._check_services(context), progress.log)
             if not succeeded:
                 self._console.print(f"Not released. {release.failure()}", markup=False)
                 self._console.print("To see the whole log, run `make up` and open the DAG run in Airflow.")

@@ -1,4 +1,4 @@
-"""Progress of a release: a live table on a terminal, otherwise a line for each change."""
+"""Progress of a release: the lines of its log, and a live table on a terminal or else a line for each change."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ _COLOURS = {"success": "green", "failed": "red", "upstream_failed": "red", "runn
 
 
 class TaskProgress:
-    """Context manager whose `show` displays the latest task states."""
+    """Context manager whose `show` displays the latest task states, and `log` the lines of a task."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._last: dict[str, tuple[str, int]] = {}
+        # The number of log lines that were printed, by task and attempt.
+        self._printed: dict[tuple[str, int], int] = {}
 
     def __enter__(self) -> Self:
         if self._live:
@@ -43,6 +45,13 @@ class TaskProgress:
             if self._last.get(task.name, ("waiting", task.attempt)) != now:
                 self._console.print(f"  {task.name:<18} {task.state}{_attempt(task)}{_seconds(task)}")
             self._last[task.name] = now
+
+    def log(self, task: TaskState, lines: list[str]) -> None:
+        """Print the new lines of a task's log."""
+        key = task.name, task.attempt
+        for line in lines[self._printed.get(key, 0) :]:
+            self._console.print(f"    {line}", markup=False, highlight=False)
+        self._printed[key] = max(len(lines), self._printed.get(key, 0))
 
 
 def _table(tasks: list[TaskState]) -> Table:

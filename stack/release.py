@@ -20,6 +20,7 @@ TASKS = (
 ENDED = ("success", "failed")
 # A task that did not succeed logs its reason and the next step here.
 OUTCOME_LOGGER = "airflow_onnx.outcome_log"
+_OWN_LOGGERS = ("airflow_onnx.", "onnx_release.")
 POLL_S = 1.0
 PARSE_TIMEOUT_S = 120.0
 RELEASE_TIMEOUT_S = 1800.0
@@ -103,12 +104,35 @@ class Release:
             for name in names
         ]
 
-    def follow(self, show: Callable[[list[TaskState]], None], check: Callable[[], None]) -> bool:
-        """Show the tasks until the DAG run ends; return True on success. `check` raises when a service has ended."""
+    def lines(self, task: TaskState) -> list[str]:
+        """Return the lines that the release has logged in the task's newest attempt, empty before its first line."""
+        path = f"{self._path}/taskInstances/{task.name}/logs/{task.attempt}"
+        response = self._api.call("GET", path, full_content="true")
+        return own_lines(response.json()["content"]) if response.ok else []
+
+    def follow(
+        self,
+        show: Callable[[list[TaskState]], None],
+        check: Callable[[], None],
+        log: Callable[[TaskState, list[str]], None] | None = None,
+    ) -> bool:
+        """Show the tasks until the DAG run ends; return True on success.
+
+        :param check: raises when a service has ended.
+        :param log: gets the log lines of each task that runs or has just ended.
+        """
         deadline = time.monotonic() + RELEASE_TIMEOUT_S
+        begun: set[str] = set()
         while True:
-            state = self.state()
-            show(self.tasks())
+            state, tasks = self.state(), self.tasks()
+            ended = [task for task in tasks if task.name in begun and task.state != "running"]
+            begun = {task.name for task in tasks if task.state == "running"} if log else set()
+            for task in ended if log else ():
+                log(task, self.lines(task))  # type: ignore[misc]
+            show(tasks)
+            for task in tasks if log else ():
+                if task.name in begun:
+                    log(task, self.lines(task))  # type: ignore[misc]
             if state in ENDED:
                 return state == "success"
             check()
@@ -132,6 +156,15 @@ class Release:
         path = f"{self._path}/taskInstances/{failed[0].name}/logs/{failed[0].attempt}"
         content = self._api.get(path, full_content="true")["content"]
         return f"Task {failed[0].name} failed: {last_error(content)}"
+
+
+def own_lines(content: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of a task's log that the release has written."""
+    return [
+        str(entry["event"])
+        for entry in content
+        if any(package in str(entry.get("logger")) for package in _OWN_LOGGERS) and entry.get("level") != "debug"
+    ]
 
 
 def last_error(content: list[dict[str, Any]]) -> str:

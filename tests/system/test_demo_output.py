@@ -23,7 +23,7 @@ from onnx_release.records import (
     SideLatency,
 )
 from stack.progress import TaskProgress
-from stack.release import Outcome, TaskState, last_error
+from stack.release import Outcome, TaskState, last_error, own_lines
 from stack.result import print_outcome
 
 SHA = "ab" * 32
@@ -143,3 +143,16 @@ def test_the_error_of_a_failed_task_is_its_exception() -> None:
     lines = ("REFUSED · The run is", "  bad.", "What to do: Train.", "Release again: http://x")
     block = [{"logger": "airflow_onnx.outcome_log", "event": line} for line in lines]
     assert last_error([*content, *block]) == "REFUSED · The run is bad. What to do: Train."
+
+
+def test_each_line_of_a_task_is_printed_once() -> None:
+    content = [
+        {"logger": "task", "level": "info", "event": "::group::Pre Execute"},
+        {"logger": "onnx_release.export.fallback", "level": "info", "event": "Exporting by dynamo."},
+        {"logger": "airflow.task.operators.airflow_onnx.operators.export.OnnxExportOperator", "event": "[red]done"},
+    ]
+    text, task = io.StringIO(), TaskState("export", "running", 1, None)
+    with TaskProgress(Console(file=text, width=80)) as progress:
+        for count in (2, 2, 3):
+            progress.log(task, own_lines(content[:count]))
+    assert text.getvalue().splitlines() == ["    Exporting by dynamo.", "    [red]done"]
