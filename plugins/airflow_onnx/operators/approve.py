@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params
-from airflow_onnx.links import ModelVersionLink
+from airflow_onnx.links import ModelVersionLink, release_links
 from airflow_onnx.operators import approval
 from airflow_onnx.operators.acceptance import require_same_version
 from airflow_onnx.operators.approval import Approval
@@ -42,7 +42,7 @@ class OnnxApproveVersionOperator(AcceptedStepOperator):
         "rules",
         "timeout_h",
     )
-    operator_extra_links: Sequence[BaseOperatorLink] = (ModelVersionLink(),)
+    operator_extra_links: Sequence[BaseOperatorLink] = (*release_links(), ModelVersionLink())
     ui_color = "#fef3c7"
 
     def __init__(
