@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import params, step_times, validation
-from airflow_onnx.events import release_end
+from airflow_onnx.events import lineage, release_end
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import release_links
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
@@ -69,6 +69,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         self.mlflow_conn_id = mlflow_conn_id
         # By the name of the link: Airflow calls `get_link` on the worker after `execute`, with this same object.
         self.link_urls: dict[str, str] = {}
+        self.result: Record | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the step and return its record as a dict."""
@@ -90,7 +91,13 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         with airflow_outcome(context, log_refusal):
             self.link_urls |= run_log.link_urls(run.hook, context, trained_model)
             require_packages(self.packages)
-            return step(run).to_dict()
+            self.result = step(run)
+            return self.result.to_dict()
+
+    def get_openlineage_facets_on_complete(self, _task_instance: Any) -> Any:
+        """Return the datasets of the step. Airflow's OpenLineage provider calls it after `execute`, if installed."""
+        trained_model = params.optional_record(TrainedModel, self.trained_model)
+        return lineage.operator_lineage(MlflowHook(self.mlflow_conn_id).server, trained_model, self.result)
 
     @abc.abstractmethod
     def release(self, run: StepRun) -> Record:
