@@ -58,6 +58,21 @@ def test_a_backfill_keeps_the_given_number_of_releases_in_progress_in_order(lab:
     assert f"release__{runs[0]}" not in lab.supervisor.confs
 
 
+def test_a_release_that_waits_for_a_person_does_not_delay_the_others(lab: Lab) -> None:
+    runs = [lab.run(ended_h_ago=hours) for hours in (3, 2, 1)]
+    new = lab.run()
+    waiting = {f"{TAG}.last_attempt": "waiting 2026-11-27T08:00:00Z: for an approval", f"{TAG}.status": "waiting"}
+    lab.hook.set_tags(new, {**waiting, f"{TAG}.watched": "new"})
+    lab.supervisor.states[f"release__{new}"] = "running"
+    with pytest.raises(TaskDeferred) as deferred:
+        lab.backfill(at_once="1")
+    assert list(lab.supervisor.confs) == [f"release__{runs[0]}"]
+    lab.hook.set_tags(runs[0], waiting)
+    with pytest.raises(TaskDeferred):
+        _resume(lab, deferred.value, at_once="1")
+    assert list(lab.supervisor.confs) == [f"release__{run}" for run in runs[:2]]
+
+
 def test_a_repeated_or_crashed_backfill_continues(lab: Lab) -> None:
     runs = [lab.run(ended_h_ago=hours) for hours in (2, 1)]
     with pytest.raises(TaskDeferred):
