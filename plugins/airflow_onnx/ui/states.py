@@ -32,6 +32,7 @@ _DOING = {
     "approve": "waits for approval",
     "promote": "moves the alias",
 }
+_UNFINISHED = ("running", "triggered", "waiting", "accepted")
 _WORKING = ("running", "deferred", "awaiting_input", "up_for_retry", "queued", "scheduled", "restarting")
 # A DAG run that was just triggered may not be in the database yet.
 _JUST_STARTED = timedelta(seconds=60)
@@ -97,20 +98,20 @@ def state_of(record: ReleaseRecord, releases: Releases, now: datetime | None = N
     if release := releases.of(record):
         if release.is_active:
             return releases.progress(release, now).state
-        if record.status in ("running", "triggered", "accepted"):
+        if record.status in _UNFINISHED:
             return "running"
     if record.status == "released":
         return "released" if record.latency_verdict in ("", "passed") else "warning"
     if record.status == "refused":
         return "refused"
-    if record.status in ("running", "triggered") and not is_abandoned(record, releases, now):
-        return "running"
+    if record.status in ("running", "triggered", "waiting") and not is_abandoned(record, releases, now):
+        return "waiting" if record.status == "waiting" else "running"
     return "failed"
 
 
 def is_abandoned(record: ReleaseRecord, releases: Releases, now: datetime | None = None) -> bool:
     """Return True for a release whose tags say "running" although no DAG run of it is active."""
-    if record.status not in ("running", "triggered", "accepted") or not releases.known or releases.of(record):
+    if record.status not in _UNFINISHED or not releases.known or releases.of(record):
         return False
     if dag_id_of(record.dag_run_url) not in ("", RELEASE_DAG_ID):
         return False  # Another DAG of the factory `release_dag`: its DAG runs are not read here.

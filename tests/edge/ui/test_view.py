@@ -57,6 +57,7 @@ def shown(found: ReleaseRecord, *active: AirflowRelease, **snapshot: Any) -> Any
         ({"status": "failed", "reason": "no disk"}, "failed"),
         ({"status": "running"}, "failed"),
         ({"status": "running", "dag_run_url": "http://a/dags/own_release/runs/1"}, "running"),
+        ({"status": "waiting", "dag_run_url": "http://a/dags/own_release/runs/1"}, "waiting"),
         ({"status": "<b>"}, "failed"),
     ],
 )
