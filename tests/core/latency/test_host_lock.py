@@ -20,12 +20,12 @@ import pytest
 from onnx_release import run_step
 from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.errors import Transient
-from onnx_release.export.export_model import ExportStepOptions
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import LatencyBudget, MeasurePlan
-from onnx_release.records import OnnxArtifact, Precision
+from onnx_release.records import Precision
 from onnx_release.tuning.options import TuneOptions
 from onnx_release.tuning.search import TimeLimit
+from tests.core.conftest import Exported
 from tests.refusals import refused
 
 # Takes the lock `times` times and logs the times of holding it. With 0 it keeps the lock.
@@ -246,12 +246,6 @@ def test_a_holders_name_is_printable_and_short_in_the_message(lock: Path) -> Non
     assert len(str(raised.value)) < 700
 
 
-@pytest.fixture(scope="module")
-def exported(trained_pickle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, OnnxArtifact]:
-    folder = tmp_path_factory.mktemp("exported") / "artifact"
-    return folder, run_step.export(trained_pickle, folder, ExportStepOptions(device="cpu", allow_pickle=True))
-
-
 def _options(lock: Path, timeout_s: float) -> BenchmarkOptions:
     return BenchmarkOptions(
         batch_sizes=(1,),
@@ -262,10 +256,9 @@ def _options(lock: Path, timeout_s: float) -> BenchmarkOptions:
     )
 
 
-def test_the_child_process_of_a_pickle_takes_the_lock(
-    lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
-) -> None:
-    report = run_step.benchmark(trained_pickle, *exported, _options(lock, 30.0))
+def test_the_child_process_of_a_pickle_takes_the_lock(lock: Path, trained_pickle: Path, released: Exported) -> None:
+    # The pickle and the pt2 model have the same weights.
+    report = run_step.benchmark(trained_pickle, released.folder, released.artifact, _options(lock, 30.0))
     assert report.latency is not None
     note = json.loads(lock.read_text())
     assert note["holder"] == "release of run 8"
@@ -273,13 +266,12 @@ def test_the_child_process_of_a_pickle_takes_the_lock(
     _take(lock, timeout_s=0.1)
 
 
-def test_only_measurements_wait_for_the_lock(
-    lock: Path, trained_pickle: Path, exported: tuple[Path, OnnxArtifact]
-) -> None:
+def test_only_measurements_wait_for_the_lock(lock: Path, trained_pt2: Path, released: Exported) -> None:
+    case = trained_pt2, released.folder, released.artifact
     with _holder(lock, "release of run 7") as process:
-        assert run_step.compare(trained_pickle, *exported, _options(lock, 0.2)).passed
+        assert run_step.compare(*case, _options(lock, 0.2)).passed
         with pytest.raises(Transient, match=rf"process {process.pid} \(release of run 7\) holds the lock"):
-            run_step.benchmark(trained_pickle, *exported, _options(lock, 0.2))
+            run_step.benchmark(*case, _options(lock, 0.2))
         tuning = TuneOptions(benchmark=_options(lock, 0.2), precisions=(Precision.EXACT, Precision.INT8))
         with pytest.raises(Transient, match=f"process {process.pid}"):
-            run_step.tune(trained_pickle, *exported, lock.parent / "tuned", tuning)
+            run_step.tune(*case, lock.parent / "tuned", tuning)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import shutil
-import subprocess
 import sys
 import warnings
 import zipfile
@@ -85,18 +85,19 @@ def test_a_pickle_is_loaded_in_evaluation_mode(trained_pickle: Path) -> None:
     assert not any(module.training for module in model.modules())
 
 
-def test_a_pickled_class_is_imported_from_the_logged_code(tmp_path: Path) -> None:
+def test_a_pickled_class_is_imported_from_the_logged_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = tmp_path / "their_code"
     code.mkdir()
     (code / "__init__.py").write_text("")
     (code / "net.py").write_text("import torch\nclass Net(torch.nn.Linear):\n    pass\n")
-    script = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, 'include', '.']\n"
-        "from pathlib import Path; from their_code.net import Net; from tests.core.models import save\n"
-        f"save(Net(2, 2), Path({str(tmp_path / 'model')!r}), serialization_format='pickle', "
-        f"code_paths=[{str(code)!r}], input_example=None)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    with monkeypatch.context() as training:
+        training.syspath_prepend(tmp_path)
+        net = importlib.import_module("their_code.net").Net(2, 2)
+        save(net, tmp_path / "model", serialization_format="pickle", code_paths=[str(code)], input_example=None)
+    # The release runs in another process, which has not imported the class.
+    for name in ("their_code", "their_code.net"):
+        del sys.modules[name]
+    shutil.rmtree(code)
     before = list(sys.path)
     model = load_trained(read_trained(tmp_path / "model"), allow_pickle=True)
     assert type(model).__name__ == "Net"

@@ -446,9 +446,13 @@ def test_a_missing_bucket_is_refused_before_the_export(
         release.to("prepare")
 
 
-def test_a_tuned_model_is_staged_beside_the_exported_one(hook: MlflowHook, workers: Workers) -> None:
+def test_a_tuned_model_is_staged_beside_the_exported_one(
+    hook: MlflowHook, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.core.tuning.tuned_models import time_by_size
     from tests.edge.operators.test_tune import INT8, Wide
 
+    time_by_size(monkeypatch)
     release = new_release(trained_run(run_name="wide", module=Wide()))
     release.params["tune"] = INT8
     assert run_on_separate_workers(release, workers, "promote")["alias"] == "candidate-int8"
