@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST_ARGS ?= -n 2
+# One worker more than the two processors: the tests on the local stack mostly wait for Airflow.
+PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format generated zoo bench
