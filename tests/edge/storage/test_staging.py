@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
@@ -11,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ import mlflow
 import pytest
 import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
@@ -37,7 +34,7 @@ from tests.edge.releasing import (
     trained_run,
     versions_of,
 )
-from tests.refusals import refused
+from tests.refusals import failed, refused
 
 BUCKET = "heimdall-models"
 CACHE = "AIRFLOW__ONNX_RELEASE__CACHE_FOLDER"
@@ -195,16 +192,6 @@ def staged_objects(release: Release) -> tuple[s3.S3Folder, str]:
     return s3.folder_at("minio_default", parent), f"{sha256}.objects.json"
 
 
-@contextlib.contextmanager
-def task_refused(code: str, *parts: str) -> Iterator[None]:
-    """Expect a task to fail with a refusal of this code whose message contains all parts."""
-    with pytest.raises(AirflowFailException) as caught:
-        yield
-    assert isinstance(caught.value.__cause__, Refused)
-    assert caught.value.__cause__.code == code
-    assert not [part for part in parts if part not in str(caught.value)]
-
-
 def test_a_second_try_on_another_worker_stages_the_same_once(release: Release, workers: Workers) -> None:
     workers.go("first")
     first = release.to("export")
@@ -231,7 +218,7 @@ def test_an_overwritten_staged_object_is_never_copied(
 ) -> None:
     size = size_of(staged_release, "export", "model.onnx")
     overwrite(staged_release, "model.onnx", bytes(size + size_change))
-    with task_refused("object_changed", "model.onnx", "clear the task 'export'"):
+    with failed("object_changed", "model.onnx", "clear the task 'export'"):
         staged_release.run("upload")
     staged_release.clean()
     assert_nothing_left(hook, staged_release)
@@ -242,7 +229,7 @@ def test_an_overwritten_staged_object_is_never_tested(staged_release: Release, w
     size = size_of(staged_release, "export", "model.onnx")
     overwrite(staged_release, "model.onnx", bytes(size))
     workers.go(task)
-    with task_refused("changed_files", "model.onnx changed"):
+    with failed("changed_files", "model.onnx changed"):
         staged_release.run(task)
 
 
@@ -256,7 +243,7 @@ def test_an_overwritten_object_that_the_store_copies_is_refused_before_its_regis
     record["objects"]["model.onnx"]["etag"] = etag
     s3.put_text(folder, path, json.dumps(record))
     staged_release.run("upload")
-    with task_refused("changed_files", "model.onnx changed"):
+    with failed("changed_files", "model.onnx changed"):
         staged_release.run("register")
     staged_release.clean()
     assert_nothing_left(hook, staged_release)
@@ -265,7 +252,7 @@ def test_an_overwritten_object_that_the_store_copies_is_refused_before_its_regis
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"objects": {}}'])
 def test_a_damaged_record_of_the_staged_objects_is_refused(staged_release: Release, text: str) -> None:
     s3.put_text(*staged_objects(staged_release), text)
-    with task_refused("staging_record", "model.onnx", "Clear the task 'export'"):
+    with failed("staging_record", "model.onnx", "Clear the task 'export'"):
         staged_release.run("upload")
 
 
@@ -275,7 +262,7 @@ def test_a_missing_staged_object_is_named_with_the_next_action(
 ) -> None:
     s3.remove(s3.folder_at("minio_default", staged_release.returned["export"]["staging_uri"]), ["model.onnx"])
     workers.go(task)
-    with task_refused(code, "model.onnx", "lear the task 'export'"):
+    with failed(code, "model.onnx", "lear the task 'export'"):
         staged_release.run(task)
 
 
@@ -442,7 +429,7 @@ def test_a_missing_bucket_is_refused_before_the_export(
     release: Release, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", "s3://no-such-bucket/staging")
-    with task_refused("no_bucket", "no-such-bucket"):
+    with failed("no_bucket", "no-such-bucket"):
         release.to("prepare")
 
 
