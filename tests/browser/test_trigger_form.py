@@ -107,10 +107,10 @@ def test_wrong_values_get_words_at_their_fields_and_start_nothing(browser: Brows
     assert "a lower-case letter" in form.page.inner_text("#alias-error")
     assert form.page.inner_text("#status") == "To correct: Training run id, Alias"
     assert form.page.evaluate("document.activeElement.id") == "training_run_id"
-    form.open({"training_run_id": RUN, "batch_sizes": [0], "input_spec": "x", "<b>": 1})
+    form.open({"training_run_id": RUN, "batch_sizes": [0], "input_spec": "x", "<b>": 1, "tune": "yes"})
     assert form.page.inner_text("#batch_sizes-error") == "0: Use 1 or more."
     assert "list of objects" in form.page.inner_text("#input_spec-error")
-    assert form.page.inner_text("#problem").endswith("left out: <b>")
+    assert form.page.inner_text("#problem").endswith("left out: <b>, Tune (yes)")
     assert form.posted == []
 
 

@@ -399,10 +399,14 @@ async function begin() {
   }
   const { params } = await call(`${API}/details`);
   const unknown = Object.keys(conf).filter((name) => !Object.hasOwn(params, name));
-  if (unknown.length) fail(`The address has unknown parameters, which are left out: ${unknown.join(", ")}`);
   for (const [name, param] of Object.entries(params)) {
     addField(name, param, Object.hasOwn(conf, name) ? conf[name] : param.value ?? null);
   }
+  // A box can only be on or off.
+  const lost = [...fields.values()].filter(({ name, part }) =>
+    part.inputs[0].type === "checkbox" && Object.hasOwn(conf, name) && String(part.read()) !== String(conf[name]));
+  const left = [...unknown, ...lost.map((field) => `${field.title} (${shortText(conf[field.name])})`)];
+  if (left.length) fail(`The address has unknown parameters or values, which are left out: ${left.join(", ")}`);
   check();
   for (const field of fields.values()) if (isShown(field)) field.place.details.open = true;
   byId("form").addEventListener("submit", submit);
