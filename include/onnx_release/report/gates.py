@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 from onnx_release.errors import Refused, shorten
@@ -82,6 +83,11 @@ def is_settled(batch: BatchLatency, latency: LatencyReport) -> bool:
 def is_warning(report: ReleaseReport) -> bool:
     """Return True for an accepted release with a gate that did not simply pass."""
     return report.status == "accepted" and any(gate.verdict != "passed" for gate in report.gates)
+
+
+def refused_outputs(report: ReleaseReport) -> set[str]:
+    """Return the outputs with a refused gate."""
+    return {gate.subject for gate in report.gates if gate.verdict == "refused"}
 
 
 def headline(report: ReleaseReport, refusal: Refused | None = None) -> str:
@@ -195,8 +201,7 @@ def _refused_gate(report: ReleaseReport) -> str | None:
         return None
     if refused[0].name in ("check", "parity", "comparable", "provider", "latency", "champion"):
         # The reason has the place and the value.
-        text = report.reasons[0].partition(": ")[2] or report.reasons[0]
-        return f"{text.split(';')[0]}{_others(len(report.reasons) - 1)}"
+        return f"{_bare(report.reasons[0]).split(';')[0]}{_others(len(report.reasons) - 1)}"
     return f"{gate_sentence(refused[0])}{_others(sum(gate.name != 'parity' for gate in refused) - 1)}"
 
 
@@ -225,9 +230,14 @@ def gate_sentence(gate: Gate) -> str:
 
 
 def _reason(report: ReleaseReport, refusal: Refused | None) -> str:
-    if refusal is not None:
+    if refusal is not None and report.reasons == (str(refusal),):
         return f"{refusal.subject} {refusal.problem}"
-    return f"{report.reasons[0]}{_others(len(report.reasons) - 1)}" if report.reasons else "no reason is given"
+    return f"{_bare(report.reasons[0])}{_others(len(report.reasons) - 1)}" if report.reasons else "no reason is given"
+
+
+def _bare(reason: str) -> str:
+    """Return a reason without the name of its report."""
+    return re.sub(r"^(parity|latency|check [\w-]+): ", "", reason)
 
 
 def _figures(report: ReleaseReport) -> Iterator[str]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from onnx_release.errors import shorten
 from onnx_release.limits import LATENCY_QUANTILES, REPORT_PAGE
 from onnx_release.records import Gate, Measures, OutputParity, ReleaseReport
-from onnx_release.report.gates import TITLES, is_settled, is_warning
+from onnx_release.report.gates import TITLES, is_settled, is_warning, refused_outputs
 from onnx_release.report.numbers import limit_text, measured_text, seconds_text, size_text, speedup_text, three_digits
 from onnx_release.report.plots import gate_bar, latency_plot, sides
 
@@ -99,7 +99,7 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
         "link": safe_link,
         "measured": measured_text,
         "name": shown_name,
-        "outcome_per_output": outcome_per_output,
+        "refused_outputs": refused_outputs,
         "percent": lambda share: "-" if share is None else f"{share:.0%}",
         "plot": latency_plot,
         "settled": is_settled,
@@ -165,13 +165,6 @@ def _use(gate: Gate | None) -> float:
 def worst_first(comparisons: Sequence[OutputParity]) -> list[OutputParity]:
     """Return the comparisons, the failed ones first, each kind in its order."""
     return sorted(comparisons, key=lambda comparison: (comparison.passed, not comparison.decides))
-
-
-def outcome_per_output(report: ReleaseReport) -> Mapping[str, str]:
-    """Return ``passed`` or ``refused`` for each compared output, from the gates."""
-    outputs = report.benchmark.parity.worst_per_output() if report.benchmark else {}
-    refused = {gate.subject for gate in report.gates if gate.verdict == "refused"}
-    return {output: "refused" if output in refused else "passed" for output in outputs}
 
 
 def used_measures(names: Iterable[str], per_output: Mapping[str, Measures]) -> list[str]:

@@ -7,6 +7,7 @@ import re
 import jinja2
 
 from onnx_release.records import Measures, ReleaseReport, TuneReport
+from onnx_release.report.gates import refused_outputs
 from onnx_release.report.numbers import size_text, speedup_text, three_digits
 
 _SUMMARY = """\
@@ -159,12 +160,11 @@ at {{ "%.0f%%" % (100 * tuning.confidence) }} confidence.
 
 def summary_markdown(report: ReleaseReport) -> str:
     """Return the whole report for a person."""
-    comparisons = report.benchmark.parity.comparisons if report.benchmark else ()
     return _render(
         _SUMMARY,
         report=report,
         titles=[info.title or name for name, info in Measures.model_fields.items()],
-        failed={comparison.output for comparison in comparisons if comparison.decides and not comparison.passed},
+        failed=refused_outputs(report),
     )
 
 
