@@ -215,9 +215,11 @@ def gate_sentence(gate: Gate) -> str:
     if gate.name == "invented_inputs":
         return f"the comparison on invented inputs has {measured}"
     if gate.name == "speedup" and (gate.low or 0.0) >= (gate.limit or 0.0) and gate.verdict == "warning":
-        return f"the speed is uncertain, at least {three_digits(gate.low)}x at {gate.subject}"
+        return f"the speed is uncertain, {measured} at {gate.subject}"
     if gate.name == "speedup" and gate.verdict == "not settled":
-        return f"the speed is not settled, {measured} at {gate.subject} against {limit_text(gate)}"
+        few = (gate.low or 0.0) >= (gate.limit or 0.0)
+        reason = "too few rounds were measured" if few else f"{measured} contains the limit {three_digits(gate.limit)}x"
+        return f"the speed at {gate.subject} is not settled, {reason}"
     if gate.name == "champion_speed" and gate.verdict == "not settled":
         return f"the {title} is not settled, {measured} at {gate.subject} against {limit_text(gate)}"
     subject = f" at {gate.subject}" if gate.name in ("speedup", "p95_ms", "champion_speed") else f" of {gate.subject!r}"

@@ -42,6 +42,8 @@ _SIGNS = {
     "released": "●",
     "released with a warning": "▲",
 }
+# The names of tasks for people, where they differ.
+_STEPS = {"wait_for_training": "wait", "prepare_work": "prepare", "parity_latency": "measure"}
 # The classes of the style sheet by word.
 _TONES = {
     "passed": "good",
@@ -106,6 +108,7 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
         "sides": sides,
         "sign": lambda word: _SIGNS.get(word, "·"),
         "size": size_text,
+        "step": lambda task: _STEPS.get(task, task),
         "speedup": lambda record: speedup_text(record.speedup, record.speedup_low, record.speedup_high),
         "state": release_state,
         "title": lambda name: TITLES.get(name, name),

@@ -41,6 +41,11 @@ def measured_text(gate: Gate) -> str:
     if gate.measured is None:
         return "within rounding" if gate.verdict == "passed" and gate.limit is not None else "-"
     if gate.low is not None and gate.high is not None:
+        # An uncertain speedup is not published as a plain number.
+        if gate.verdict == "not settled":
+            return f"{three_digits(gate.low)}x to {three_digits(gate.high)}x"
+        if gate.verdict == "warning" and gate.low >= (gate.limit or 0.0):
+            return f"at least {three_digits(gate.low)}x"
         return speedup_text(gate.measured, gate.low, gate.high)
     return _with_unit(gate.measured, gate.unit)
 

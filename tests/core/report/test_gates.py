@@ -90,12 +90,17 @@ def test_an_output_of_another_shape_is_a_gate_without_a_number() -> None:
     [
         (LatencyBudget(), {}, "passed", "Released: fp32, 1 kB, MAE 3e-08, 2.00x [1.90, 2.10] at batch 1."),
         (LatencyBudget(speedup_min=3.0), {}, "refused", "Refused: the speedup at batch 1 is 2.00x [1.90, 2.10]"),
-        (LatencyBudget(speedup_min=2.0), {}, "not settled", "Refused: the speed is not settled, 2.00x [1.90, 2.10]"),
+        (
+            LatencyBudget(speedup_min=2.0),
+            {},
+            "not settled",
+            "Refused: the speed at batch 1 is not settled, 1.9x to 2.1x contains the limit 2x.",
+        ),
         (
             LatencyBudget(speedup_min=2.0, on_miss="warn"),
             {},
             "not settled",
-            "Released with a warning: the speed is not",
+            "Released with a warning: the speed at batch 1 is not settled, 1.9x to 2.1x",
         ),
         (LatencyBudget(speedup_min=3.0, on_miss="warn"), {}, "warning", "Released with a warning: the speedup at"),
         (
