@@ -234,8 +234,12 @@ def _run(command: list[str], home: Path) -> tuple[int, str]:
 def _main(request_path: str, answer_path: str) -> int:
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # Progress lines, which the parent logs.
-    logging.getLogger("onnx_release").setLevel(logging.INFO)
+    # Progress lines, which the parent logs. A library may replace the handlers of the root logger.
+    own, handler = logging.getLogger("onnx_release"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    own.addHandler(handler)
+    own.setLevel(logging.INFO)
+    own.propagate = False
     request = json.loads(Path(request_path).read_text())
     arguments = {name: _decode(value) for name, value in request["arguments"].items()}
     try:
