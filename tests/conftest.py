@@ -22,8 +22,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 HERE = Path(__file__).parent
-# Each folder starts its services once for all its tests.
-ONE_WORKER = ("tests/edge", "tests/system")
+# Each folder starts its services once for all its tests. A test belongs to the first folder that contains it.
+ONE_WORKER = ("tests/edge/operators", "tests/edge", "tests/system")
 # Single models that share nothing. Workers take them one by one at the end, so that all end at about the same time.
 ONE_BY_ONE = "tests/zoo"
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 
 from airflow_onnx.tracking import tags
 from airflow_onnx.tracking.version_tags import released_status, version_tags
-from onnx_release.errors import Refused
+from onnx_release.errors import TrainedModelRefused
 from onnx_release.records import BenchmarkReport, CheckReport, SideLatency, TrainedModel
 from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.metrics import release_metrics
@@ -25,10 +24,6 @@ NAN = (
     "The weights hold NaN or infinity: n.0.weight has 1 of 160. The training diverged: train again with a lower "
     "learning rate or clipped gradients."
 )
-
-
-class NanWeights(Refused):
-    codes: ClassVar[Mapping[str, str]] = {"nan_weights": "A weight is NaN or infinity."}
 
 
 def side(p50_ms: float) -> SideLatency:
@@ -140,7 +135,7 @@ class Seeder:
 
     def refused(self, run_name: str, model: str, *, ago: timedelta, reason: str = NAN) -> str:
         """Make a run whose release was refused, with its report."""
-        refusal = NanWeights("The weights", "hold NaN or infinity", "Train again.", code="nan_weights")
+        refusal = TrainedModelRefused("The weights", "hold NaN or infinity", "Train again.", code="nan_weights")
         trained = TrainedModel(training_run_id="0", model_uri="models:/m-1", run_name=run_name, model_name=model)
         report = build_report(trained, None, None, None, refusal).replace(reasons=(reason,))
         run_id = self.run(

@@ -217,7 +217,7 @@ def _log_progress(sample: Sample, rounds: Sequence[Round], clock: _Clock, plan: 
 
 
 def _look_times(plan: MeasurePlan) -> Iterator[float]:
-    """Yield the times of the looks at the interval, in s from the start. Each is the same multiple of the last."""
+    """Yield the times at which the interval is computed, in s from the start. Each is the same multiple of the last."""
     first = max(plan.measure_min_s, plan.measure_max_s / 2**_LOOKS)
     for look in range(_LOOKS):
         yield plan.measure_max_s * min(1.0, first / plan.measure_max_s) ** (1.0 - look / (_LOOKS - 1))

@@ -82,10 +82,15 @@ def pages_mlflow_conn_id() -> str:
     return _text("pages_mlflow_conn_id", defaults.MLFLOW_CONN_ID)
 
 
+def protected_aliases() -> list[str]:
+    """Return the aliases that move only after a person approved it."""
+    return _names("protected_aliases")
+
+
 def is_protected(alias: str) -> bool:
     """Return True if a person must approve each move of the alias. A reduced precision has the same protection."""
     plain = {alias.removesuffix(f"-{precision}") for precision in Precision}
-    return bool({alias, *plain}.intersection(_names("protected_aliases")))
+    return bool({alias, *plain}.intersection(protected_aliases()))
 
 
 def watch_experiments() -> list[str]:

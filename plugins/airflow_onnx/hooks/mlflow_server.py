@@ -109,6 +109,10 @@ class MlflowServer:
             text = text.removeprefix(error_code).lstrip(": ")
         answer = f"({error_code})" + (f": {text}" if text else "")
         connection = f"Check the connection '{self.conn_id}' and its user's permissions."
+        if "IntegrityError" in text:
+            # The server inserts a record that it has not found. Another request may insert the same one in between.
+            problem = f"was written by another request at the same time, at {self.tracking_uri} {answer}"
+            return Transient(subject, problem, "Airflow tries again.")
         if error_code in MISSING_CODES:
             problem = f"does not exist in MLflow at {self.tracking_uri} {answer}"
             return TrackingRefused(subject, problem, action or "Check its id or name.", code="not_found")

@@ -254,7 +254,12 @@ def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
                 f"The registered model '{model_name}'", "is locked by other releases", "Airflow tries again."
             )
         text = uuid.uuid4().hex
-        model_registry.set_tag_of_model(hook, model_name, tags.PROMOTION_LOCK, text)
+        try:
+            model_registry.set_tag_of_model(hook, model_name, tags.PROMOTION_LOCK, text)
+        except Transient as error:
+            # Another release wrote the tag at the same time, or the server did not answer.
+            log.info("The lock of the registered model was not written: %s", error)
+            text = ""
         own = text if time.monotonic() - unlocked_at < _LOCK_WRITE_MAX_S else ""
         time.sleep(_LOCK_SETTLES_S)
     try:

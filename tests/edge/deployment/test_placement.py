@@ -86,7 +86,7 @@ def test_the_serialized_dag_has_the_placement_of_each_task(tmp_path: Path) -> No
     assert found["tasks"]["export"] == ["export", "exports", 2, False]
     assert found["tasks"]["tune"] == found["tasks"]["parity_latency"] == ["measuring", "onnx_measure", 1, False]
     light = set(found["tasks"]) - {"export", "tune", "parity_latency"}
-    assert len(light) == 7
+    assert len(light) == 8
     assert all(found["tasks"][name] == ["light", "default_pool", 1, False] for name in light)
     assert not found["kubernetes"], "the Kubernetes client is imported only for a KubernetesExecutor"
 

@@ -139,7 +139,16 @@ def test_a_missing_run_is_named_and_the_connection_is_not_suspected(
 
 @pytest.mark.parametrize("call", [blocking_run, async_run])
 @pytest.mark.parametrize(
-    "answer", [(500, b"trouble"), (503, b"[]"), (429, b"{}"), (200, b"<html>login</html>"), (200, b"[1]")]
+    "answer",
+    [
+        (500, b"trouble"),
+        (503, b"[]"),
+        (429, b"{}"),
+        (200, b"<html>login</html>"),
+        (200, b"[1]"),
+        # Two requests inserted the same record at the same time.
+        (400, b'{"error_code": "BAD_REQUEST", "message": "(sqlite3.IntegrityError) UNIQUE constraint failed"}'),
+    ],
 )
 def test_an_outage_is_transient(serve: Any, call: Callable[[MlflowServer], Any], answer: Answer) -> None:
     with pytest.raises(Transient):

@@ -84,5 +84,5 @@ def test_the_extra_of_the_connection_wins_over_the_defaults() -> None:
         "port": 443,
     }
     extra = aws_extra(Connection(**fields, extra='{"region_name": "", "console_url": "https://c"}'))
-    assert (extra["endpoint_url"], extra["region_name"]) == ("https://s3.org:443/gate", "us-east-1")
+    assert (extra["endpoint_url"], extra["region_name"]) == ("https://s3.example.org:443/gate", "us-east-1")
     assert aws_extra(Connection(**fields, extra='{"config_kwargs": {}}'))["config_kwargs"] == {}
