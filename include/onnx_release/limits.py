@@ -83,7 +83,8 @@ DTYPE_LIMITS: dict[str, dict[str, float | None]] = {
 }
 
 # Limits of a model of reduced precision, for outputs of every dtype: the error relative to the columns' spread (20 dB
-# are 10 % of it), the cosine, and the share of equal values of integer outputs.
+# are 10 % of it), the cosine, and the share of equal values of integer outputs. Measured on the nano and tiny
+# LocalizationNet: int8 is 32 to 34 dB below the spread, at a cosine of 0.99995 or more.
 PRECISION_LIMITS: dict[str, dict[str, float | None]] = {
     "int8": {
         "mae_max": None,
