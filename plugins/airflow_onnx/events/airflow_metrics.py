@@ -16,6 +16,7 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.observability import stats
 
 from airflow_onnx.events.release_end import ReleaseEnd
+from airflow_onnx.step_times import WAITING_OPERATORS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROOT = "onnx_release"
-# They wait for the training and for a person.
-_WAITING_OPERATORS = ("MlflowTrainingRunSensor", "OnnxApproveVersionOperator")
 
 
 def send(context: Context, end: ReleaseEnd) -> None:
@@ -66,7 +65,7 @@ def _durations(context: Context) -> dict[str, float]:
     return {
         str(row["task_id"]): float(row["duration"])
         for row in rows
-        if row["duration"] is not None and row["operator"] not in _WAITING_OPERATORS
+        if row["duration"] is not None and row["operator"] not in WAITING_OPERATORS
     }
 
 
