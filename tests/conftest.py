@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 HERE = Path(__file__).parent
-# Each folder starts its services once for all its tests. A test belongs to the first folder that contains it.
-ONE_WORKER = ("tests/edge/operators", "tests/edge", "tests/system")
+# Each of these units starts its services once for all its tests, the longest first. A test belongs to the first unit
+# whose pattern its path begins with.
+ONE_WORKER = ("tests/system/test_[s-z]", "tests/system", "tests/edge/operators", "tests/edge")
 # Single models that share nothing. Workers take them one by one at the end, so that all end at about the same time.
 ONE_BY_ONE = "tests/zoo"
 
@@ -32,7 +34,7 @@ def unit_of(nodeid: str) -> str:
     """Return the unit of a test: its folder, its file, or itself. A unit goes to one worker."""
     path = nodeid.partition("::")[0]
     for folder in ONE_WORKER:
-        if path.startswith(f"{folder}/"):
+        if fnmatch(path, f"{folder}*"):
             return folder
     return nodeid if str(Path(path).parent) == ONE_BY_ONE else path
 
@@ -57,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> tuple[bool, int, bool]:
         unit = unit_of(item.nodeid)
-        size = 0 if unit in ONE_WORKER else 2 if unit == item.nodeid else 1
+        size = ONE_WORKER.index(unit) if unit in ONE_WORKER else 98 if unit != item.nodeid else 99
         return unit not in units, size, item.path not in files
 
     items.sort(key=place)

@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DIFFERENCES_MAX = 10
-# Two releases that saw no lock write different texts into one tag, and the later text remains. A text counts only if it
-# was written within this time after the release saw no lock. The wait is longer, so every text that counts is there.
-_LOCK_WRITE_MAX_S = 0.75
-_LOCK_SETTLES_S = 1.0
 _LOCK_POLL_S = 0.2
-# A lock that does not change for this time belongs to a task that was killed.
+# An entry that does not change for this time belongs to a task that was killed.
 _LOCK_STALE_S = 60.0
 _LOCK_WAIT_MAX_S = 600.0
 
@@ -240,47 +236,39 @@ def training_end_ms(hook: MlflowHook, version: Any) -> int:
 def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
     """Let one release at a time move the aliases of a registered model.
 
-    MLflow cannot set an alias on a condition. A release writes a text of its own into a tag of the model, waits until
-    every other release that saw no text has written too, and goes on if the text is still its own. A release that
-    wrote late may have replaced the text of the one that goes on. It waits as for a lock of another release.
+    MLflow cannot set an alias on a condition. Each release has an entry in a tag of its own on the model, first without
+    a number, then with the next one. The lowest number goes on, after every entry has a number (Lamport's bakery
+    algorithm). So no order of requests lets two go on.
 
     :raises Transient: if other releases have the lock all the time.
     """
-    own, deadline = "", time.monotonic() + _LOCK_WAIT_MAX_S
-    while not own or _lock(hook, model_name) != own:
-        unlocked_at = _await_unlocked(hook, model_name)
-        if time.monotonic() > deadline:
-            raise Transient(
-                f"The registered model '{model_name}'", "is locked by other releases", "Airflow tries again."
-            )
-        text = uuid.uuid4().hex
-        try:
-            model_registry.set_tag_of_model(hook, model_name, tags.PROMOTION_LOCK, text)
-        except Transient as error:
-            # Another release wrote the tag at the same time, or the server did not answer.
-            log.info("The lock of the registered model was not written: %s", error)
-            text = ""
-        own = text if time.monotonic() - unlocked_at < _LOCK_WRITE_MAX_S else ""
-        time.sleep(_LOCK_SETTLES_S)
+    key, deadline = f"{tags.PROMOTION_LOCK}.{uuid.uuid4().hex}", time.monotonic() + _LOCK_WAIT_MAX_S
     try:
+        model_registry.set_tag_of_model(hook, model_name, key, "0")
+        number = 1 + max(_lock_entries(hook, model_name).values(), default=0)
+        model_registry.set_tag_of_model(hook, model_name, key, str(number))
+        seen: dict[str, tuple[int, float]] = {}
+        while before := _entries_before(_lock_entries(hook, model_name), number, key):
+            now = time.monotonic()
+            seen = {other: seen[other] if seen.get(other, (-1, 0))[0] == n else (n, now) for other, n in before.items()}
+            for other in [other for other, (_, since) in seen.items() if now - since > _LOCK_STALE_S]:
+                model_registry.delete_tag_of_model(hook, model_name, other)
+            if now > deadline:
+                raise Transient(
+                    f"The registered model '{model_name}'", "is locked by other releases", "Airflow tries again."
+                )
+            time.sleep(_LOCK_POLL_S)
         yield
     finally:
-        if _lock(hook, model_name) == own:
-            model_registry.delete_tag_of_model(hook, model_name, tags.PROMOTION_LOCK)
+        model_registry.delete_tag_of_model(hook, model_name, key)
 
 
-def _lock(hook: MlflowHook, model_name: str) -> str | None:
-    return model_registry.tags_of_model(hook, model_name).get(tags.PROMOTION_LOCK)
+def _lock_entries(hook: MlflowHook, model_name: str) -> dict[str, int]:
+    """Return the number of each release that has or wants the lock; 0 while it chooses."""
+    found = model_registry.tags_of_model(hook, model_name).items()
+    return {key: int(text) for key, text in found if key.startswith(f"{tags.PROMOTION_LOCK}.") and text.isdecimal()}
 
 
-def _await_unlocked(hook: MlflowHook, model_name: str) -> float:
-    """Wait until no release has the lock, or the one that has it was killed. Return the time before that answer."""
-    seen, since = "", time.monotonic()
-    while True:
-        before = time.monotonic()
-        found = _lock(hook, model_name)
-        if found is None or (found == seen and before - since > _LOCK_STALE_S):
-            return before
-        if found != seen:
-            seen, since = found, before
-        time.sleep(_LOCK_POLL_S)
+def _entries_before(entries: dict[str, int], number: int, key: str) -> dict[str, int]:
+    """Return the entries of other releases that choose, or that have a lower number. Equal numbers go by their key."""
+    return {other: n for other, n in entries.items() if other != key and (n == 0 or (n, other) < (number, key))}
