@@ -264,7 +264,7 @@ def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
 
 
 def _lock_entries(hook: MlflowHook, model_name: str) -> dict[str, int]:
-    """Return the number of each release that has or wants the lock; 0 while it chooses."""
+    """Return the number of each release that has the lock or waits for it; 0 while it chooses."""
     found = model_registry.tags_of_model(hook, model_name).items()
     return {key: int(text) for key, text in found if key.startswith(f"{tags.PROMOTION_LOCK}.") and text.isdecimal()}
 
