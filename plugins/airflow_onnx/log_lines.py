@@ -1,4 +1,4 @@
-"""Lines of a task's log in the width of a browser."""
+"""Lines of text: in the width of a browser, and foreign text that must stay on one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from collections.abc import Iterator
 LINE_MAX_CHARACTERS = 150
 
 
+def printable(text: str) -> str:
+    """Return foreign text with a blank for each character that breaks a line, or hides or reverses a part of it."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def one_line(text: str, size: int) -> str:
+    """Return foreign text as one line of printable characters, cut to a size."""
+    return " ".join(printable(text).split())[:size]
+
+
 def wrapped(text: str) -> Iterator[str]:
     """Yield the text in lines of at most `LINE_MAX_CHARACTERS`, with an indent from the second line on."""
-    one_line = " ".join(text.split())
-    yield from textwrap.wrap(one_line, LINE_MAX_CHARACTERS, subsequent_indent="  ", break_on_hyphens=False)
+    yield from textwrap.wrap(
+        " ".join(text.split()), LINE_MAX_CHARACTERS, subsequent_indent="  ", break_on_hyphens=False
+    )

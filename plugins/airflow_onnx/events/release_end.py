@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 from airflow_onnx import airflow_urls, params
 from airflow_onnx.events.figures import Figures
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.log_lines import printable
 from airflow_onnx.task_outcome import TaskOutcome, dag_run_outcome
 from onnx_release.errors import Refused, shorten
 from onnx_release.records import ModelVersion, ReleaseReport, TrainedModel
@@ -147,4 +148,4 @@ def _pulled(context: Context, task_id: str, key: str = "return_value") -> Any:
 
 def _one_line(text: str) -> str:
     """Return a text without characters that break a line, or hide or reverse a part of it."""
-    return shorten("".join(letter if letter.isprintable() else " " for letter in text), _TEXT_MAX_CHARACTERS)
+    return shorten(printable(text), _TEXT_MAX_CHARACTERS)

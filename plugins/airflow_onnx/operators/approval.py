@@ -13,6 +13,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import TaskAwaitingInput
 
 from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.log_lines import one_line
 from onnx_release.errors import Transient, shorten
 from onnx_release.records.base import Record
 
@@ -89,9 +90,3 @@ def approved(requested: Approval, event: dict[str, Any]) -> Approval:
         )
     at = event.get("responded_at")
     return requested.replace(by=by, comment=comment, at=str(getattr(at, "isoformat", lambda: at)()))
-
-
-def one_line(text: str, size: int) -> str:
-    """Return a text without line breaks and control characters, cut to a size."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:size]

@@ -18,6 +18,7 @@ from airflow_onnx.events import model_assets
 from airflow_onnx.events.figures import Figures
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import ModelVersionLink
+from airflow_onnx.log_lines import one_line
 from airflow_onnx.operators import approval
 from airflow_onnx.operators.approval import Approval
 from airflow_onnx.storage import s3
@@ -185,7 +186,7 @@ class VerifyVersionOperator(MoveAliasStep):
 
     def _request(self, context: Context) -> AliasRequest:
         version = params.optional_integer(self.version, "version", 1, _VERSION_MAX)
-        reason = approval.one_line(self.reason, _REASON_MAX_CHARACTERS)
+        reason = one_line(self.reason, _REASON_MAX_CHARACTERS)
         missing = [name for name, given in (("version", version), ("reason", reason)) if not given]
         if missing or version is None:
             raise ParameterRefused(

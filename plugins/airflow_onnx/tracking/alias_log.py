@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow_onnx.log_lines import one_line
 from airflow_onnx.tracking import model_registry, tags
 from onnx_release.errors import Refused, shorten
 from onnx_release.records import AliasMove
@@ -36,7 +37,7 @@ _AUTOMATIC = "Airflow"
 def append(hook: MlflowHook, name: str, move: AliasMove) -> None:
     """Add a move to the log of a registered model. The caller holds the `promotion_lock` of the model."""
     chunks = _chunks(model_registry.tags_of_model(hook, name))
-    move = move.replace(**{field: _clean(getattr(move, field), size) for field, size in _TEXT_MAX.items()})
+    move = move.replace(**{field: one_line(getattr(move, field), size) for field, size in _TEXT_MAX.items()})
     number = max(chunks, default=0)
     moves = [*chunks.get(number, []), move]
     if number in chunks and (not chunks[number] or len(_text(moves).encode()) > _TAG_MAX_BYTES):
@@ -96,12 +97,6 @@ def _chunks(model_tags: Mapping[str, str]) -> dict[int, list[AliasMove]]:
             log.warning("The tag %s is not a part of the alias log: %s", key, shorten(error))
             found[int(matched[1])] = []
     return found
-
-
-def _clean(text: str, size: int) -> str:
-    """Return a text without control characters and lone surrogates, which a tag cannot hold."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(printable.split())[:size]
 
 
 def _key(number: int) -> str:

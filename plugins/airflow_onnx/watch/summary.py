@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 from unicodedata import combining, east_asian_width
 
+from airflow_onnx.log_lines import printable
 from airflow_onnx.watch import reasons
 from airflow_onnx.watch.decide import Decision
 from airflow_onnx.watch.estimate import Estimate
@@ -132,8 +133,7 @@ def _duration(seconds: float) -> str:
 
 def _printable(text: str, characters: int) -> str:
     # Run names are free text: a line break or an escape sequence in one must not forge a line of the log.
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    return shorten(printable, characters)
+    return shorten(printable(text), characters)
 
 
 def _padded(text: str, width: int) -> str:
