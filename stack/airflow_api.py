@@ -10,12 +10,12 @@ import requests
 
 from stack.context import Context
 from stack.errors import StackError
-from stack.http import TIMEOUT_S, session
+from stack.http import session
 
 # A token is valid for 24 hours by default. A demo that stays open for a day must not end with status 401.
 TOKEN_S = 3600.0
-
-
+# A busy host may let Airflow's server wait for its processors or its database. This limit is for a server that hangs.
+ANSWER_TIMEOUT_S = 120.0
 # Airflow's text for a request that could not write to its database. No other response has it with this status.
 _LOCKED = "Database error"
 _TRIES = 4
@@ -53,7 +53,7 @@ class AirflowApi:
             self._log_in()
         url = f"{self._context.airflow_url}/api/v2{path}"
         try:
-            return self._session.request(method, url, json=body, params=params, timeout=3 * TIMEOUT_S)
+            return self._session.request(method, url, json=body, params=params, timeout=ANSWER_TIMEOUT_S)
         except requests.RequestException as error:
             raise StackError(f"Airflow at {self._context.airflow_url} does not answer: {error}") from error
 
@@ -91,7 +91,8 @@ class AirflowApi:
         secrets = self._context.credentials
         body = {"username": secrets.airflow_username, "password": secrets.airflow_password}
         try:
-            response = self._session.post(f"{self._context.airflow_url}/auth/token", json=body, timeout=TIMEOUT_S)
+            url = f"{self._context.airflow_url}/auth/token"
+            response = self._session.post(url, json=body, timeout=ANSWER_TIMEOUT_S)
         except requests.RequestException as error:
             raise StackError(f"Airflow at {self._context.airflow_url} does not answer: {error}") from error
         self._session.headers["Authorization"] = f"Bearer {self._checked(response)['access_token']}"
