@@ -128,7 +128,8 @@ def _settings(context: Context) -> str:
                 "executor": "LocalExecutor",
                 "parallelism": "4",
                 "load_examples": "False",
-                "dags_folder": str(REPO / "dags"),
+                # STACK_DAGS is a folder with more DAGs beside copies of these.
+                "dags_folder": os.environ.get("STACK_DAGS") or str(REPO / "dags"),
                 "plugins_folder": str(REPO / "plugins"),
                 "dags_are_paused_at_creation": "False",
                 "fernet_key": secrets.fernet_key,

@@ -14,11 +14,17 @@ with DAG("serve_radio_onnx", schedule=[RELEASED], catchup=False, tags=["onnx"]) 
 
     @task
     def reload(triggering_asset_events=None):
-        """Return the address of the files to serve."""
+        """Return the version to serve: its files, its inputs and its figures."""
         # Several releases may end before this DAG run starts. The last event has the present version.
         event = triggering_asset_events[RELEASED][-1].extra
-        speedup = event["figures"]["speedup_low"]
-        log.info("Version %s of %s, at least %.2fx as fast", event["version"], event["model"], speedup)
-        return {"uri": event["uri"], "sha256": event["sha256"], "inputs": event["contract"]["inputs"]}
+        figures = event["figures"]
+        log.info("Version %s of %s: %s times as fast or more", event["version"], event["model"], figures["speedup_low"])
+        return {
+            "version": event["version"],
+            "uri": event["uri"],
+            "sha256": event["sha256"],
+            "inputs": event["contract"]["inputs"],
+            "figures": figures,
+        }
 
     reload()

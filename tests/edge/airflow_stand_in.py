@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
@@ -55,3 +56,14 @@ def api_error(status: int, text: str) -> ErrorResponse:
     """Return the supervisor's response to an error of Airflow's API server."""
     detail = {"status_code": status, "message": text, "detail": {"reason": "value_error", "message": text}}
     return ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail)
+
+
+def answer(choice: str, comment: str | None = None) -> dict[str, Any]:
+    """Return the event with which Airflow resumes a task after a person has answered."""
+    return {
+        "chosen_options": [choice],
+        "params_input": {"comment": comment} if comment else {},
+        "responded_at": datetime(2026, 11, 27, tzinfo=UTC),
+        "responded_by_user": {"id": "7", "name": "bert"},
+        "timedout": False,
+    }

@@ -152,8 +152,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def lab(hook: MlflowHook, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    supervisor = Supervisor()
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    """A stand-in for Airflow's supervisor."""
+    made = Supervisor()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", made, raising=False)
+    return made
+
+
+@pytest.fixture
+def lab(hook: MlflowHook, model_folder: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
     return Lab(hook, supervisor, hook.client.create_experiment(f"watch-{uuid.uuid4().hex[:8]}"), model_folder)

@@ -110,6 +110,8 @@ class Release:
     # The tasks of all releases that have the measuring slot or wait for it.
     measuring: int = 0
     running: str = ""
+    # The arguments with which Airflow resumes the task that waits for a person.
+    resumed_with: dict[str, Any] = field(default_factory=dict)
     tries: int = 1
 
     def _push(self, key: str, value: Any) -> None:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stack.layout import REPO
 from stack.ports import free_ports
 from stack.release import Release
 from tests.guard import guarded
 
-from .embedded import RunningStack, describe, run_stack, stack_environment
+from .embedded import PROTECTED, RunningStack, describe, run_stack, stack_environment
 
 
 @pytest.fixture(scope="package")
 def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """The stack, up and healthy; stopped after the last test, and its logs shown when it does not start."""
     home = tmp_path_factory.mktemp("stack") / "state"
-    environment = stack_environment(home, free_ports(3))
+    dags = tmp_path_factory.mktemp("dags")
+    for folder in (REPO / "dags", REPO / "docs" / "examples", Path(__file__).parent / "dags"):
+        shutil.copytree(folder, dags, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {**stack_environment(home, free_ports(3)), "STACK_DAGS": str(dags)}
+    environment["AIRFLOW__ONNX_RELEASE__PROTECTED_ALIASES"] = PROTECTED
     with guarded(home):
         started = run_stack("up", environment)
         assert started.returncode == 0, f"the stack did not start:\n{started.stdout}\n{started.stderr}"

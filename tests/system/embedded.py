@@ -24,6 +24,8 @@ COMMAND_TIMEOUT_S = 400
 CLIENT_TIMEOUT_S = 300
 # The experiment whose runs the tests' stack releases as they end; those of others are released by hand.
 WATCHED = "watched"
+# An alias that only a person may move.
+PROTECTED = "production"
 # How fast it is on this host does not matter here; that it is measured and reported does.
 QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 2.0}
 

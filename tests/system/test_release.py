@@ -55,13 +55,13 @@ def train(stack: RunningStack, seed: int) -> str:
 class Dag:
     """One DAG run with parameters of its own."""
 
-    def __init__(self, stack: RunningStack, dag_run_id: str) -> None:
-        self.api, self.dag_run_id = stack.api, dag_run_id
-        self.path = f"/dags/{DAG_ID}/dagRuns/{dag_run_id}"
+    def __init__(self, stack: RunningStack, dag_run_id: str, dag_id: str = DAG_ID) -> None:
+        self.api, self.dag_run_id, self.dag_id = stack.api, dag_run_id, dag_id
+        self.path = f"/dags/{dag_id}/dagRuns/{dag_run_id}"
 
     def trigger(self, **conf: Any) -> Dag:
         body = {"dag_run_id": self.dag_run_id, "logical_date": None, "conf": conf}
-        self.api.post(f"/dags/{DAG_ID}/dagRuns", body)
+        self.api.post(f"/dags/{self.dag_id}/dagRuns", body)
         return self
 
     def end(self) -> str:
@@ -80,7 +80,7 @@ class Dag:
         return int(self.api.get(f"{self.path}/taskInstances/{task_id}")["try_number"])
 
     def xcom(self, task_id: str, key: str = "return_value") -> Any:
-        return self.api.xcom(DAG_ID, self.dag_run_id, task_id, key)
+        return self.api.xcom(self.dag_id, self.dag_run_id, task_id, key)
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,8 @@ class CrashedBackfill:
     new: list[str]
     span: list[str]
     plan: dict[str, Any]
+    # The note of the first release at its start.
+    note: str
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +116,7 @@ def crashed(stack: RunningStack, client: mlflow.MlflowClient) -> CrashedBackfill
     assert not any(release_of(stack, run) for run in old), "a plan starts nothing"
     conf = ["--max-active-runs", "2", "--dag-run-conf", '{"at_once": 1}']
     airflow(stack, "backfill", "create", "--dag-id", WATCH_DAG_ID, *span, *conf)
-    wait_for("the backfill has not begun", lambda: release_of(stack, old[0]))
+    note = wait_for("the backfill has not begun", lambda: release_of(stack, old[0]))["note"]
     client.set_terminated(first)
     wait_for("no event started the release of the first run", lambda: release_of(stack, first))
     client.set_terminated(second)
@@ -123,7 +125,7 @@ def crashed(stack: RunningStack, client: mlflow.MlflowClient) -> CrashedBackfill
     assert stack.command("up").returncode == 0
     new = [first, second, third]
     wait_for("not all were released", lambda: ended(stack, *old, *new))
-    return CrashedBackfill(old=old, new=new, span=span, plan=plan)
+    return CrashedBackfill(old=old, new=new, span=span, plan=plan, note=note)
 
 
 def test_each_run_is_released_once_though_scheduler_and_triggerer_were_killed(
@@ -141,6 +143,15 @@ def test_the_plan_matches_the_backfill(crashed: CrashedBackfill) -> None:
     assert crashed.plan["totals"] == {"runs": 2, "release": 2}
     assert [run["training_run_id"] for run in crashed.plan["runs"]] == crashed.old
     assert crashed.plan["estimate"]["total_wall_s"] > 0
+
+
+def test_the_note_of_a_release_has_the_run_at_the_start_and_the_result_at_the_end(
+    stack: RunningStack, crashed: CrashedBackfill
+) -> None:
+    assert crashed.note == f"small-0 → {MODEL_NAME}"
+    title, result = release_of(stack, crashed.old[0])["note"].splitlines()
+    assert title.strip() == crashed.note
+    assert result.startswith(("● Released", "▲ Released with a warning"))
 
 
 def test_old_runs_wait_for_new_ones(stack: RunningStack, crashed: CrashedBackfill) -> None:

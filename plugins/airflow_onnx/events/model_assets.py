@@ -32,7 +32,7 @@ def add_event(
     outlets: Iterable[Any],
     version: ModelVersion,
     contract: Contract,
-    figures: Figures | None = None,
+    figures: Figures,
 ) -> None:
     """Add an event of the asset of a promoted version. Airflow stores it when the task succeeds.
 
@@ -40,7 +40,6 @@ def add_event(
 
     :param outlets: the outlets of the task, for example `RELEASED_VERSIONS`.
     :param version: the version with the alias that moved to it.
-    :param figures: None for a version whose report cannot be read.
     """
     if version.alias is None:
         return
@@ -52,7 +51,7 @@ def add_event(
         "uri": version.source,
         "training_run_id": version.training_run_id,
         "contract": contract.to_dict(),
-        "figures": figures.to_dict() if figures else {},
+        "figures": figures.to_dict(),
     }
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):

@@ -41,10 +41,10 @@ class Approval(Record):
         return same and alias in self.aliases and bool(self.at)
 
 
-def awaiting_answer(context: Context, subject: str, body: str, timeout_h: float) -> TaskAwaitingInput:
+def awaiting_answer(context: Context, requested: Approval, body: str, timeout_h: float) -> TaskAwaitingInput:
     """Show a question in Airflow, and return the exception that puts the task into the state ``awaiting_input``.
 
-    :param subject: one line of plain text.
+    :param requested: the approval to give. Airflow passes it as a dict to `execute_complete`.
     :param body: Markdown. Foreign text in it must be `run_description.escaped`.
     """
     # `upsert_hitl_detail` is private in Airflow 3.3: `HITLOperator` of the standard provider calls it, too, but cannot
@@ -58,15 +58,19 @@ def awaiting_answer(context: Context, subject: str, body: str, timeout_h: float)
     upsert_hitl_detail(
         ti_id=context["ti"].id,
         options=[APPROVE, REJECT],
-        subject=subject,
+        subject=f"Move {', '.join(requested.aliases)} of {requested.model_name} to version {requested.version}?",
         body=body,
         params={"comment": comment.serialize()},
     )
-    return TaskAwaitingInput(method_name="execute_complete", timeout=timedelta(hours=timeout_h))
+    return TaskAwaitingInput(
+        method_name="execute_complete",
+        kwargs={"requested": requested.to_dict()},
+        timeout=timedelta(hours=timeout_h),
+    )
 
 
 def approved(requested: Approval, event: dict[str, Any]) -> Approval:
-    """Return the request with the answer of a person.
+    """Return the requested approval with the answer of a person.
 
     :param event: the event with which Airflow resumes the task.
     :raises TrackingRefused: ``rejected`` or ``not_answered``.

@@ -13,7 +13,6 @@ from airflow_onnx.operators.approval import Approval
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.tracking import model_registry, promotion, run_log, tags
 from airflow_onnx.tracking.contract import Contract
-from airflow_onnx.tracking.promotion import Move, MoveRules, Promoter
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.run_description import escaped
 from onnx_release.errors import Refused
@@ -59,39 +58,43 @@ class OnnxApproveVersionOperator(AcceptedStepOperator):
         self.policy = policy
         self.rules = rules
         self.timeout_h = timeout_h
-        self._event: dict[str, Any] = {}
 
     def release(self, run: StepRun) -> Approval:
         """Show the question in Airflow and wait. Return an approval of no alias if none needs one."""
         version, report = self._version(run)
         reasons = self._reasons(run, version, report)
+        requested = Approval(
+            model_name=version.name, version=version.version, sha256=version.sha256, aliases=tuple(reasons)
+        )
         if not reasons:
             self.log.info("No alias that moves needs an approval.")
-            return self._requested(version, reasons)
+            return requested
         run_log.log_waiting(run.hook, run.context, version.training_run_id)
-        subject = f"Promote version {version.version} of {version.name}?"
         body = "\n".join(_question(run, version, report, reasons))
-        raise approval.awaiting_answer(run.context, subject, body, float(params.value(self.timeout_h)))
+        raise approval.awaiting_answer(run.context, requested, body, float(params.value(self.timeout_h)))
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
         """Return the approval, or refuse the release."""
-        self._event = event
-        return self.run_step(context, self._answer)
 
-    def _answer(self, run: StepRun) -> Approval:
-        version, report = self._version(run)
-        requested = self._requested(version, self._reasons(run, version, report))
-        try:
-            given = approval.approved(requested, self._event)
-        except Refused as refusal:
-            for key, text in ((tags.APPROVAL, refusal.problem), (tags.VERSION_STATUS, refusal.code.replace("_", " "))):
-                model_registry.set_version_tag(run.hook, version.name, version.version, key, text)
-            raise
-        comment = f": {given.comment}" if given.comment else ""
-        text = f"was approved by {given.by}{comment}"
-        model_registry.set_version_tag(run.hook, version.name, version.version, tags.APPROVAL, text)
-        self.log.info("Version %d %s.", version.version, text)
-        return given
+        def answer(run: StepRun) -> Approval:
+            # A refusal has the report.
+            version, _ = self._version(run)
+            try:
+                given = approval.approved(Approval.from_dict(requested), event)
+            except Refused as refusal:
+                code = refusal.code.replace("_", " ")
+                self._tag_version(run, version, {tags.APPROVAL: refusal.problem, tags.VERSION_STATUS: code})
+                raise
+            text = f"was approved by {given.by}{f': {given.comment}' if given.comment else ''}"
+            self._tag_version(run, version, {tags.APPROVAL: text})
+            self.log.info("Version %d %s.", version.version, text)
+            return given
+
+        return self.run_step(context, answer)
+
+    def _tag_version(self, run: StepRun, version: ModelVersion, texts: dict[str, str]) -> None:
+        for key, text in texts.items():
+            model_registry.set_version_tag(run.hook, version.name, version.version, key, text)
 
     def _version(self, run: StepRun) -> tuple[ModelVersion, ReleaseReport]:
         version = params.record(ModelVersion, self.version, "register")
@@ -103,21 +106,15 @@ class OnnxApproveVersionOperator(AcceptedStepOperator):
     def _reasons(self, run: StepRun, version: ModelVersion, report: ReleaseReport) -> dict[str, list[str]]:
         """Return the reasons for an approval by alias, for the aliases that move and need one."""
         policy, artifact = PromotionPolicy.read(self.policy), run.evidence["artifact"]
-        promoter = Promoter(
-            hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
-        )
         candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))
-        moves: dict[str, Move] = promoter.moves(candidate, policy, artifact.precision, report.benchmark)
+        moves = run.promoter(self.s3_conn_id, self.rules).moves(candidate, policy, artifact.precision, report.benchmark)
         return {alias: found for alias, move in moves.items() if (found := policy.reasons(alias, move, report))}
-
-    def _requested(self, version: ModelVersion, reasons: dict[str, list[str]]) -> Approval:
-        return Approval(model_name=version.name, version=version.version, sha256=version.sha256, aliases=tuple(reasons))
 
 
 def _question(
     run: StepRun, version: ModelVersion, report: ReleaseReport, reasons: dict[str, list[str]]
 ) -> Iterator[str]:
-    """Yield the lines of the question in Markdown: the result, the reasons, and the gates."""
+    """Yield the lines of the question in Markdown: the result, the reasons, the champion, and the gates."""
     from onnx_release.report.gates import TITLES
     from onnx_release.report.numbers import limit_text, measured_text
 
@@ -125,11 +122,18 @@ def _question(
     name = run.trained_model.run_name or run_id
     run_url = run.hook.server.run_url(run.trained_model.experiment_id, run_id)
     version_url = run.hook.server.version_url(version.name, version.version)
-    yield f"**{escaped(report.headline)}**\n"
+    # The report's sentence is that of a finished release.
+    yield f"**{escaped(report.headline.replace('Released', 'Tested', 1))}**\n"
     for alias, found in reasons.items():
         yield f"- the alias `{alias}` moves to version {version.version} after an approval: {escaped('; '.join(found))}"
     yield f"- training run [{escaped(name)}]({run_url}), [version {version.version}]({version_url})"
-    yield f"- sha256 `{version.sha256}`\n"
+    yield f"- sha256 `{version.sha256}`"
+    if compared := report.benchmark and report.benchmark.champion:
+        for output, worst in compared.agreement.items():
+            difference = f"its outputs differ from version {compared.version}: {output} by MAE {worst.texts()['mae']}"
+            yield f"- {escaped(difference)}"
+        yield from (f"- {escaped(warning)}" for warning in compared.warnings)
+    yield ""
     if report.next_step:
         yield f"{escaped(report.next_step)}\n"
     yield "| gate | of | measured | limit | result |"

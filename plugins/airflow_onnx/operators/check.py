@@ -12,7 +12,7 @@ from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging
 from airflow_onnx.tracking import promotion
 from airflow_onnx.tracking.contract import Contract
-from airflow_onnx.tracking.promotion import Move, MoveRules, Promoter
+from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from onnx_release.errors import ReportRefused
 from onnx_release.records import CheckReport, OnnxArtifact
@@ -99,9 +99,7 @@ class OnnxCheckOperator(ReleaseStepOperator):
 
     def _require_move(self, run: StepRun, artifact: OnnxArtifact) -> None:
         """Refuse a model whose inputs or outputs are not those of the alias. The promotion decides again."""
-        promoter = Promoter(
-            hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
-        )
+        promoter = run.promoter(self.s3_conn_id, self.rules)
         candidate = promotion.unregistered(run.trained_model, run.model_name, Contract.of_artifact(artifact))
         moves: list[Move] = []
         if self.policy:

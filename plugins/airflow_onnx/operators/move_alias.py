@@ -242,7 +242,7 @@ class ApproveMoveOperator(MoveAliasStep):
     def execute(self, context: Context) -> None:
         """Show the question in Airflow and wait."""
         with airflow_outcome(context):
-            verified = self._read()
+            verified = params.record(VerifiedVersion, self.verified, "verify")
             request = verified.request
             current = "no version" if request.expected_version is None else f"version {request.expected_version}"
             body = (
@@ -253,26 +253,20 @@ class ApproveMoveOperator(MoveAliasStep):
                 f"- training run: {escaped(verified.training_run_id)}\n"
                 f"- sha256: `{verified.sha256}`, verified at {escaped(verified.source)}\n"
             )
-            subject = f"Move {request.alias} of {request.model_name} to version {request.version}?"
-            raise approval.awaiting_answer(context, subject, body, float(params.value(self.timeout_h)))
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the approval, or fail after a rejection."""
-        with airflow_outcome(context):
-            verified = self._read()
-            request = verified.request
             requested = Approval(
                 model_name=request.model_name,
                 version=request.version,
                 sha256=verified.sha256,
                 aliases=(request.alias,),
             )
-            given = approval.approved(requested, event)
+            raise approval.awaiting_answer(context, requested, body, float(params.value(self.timeout_h)))
+
+    def execute_complete(self, context: Context, event: dict[str, Any], requested: dict[str, Any]) -> dict[str, Any]:
+        """Return the approval, or fail after a rejection."""
+        with airflow_outcome(context):
+            given = approval.approved(Approval.from_dict(requested), event)
         self.log.info("Approved by %s.", given.by)
         return given.to_dict()
-
-    def _read(self) -> VerifiedVersion:
-        return params.record(VerifiedVersion, self.verified, "verify")
 
 
 class MoveAliasOperator(MoveAliasStep):
@@ -302,13 +296,13 @@ class MoveAliasOperator(MoveAliasStep):
             self.link_urls[ModelVersionLink.name] = hook.server.version_url(request.model_name, request.version)
             given = params.optional_record(Approval, self.given)
             self._require_approval(verified, given)
-            with promotion.promotion_lock(hook, request.model_name):
+            with promotion.promotion_lock(hook, request.model_name) as lock:
                 before = model_registry.alias_holder(hook, request.model_name, request.alias)
                 if not self.require_possible(hook, verified):
                     self.log.info("Version %d has the alias '%s' already.", request.version, request.alias)
                 self._require_unchanged(hook, verified)
                 move = self._logged(context, request, given)
-                promotion.move_alias(hook, request.model_name, move)
+                promotion.move_alias(hook, request.model_name, move, lock)
                 for version in (before, model_registry.get_version(hook, request.model_name, request.version)):
                     if version is not None:
                         promotion.tag_training_run(hook, version, move)

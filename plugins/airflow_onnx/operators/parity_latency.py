@@ -16,7 +16,6 @@ from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking import promotion, run_log
 from airflow_onnx.tracking.champion import find_champion
 from airflow_onnx.tracking.contract import Contract
-from airflow_onnx.tracking.promotion import MoveRules, Promoter
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.release_inputs import fetch_inputs
 from onnx_release.errors import ReportRefused
@@ -115,9 +114,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         alias = policy.champion(artifact.precision) if policy else None
         if policy is None or alias is None:
             return options
-        promoter = Promoter(
-            hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
-        )
+        promoter = run.promoter(self.s3_conn_id, self.rules)
         candidate = promotion.unregistered(run.trained_model, run.model_name, Contract.of_artifact(artifact))
         folder = scratch / "champion"
         folder.mkdir()

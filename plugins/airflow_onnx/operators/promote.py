@@ -20,7 +20,7 @@ from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
 from airflow_onnx.tracking.contract import Contract
-from airflow_onnx.tracking.promotion import Move, MoveRules, Promoter
+from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import released_status, version_description, version_tags
 from onnx_release.limits import REPORTS
@@ -92,10 +92,8 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         policy = PromotionPolicy.read(self.policy)
         stage = validation.stage_for(self.stage, artifact.precision)
         self._require_objects(uploaded)
-        promoter = Promoter(
-            hook=run.hook, s3_conn_id=self.s3_conn_id, rules=params.settings(MoveRules, self.rules or {})
-        )
-        with promotion.promotion_lock(run.hook, version.name):
+        promoter = run.promoter(self.s3_conn_id, self.rules)
+        with promotion.promotion_lock(run.hook, version.name) as lock:
             candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))
             # All decisions before any change: a refusal leaves aliases, stage and figures unchanged.
             stage_move = promoter.stage_move(candidate, stage) if stage else None
@@ -108,7 +106,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
                 model_registry.set_stage(run.hook, version, stage)
             moved = [alias for alias, move in moves.items() if self._moves(move)]
             for alias in moved:
-                promotion.move_alias(run.hook, version.name, _logged(run, alias, version, given))
+                promotion.move_alias(run.hook, version.name, _logged(run, alias, version, given), lock)
             promoted = version.replace(
                 alias=", ".join(moved) or None,
                 alias_note="; ".join(move.stays for move in moves.values() if move.stays) or None,

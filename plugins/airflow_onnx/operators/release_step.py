@@ -17,6 +17,7 @@ from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
 from airflow_onnx.operators.preflight import require_packages
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import run_log
+from airflow_onnx.tracking.promotion import MoveRules, Promoter
 from onnx_release.errors import Refused
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
@@ -41,6 +42,13 @@ class StepRun:
     def model_name(self) -> str:
         """The name of the registered model, which `wait_for_training` found."""
         return validation.validate_model_name(self.trained_model.model_name or "")
+
+    def promoter(self, s3_conn_id: str, rules: dict[str, Any] | None) -> Promoter:
+        """Return the decisions about the aliases and the stage of the model.
+
+        :param rules: fields of `MoveRules`, each a value or its JSON.
+        """
+        return Promoter(hook=self.hook, s3_conn_id=s3_conn_id, rules=params.settings(MoveRules, rules or {}))
 
 
 class ReleaseStepOperator(BaseOperator, abc.ABC):

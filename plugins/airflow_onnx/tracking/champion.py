@@ -40,7 +40,7 @@ def find_champion(
         return None
     version = int(holder.version)
     if move.differences:
-        return ChampionOptions(alias=alias, version=version, problem="it has other inputs or outputs")
+        return ChampionOptions(alias=alias, version=version, problem="; ".join(move.differences))
     try:
         artifact, report = version_files.fetch_version(promoter.s3_conn_id, holder, folder)
     except Refused as refusal:

@@ -155,14 +155,18 @@ class Promoter:
         return f"its training run {holder.run_id} ended {when}. Set alias_back to move it to this older run"
 
 
-def move_alias(hook: MlflowHook, name: str, move: AliasMove) -> None:
-    """Move an alias and log the move. The caller holds the `promotion_lock`.
+def move_alias(hook: MlflowHook, name: str, move: AliasMove, lock: str) -> None:
+    """Move an alias and log the move.
 
     :param move: a move to a version. Its `from_version` is replaced by the version that has the alias.
+    :param lock: the entry of the caller's `promotion_lock`.
+    :raises Transient: if others have removed the entry, because the caller was slow. They may have moved the alias.
     """
     holder = model_registry.alias_holder(hook, name, move.alias)
     before = int(holder.version) if holder else None
     if before != move.to_version:
+        if lock not in model_registry.tags_of_model(hook, name):
+            raise Transient(f"The lock of model '{name}'", "was taken over by another release", "Airflow tries again.")
         model_registry.set_alias(hook, name, move.alias, int(move.to_version or 0))
     last = next((one for one in reversed(alias_log.read(hook, name)) if one.alias == move.alias), None)
     # An earlier try of the task may have moved the alias without the log, and so may a person in MLflow.
@@ -233,8 +237,8 @@ def training_end_ms(hook: MlflowHook, version: Any) -> int:
 
 
 @contextmanager
-def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
-    """Let one release at a time move the aliases of a registered model.
+def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[str]:
+    """Let one release at a time move the aliases of a registered model. Yields the entry of the release.
 
     MLflow cannot set an alias on a condition. Each release has an entry in a tag of its own on the model, first without
     a number, then with the next one. The lowest number goes on, after every entry has a number (Lamport's bakery
@@ -258,7 +262,7 @@ def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[None]:
                     f"The registered model '{model_name}'", "is locked by other releases", "Airflow tries again."
                 )
             time.sleep(_LOCK_POLL_S)
-        yield
+        yield key
     finally:
         model_registry.delete_tag_of_model(hook, model_name, key)
 

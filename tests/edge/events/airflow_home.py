@@ -31,8 +31,11 @@ found = {}
 """
 
 
-def run_in_airflow(home: Path, dags: Mapping[str, str], script: str) -> dict[str, Any]:
-    """Run a script after `SET_UP` with the given DAG files, and return the dict `found` that it fills."""
+def run_in_airflow(home: Path, dags: Mapping[str, str], script: str, **variables: str) -> dict[str, Any]:
+    """Run a script after `SET_UP` with the given DAG files, and return the dict `found` that it fills.
+
+    :param variables: more environment variables.
+    """
     folder = home / "dags"
     folder.mkdir()
     for name, text in dags.items():
@@ -46,6 +49,7 @@ def run_in_airflow(home: Path, dags: Mapping[str, str], script: str) -> dict[str
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "AIRFLOW_CONN_MLFLOW_DEFAULT": "mlflow://http%3A%2F%2F127.0.0.1:1",
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "include", ROOT / "plugins"))),
+        **variables,
     }
     code = f'{SET_UP}\n{script}\nprint("FOUND " + json.dumps(found))'
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)

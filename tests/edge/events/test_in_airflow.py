@@ -1,7 +1,9 @@
-"""Events in a real Airflow: a DAG that the scheduler starts by a promotion, and notifiers at the end of a release."""
+"""Events in a real Airflow: a DAG that the scheduler starts, notifiers and metrics at the end of a release."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,8 @@ from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
 from airflow.models.dagrun import DagRun
 from airflow.models.xcom import XComModel
 from airflow.sdk.definitions.dag import _run_task
+from airflow.sdk.observability import stats
+from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
 from airflow.utils.session import create_session
 from airflow.utils.sqlalchemy import prohibit_commit
 from sqlalchemy import select
@@ -79,6 +83,8 @@ for instance in instances:
 with create_session() as session:
     found["served"] = session.scalar(select(XComModel.value).where(XComModel.dag_id == "serve_radio_onnx"))
 
+# As Airflow does at the start of each task.
+stats.initialize(factory=get_stats_factory(), export_legacy_names=True)
 both = {"training_run_id": "f" * 32, "model_uri": "models:/m-1"}
 released = bag.dags["releasing"].test(run_conf=both)
 found["state"] = released.state
@@ -90,14 +96,30 @@ with open(os.environ["AIRFLOW_HOME"] + "/notes") as file:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the results, and under `metrics` the packets that a StatsD server gets."""
     dags = {EXAMPLE.name: EXAMPLE.read_text(), "promoting.py": PROMOTING, "releasing.py": RELEASING}
-    return run_in_airflow(tmp_path_factory.mktemp("airflow"), dags, SCRIPT)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        metrics = {
+            "AIRFLOW__METRICS__STATSD_ON": "True",
+            "AIRFLOW__METRICS__STATSD_PORT": str(server.getsockname()[1]),
+            "AIRFLOW__METRICS__METRICS_ALLOW_LIST": "onnx_release",
+        }
+        results = run_in_airflow(tmp_path_factory.mktemp("airflow"), dags, SCRIPT, **metrics)
+        server.setblocking(False)
+        packets: list[str] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                packets.append(server.recv(1024).decode())
+    return results | {"metrics": packets}
 
 
 def test_the_scheduler_starts_the_example_dag_with_the_promoted_version(found: dict[str, Any]) -> None:
     assert (found["run_type"], found["asset"]) == ("asset_triggered", "models:/radio-onnx@candidate")
     assert found["extra"]["version"] == 5
     assert found["served"]["uri"] == "s3://models/radio-onnx/r/ab"
+    assert (found["served"]["version"], found["served"]["sha256"]) == (5, "ab" * 32)
+    assert found["served"]["figures"]["speedup_low"] == 1.5
     assert found["served"]["inputs"] == [{"name": "signal", "dtype": "float32", "shape": ["batch", 8]}]
 
 
@@ -108,6 +130,14 @@ def test_a_refused_release_calls_its_notifiers_once_and_an_error_in_one_changes_
     assert note.startswith("refused wait_for_training run_or_model: Refused: ")
     assert "The notifier raising failed" in found["log"]
     assert "the chat is down" in found["log"]
+
+
+def test_a_statsd_server_gets_the_metrics_of_the_release(found: dict[str, Any]) -> None:
+    pytest.importorskip("statsd")
+    counters = [packet for packet in found["metrics"] if packet.endswith("|c")]
+    assert counters == ["airflow.onnx_release.refused:1|c", "airflow.onnx_release.refused.run_or_model:1|c"]
+    timers = [packet.partition(":")[0] for packet in found["metrics"] if packet.endswith("|ms")]
+    assert "airflow.onnx_release.wall.refused" in timers
 
 
 def test_the_teardown_is_the_only_task_with_the_callback(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_an_event_has_the_contract_and_the_figures_and_only_a_promotion_has_one(
     events = OutletEventAccessors()
     context: Any = {"outlet_events": events}
     contract = Contract.of_artifact(artifact())
-    model_assets.add_event(context, [RELEASED_VERSIONS], VERSION, contract)
+    model_assets.add_event(context, [RELEASED_VERSIONS], VERSION, contract, Figures())
     assert events[RELEASED_VERSIONS].asset_alias_events == [], "the alias stayed at another version"
 
     promoted = VERSION.replace(alias="candidate")

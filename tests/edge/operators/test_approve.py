@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import TaskAwaitingInput
-from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import alias_log, tags
-from tests.edge.airflow_stand_in import Supervisor
+from tests.edge.airflow_stand_in import Supervisor, answer
 from tests.edge.airflow_task import run_task
 from tests.edge.releasing import Release, new_release, tags_of, versions_of
 from tests.refusals import failed
-
-
-def answer(choice: str, comment: str | None = None) -> dict[str, Any]:
-    """Return the event with which Airflow resumes a task."""
-    return {
-        "chosen_options": [choice],
-        "params_input": {"comment": comment} if comment else {},
-        "responded_at": datetime(2026, 11, 27, tzinfo=UTC),
-        "responded_by_user": {"id": "7", "name": "bert"},
-        "timedout": False,
-    }
-
-
-@pytest.fixture
-def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-    made = Supervisor()
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", made, raising=False)
-    return made
 
 
 @pytest.fixture
@@ -42,17 +23,23 @@ def asking(hook: MlflowHook, release: Release, judged: Release, supervisor: Supe
     """A release whose version is registered and waits for an approval."""
     release.params["promotion"] = "approve"
     release.after(judged, "parity_latency").run("upload", "register")
+    ask(release)
+    return release
+
+
+def ask(release: Release) -> None:
+    """Run the task `approve` until it waits for a person."""
     with pytest.raises(TaskAwaitingInput) as waiting:
         release.run("approve")
     assert (waiting.value.method_name, waiting.value.timeout.total_seconds()) == ("execute_complete", 72 * 3600)
-    return release
+    release.resumed_with = json.loads(json.dumps(waiting.value.kwargs))
 
 
 def respond(release: Release, event: dict[str, Any]) -> None:
     """Resume the task as Airflow does, in a new process with a new operator."""
     task = release._approve()
     release.running = "approve"
-    release.returned["approve"] = task.execute_complete(release.context, event)
+    release.returned["approve"] = task.execute_complete(release.context, event, **release.resumed_with)
 
 
 def aliases(hook: MlflowHook, release: Release) -> dict[str, str]:
@@ -67,7 +54,7 @@ def test_an_approval_moves_both_aliases_and_records_the_person(
     assert (found["status"], found["last_attempt"].split()[0]) == ("waiting", "waiting")
     (question,) = supervisor.questions
     assert question.options == ["Approve", "Reject"]
-    assert question.subject == f"Promote version 1 of {asking.model_name}?"
+    assert question.subject == f"Move champion of {asking.model_name} to version 1?"
     assert "the parameter promotion is approve" in str(question.body)
     assert "| mean absolute error | positions |" in str(question.body)
 
@@ -108,6 +95,44 @@ def test_a_rejection_and_a_time_out_refuse_the_release_and_keep_the_version(
     assert tags_of(hook, asking.training_run_id)["status"] == "refused"
 
 
+def newer_version(hook: MlflowHook, release: Release, *held: str) -> str:
+    """Give aliases of the model to a version of a newer training run, as another release does."""
+    run_id = hook.client.create_run("0").info.run_id
+    hook.client.set_terminated(run_id, "FINISHED", 2**42)
+    (version,) = versions_of(hook, release)
+    made = hook.client.create_model_version(release.model_name, version.source, run_id, version.tags)
+    for alias in held:
+        hook.client.set_registered_model_alias(release.model_name, alias, made.version)
+    return str(made.version)
+
+
+def test_an_approval_after_a_newer_release_moves_no_alias_back(hook: MlflowHook, asking: Release) -> None:
+    newer_version(hook, asking, "candidate", "champion")
+    respond(asking, answer("Approve"))
+    assert asking.run("promote")["alias"] is None
+    assert aliases(hook, asking) == {"candidate": "2", "champion": "2"}
+    found = tags_of(hook, asking.training_run_id)
+    assert (found["status"], found["version"]) == ("released", "1")
+    assert "'champion' stays at version 2" in found["alias_note"]
+    assert alias_log.read(hook, asking.model_name) == ()
+
+
+def test_an_approval_holds_only_for_the_aliases_of_the_question(
+    hook: MlflowHook, asking: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__PROTECTED_ALIASES", "candidate")
+    newer = newer_version(hook, asking, "candidate")
+    ask(asking)
+    hook.client.delete_model_version(asking.model_name, newer)
+    respond(asking, answer("Approve"))
+    with failed("no_approval", "candidate is protected"):
+        asking.run("promote")
+    assert aliases(hook, asking) == {}
+    ask(asking)
+    respond(asking, answer("Approve"))
+    assert asking.run("promote")["alias"] == "candidate, champion"
+
+
 def test_an_approval_of_other_bytes_moves_nothing(hook: MlflowHook, asking: Release) -> None:
     respond(asking, answer("Approve"))
     given = copy.deepcopy(asking.returned["approve"])
@@ -145,7 +170,8 @@ from airflow_onnx.operators import approval
 
 class Asking(BaseOperator):
     def execute(self, context):
-        raise approval.awaiting_answer(context, "Promote?", "**body**", 2.5)
+        requested = approval.Approval(model_name="net", version=1, sha256="ab", aliases=("champion",))
+        raise approval.awaiting_answer(context, requested, "**body**", 2.5)
 
 with DAG("d", schedule=None):
     Asking(task_id="t")

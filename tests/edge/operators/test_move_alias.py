@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import DownstreamTasksSkipped, TaskAwaitingInput
-from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
 from airflow_onnx.tracking import alias_log, tags
-from tests.edge.airflow_stand_in import Supervisor
+from onnx_release.artifact.digests import describe_folder, folder_sha256
+from onnx_release.records import OnnxArtifact
+from onnx_release.report.release_report import build_report, write_report
+from tests.core import records
+from tests.edge.airflow_stand_in import Supervisor, answer
 from tests.edge.releasing import Release, new_release, tags_of
 from tests.edge.tracking.reports import RELEASED, put_report
 from tests.edge.tracking.test_contract import contract
@@ -56,13 +61,6 @@ def released(hook: MlflowHook, published: Release) -> Released:
     hook.client.set_registered_model_alias(name, "candidate", "2")
     hook.set_tags(run, {tags.REGISTERED_MODEL: name, tags.VERSION: "1"})
     return Released(name, run, version["source"], version["sha256"])
-
-
-@pytest.fixture
-def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-    made = Supervisor()
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", made, raising=False)
-    return made
 
 
 def holder(hook: MlflowHook, released: Released) -> int:
@@ -104,24 +102,13 @@ class Moving:
         with pytest.raises(TaskAwaitingInput) as waiting:
             task.execute(self.context)
         assert (waiting.value.method_name, waiting.value.timeout.total_seconds()) == ("execute_complete", 9000)
-        self.approved = task.execute_complete(self.context, event)
+        self.approved = task.execute_complete(self.context, event, **waiting.value.kwargs)
 
     def move(self) -> dict[str, Any]:
         task = MoveAliasOperator(
             task_id="move", verified=self.verified, given=self.approved, outlets=[RELEASED_VERSIONS], **self.step
         )
         return task.execute(self.context)
-
-
-def answer(choice: str, comment: str | None = None) -> dict[str, Any]:
-    """Return the event with which Airflow resumes a task."""
-    return {
-        "chosen_options": [choice],
-        "params_input": {"comment": comment} if comment else {},
-        "responded_at": datetime(2026, 11, 27, tzinfo=UTC),
-        "responded_by_user": {"id": "7", "name": "bert"},
-        "timedout": False,
-    }
 
 
 def test_a_roll_back_moves_the_alias_once_and_records_it(hook: MlflowHook, released: Released) -> None:
@@ -169,6 +156,41 @@ def test_a_move_by_another_person_after_the_verification_is_refused(hook: Mlflow
     with failed("alias_moved"):
         moving.move()
     assert holder(hook, released) == 3
+
+
+def test_of_two_moves_at_the_same_time_one_is_refused(hook: MlflowHook, released: Released) -> None:
+    found = dict(hook.client.get_model_version(released.model_name, "1").tags)
+    hook.client.create_model_version(released.model_name, released.source, tags=found, await_creation_for=0)
+    both = [Moving(released, version=version) for version in (1, 3)]
+    for moving in both:
+        moving.verify()
+    with ThreadPoolExecutor() as pool:
+        ends = [future.exception() for future in [pool.submit(moving.move) for moving in both]]
+    (moved,) = [moving for moving, end in zip(both, ends, strict=True) if end is None]
+    assert holder(hook, released) == moved.request["version"]
+    (refusal,) = [end for end in ends if end is not None]
+    assert "was expected at version 2" in str(refusal)
+    (last,) = alias_log.read(hook, released.model_name)
+    assert (last.from_version, last.to_version) == (2, moved.request["version"])
+
+
+def test_a_version_whose_model_does_not_load_is_refused(
+    hook: MlflowHook, released: Released, published: Release, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(published.artifact_folder, tmp_path / "model")
+    (folder / "model.onnx").write_bytes(b"a release of another time")
+    files = describe_folder(folder)
+    artifact = OnnxArtifact.from_dict(published.returned["export"])
+    artifact = artifact.replace(files=files, sha256=folder_sha256(files))
+    write_report(folder, build_report(records.TRAINING, artifact, records.check(), records.benchmark()))
+    source = f"s3://heimdall-models/test/{released.model_name}"
+    for file in filter(Path.is_file, folder.rglob("*")):
+        key = f"test/{released.model_name}/{file.relative_to(folder)}"
+        S3Hook("minio_default").load_bytes(file.read_bytes(), key, "heimdall-models")
+    hook.client.create_model_version(released.model_name, source, tags={tags.VERSION_SHA256: artifact.sha256})
+    with failed("onnxruntime_rejected"):
+        Moving(released, version=3).verify()
+    assert holder(hook, released) == 2
 
 
 def test_a_version_with_changed_or_missing_files_is_refused(hook: MlflowHook, released: Released) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import alias_log, model_registry, promotion, tags
+from onnx_release.errors import Transient
 from onnx_release.records import AliasMove
 
 
@@ -20,6 +21,11 @@ def name(hook: MlflowHook) -> str:
 
 def move(version: int, alias: str = "candidate", why: str = "", by: str = "") -> AliasMove:
     return AliasMove(alias=alias, from_version=None, to_version=version, by=by, at="", why=why)
+
+
+def move_alias(hook: MlflowHook, name: str, moved: AliasMove) -> None:
+    with promotion.promotion_lock(hook, name) as lock:
+        promotion.move_alias(hook, name, moved, lock)
 
 
 def versions(hook: MlflowHook, name: str, number: int) -> None:
@@ -63,16 +69,27 @@ def test_old_moves_are_dropped_and_a_damaged_part_is_left_out(
 def test_a_move_is_logged_once_with_the_version_before_it(hook: MlflowHook, name: str) -> None:
     versions(hook, name, 2)
     for version in (1, 2, 2):
-        promotion.move_alias(hook, name, move(version))
-    promotion.move_alias(hook, name, move(2, "nightly"))
+        move_alias(hook, name, move(version))
+    move_alias(hook, name, move(2, "nightly"))
     found = [(one.alias, one.from_version, one.to_version) for one in alias_log.read(hook, name)]
     assert found == [("candidate", None, 1), ("candidate", 1, 2), ("nightly", None, 2)]
 
 
 def test_a_move_without_a_log_is_logged_by_the_next_try(hook: MlflowHook, name: str) -> None:
     versions(hook, name, 2)
-    promotion.move_alias(hook, name, move(1))
+    move_alias(hook, name, move(1))
     model_registry.set_alias(hook, name, "candidate", 2)
-    promotion.move_alias(hook, name, move(2, why="again"))
+    move_alias(hook, name, move(2, why="again"))
     last = alias_log.read(hook, name)[-1]
     assert (last.from_version, last.to_version, last.why) == (1, 2, "again")
+
+
+def test_a_release_that_lost_its_lock_moves_nothing(hook: MlflowHook, name: str) -> None:
+    versions(hook, name, 1)
+    with promotion.promotion_lock(hook, name) as lock:
+        # As another release does after a minute.
+        model_registry.delete_tag_of_model(hook, name, lock)
+        with pytest.raises(Transient, match="taken over"):
+            promotion.move_alias(hook, name, move(1), lock)
+    assert model_registry.alias_holder(hook, name, "candidate") is None
+    assert alias_log.read(hook, name) == ()
