@@ -7,12 +7,11 @@ server if a person marks the DAG run.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from airflow.listeners import hookimpl
 
-log = logging.getLogger(__name__)
+from airflow_onnx.log_lines import printable
 
 XCOM_KEY = "onnx_release_note"
 # The column of Airflow's database.
@@ -29,7 +28,7 @@ def title(run_name: str | None, training_run_id: str, model_name: str | None) ->
     from airflow_onnx.tracking.run_description import escaped
 
     line = f"{run_name or training_run_id} → {model_name}" if model_name else run_name or training_run_id
-    return escaped(line[:_TITLE_MAX_CHARACTERS])
+    return escaped(printable(line[:_TITLE_MAX_CHARACTERS]))
 
 
 def result(headline: str) -> str:
@@ -37,7 +36,7 @@ def result(headline: str) -> str:
     from airflow_onnx.tracking.run_description import escaped
 
     sign = next((sign for state, sign in _SIGNS.items() if headline.startswith(state)), "‼")
-    return f"{sign} {escaped(headline)}"
+    return f"{sign} {escaped(printable(headline))}"
 
 
 def joined(before: str, new: str) -> str:
@@ -73,7 +72,6 @@ def on_dag_run_failed(dag_run: Any, msg: str) -> None:
 def _write(dag_run: Any) -> None:
     from airflow.models.xcom import XComModel
     from sqlalchemy import select
-    from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.orm import object_session
 
     session = object_session(dag_run)
@@ -82,11 +80,7 @@ def _write(dag_run: Any) -> None:
     query = select(XComModel.value).where(
         XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key == XCOM_KEY
     )
-    try:
-        # The session's own transaction has locked the row of the DAG run. An error undoes only this block.
-        with session.begin_nested():
-            new = session.scalar(query.limit(1))
-            if isinstance(new, str):
-                dag_run.note = joined(dag_run.note or "", new)
-    except SQLAlchemyError:
-        log.warning("The result is not in the note of the DAG run %s.", dag_run.run_id, exc_info=True)
+    # Airflow's session has locked the row of the DAG run. It commits later, and refuses a savepoint here.
+    new = session.scalar(query.limit(1))
+    if isinstance(new, str):
+        dag_run.note = joined(dag_run.note or "", new)

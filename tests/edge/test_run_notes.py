@@ -19,6 +19,7 @@ from airflow.models.base import Base
 from airflow.models.dagrun import DagRun
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
+from airflow.utils.sqlalchemy import prohibit_commit
 from airflow.utils.state import DagRunState
 from airflow.utils.types import DagRunType
 from sqlalchemy import select, text
@@ -38,12 +39,14 @@ with create_session() as session:
             run_id=run_id, value="small → m\\n✖ Refused: y is NaN.", timestamp=now,
         ))
 for state, note in ((DagRunState.FAILED, "by anna"), (DagRunState.SUCCESS, None)):
-    with create_session() as session:
+    # The scheduler forbids any commit but its own.
+    with create_session() as session, prohibit_commit(session) as guard:
         for run in session.scalars(select(DagRun)):
             if note:
                 run.note = note
             run.set_state(state)
             run.notify_dagrun_state_changed(msg="test")
+        guard.commit()
 with create_session() as session:
     print(sorted((run.run_id, run.note) for run in session.scalars(select(DagRun))))
 """
@@ -54,6 +57,7 @@ def test_a_title_names_run_and_model_and_is_one_line() -> None:
     assert run_notes.title(None, "a" * 32, None) == "a" * 32
     assert "<" not in run_notes.title("<script>\n# x", "a" * 32, "m")
     assert "\n" not in run_notes.title("<script>\n# x", "a" * 32, "m")
+    assert run_notes.title("a\x00b\u202e\ud800", "a" * 32, "m") == "a b → m"
 
 
 def test_a_result_replaces_an_earlier_one_and_a_persons_text_stays() -> None:
