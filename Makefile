@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format generated zoo bench
+.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format generated screenshots zoo bench
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 generated: $(STAMP) ## Write docs/refusals.md and docs/report.schema.json from the code
 	$(BIN)/python docs/refusals.py
 	PYTHONPATH=include $(BIN)/python -m onnx_release.records.schema
+
+screenshots: $(STAMP) ## Take the pictures of README and docs (needs Chromium; STACK_HOME=folder: releases of a stack there)
+	@$(BIN)/python -m docs.screenshots
 
 zoo: $(STAMP) ## Export every model of tests/zoo and print the outcome (ONLY=name: one model)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m tests.zoo.table $(addprefix --only ,$(ONLY))
