@@ -69,10 +69,11 @@ class Releases:
         """Release every training run whose release ends, one after the other, and roll the alias back."""
         for name in _CONF:
             release = Release(self._api, self.runs[name])
-            if name in (RUNNING, QUEUED, ASKING) or release.exists():
+            if name in (RUNNING, QUEUED, ASKING):
                 continue
-            self._console.print(f"Releasing {name}.")
-            self._trigger(name)
+            if not release.exists():
+                self._console.print(f"Releasing {name}.")
+                self._trigger(name)
             _await(f"the release of {name} has not ended", partial(self._ended, release))
             if release.state() != _EXPECTED[name]:
                 raise StackError(f"The release of {name} ended as {release.state()}. {release.failure()}")
