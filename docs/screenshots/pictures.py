@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
 
 from stack.context import Context
 from stack.errors import StackError
@@ -24,7 +24,9 @@ THEMES = ("light", "dark")
 SIZES = {"": (1440, 900), "-narrow": (420, 900)}
 IN_AIRFLOW = "/plugin/onnx-releases"
 TIMEOUT_MS = 60_000
-COLOURS = 96
+COLOURS = 256
+# A page with little content gives a lower picture.
+HEIGHT_MIN, MARGIN = 420, 24
 
 
 def require_chromium() -> None:
@@ -64,8 +66,10 @@ def take(browser: Browser, context: Context, paths: Mapping[str, str]) -> None:
             page = window.new_page()
             for name, path in paths.items():
                 page.goto(f"{context.airflow_url}{'' if suffix else IN_AIRFLOW}/onnx-release{path}")
-                _await_content(page)
-                _write(page.screenshot(animations="disabled"), FOLDER / f"{name}-{theme}{suffix}.png")
+                bottom = _await_content(page) + MARGIN
+                clip = FloatRect(x=0, y=0, width=width, height=min(height, max(bottom, HEIGHT_MIN)))
+                picture = page.screenshot(animations="disabled", clip=clip)
+                _write(picture, FOLDER / f"{name}-{theme}{suffix}.png")
             window.close()
 
 
@@ -80,8 +84,8 @@ def _token(context: Context) -> str:
     return str(answer.json()["access_token"])
 
 
-def _await_content(page: Page) -> None:
-    """Wait until the page of this package is shown, alone or in Airflow's frame."""
+def _await_content(page: Page) -> float:
+    """Wait until the page of this package is shown, alone or in Airflow's frame, and return its lower end in pixels."""
     in_frame = IN_AIRFLOW in page.url
     shown = page.frame_locator("iframe") if in_frame else page
     shown.locator("main h1").first.wait_for()
@@ -89,9 +93,11 @@ def _await_content(page: Page) -> None:
     shown.locator("#submit:disabled").wait_for(state="detached")
     # Airflow's own parts, such as icons, come some time later.
     page.wait_for_timeout(500)
+    box = shown.locator("main > :last-child").last.bounding_box()
+    return box["y"] + box["height"] if box else 0.0
 
 
 def _write(picture: bytes, path: Path) -> None:
     """Write a picture with few colours: pages have flat areas, and the repository keeps every version of a file."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)

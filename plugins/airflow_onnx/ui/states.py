@@ -73,7 +73,8 @@ class Releases:
             return Progress(state="running", text="has just ended; the result is being read")
         if release.dag_run_id in self._queue:
             before = self._queue.index(release.dag_run_id)
-            return Progress(state="waiting", text=f"waits for the measuring slot, {before} before it")
+            place = f"{before} before it" if before else "next in the queue"
+            return Progress(state="waiting", text=f"waits for the measuring slot, {place}")
         task = _present(release.tasks)
         if task is None:
             failed = next((STEPS[one.task_id] for one in release.tasks if one.state == "failed"), None)
