@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -21,10 +21,14 @@ from onnx_release.errors import Refused, ReleaseError, Transient
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from onnx_release.records import ReleaseReport
+
 log = logging.getLogger(__name__)
 
 # Browsers and servers accept this much in the address of the trigger page.
 _LINK_MAX_CHARACTERS = 4000
+# A model can have hundreds of outputs.
+_DETAILS_MAX = 10
 
 
 class TaskFailed(AirflowFailException):
@@ -35,9 +39,16 @@ class TaskFailed(AirflowFailException):
         self.failure = failure
 
 
-def log_refused(failure: Refused, context: Context | None) -> None:
-    """Log the block of a refusal: reason, next step and link."""
-    _log_block("REFUSED", failure)
+def log_refused(failure: Refused, context: Context | None, report: ReleaseReport | None = None) -> None:
+    """Log the block of a refusal: reason, next step and link.
+
+    :param report: the report of the refusal. Its headline and next step replace the failure's own text if it was
+        judged by its figures.
+    """
+    if report is None or report.reasons == (str(failure),):
+        _log_block("REFUSED", f"{failure.subject} {failure.problem}", failure.action)
+    else:
+        _log_block("REFUSED", report.headline.removeprefix("Refused: "), report.next_step, report.reasons)
     if link := rerun_link(context):
         log.info("Release again: %s", link)
     _leave_out_frames()
@@ -48,7 +59,7 @@ def log_failed(failure: ReleaseError, tries: str = "") -> None:
 
     :param tries: the number of this try, empty without retries.
     """
-    _log_block(f"FAILED{tries}", failure)
+    _log_block(f"FAILED{tries}", f"{failure.subject} {failure.problem}", failure.action)
     if isinstance(failure, Refused | Transient):
         # An error of another class is a defect of a program: its traceback is evidence.
         _leave_out_frames()
@@ -59,11 +70,16 @@ def has_frames() -> bool:
     return log.isEnabledFor(logging.DEBUG)
 
 
-def _log_block(state: str, failure: ReleaseError) -> None:
+def _log_block(state: str, reason: str, action: str, details: Sequence[str] = ()) -> None:
     # One log record for each line: a viewer gives each its own row.
-    for line in wrapped(f"{state} · {failure.subject} {failure.problem.rstrip('.')}."):
+    for line in wrapped(f"{state} · {reason[:1].upper()}{reason[1:].rstrip('.')}."):
         log.error("%s", line)
-    for line in wrapped(f"What to do: {failure.action}"):
+    for detail in details[:_DETAILS_MAX]:
+        for line in wrapped(f"- {detail}"):
+            log.error("%s", line)
+    if len(details) > _DETAILS_MAX:
+        log.error("- and %d more: see the report", len(details) - _DETAILS_MAX)
+    for line in wrapped(f"What to do: {action}"):
         log.info("%s", line)
 
 

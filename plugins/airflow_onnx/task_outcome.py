@@ -25,6 +25,7 @@ from airflow_onnx import outcome_log
 from airflow_onnx.errors import DeploymentRefused
 from airflow_onnx.outcome_log import TaskFailed
 from onnx_release.errors import Refused, ReleaseError, Transient, machine_failure, shorten, without_folders
+from onnx_release.records import ReleaseReport
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class TaskOutcome(Record):
         status: ``refused`` or ``failed``.
         reason: The message of the error.
         code: The code of a refusal, else empty.
-        headline: The problem in one sentence, empty for an end without an error.
+        headline: The end in one sentence.
         next_step: The advice for a person.
         task: The id of the task, which `dag_run_outcome` fills in.
     """
@@ -58,37 +59,38 @@ class TaskOutcome(Record):
     status: Status
     reason: str
     code: str = ""
-    headline: str = ""
+    headline: str
     next_step: str = ""
     task: str = ""
 
 
 @contextmanager
 def airflow_outcome(
-    context: Context | None = None, on_refused: Callable[[Refused], str | None] | None = None
+    context: Context | None = None, on_refused: Callable[[Refused], ReleaseReport] | None = None
 ) -> Iterator[None]:
     """Turn every error into one that Airflow retries, or into `TaskFailed`, which Airflow never retries.
 
     :param context: the context of a task of a release, for its `TaskOutcome`. None for a task without a training run.
-    :param on_refused: called with a refusal of the model first, to record it on the training run. It may return
-        the headline of the report.
+    :param on_refused: called with a refusal of the model first, to record it on the training run. It returns the
+        report.
     """
     try:
         yield
     except AirflowSensorTimeout as error:
-        _leave(context, TaskOutcome(status="failed", reason=f"The task waited until its timeout. {shorten(error)}"))
+        ended = "the training run did not end before the timeout"
+        reason, action = f"{ended}. {shorten(error)}", "Release it again after its end."
+        _leave(context, TaskOutcome(status="failed", reason=reason, headline=f"Failed: {ended}.", next_step=action))
         raise
     except _AIRFLOWS_OWN:
         raise
     except Exception as error:  # Libraries and a model's own code can raise anything.
         failure = classified(error)
         models_fault = isinstance(failure, Refused) and not isinstance(failure, DeploymentRefused)
-        headline = on_refused(failure) if isinstance(failure, Refused) and models_fault and on_refused else None
-        outcome = _outcome(failure, "refused" if models_fault else "failed")
-        _leave(context, outcome.replace(headline=headline or outcome.headline))
+        report = on_refused(failure) if isinstance(failure, Refused) and models_fault and on_refused else None
+        _leave(context, _outcome(failure, "refused" if models_fault else "failed", report))
         if isinstance(failure, Refused):
             if models_fault:
-                outcome_log.log_refused(failure, context)
+                outcome_log.log_refused(failure, context, report)
             else:
                 outcome_log.log_failed(failure)
             raise TaskFailed(failure) from (failure if outcome_log.has_frames() else None)
@@ -123,16 +125,18 @@ def dag_run_outcome(context: Context) -> TaskOutcome:
             next_step=action,
             task=failed[0],
         )
-    return TaskOutcome(status="failed", reason="The DAG run ended before the promotion: a person marked its tasks.")
+    ended = "the DAG run ended before the promotion, because a person marked its tasks"
+    return TaskOutcome(status="failed", reason=ended, headline=f"Failed: {ended}.")
 
 
-def _outcome(failure: ReleaseError, status: Status) -> TaskOutcome:
+def _outcome(failure: ReleaseError, status: Status, report: ReleaseReport | None) -> TaskOutcome:
+    headline = f"{status.capitalize()}: {_lower_article(f'{failure.subject} {failure.problem}')}".rstrip(".") + "."
     return TaskOutcome(
         status=status,
         reason=str(failure),
         code=failure.code if isinstance(failure, Refused) else "",
-        headline=f"{status.capitalize()}: {_lower_article(f'{failure.subject} {failure.problem}')}".rstrip(".") + ".",
-        next_step=failure.action,
+        headline=report.headline if report else headline,
+        next_step=report.next_step if report else failure.action,
     )
 
 

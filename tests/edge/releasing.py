@@ -106,7 +106,7 @@ class Release:
     # The ended tasks of the DAG run as Airflow returns them, with operator and duration in s.
     durations: list[dict[str, Any]] = field(default_factory=list)
     # The starts of the tasks.
-    begins: dict[str, str] = field(default_factory=dict)
+    begins: dict[str, dict[str, Any]] = field(default_factory=dict)
     # The tasks of all releases that have the measuring slot or wait for it.
     measuring: int = 0
     running: str = ""
@@ -135,7 +135,7 @@ class Release:
             task_id=self.running,
             try_number=self.tries,
             max_tries=3,
-            task=SimpleNamespace(retries=3),
+            task=SimpleNamespace(retries=3, task_type="Task"),
             xcom_push=self._push,
             xcom_pull=self._pull,
             get_ti_count=lambda **_: self.measuring,

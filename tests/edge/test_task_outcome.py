@@ -181,5 +181,5 @@ def test_a_task_without_a_message_is_named_by_its_state(states: dict[str, str], 
 
 def test_the_reason_of_the_last_try_is_used() -> None:
     task = Task(states={"register": "failed"})
-    task.left[f"register.{XCOM_KEY}"] = {"status": "failed", "reason": "MLflow is down.", "code": ""}
+    task.left[f"register.{XCOM_KEY}"] = {"status": "failed", "reason": "MLflow is down.", "headline": "Failed."}
     assert dag_run_outcome(task.context).reason == "Task 'register': MLflow is down."

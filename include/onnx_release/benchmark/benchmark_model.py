@@ -133,7 +133,8 @@ def _measure_latency(
     }
     # Described before the measurement: its load average is then that of other processes.
     host = describe_host()
-    with setup.reference() as reference, HostLock(options.lock).held():
+    lock = HostLock(options.lock)
+    with setup.reference() as reference, lock.held():
         sides = Sides(reference=reference, candidate=candidate)
         if champion is not None:
             limit = 1.0 - champion.compared.margin
@@ -147,5 +148,6 @@ def _measure_latency(
         providers_requested=candidate.providers_requested,
         providers_active=candidate.providers_active,
         host=host,
+        waited_s=round(lock.waited_s, 3),
     )
     return evaluate_latency(measured, budget)

@@ -113,7 +113,8 @@ class TuneReport(Record):
         threads: The threads of each session.
         confidence: The confidence of the speedup intervals.
         max_s: The time limit in seconds.
-        wall_s: The duration in seconds.
+        wall_s: The duration in seconds, without `waited_s`.
+        waited_s: The time for which the tuning waited for the lock of its host.
         precision_limits: The parity limits of the reduced precisions.
         task_metric: The name of the metric on the evaluation sample, by output.
         notes: The restrictions of the search.
@@ -127,6 +128,7 @@ class TuneReport(Record):
     confidence: float
     max_s: float
     wall_s: float
+    waited_s: float = 0.0
     precision_limits: dict[str, Any] = Field(default_factory=dict)
     task_metric: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -38,8 +38,8 @@ class Gate(Record):
 class StepTime(Record):
     """Duration of one task of a release in seconds.
 
-    `waited_s` is the part of `wall_s` in which the task waited for the training, for a person or for the measuring
-    slot; None when it is not measured.
+    `waited_s` is the part of `wall_s` in which the task waited: for the training, for a person, for the measuring slot
+    or for the lock of its host. None when it is not measured.
     """
 
     task: str

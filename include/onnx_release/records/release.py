@@ -57,7 +57,7 @@ class ReleaseReport(Record):
         reasons: The reasons of a refusal.
         reason_code: The code of the refusal that ended the release.
         gates: Every measured value that has a limit; few or none for a refusal before the measurements.
-        steps: The durations of the tasks that ended before the report was made.
+        steps: The durations of the tasks, that of the last one until the report was made.
         trained_model: The PyTorch model.
         artifact: The exported model; None when there is none.
         check: The static checks; None when they did not run.

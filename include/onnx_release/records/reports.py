@@ -241,7 +241,8 @@ class LatencyReport(Record):
     `verdict` is ``passed``, ``refused`` (a limit is missed), ``warning`` (a limit is missed and the budget only warns),
     or ``not settled`` (the interval of the speedup still contains the limit after the longest measurement). A verdict
     of ``not settled`` refuses the model unless the budget only warns. `goal_reached`: the interval is above
-    `LatencyBudget.speedup_goal` too. The default is a refusal: `latency.evaluate` sets the verdict.
+    `LatencyBudget.speedup_goal` too. The default is a refusal: `latency.evaluate` sets the verdict. `waited_s` is the
+    time for which the measurement waited for the lock of its host.
     """
 
     sha256: str
@@ -255,6 +256,7 @@ class LatencyReport(Record):
     providers_requested: tuple[str, ...]
     providers_active: tuple[str, ...]
     host: HostInfo
+    waited_s: float = 0.0
     failures: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -92,6 +92,7 @@ def _report(search: Search, artifact: OnnxArtifact, chosen: AcceptedVariant | No
         confidence=benchmark.measure_plan.confidence,
         max_s=search.options.max_s,
         wall_s=round(search.time_limit.elapsed_s, 3),
+        waited_s=round(search.time_limit.lock.waited_s, 3),
         precision_limits={precision: benchmark.limits_for(precision).to_dict() for precision in reduced},
         task_metric={name: metric.name for name, metric in evaluation.metrics.items()} if evaluation else {},
         notes=tuple(search.notes),

@@ -31,10 +31,11 @@ _LINK_MAX_CHARACTERS = 4000
 
 
 class Summary(Record):
-    """Headline, next step and figures of a release report."""
+    """Headline, next step, address and figures of a release report."""
 
     headline: str
     next_step: str = ""
+    report_url: str = ""
     figures: Figures = Figures()
 
 
@@ -58,6 +59,7 @@ class ReleaseEnd(Record):
         rerun_url: The address of the trigger page, filled in with this release.
         training_run_url: The address of the training run in MLflow, else empty.
         version_url: The address of the version in MLflow, else empty.
+        report_url: The address of the report in MLflow, else empty.
     """
 
     status: Literal["released", "refused", "failed"]
@@ -76,11 +78,20 @@ class ReleaseEnd(Record):
     rerun_url: str = ""
     training_run_url: str = ""
     version_url: str = ""
+    report_url: str = ""
 
 
-def leave_summary(context: Context, report: ReleaseReport) -> None:
-    """Leave the summary of a report in the XCom of the running task."""
-    summary = Summary(headline=report.headline, next_step=report.next_step, figures=Figures.of_report(report))
+def leave_summary(context: Context, report: ReleaseReport, report_url: str) -> None:
+    """Leave the summary of a report in the XCom of the running task.
+
+    :param report_url: the address of the report, empty if it is not logged.
+    """
+    summary = Summary(
+        headline=report.headline,
+        next_step=report.next_step,
+        report_url=report_url,
+        figures=Figures.of_report(report),
+    )
     try:
         context["ti"].xcom_push(key=SUMMARY_KEY, value=summary.to_dict())
     except Exception:  # The task must end as it does without it, for any failure of the API server.
@@ -94,11 +105,13 @@ def release_end(context: Context) -> ReleaseEnd:
     """
     trained = params.optional_record(TrainedModel, _pulled(context, "wait_for_training"))
     version = params.optional_record(ModelVersion, _pulled(context, "promote"))
-    outcome = TaskOutcome(status="failed", reason="", task="promote") if version else dag_run_outcome(context)
+    if version:
+        headline = f"Released: version {version.version} of {version.name}."
+        outcome = TaskOutcome(status="failed", reason="", headline=headline, task="promote")
+    else:
+        outcome = dag_run_outcome(context)
     summary = params.optional_record(Summary, _pulled(context, outcome.task, SUMMARY_KEY))
-    if summary is None and version:
-        summary = Summary(headline=f"Released: version {version.version} of {version.name}.")
-    summary = summary or Summary(headline=_headline(outcome), next_step=outcome.next_step)
+    summary = summary or Summary(headline=outcome.headline, next_step=outcome.next_step)
     texts: dict[str, str] = {
         "headline": summary.headline,
         "next_step": summary.next_step,
@@ -113,14 +126,11 @@ def release_end(context: Context) -> ReleaseEnd:
         version=version.version if version else None,
         alias=version.alias if version else None,
         figures=summary.figures,
+        report_url=summary.report_url,
         dag_run_id=context["dag_run"].run_id,
         **{name: _one_line(text) for name, text in texts.items()},
         **_links(context, trained, version),
     )
-
-
-def _headline(outcome: TaskOutcome) -> str:
-    return outcome.headline or f"{outcome.status.capitalize()}: {outcome.reason}"
 
 
 def _links(context: Context, trained: TrainedModel | None, version: ModelVersion | None) -> dict[str, str]:

@@ -93,6 +93,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             run.evidence["benchmark"] = report
             self._log_parity(report.parity)
             if report.latency:
+                step_times.leave_wait(run.context, report.latency.waited_s)
                 self._log_latency(report.latency)
             if report.champion:
                 self._log_champion(report, report.champion)

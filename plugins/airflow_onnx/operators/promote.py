@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,10 @@ from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import released_status, version_description, version_tags
 from onnx_release.limits import REPORTS
-from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object, StepTime
+from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import BaseOperatorLink
 
 # The XCom key of the result in one sentence.
 HEADLINE_KEY = "headline"
@@ -111,8 +110,8 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
                 alias=", ".join(moved) or None,
                 alias_note="; ".join(move.stays for move in moves.values() if move.stays) or None,
             )
-            self._log_release(run, report, promoted)
-        release_end.leave_summary(run.context, report)
+            report_url = self._log_release(run, report, promoted)
+        release_end.leave_summary(run.context, report, report_url)
         contract, figures = Contract.of_artifact(artifact), Figures.of_report(report)
         for alias in moved:
             model_assets.add_event(run.context, self.outlets, version.replace(alias=alias), contract, figures)
@@ -175,15 +174,15 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         )
         model_registry.update_version(run.hook, request, version.version)
 
-    def _log_release(self, run: StepRun, report: ReleaseReport, version: ModelVersion) -> None:
+    def _log_release(self, run: StepRun, report: ReleaseReport, version: ModelVersion) -> str:
         released = run_log.ReleasedVersion(
             version=version.version,
             alias=version.alias or "",
             alias_note=version.alias_note or "",
             s3_uri=version.source,
-            wall_s=_work_s(run.context, report.steps),
+            wall_s=sum(step.wall_s - (step.waited_s or 0.0) for step in report.steps) if report.steps else None,
         )
-        run_log.log_report(run.hook, run.context, report, released=released)
+        return run_log.log_report(run.hook, run.context, report, released=released)
 
     def _require_objects(self, uploaded: S3Object) -> None:
         found = s3.sizes(s3.folder_at(self.s3_conn_id, uploaded.uri))
@@ -205,12 +204,3 @@ def _logged(run: StepRun, alias: str, version: ModelVersion, given: Approval | N
         return alias_log.move_to(run.context, alias, version.version, why=why)
     why += f", approved{f': {given.comment}' if given.comment else ''}"
     return alias_log.move_to(run.context, alias, version.version, why=why, by=given.by)
-
-
-def _work_s(context: Context, steps: Sequence[StepTime]) -> float | None:
-    """Return the seconds of the release's tasks without their waits, or None if Airflow does not answer."""
-    if not steps:
-        return None
-    ti: Any = context["ti"]
-    done = sum(step.wall_s - (step.waited_s or 0.0) for step in steps)
-    return float(done + (datetime.now(UTC) - ti.start_date).total_seconds())

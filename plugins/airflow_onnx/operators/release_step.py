@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import params, step_times, validation
-from airflow_onnx.events import lineage, release_end
+from airflow_onnx.events import lineage
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import release_links
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
@@ -90,11 +90,10 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
         run = StepRun(context=context, hook=MlflowHook(self.mlflow_conn_id), trained_model=trained_model)
 
-        def log_refusal(error: Any) -> str:
+        def log_refusal(error: Refused) -> ReleaseReport:
             logged = run_log.log_refusal(run.hook, context, error, trained_model=trained_model, **run.evidence)
-            self.link_urls |= run_log.link_urls(run.hook, context, trained_model, logged.report_url)
-            release_end.leave_summary(context, _refused_report(run, error))
-            return logged.headline
+            self.link_urls |= logged.link_urls
+            return logged.report
 
         with airflow_outcome(context, log_refusal):
             self.link_urls |= run_log.link_urls(run.hook, context, trained_model)
@@ -114,13 +113,6 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         :raises Refused: if a retry would give the same result.
         :raises Transient: if a later try may succeed.
         """
-
-
-def _refused_report(run: StepRun, error: Refused) -> ReleaseReport:
-    from onnx_release.report.release_report import build_report
-
-    found = {name: run.evidence.get(name) for name in ("artifact", "check", "benchmark")}
-    return build_report(run.trained_model, **found, refusal=error)
 
 
 class AcceptedStepOperator(ReleaseStepOperator):

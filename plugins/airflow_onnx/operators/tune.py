@@ -100,6 +100,8 @@ class OnnxTuneOperator(MeasuringStepOperator):
             # The alias or stage is wrong for every possible winner: refuse before the work.
             self._require_names(precisions)
         tuned = run.evidence["artifact"] = self._tuned(run, artifact)
+        if tuned.tuning:
+            step_times.leave_wait(run.context, tuned.tuning.waited_s)
         self._log_table(tuned)
         _require_precision(tuned, precisions)
         self._require_names([tuned.precision])

@@ -17,8 +17,8 @@ from airflow_onnx.operators.promote import HEADLINE_KEY
 from airflow_onnx.storage import s3, staging
 from airflow_onnx.task_outcome import airflow_outcome, dag_run_outcome
 from airflow_onnx.tracking import model_registry, run_log, training_run
-from onnx_release.errors import Refused, shorten
-from onnx_release.records import ModelVersion, TrainedModel
+from onnx_release.errors import Refused
+from onnx_release.records import ModelVersion, ReleaseReport, TrainedModel
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -66,10 +66,10 @@ class PrepareWorkFolderOperator(BaseOperator):
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
         hook = MlflowHook(self.mlflow_conn_id)
 
-        def log_refusal(error: Refused) -> str:
+        def log_refusal(error: Refused) -> ReleaseReport:
             logged = run_log.log_refusal(hook, context, error, trained_model=trained_model)
-            self.link_urls |= run_log.link_urls(hook, context, trained_model, logged.report_url)
-            return logged.headline
+            self.link_urls |= logged.link_urls
+            return logged.report
 
         run: Any = context["dag_run"]
         with airflow_outcome(context, log_refusal):
@@ -161,10 +161,9 @@ class CleanWorkFolderOperator(BaseOperator):
 
     def _record(self, hook: MlflowHook, context: Context, trained_model: TrainedModel | None) -> None:
         outcome = dag_run_outcome(context)
-        headline = outcome.headline or f"{outcome.status.capitalize()}: {shorten(outcome.reason)}"
-        for line in wrapped(headline):
+        for line in wrapped(outcome.headline):
             self.log.warning("%s", line)
-        self._leave_note(context, trained_model, headline)
+        self._leave_note(context, trained_model, outcome.headline)
         try:
             if trained_model:
                 run_id = trained_model.training_run_id

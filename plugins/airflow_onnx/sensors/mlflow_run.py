@@ -16,7 +16,7 @@ from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import model_name, run_log, training_run
 from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
 from onnx_release.errors import Refused
-from onnx_release.records import TrainedModel
+from onnx_release.records import ReleaseReport, TrainedModel
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -125,15 +125,15 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
                     raise
                 raise together(_CHECK, [error, *wrong]) from error
 
-        def log_refusal(error: Refused) -> str:
+        def log_refusal(error: Refused) -> ReleaseReport:
             trained_model = TrainedModel(
                 training_run_id=run_id,
                 model_uri=self.model_uri,
                 model_name=model_name.given_name_or_none(hook, run_id, self.model_name),
             )
             logged = run_log.log_refusal(hook, context, error, trained_model=trained_model)
-            self.link_urls |= run_log.link_urls(hook, context, trained_model, logged.report_url)
-            return logged.headline
+            self.link_urls |= logged.link_urls
+            return logged.report
 
         with airflow_outcome(context, log_refusal):
             if wrong:

@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_onnx import airflow_urls, outcome_log, validation
+from airflow_onnx import airflow_urls, outcome_log, step_times, validation
 from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.events import release_end
 from airflow_onnx.links import ReportLink, RerunLink, TrainingRunLink
 from airflow_onnx.tracking import model_registry, run_description, tags
 from airflow_onnx.tracking.run_description import Result, described
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 # The folder of a release that was refused before its registered model had a name.
 _UNNAMED = "unnamed"
 
-# Longest reason of a failure in the run's description. The tag has all of it.
-_REASON_MAX_CHARACTERS = 300
 WAITING = "waiting"
 """The status of a release that waits for an approval."""
 
@@ -76,10 +75,10 @@ class ReleasedVersion:
 
 
 class LoggedRefusal(NamedTuple):
-    """The headline of a refused release and the address of its report, None if the report is not logged."""
+    """The report of a refused release, and the addresses of the links of its task."""
 
-    headline: str
-    report_url: str | None = None
+    report: ReleaseReport
+    link_urls: dict[str, str]
 
 
 def log_start(hook: MlflowHook, context: Context, training_run_id: str) -> None:
@@ -120,7 +119,6 @@ def log_report(
     report: ReleaseReport,
     *,
     released: ReleasedVersion | None = None,
-    reason_code: str | None = None,
     in_release: bool = True,
 ) -> str:
     """Log the report, metrics, tags and description of one attempt on its training run.
@@ -133,7 +131,6 @@ def log_report(
     without it describe the exact release if there is one.
 
     :param released: the registered version, None for a refused or accepted attempt without a version.
-    :param reason_code: the code of the refusal.
     :param in_release: False for a refusal by the watch, before a DAG run of the release.
     :return: the address of the attempt's report.
     """
@@ -151,7 +148,7 @@ def log_report(
     found = _attempt_tags(context, run_id, status, reason)
     if not unchanged:
         found |= _emptied(before) | _dag_run_tags(context) | ({} if in_release else {tags.DAG_RUN_ID: ""})
-        found |= {tags.STATUS: status, tags.REASON: reason, tags.REASON_CODE: reason_code or ""}
+        found |= {tags.STATUS: status, tags.REASON: reason, tags.REASON_CODE: report.reason_code or ""}
         found |= {tags.REGISTERED_MODEL: name, tags.SHA256: sha256} | version_tags
     if reduced:
         of_reduced = {name: version_tags.get(name, "") for name in _OF_A_REDUCED_RELEASE} | {tags.SHA256: sha256}
@@ -175,22 +172,32 @@ def log_report(
 def log_refusal(
     hook: MlflowHook, context: Context, refusal: Refused, *, trained_model: TrainedModel, **parts: Any
 ) -> LoggedRefusal:
-    """Log the report of a refused release on its training run.
+    """Log the report of a refused release on its training run, and leave its summary in XCom.
 
     A report that cannot be logged gets a line in the task's log: the task must fail with the refusal itself.
 
     :param parts: the records that exist so far, by their names in `ReleaseReport`.
     """
-    from onnx_release.report.release_report import build_report
-
-    found = {name: parts.get(name) for name in ("artifact", "check", "benchmark")}
+    report = refused_report(context, refusal, trained_model, **parts)
+    report_url = None
     try:
-        report = build_report(trained_model, **found, refusal=refusal).replace(dag_run_url=_dag_run_url(context))
-        return LoggedRefusal(report.headline, log_report(hook, context, report, reason_code=refusal.code))
+        report_url = log_report(hook, context, report)
     except (Refused, Transient) as failure:
         if not isinstance(failure, Refused) or failure.code not in _NO_RUN:
             log.warning("The refusal is not recorded in MLflow: %s", failure)
-    return LoggedRefusal(f"Refused: {shorten(refusal, _REASON_MAX_CHARACTERS)}")
+    release_end.leave_summary(context, report, report_url or "")
+    return LoggedRefusal(report, link_urls(hook, context, trained_model, report_url))
+
+
+def refused_report(context: Context, refusal: Refused, trained_model: TrainedModel, **parts: Any) -> ReleaseReport:
+    """Return the report of a refused release. The arguments are those of `log_refusal`."""
+    from onnx_release.report.release_report import build_report
+
+    found = {name: parts.get(name) for name in ("artifact", "check", "benchmark")}
+    report = build_report(trained_model, **found, refusal=refusal)
+    # The watch refuses before there is a DAG run of the release.
+    steps = step_times.step_times(context) if "ti" in context else ()
+    return report.replace(dag_run_url=_dag_run_url(context), steps=steps)
 
 
 def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: TaskOutcome) -> None:
@@ -209,8 +216,7 @@ def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: T
     if is_current:
         found |= _emptied(before) | _dag_run_tags(context)
         found |= {tags.STATUS: outcome.status, tags.REASON: outcome.reason, tags.REASON_CODE: outcome.code}
-    short = f"{outcome.status.capitalize()}: {shorten(outcome.reason, _REASON_MAX_CHARACTERS)}"
-    result = Result(headline=outcome.headline or short)
+    result = Result(headline=shorten(outcome.headline), next_step=shorten(outcome.next_step))
     found |= _description(before, found, result, is_current=is_current)
     _set_tags(hook, training_run_id, found, before)
 

@@ -75,8 +75,6 @@ class ReleaseStarter:
 
     def _record_refusal(self, decision: Decision, refusal: Refused) -> None:
         """Log the report and the tags of a release that is refused."""
-        from onnx_release.report.release_report import build_report
-
         watch = SimpleNamespace(
             dag_id=self.dag_run.dag_id, run_id=self.dag_run.run_id, conf=self.decider.conf(decision)
         )
@@ -87,10 +85,9 @@ class ReleaseStarter:
             run_name=decision.run_name or None,
             model_name=decision.model_name or None,
         )
-        report = build_report(trained_model, None, None, None, refusal)
-        report = report.replace(dag_run_url=airflow_urls.dag_run_url(watch.dag_id, watch.run_id))
+        report = run_log.refused_report(context, refusal, trained_model)
         try:
-            run_log.log_report(self.hook, context, report, reason_code=refusal.code, in_release=False)
+            run_log.log_report(self.hook, context, report, in_release=False)
         except (Refused, Transient) as failure:
             # The other runs do not wait until the artifacts' store is repaired.
             log.warning("The report of the refusal is not logged in MLflow: %s", failure)
