@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench import airflow_parts, gemm, profile, release, speed
+from bench import airflow_parts, gemm, pages, profile, release, speed
 from bench.figure import Part
 from bench.scale import workers
 from bench.watch import backfill, delay, poll
@@ -23,6 +23,7 @@ PARTS = (
     release.upload,
     airflow_parts.dag_parse,
     airflow_parts.tasks,
+    pages.measure,
     delay.measure,
     poll.measure,
     backfill.measure,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -28,7 +29,7 @@ SPAN_H = {"100_days": 100 * 24.0, "24_h": 24.0}
 """Hours over which the ends of old runs are spread evenly: a usual store, and one filled within a day."""
 
 _PARAMS = {"lr": "0.001", "batch_size": "64", "epochs": "40", "optimizer": "adamw", "seed": "7", "size": "tiny"}
-_METRICS = ("train_loss", "val_loss", "val_mae", "onnx_release.mae_max", "onnx_release.speedup_b1")
+_METRICS = ("train_loss", "val_loss", "val_mae")
 # One run in ten was refused, and one in ten has no model.
 _KINDS = ("released",) * 8 + ("refused", "skipped")
 _ROWS_AT_ONCE = 500
@@ -40,6 +41,7 @@ class OldRun:
 
     run_id: str
     number: int
+    ended_at_ms: int = 0
 
     @property
     def kind(self) -> str:
@@ -59,6 +61,7 @@ class OldRun:
         tried = {
             "watched": "new",
             "status": self.kind,
+            "attempted_at": f"{datetime.fromtimestamp(self.ended_at_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}",
             "reason": "" if self.kind == "released" else "parity: positions: mae 2.1e-04 is not below 1.0e-05",
             "registered_model": MODEL_NAME,
             "dag_run_id": f"release__{self.run_id}",
@@ -66,29 +69,36 @@ class OldRun:
             "rerun_url": f"http://127.0.0.1/onnx-release/trigger?conf={'x' * 200}",
             "sha256": self.sha256,
         }
-        done = {"wall_s": "41.5"} if self.kind == "released" else {}
+        done = {"wall_s": "41.5", "version": str(self.number + 1)} if self.kind == "released" else {}
         return own | {f"onnx_release.{key}": value for key, value in (tried | done).items()}
 
 
 class Store:
-    """Database of one server, changed directly while no other client uses the server."""
+    """Database of one server, changed directly while no other client writes to the server.
 
-    def __init__(self, context: Context) -> None:
+    :param metrics: the metrics of each old run beside those of its training.
+    """
+
+    def __init__(self, context: Context, metrics: Sequence[str] = ("onnx_release/size_bytes",)) -> None:
         self.context = context
         self._engine = sqlalchemy.create_engine(f"sqlite:///{context.layout.mlflow / DATABASE}")
         self._client = mlflow.MlflowClient(context.mlflow_url, context.mlflow_url)
         self._experiment_id = self._client.create_experiment(EXPERIMENT)
         self._new: list[str] = []
+        self._metrics = (*_METRICS, *metrics)
 
-    def fill(self, count: int) -> None:
-        """Insert old runs, and a model version for each released one."""
-        runs = [OldRun(uuid.uuid4().hex, number) for number in range(count)]
+    def fill(self, count: int, *, last_ms: int = 0, step_ms: int = 0) -> None:
+        """Insert old runs, and a model version for each released one.
+
+        :param last_ms: the end of the newest run, in milliseconds since 1970; each other one ended `step_ms` before.
+        """
+        runs = [OldRun(uuid.uuid4().hex, number, last_ms - number * step_ms) for number in range(count)]
         self._client.create_registered_model(MODEL_NAME)
         self._insert(tracking.SqlRun, (self._run(run) for run in runs))
         self._insert(tracking.SqlTag, (_row(run, k, v) for run in runs for k, v in run.tags().items()))
         self._insert(tracking.SqlParam, (_row(run, k, v) for run in runs for k, v in _PARAMS.items()))
         for table in (tracking.SqlMetric, tracking.SqlLatestMetric):
-            self._insert(table, (_row(run, name, 0.5) for run in runs for name in _METRICS))
+            self._insert(table, (_row(run, name, _metric(run)) for run in runs for name in self._metrics))
         released = [run for run in runs if run.kind == "released"]
         self._insert(registry.SqlModelVersion, (_version(number, run) for number, run in enumerate(released, 1)))
         self._insert(registry.SqlModelVersionTag, (_version_tag(number, run) for number, run in enumerate(released, 1)))
@@ -120,7 +130,7 @@ class Store:
             "user_id": "bench",
             "status": "FINISHED",
             "start_time": run.number,
-            "end_time": 0,
+            "end_time": run.ended_at_ms,
             "lifecycle_stage": "active",
             "artifact_uri": artifacts,
             "experiment_id": int(self._experiment_id),
@@ -134,6 +144,10 @@ class Store:
 
 def _row(run: OldRun, key: str, value: Any) -> dict[str, Any]:
     return {"run_uuid": run.run_id, "key": key, "value": value}
+
+
+def _metric(run: OldRun) -> float:
+    return 0.5 + run.number % 97 / 100
 
 
 def _version(number: int, run: OldRun) -> dict[str, Any]:

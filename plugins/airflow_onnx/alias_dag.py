@@ -8,12 +8,12 @@ from airflow.sdk import DAG, Param, TriggerRule
 
 from airflow_onnx import defaults
 from airflow_onnx.dag import RETRIES, TAGS
+from airflow_onnx.dag_runs import MOVE_ALIAS_DAG_ID
 from airflow_onnx.deployment import placement
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
 from airflow_onnx.params import field, json_param, task_record, text_param
 
-MOVE_ALIAS_DAG_ID = "move_alias"
 _TEXT = """Move of an alias to another version of the same registered model, for example a roll back.
 
 The files of the version are downloaded, hashed and run first. The alias moves only if it is still at the expected

@@ -16,6 +16,7 @@ from airflow_onnx.errors import WatchRefused
 from onnx_release.errors import Transient, shorten
 
 RELEASE_DAG_ID = "release_onnx"
+MOVE_ALIAS_DAG_ID = "move_alias"
 ACTIVE_STATES = ("queued", "running")
 # The ids of one call travel in its address, which servers limit to about 8 kB.
 IDS_PER_CALL_MAX = 50

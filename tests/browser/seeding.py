@@ -13,7 +13,7 @@ import httpx
 from airflow_onnx.tracking import tags
 from airflow_onnx.tracking.version_tags import released_status, version_tags
 from onnx_release.errors import TrainedModelRefused
-from onnx_release.records import BenchmarkReport, CheckReport, SideLatency, TrainedModel
+from onnx_release.records import AliasMove, BenchmarkReport, CheckReport, SideLatency, TrainedModel
 from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.metrics import release_metrics
 from onnx_release.report.release_report import build_report
@@ -145,6 +145,11 @@ class Seeder:
         report = report.replace(trained_model=trained.replace(training_run_id=run_id))
         self.file(run_id, f"{tags.ROOT}/{model}/report.json", json.dumps(report.to_dict()))
         return run_id
+
+    def moved(self, model: str, *moves: AliasMove) -> None:
+        """Write the alias log of a model."""
+        log = json.dumps([move.to_dict() for move in moves])
+        self.call("registered-models/set-tag", name=model, key=f"{tags.ALIAS_LOG}.1", value=log)
 
     def tag(self, run_id: str, **found: str) -> None:
         """Set more tags of a release."""

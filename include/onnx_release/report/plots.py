@@ -16,9 +16,9 @@ _LIMIT_PLACE, _DECADES = 0.7, 6.0
 _LEAST_PLACE = 0.4
 # The powers of two on each side of a speedup's limit.
 _OCTAVES = 3.0
-# The plot in its own units: width, the edges of the axis, and the heights of a batch size, of a side and of the axis.
+# The plot in its own units: width, the edges of the axis, and the heights above the sides, of a side and of the axis.
 _WIDTH, _LEFT, _RIGHT = 420.0, 84.0, 404.0
-_BATCH_HEIGHT, _SIDE_HEIGHT, _AXIS_HEIGHT = 58.0, 19.0, 34.0
+_HEAD_HEIGHT, _SIDE_HEIGHT, _AXIS_HEIGHT = 20.0, 19.0, 34.0
 _TICKS_MAX = 6
 
 
@@ -62,7 +62,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """Plot of the times per call of both sides on a logarithmic axis."""
+    """Plot of the times per call of all sides on a logarithmic axis."""
 
     width: float
     height: float
@@ -112,8 +112,9 @@ def latency_plot(latency: LatencyReport) -> Plot | None:
     def x(time_ms: float) -> float:
         return _LEFT + (_log(time_ms, 10.0) - first) / (last - first) * (_RIGHT - _LEFT)
 
-    groups = tuple(_group(batch, row * _BATCH_HEIGHT, x) for row, batch in enumerate(latency.batches))
-    axis_y = len(groups) * _BATCH_HEIGHT
+    height = _HEAD_HEIGHT + _SIDE_HEIGHT * max(len(list(sides(batch))) for batch in latency.batches)
+    groups = tuple(_group(batch, row * height, x) for row, batch in enumerate(latency.batches))
+    axis_y = len(groups) * height
     return Plot(
         width=_WIDTH,
         height=axis_y + _AXIS_HEIGHT,
@@ -130,6 +131,8 @@ def sides(batch: BatchLatency) -> Iterator[tuple[str, str, SideLatency]]:
     """Yield the class, the name and the times of each side."""
     yield "reference", "PyTorch", batch.reference
     yield "candidate", "ONNX Runtime", batch.candidate
+    if batch.champion:
+        yield "champion", "Champion", batch.champion.times
 
 
 def _group(batch: BatchLatency, top: float, x: Callable[[float], float]) -> Group:
@@ -141,7 +144,7 @@ def _group(batch: BatchLatency, top: float, x: Callable[[float], float]) -> Grou
             Mark(
                 side=side,
                 name=name,
-                y=top + 20 + row * _SIDE_HEIGHT,
+                y=top + _HEAD_HEIGHT + row * _SIDE_HEIGHT,
                 x05=x05,
                 x25=x25,
                 x50=x50,
@@ -156,7 +159,7 @@ def _group(batch: BatchLatency, top: float, x: Callable[[float], float]) -> Grou
     return Group(
         label=f"batch {batch.batch_size}",
         speedup=speedup if batch.conclusive else "not settled",
-        y=top + 20,
+        y=top + _HEAD_HEIGHT,
         marks=tuple(marks),
     )
 

@@ -186,11 +186,10 @@ class MlflowRest:
         answer = self._send(_Call("GET", "registered-models/get", {"name": name}))
         return RegisteredModel.from_json(answer["registered_model"])
 
-    def aliases(self) -> dict[str, dict[str, int]]:
-        """Return the aliases of each registered model that has one, with their versions."""
+    def registered_models(self) -> list[RegisteredModel]:
+        """Return all registered models."""
         rows = self._rows(_Call("GET", "registered-models/search", {"max_results": 1000}), "registered_models")
-        found = (RegisteredModel.from_json(row) for row in rows)
-        return {model.name: model.aliases for model in found if model.aliases}
+        return [RegisteredModel.from_json(row) for row in rows]
 
     def run_file(self, run_id: str, path: str, bytes_max: int) -> bytes:
         """Return the content of a small file among the run's artifacts.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_onnx import defaults
-from airflow_onnx.dag_runs import ACTIVE_STATES, RELEASE_DAG_ID
+from airflow_onnx.dag_runs import ACTIVE_STATES, MOVE_ALIAS_DAG_ID, RELEASE_DAG_ID
 
 WATCH_DAG_ID = "watch_training"
 RELEASES_MAX = 200
@@ -43,7 +43,10 @@ class TaskState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AirflowRelease:
-    """A DAG run of a release. `conf` is not trusted."""
+    """A DAG run of a release, or of a move of an alias. `conf` is not trusted.
+
+    `started_by` is the user who triggered it, else empty.
+    """
 
     dag_id: str
     dag_run_id: str
@@ -52,12 +55,18 @@ class AirflowRelease:
     started_at: datetime | None
     ended_at: datetime | None
     note: str
+    started_by: str = ""
     tasks: tuple[TaskState, ...] = ()
 
     @property
     def is_active(self) -> bool:
         """True while the DAG run is queued or running."""
         return self.state in ACTIVE_STATES
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """True while the task `approve` waits for a person."""
+        return any(task.task_id == "approve" and task.state == "awaiting_input" for task in self.tasks)
 
     @property
     def training_run_id(self) -> str:
@@ -75,6 +84,13 @@ def releases_in_progress() -> list[AirflowRelease]:
 
     ended = and_(DagRun.state.notin_(ACTIVE_STATES), DagRun.end_date >= datetime.now(UTC) - ENDED_WITHIN)
     return _releases(DagRun.dag_id == RELEASE_DAG_ID, or_(DagRun.state.in_(ACTIVE_STATES), ended))
+
+
+def moves_in_progress() -> list[AirflowRelease]:
+    """Return the active DAG runs that move an alias, the newest first."""
+    from airflow.models.dagrun import DagRun
+
+    return _releases(DagRun.dag_id == MOVE_ALIAS_DAG_ID, DagRun.state.in_(ACTIVE_STATES))
 
 
 def newest_releases() -> list[AirflowRelease]:
@@ -110,6 +126,7 @@ def _releases(*conditions: Any, limit: int = RELEASES_MAX) -> list[AirflowReleas
                 started_at=run.start_date or run.queued_at,
                 ended_at=run.end_date,
                 note=run.note or "",
+                started_by=run.triggering_user_name or "",
                 tasks=tuple(tasks.get(run.run_id, ())),
             )
             for run in runs

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from airflow_onnx.dag_runs import RELEASE_DAG_ID
+from airflow_onnx.dag_runs import MOVE_ALIAS_DAG_ID, RELEASE_DAG_ID
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -60,12 +60,13 @@ def make_app() -> FastAPI:
     from fastapi import Depends, FastAPI, Request
     from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-    from airflow_onnx.ui.pages import Templates, release_pages
+    from airflow_onnx.ui.pages import Templates, noting, release_pages
     from onnx_release.report.html import TEMPLATES as REPORT_TEMPLATES
 
     app = FastAPI(title="ONNX release", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.may_read = requires_access_dag("GET", DagAccessEntity.RUN, RELEASE_DAG_ID)
     app.state.may_read_its_dag = requires_access_dag("GET", DagAccessEntity.RUN)
+    app.state.may_read_moves = noting(requires_access_dag("GET", DagAccessEntity.RUN, MOVE_ALIAS_DAG_ID))
     templates = Templates()
 
     def serving(path: Path) -> Callable[[], Response]:
@@ -73,7 +74,7 @@ def make_app() -> FastAPI:
 
     for path in (*STATIC.iterdir(), REPORT_TEMPLATES / "release.css"):
         app.add_api_route(f"/{path.name}", serving(path), response_model=None, dependencies=[Depends(get_user)])
-    may_read = [Depends(app.state.may_read)]
+    may_read = [Depends(app.state.may_read), Depends(app.state.may_read_moves)]
     app.add_api_route("/trigger", serving(STATIC / "trigger.html"), response_model=None, dependencies=may_read)
     app.include_router(release_pages(templates).router(app.state.may_read_its_dag), dependencies=may_read)
 

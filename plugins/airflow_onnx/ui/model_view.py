@@ -1,4 +1,4 @@
-"""View model of a registered model: versions, aliases, attempts, and the comparison of two versions."""
+"""View model of a registered model: versions, aliases, attempts, and moves of aliases."""
 
 from __future__ import annotations
 
@@ -8,21 +8,31 @@ from datetime import UTC, datetime
 
 from airflow_onnx.hooks.mlflow_records import ModelVersionEntry, RegisteredModel
 from airflow_onnx.tracking import alias_log, tags
+from airflow_onnx.tracking.version_tags import REGISTERED
 from airflow_onnx.ui import numbers
+from airflow_onnx.ui.airflow_state import AirflowRelease
 from airflow_onnx.ui.charts import Chart, Point, chart
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
+from airflow_onnx.ui.roll_backs import roll_backs
 from airflow_onnx.ui.states import WORDS, Releases, state_of
 from airflow_onnx.ui.view import SpeedView
-from onnx_release.records import AliasMove, ReleaseReport
+from onnx_release.records import AliasMove
 
 ATTEMPTS_MAX = 20
 VERSIONS_MAX = 50
 MOVES_MAX = 30
+_TEXT_MAX = 300
+# The states by the tag of a version. One that is only registered has the state of its training run's release.
+_VERSION_STATES = {
+    "released with a warning": "warning",
+    "rejected": "refused",
+    "not answered": "refused",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionRow:
-    """One version of a model. `record` is the release of its training run, None without tags in MLflow."""
+    """One version of a model. `approval` is the answer of a person about it, such as ``was approved by anna``."""
 
     version: int
     run_id: str
@@ -32,6 +42,7 @@ class VersionRow:
     speed: SpeedView | None
     size: str
     aliases: tuple[str, ...]
+    approval: str
     created_at: datetime
 
     @property
@@ -67,6 +78,46 @@ class AttemptView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoveView:
+    """A move of an alias that has not ended. `text` and `reason` are not trusted."""
+
+    dag_id: str
+    dag_run_id: str
+    text: str
+    reason: str
+    by: str
+    at: datetime | None
+    is_waiting: bool
+
+    @property
+    def state(self) -> str:
+        """The key of the state in `WORDS`."""
+        return "waiting" if self.is_waiting else "running"
+
+    @classmethod
+    def of(cls, move: AirflowRelease) -> MoveView:
+        """Read the parameters of a DAG run. They are texts of any kind."""
+        alias, before, after, reason = (
+            str(move.conf.get(name) or "")[:_TEXT_MAX] for name in ("alias", "expected_version", "version", "reason")
+        )
+        origin = f" from v{before}" if before else ""
+        return cls(
+            dag_id=move.dag_id,
+            dag_run_id=move.dag_run_id,
+            text=f"@{alias}{origin} to v{after}",
+            reason=reason,
+            by=move.started_by,
+            at=move.started_at,
+            is_waiting=move.waits_for_approval,
+        )
+
+
+def moves_of(name: str, moves: Sequence[AirflowRelease]) -> tuple[MoveView, ...]:
+    """Return the moves of a model's aliases that have not ended."""
+    return tuple(MoveView.of(move) for move in moves if name and move.conf.get("model_name") == name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
     """A registered model."""
 
@@ -75,6 +126,7 @@ class ModelView:
     versions: tuple[VersionRow, ...]
     attempts: tuple[AttemptView, ...]
     moves: tuple[AliasMove, ...]
+    moving: tuple[MoveView, ...]
     sizes: Chart | None
     speeds: Chart | None
     is_live: bool
@@ -91,19 +143,42 @@ def model_view(
     versions: Sequence[ModelVersionEntry],
     snapshot: Snapshot,
     releases: Releases,
+    moves_now: Sequence[AirflowRelease] = (),
     now: datetime | None = None,
 ) -> ModelView:
     """Return the view of a model.
 
     :param model: None for a model without a version.
+    :param moves_now: the DAG runs that move an alias of any model.
     """
     records = [record for record in snapshot.records if record.model_name == name]
     of_version = {record.version: record for record in records if record.version}
     moves = tuple(reversed(alias_log.moves_in(model.tags))) if model else ()
     aliases = model.aliases if model else {}
-    rows = tuple(_version_row(one, of_version.get(str(one.version)), aliases) for one in versions[:VERSIONS_MAX])
+    back, of_run = roll_backs(tuple(reversed(moves))), {record.run_id: record for record in records}
+
+    def version_state(one: ModelVersionEntry) -> str:
+        status = one.tags.get(tags.VERSION_STATUS, "")
+        if status == REGISTERED and (record := of_run.get(one.run_id)):
+            return state_of(record, releases, snapshot, now)
+        return _VERSION_STATES.get(status, "released")
+
+    rows = tuple(
+        _version_row(
+            one,
+            of_version.get(str(one.version)),
+            tuple(sorted(alias for alias, version in aliases.items() if version == one.version)),
+            "rolled_back" if one.version in back else version_state(one),
+        )
+        for one in versions[:VERSIONS_MAX]
+    )
     attempts = tuple(
-        AttemptView(run_id=one.run_id, run_name=one.run_name, state=state_of(one, releases, now), at=one.attempted_at)
+        AttemptView(
+            run_id=one.run_id,
+            run_name=one.run_name,
+            state=state_of(one, releases, snapshot, now),
+            at=one.attempted_at,
+        )
         for one in records[:ATTEMPTS_MAX]
     )
     speeds = [
@@ -124,23 +199,30 @@ def model_view(
         versions=rows,
         attempts=attempts,
         moves=moves[:MOVES_MAX],
+        moving=(moving := moves_of(name, moves_now)),
         sizes=chart(sizes, subject="Size", unit="B"),
         speeds=chart(speeds, subject="Speedup", unit="x", limit=1.0),
-        is_live=any(one.state in ("running", "waiting") for one in attempts),
+        is_live=bool(moving) or any(one.state in ("running", "waiting") for one in attempts),
     )
 
 
-def _version_row(entry: ModelVersionEntry, record: ReleaseRecord | None, aliases: dict[str, int]) -> VersionRow:
-    is_warned = entry.tags.get(tags.VERSION_STATUS) == WORDS["warning"]
+def _version_row(
+    entry: ModelVersionEntry, record: ReleaseRecord | None, aliases: tuple[str, ...], state: str
+) -> VersionRow:
+    """Return the row of a version.
+
+    :param record: its release, None without tags in MLflow.
+    """
     return VersionRow(
         version=entry.version,
         run_id=entry.run_id,
         run_name=record.run_name if record else "",
-        state="warning" if is_warned else "released",
+        state=state,
         mae=numbers.digits(record.mae) if record else "",
         speed=SpeedView.of(record.speed) if record else None,
         size=entry.tags.get(tags.VERSION_SIZE, "")[:20],
-        aliases=tuple(sorted(name for name, version in aliases.items() if version == entry.version)),
+        aliases=aliases,
+        approval=entry.tags.get(tags.APPROVAL, "")[:_TEXT_MAX],
         created_at=datetime.fromtimestamp(entry.created_at_ms / 1000, UTC),
     )
 
@@ -170,103 +252,3 @@ def moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One line of a comparison."""
-
-    name: str
-    before: str
-    after: str
-    verdict: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Two versions of one model.
-
-    :param sentence: the answer in words.
-    :param is_comparable: False for versions with other inputs or outputs.
-    :param rows: the values that differ.
-    :param equal: the names of the values that do not.
-    """
-
-    sentence: str
-    is_comparable: bool
-    rows: tuple[Difference, ...]
-    equal: tuple[str, ...]
-
-
-def compare(before: ReleaseReport, after: ReleaseReport, names: tuple[str, str]) -> Comparison:
-    """Compare the reports of two versions.
-
-    :param names: the versions for people, such as ``v4``.
-    """
-    facts = _facts(before), _facts(after)
-    is_comparable = facts[0]["inputs"] == facts[1]["inputs"] and facts[0]["outputs"] == facts[1]["outputs"]
-    rows = [Difference(name=name, before=text, after=facts[1][name]) for name, text in facts[0].items()]
-    speeds = _speed_rows(before, after)
-    sentence = speeds[0].verdict if speeds else "The speed of one of them was not measured."
-    if not is_comparable:
-        sentence = "They have other inputs or outputs: they are not the same model, and their speed is not compared."
-        speeds = []
-    elif speeds:
-        sentence = f"{names[1]} against {names[0]} at the serving batch size: {sentence}"
-    return Comparison(
-        sentence=sentence,
-        is_comparable=is_comparable,
-        rows=(*speeds, *(row for row in rows if row.before != row.after)),
-        equal=tuple(row.name for row in rows if row.before == row.after),
-    )
-
-
-def _facts(report: ReleaseReport) -> dict[str, str]:
-    artifact, check = report.artifact, report.check
-    if artifact is None:
-        return {"inputs": "", "outputs": ""}
-    found = {
-        side: ", ".join(f"{one.name} {one.dtype} [{', '.join(map(str, one.shape))}]" for one in specs)
-        for side, specs in (("inputs", artifact.inputs), ("outputs", artifact.outputs))
-    }
-    found |= {"size": numbers.size(artifact.size_bytes), "precision": str(artifact.precision)}
-    found |= {"opset": str(artifact.opset), "export": str(artifact.strategy), "variant": artifact.variant or "none"}
-    found["nodes"] = str(check.node_count) if check and check.node_count else ""
-    if report.benchmark:
-        worst = report.benchmark.parity.worst_per_output().values()
-        maes = [one.mae for one in worst if one.mae is not None]
-        found["worst MAE"] = numbers.digits(max(maes)) if maes else ""
-    return found
-
-
-def _speed_rows(before: ReleaseReport, after: ReleaseReport) -> list[Difference]:
-    sides = [
-        {batch.batch_size: batch for batch in report.benchmark.latency.batches}
-        if report.benchmark and report.benchmark.latency
-        else {}
-        for report in (before, after)
-    ]
-    hosts = [
-        report.benchmark.latency.host.cpu_model if report.benchmark and report.benchmark.latency else ""
-        for report in (before, after)
-    ]
-    rows = []
-    for size in sorted(set(sides[0]) & set(sides[1])):
-        one, other = sides[0][size], sides[1][size]
-        texts = [
-            f"{numbers.digits(batch.candidate.p50_ms)} ms, {numbers.digits(batch.speedup)}x "
-            f"[{numbers.digits(batch.speedup_low)}, {numbers.digits(batch.speedup_high)}] of PyTorch"
-            for batch in (one, other)
-        ]
-        if hosts[0] != hosts[1]:
-            verdict = "measured on different hosts: not comparable."
-        elif not (one.conclusive and other.conclusive):
-            verdict = "one of the measurements is not settled: no difference is shown."
-        elif one.speedup_low <= other.speedup_high and other.speedup_low <= one.speedup_high:
-            verdict = "the intervals overlap: no difference is shown."
-        else:
-            share = other.speedup / one.speedup
-            word = "faster" if share > 1 else "slower"
-            verdict = f"{word}, {numbers.digits(max(share, 1 / share))} times, by two separate measurements."
-        rows.append(Difference(name=f"time per call at batch {size}", before=texts[0], after=texts[1], verdict=verdict))
-    return rows

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from airflow_onnx import airflow_urls, validation
@@ -19,8 +20,9 @@ from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.tracking import tags
 from airflow_onnx.ui import airflow_state, numbers, sources
 from airflow_onnx.ui.airflow_state import AirflowRelease
+from airflow_onnx.ui.comparison import compare
 from airflow_onnx.ui.health import Health
-from airflow_onnx.ui.model_view import compare, model_view, moment
+from airflow_onnx.ui.model_view import model_view, moment
 from airflow_onnx.ui.release_index import TIMEOUT_S, ReleaseIndex, ReleaseRecord, Snapshot
 from airflow_onnx.ui.release_view import dag_run_view, record_of, release_view
 from airflow_onnx.ui.states import WORDS, Releases
@@ -52,6 +54,22 @@ class Templates:
             base=base, airflow=airflow, now=datetime.now(UTC), dag_id=RELEASE_DAG_ID, words=WORDS, **context
         )
         return HTMLResponse(text, status_code=status)
+
+
+def noting(check: Callable[[Request, Any], None]) -> Callable[..., None]:
+    """Return a dependency that notes if the user may read the moves of aliases. It refuses no request.
+
+    :param check: raises an error for a user who may not read them.
+    """
+
+    def note(request: Request, user: GetUserDep) -> None:
+        try:
+            check(request, user)
+        except HTTPException:
+            return
+        request.state.may_read_moves = True
+
+    return note
 
 
 class ReleasePages:
@@ -145,7 +163,7 @@ class ReleasePages:
                 )  # fmt: skip
         if dag_run is None and not attempt:
             dag_run = self._dag_run_of(record)
-        view = release_view(record, reports, snapshot, releases, dag_run, datetime.now(UTC))
+        view = release_view(record, reports, snapshot, releases, dag_run, datetime.now(UTC), _moves(request))
         return self._templates.page(request, "release_page.html", view=view, problem=problem)
 
     def model(self, request: Request, name: str) -> Response:
@@ -165,7 +183,7 @@ class ReleasePages:
                 problem = "" if error.code == "not_found" else str(error)
             except Transient as error:
                 problem = str(error)
-        view = model_view(name, model, versions, snapshot, self._releases(snapshot))
+        view = model_view(name, model, versions, snapshot, self._releases(snapshot), _moves(request))
         if not (view.versions or view.attempts or problem):
             return self._missing(request, "There is no model of this name", snapshot)
         return self._templates.page(request, "model_page.html", view=view, problem=problem)
@@ -174,11 +192,11 @@ class ReleasePages:
         """Return the differences of two versions."""
         snapshot = self._index.snapshot()
         chosen = sorted({int(text) for text in request.query_params.getlist("v") if text.isdecimal()})
-        names = tuple(f"v{version}" for version in chosen)
+        names = [f"v{version}" for version in chosen]
         comparison, problem = None, "" if len(chosen) == 2 else "Choose two versions."
         if not problem:
             try:
-                comparison = compare(*self._reports_of(snapshot, name, chosen), (names[0], names[1]))
+                comparison = compare(*self._reports_of(snapshot, name, chosen), (chosen[0], chosen[1]))
             except (Refused, Transient) as error:
                 problem = str(error)
         return self._templates.page(
@@ -226,6 +244,17 @@ class ReleasePages:
         except Exception as error:  # noqa: BLE001 - a database may raise anything; the list then has MLflow's states
             log.warning("The page of releases shows no states of Airflow: %s", type(error).__name__)
             return Releases((), known=False)
+
+
+def _moves(request: Request) -> list[AirflowRelease]:
+    """Return the moves of aliases that have not ended, none for a user who may not read them."""
+    if not getattr(request.state, "may_read_moves", False):
+        return []
+    try:
+        return airflow_state.moves_in_progress()
+    except Exception as error:  # noqa: BLE001 - a database may raise anything; the page then has no moves
+        log.warning("A page of releases shows no moves of aliases: %s", type(error).__name__)
+        return []
 
 
 def release_pages(templates: Templates) -> ReleasePages:

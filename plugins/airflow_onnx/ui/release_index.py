@@ -20,7 +20,9 @@ from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.tracking import tags
 from airflow_onnx.ui.refreshed import Refreshed
+from airflow_onnx.ui.roll_backs import roll_backs_in
 from onnx_release.errors import Refused, Transient, shorten
+from onnx_release.records import AliasMove
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +120,7 @@ class Snapshot:
     """The releases at one moment, the newest attempt first.
 
     :param aliases: by model name, the aliases and their versions.
+    :param rolled_back: by model name, the versions that an alias has left for an older one, with the move.
     :param server: the server of the connection, None if the connection cannot be read.
     :param problem: the reason why MLflow did not answer the newest request, else empty.
     :param complete_at: monotonic time at which all releases were read, None before that.
@@ -125,6 +128,7 @@ class Snapshot:
 
     records: tuple[ReleaseRecord, ...] = ()
     aliases: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    rolled_back: Mapping[str, Mapping[int, AliasMove]] = field(default_factory=dict)
     server: MlflowServer | None = None
     read_at: datetime | None = None
     problem: str = ""
@@ -133,6 +137,12 @@ class Snapshot:
     def of_run(self, run_id: str) -> ReleaseRecord | None:
         """Return the release of a training run."""
         return next((record for record in self.records if record.run_id == run_id), None)
+
+    def roll_back_of(self, record: ReleaseRecord) -> AliasMove | None:
+        """Return the move with which an alias left the released version for an older one, or None."""
+        if record.status != "released" or not record.version.isdecimal():
+            return None
+        return self.rolled_back.get(record.model_name, {}).get(int(record.version))
 
 
 class ReleaseIndex:
@@ -177,9 +187,15 @@ def _read(rest: MlflowRest, last: Snapshot, *, is_full: bool) -> Snapshot:
         page_size=_FULL_PAGE_SIZE if is_full else _PAGE_SIZE,
     )
     found = (ReleaseRecord.from_run(run, experiments[run.experiment_id]) for run in rest.runs(query))
-    aliases = rest.aliases()
+    models = rest.registered_models()
+    now = replace(
+        last,
+        problem="",
+        aliases={model.name: model.aliases for model in models if model.aliases},
+        rolled_back={model.name: moves for model in models if (moves := roll_backs_in(model.tags))},
+    )
     if is_full:
-        return Snapshot(records=tuple(islice(found, RELEASES_MAX)), aliases=aliases, complete_at=time.monotonic())
+        return replace(now, records=tuple(islice(found, RELEASES_MAX)), complete_at=time.monotonic())
     known = {record.run_id: record for record in last.records}
     # The newest page is read as a whole: the clocks of two workers may differ. More pages follow while they have news.
     changed = list(islice(found, _PAGE_SIZE))
@@ -189,7 +205,7 @@ def _read(rest: MlflowRest, last: Snapshot, *, is_full: bool) -> Snapshot:
     merged = known | {record.run_id: record for record in changed}
     complete_at = time.monotonic() if is_last else last.complete_at
     newest_first = sorted(merged.values(), key=lambda one: one.attempted_at or _NEVER, reverse=True)
-    return Snapshot(records=tuple(newest_first[:RELEASES_MAX]), aliases=aliases, complete_at=complete_at)
+    return replace(now, records=tuple(newest_first[:RELEASES_MAX]), complete_at=complete_at)
 
 
 def _problem(error: Exception) -> str:

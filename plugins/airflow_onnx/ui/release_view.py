@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.ui.airflow_state import AirflowRelease
-from airflow_onnx.ui.model_view import proposed_version
+from airflow_onnx.ui.model_view import MoveView, moves_of, proposed_version
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
 from airflow_onnx.ui.states import Releases, dag_id_of, state_of
 from airflow_onnx.ui.stored_report import StoredReports
@@ -61,6 +61,7 @@ class ReleaseView:
     s3_uri: str
     is_live: bool
     approval: AirflowRelease | None = None
+    moving: tuple[MoveView, ...] = ()
     moves: tuple[MoveButton, ...] = ()
     alias_choices: tuple[tuple[str, int], ...] = ()
     version_choices: tuple[int, ...] = ()
@@ -78,12 +79,14 @@ def release_view(
     releases: Releases,
     dag_run: AirflowRelease | None,
     now: datetime,
+    moves_now: Sequence[AirflowRelease] = (),
 ) -> ReleaseView:
     """Return the view of the release of a training run.
 
     :param dag_run: the DAG run in Airflow whose steps are shown.
+    :param moves_now: the DAG runs that move an alias of any model.
     """
-    row = row_of(record, state_of(record, releases, now), snapshot, releases, now)
+    row = row_of(record, state_of(record, releases, snapshot, now), snapshot, releases, now)
     is_live = row.state in ("running", "waiting")
     report = reports.report
     # A release in progress shows its steps; the report of an earlier attempt would be taken for its result.
@@ -99,24 +102,19 @@ def release_view(
         run_id=record.run_id,
         report=report,
         reports=reports,
-        sentence=row.text if report is None or is_live else "",
+        sentence=row.text if report is None or is_live or row.state == "rolled_back" else "",
         steps=steps_of(dag_run, now) if dag_run and not (report and report.steps and not is_live) else (),
         links=links(record, reports, snapshot.server),
         snippet=f'mlflow.pyfunc.load_model("models:/{record.model_name}/{record.version}")' if is_released else "",
         sha256=record.sha256 if is_released else "",
         s3_uri=record.s3_uri if is_released else "",
         is_live=is_live,
-        approval=waits_for_approval(dag_run),
+        approval=dag_run if dag_run and dag_run.waits_for_approval else None,
+        moving=moves_of(record.model_name, moves_now),
         moves=_moves(record, aliases, versions) if is_released else (),
         alias_choices=tuple(sorted(aliases.items())),
         version_choices=versions,
     )
-
-
-def waits_for_approval(dag_run: AirflowRelease | None) -> AirflowRelease | None:
-    """Return the DAG run if its task `approve` waits for a person."""
-    waits = dag_run and any(task.task_id == "approve" and task.state == "awaiting_input" for task in dag_run.tasks)
-    return dag_run if waits else None
 
 
 def _moves(record: ReleaseRecord, aliases: Mapping[str, int], versions: Sequence[int]) -> tuple[MoveButton, ...]:
@@ -143,6 +141,7 @@ def dag_run_view(dag_run: AirflowRelease, releases: Releases, now: datetime) -> 
         reports=StoredReports(),
         sentence=row.text,
         steps=steps_of(dag_run, now),
+        approval=dag_run if dag_run.waits_for_approval else None,
         links=(),
         snippet="",
         sha256="",

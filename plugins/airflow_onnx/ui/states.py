@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from airflow_onnx.dag_runs import RELEASE_DAG_ID
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease, TaskState, waiting_for_measurement
-from airflow_onnx.ui.release_index import ReleaseRecord
+from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
 
 # In the order of the filter's buttons.
 WORDS = {
@@ -18,6 +18,7 @@ WORDS = {
     "running": "running",
     "released": "released",
     "warning": "released with a warning",
+    "rolled_back": "rolled back",
     "refused": "refused",
     "failed": "failed",
 }
@@ -94,13 +95,15 @@ def _present(tasks: Sequence[TaskState]) -> TaskState | None:
     return next((task for state in _WORKING for task in tasks if task.state == state), None)
 
 
-def state_of(record: ReleaseRecord, releases: Releases, now: datetime | None = None) -> str:
+def state_of(record: ReleaseRecord, releases: Releases, snapshot: Snapshot, now: datetime | None = None) -> str:
     """Return the key of the state in `WORDS`."""
     if release := releases.of(record):
         if release.is_active:
             return releases.progress(release, now).state
         if record.status in _UNFINISHED:
             return "running"
+    if snapshot.roll_back_of(record):
+        return "rolled_back"
     if record.status == "released":
         return "released" if record.latency_verdict in ("", "passed") else "warning"
     if record.status == "refused":

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from airflow_onnx.ui import numbers
@@ -14,6 +15,9 @@ from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot, Speed
 from airflow_onnx.ui.states import WORDS, Releases, is_abandoned, state_of
 
 ROWS_PER_PAGE = 50
+# The columns that sort the list, each with the sign of its first order.
+COLUMNS = {"model": "", "mae": "-", "speedup": "-", "size": "-", "age": ""}
+NEWEST_FIRST = "age"
 _TEXT_MAX = 100
 _ABANDONED = "The DAG run has ended without a result. Release it again."
 _VERDICTS = {
@@ -25,30 +29,44 @@ _VERDICTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """The filter of the list, as it stands in the page's address. Its texts are not trusted."""
+    """The filter of the list, as it stands in the page's address. Its texts are not trusted.
+
+    `sort` is one of `COLUMNS`, after a minus for the descending order.
+    """
 
     state: str = ""
     experiment: str = ""
     model: str = ""
     q: str = ""
+    sort: str = NEWEST_FIRST
     page: int = 1
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> Filter:
-        """Read a query. An unknown state and a wrong page number are ignored."""
+        """Read a query. An unknown state, an unknown column and a wrong page number are ignored."""
         texts = {name: query.get(name, "")[:_TEXT_MAX].strip() for name in ("experiment", "model", "q")}
-        page, state = query.get("page", ""), query.get("state", "")
+        page, state, sort = query.get("page", ""), query.get("state", ""), query.get("sort", "")
         return cls(
             state=state if state in WORDS else "",
+            sort=sort if sort.removeprefix("-") in COLUMNS else NEWEST_FIRST,
             page=int(page) if page.isdecimal() and 0 < len(page) < 6 else 1,
             **texts,
         )
 
     def address(self, **changes: object) -> str:
-        """Return the query of this filter with changes, without empty fields. Page 1 is the default."""
+        """Return the query of this filter with changes, without empty fields and defaults. Page 1 is the default."""
         changed = replace(self, **({"page": 1} | changes))  # type: ignore[arg-type]
-        fields = {name: getattr(changed, name) for name in ("state", "experiment", "model", "q", "page")}
-        return "?" + urlencode({name: value for name, value in fields.items() if value not in ("", 1)})
+        fields = {name: getattr(changed, name) for name in ("state", "experiment", "model", "q", "sort", "page")}
+        return "?" + urlencode({name: value for name, value in fields.items() if value not in ("", 1, NEWEST_FIRST)})
+
+    def order_of(self, column: str) -> str:
+        """Return the value of ``aria-sort`` for a column, empty for a column that does not sort the list."""
+        return {column: "ascending", f"-{column}": "descending"}.get(self.sort, "")
+
+    def next_sort(self, column: str) -> str:
+        """Return the order that the heading of a column leads to: the other one of a column that sorts the list."""
+        orders = [f"{COLUMNS[column]}{column}", column if COLUMNS[column] else f"-{column}"]
+        return orders[1] if self.sort == orders[0] else orders[0]
 
     @property
     def is_set(self) -> bool:
@@ -147,16 +165,16 @@ class ListView:
 
 
 def list_view(snapshot: Snapshot, releases: Releases, wanted: Filter, now: datetime | None = None) -> ListView:
-    """Return the rows of one page, the newest attempt first. Releases without tags come before them."""
+    """Return the rows of one page in the order of the filter. Of the newest, those without tags come first."""
     now = now or datetime.now(UTC)
-    matching = [(state_of(one, releases, now), one) for one in snapshot.records if wanted.matches(one)]
+    matching = [(state_of(one, releases, snapshot, now), one) for one in snapshot.records if wanted.matches(one)]
     new = [] if wanted.experiment else _without_record(snapshot, releases, wanted)
     found: list[tuple[str, ReleaseRecord | AirflowRelease]] = [
         (releases.progress(one, now).state if one.is_active else _ended(one), one) for one in new
     ]
     found += matching
     counts = Counter(state for state, _ in found)
-    chosen = [one for one in found if wanted.state in ("", one[0])]
+    chosen = _sorted([one for one in found if wanted.state in ("", one[0])], wanted.sort)
     pages = max(1, -(-len(chosen) // ROWS_PER_PAGE))
     page = min(wanted.page, pages)
     shown = chosen[(page - 1) * ROWS_PER_PAGE : page * ROWS_PER_PAGE]
@@ -188,6 +206,8 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
         text = _ABANDONED
     elif record.status == "released":
         text, note = _VERDICTS.get(record.latency_verdict, ""), record.alias_note
+        if move := snapshot.roll_back_of(record):
+            text, note = f"@{move.alias} went back to v{move.to_version}, by {move.by}: {move.why}", ""
         outcome = record.last_attempt.partition(" ")[0]
         if outcome in ("refused", "failed"):
             note = f"The newest attempt was {outcome}: {record.last_attempt.partition(': ')[2]}".removesuffix(": ")
@@ -228,6 +248,34 @@ def row_of_dag_run(release: AirflowRelease, state: str, releases: Releases, now:
         steps=steps_of(release) if in_progress else (),
         at=release.started_at,
     )
+
+
+def _sorted(
+    found: list[tuple[str, ReleaseRecord | AirflowRelease]], sort: str
+) -> list[tuple[str, ReleaseRecord | AirflowRelease]]:
+    """Return the releases in an order of `Filter`. Those without a value come last in both directions."""
+    if sort == NEWEST_FIRST:
+        return found
+    column, is_descending = sort.removeprefix("-"), sort.startswith("-")
+    valued = [(value, one) for one in found if (value := _value(one[1], column)) is not None]
+    without = [one for one in found if _value(one[1], column) is None]
+    valued.sort(key=lambda pair: pair[0], reverse=is_descending)
+    return [*(one for _, one in valued), *without]
+
+
+def _value(release: ReleaseRecord | AirflowRelease, column: str) -> Any:
+    if isinstance(release, AirflowRelease):
+        values: dict[str, Any] = {"model": release.conf.get("model_name"), "age": release.started_at}
+    else:
+        speed = release.speed
+        values = {"model": release.model_name, "age": release.attempted_at, "mae": release.mae}
+        values |= {"size": release.size_bytes, "speedup": (speed.speedup or speed.low) if speed else None}
+    value = values.get(column)
+    if column == "age":
+        return value and -value.timestamp()
+    if column == "model":
+        return str(value).lower() if value else None
+    return value
 
 
 def steps_of(release: AirflowRelease, now: datetime | None = None) -> tuple[StepView, ...]:

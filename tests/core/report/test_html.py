@@ -13,6 +13,9 @@ from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_PAGE
 from onnx_release.records import (
     AppliedLimit,
+    ChampionComparison,
+    ChampionLatency,
+    ChampionMetric,
     Divergence,
     ExportAttempt,
     Finding,
@@ -141,6 +144,32 @@ def test_the_state_is_a_word_a_sign_and_the_headline() -> None:
     assert "✖ refused" in " ".join(stopped.text.split())
     assert "nan_weights" in stopped.text
     assert "Times as a table" in warned.text
+
+
+def test_the_champion_is_a_third_side_and_has_a_table_of_its_own() -> None:
+    beside = ChampionLatency(times=records.batch().candidate, speed=1.3, speed_low=1.1, speed_high=1.5)
+    compared = ChampionComparison(
+        sha256=records.SHA, size_bytes=1200, alias=HOSTILE, version=4, champion_size_bytes=1000, margin=0.1,
+        metric_loss_max=0.01, on_worse="warn", on_unsettled="warn", agreement={HOSTILE: Measures(mae=2e-3)},
+        metrics=(ChampionMetric(output="y", name=HOSTILE, champion=0.9, candidate=0.8, loss=0.1),),
+        warnings=(HOSTILE,),
+    )  # fmt: skip
+    batch = records.batch(champion=beside)
+    benchmark = records.benchmark(latency=records.latency(batches=(batch,)), champion=compared)
+    html = report_html(build_report(records.TRAINING, records.artifact(), records.check(), benchmark))
+    text = " ".join(Page(html).text.split())
+    assert Page(html).count("script") == 0
+    assert "Against the champion, version 4" in text
+    assert "faster: 1.3 times as fast [1.1, 1.5]" in text
+    assert "1 kB1.2 kB +20 %" in text
+    assert "worse by 10 %, allowed 1 %" in text
+    assert "MAE 0.002 between the outputs of both" in text
+    start = html.index('<svg class="plot"')
+    plot = ElementTree.fromstring(html[start : html.index("</svg>", start) + 6])
+    assert [mark.get("class") for mark in plot.findall(".//g")] == ["reference", "candidate", "champion"]
+    impossible = benchmark.replace(champion=compared.replace(problem=HOSTILE))
+    text = Page(report_html(build_report(records.TRAINING, records.artifact(), records.check(), impossible))).text
+    assert f"It was not measured: {HOSTILE}" in text
 
 
 def test_many_outputs_give_a_short_table_with_the_rest_below() -> None:

@@ -15,6 +15,7 @@ from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.ui.app import HEADERS, URL_PREFIX, make_app
 from airflow_onnx.ui.pages import TEMPLATES
 from airflow_onnx.ui.release_index import ReleaseIndex
+from onnx_release.records import AliasMove
 from tests.browser.seeding import HOSTILE, NAN, Seeder
 from tests.edge.conftest import Services
 
@@ -40,7 +41,8 @@ def seeded(services: Services) -> Seeder:
 @pytest.fixture(scope="module")
 def reader(connections: None, seeded: Seeder) -> Iterator[TestClient]:
     app = make_app()
-    app.dependency_overrides[app.state.may_read] = lambda: None
+    for check in (app.state.may_read, app.state.may_read_moves):
+        app.dependency_overrides[check] = lambda: None
     with client_of(app) as client:
         eventually(client, f"{URL_PREFIX}/releases", "@candidate")
         yield client
@@ -102,7 +104,8 @@ def test_a_stranger_is_sent_to_the_login(path: str) -> None:
 def test_an_mlflow_that_does_not_answer_is_named_and_costs_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", '{"conn_type": "mlflow", "host": "http://127.0.0.1:9"}')
     app = make_app()
-    app.dependency_overrides[app.state.may_read] = lambda: None
+    for check in (app.state.may_read, app.state.may_read_moves):
+        app.dependency_overrides[check] = lambda: None
     with client_of(app) as client:
         answer = client.get(f"{URL_PREFIX}/releases")
     assert answer.status_code == 200
@@ -136,11 +139,26 @@ def test_the_page_of_a_model_compares_two_versions_in_words(reader: TestClient, 
     seeded.released("run-1", "pages-pair", ago=timedelta(hours=2), speedup=2.0, size_bytes=95_000_000)
     seeded.released("run-2", "pages-pair", ago=timedelta(hours=1), speedup=2.1)
     text = eventually(reader, f"{URL_PREFIX}/models/pages-pair", "run-2")
-    assert "Speedup by version: 2.00x in version 1, 2.10x in version 2." in text
+    assert "Speedup by version: 2x in version 1, 2.1x in version 2." in text
+    assert "Is v2 faster than v1?" in text
     compared = reader.get(f"{URL_PREFIX}/models/pages-pair/compare?v=1&v=2").text
-    assert "the intervals overlap: no difference is shown" in compared
-    assert "95.0 MB" in compared
+    assert "No difference in speed is shown: v2 is 1.05 times as fast" in compared
+    assert "95 MB" in compared
+    assert "+19%" in compared
     assert "Choose two versions." in reader.get(f"{URL_PREFIX}/models/pages-pair/compare?v=1").text
+
+
+def test_a_version_that_an_alias_has_left_is_rolled_back_in_list_and_model(reader: TestClient, seeded: Seeder) -> None:
+    seeded.released("run-1", "pages-back", ago=timedelta(hours=2), aliases=("champion",))
+    run_id = seeded.released("run-2", "pages-back", ago=timedelta(hours=1))
+    back = AliasMove(alias="champion", from_version=2, to_version=1, by="anna", at="2026-11-01T10:00:00Z", why=HOSTILE)
+    seeded.moved("pages-back", back.replace(from_version=1, to_version=2, why="better"), back)
+    reason = "@champion went back to v1, by anna: &lt;script&gt;"
+    text = eventually(reader, f"{URL_PREFIX}/releases?state=rolled_back", reason)
+    assert HOSTILE not in text
+    assert reason in reader.get(f"{URL_PREFIX}/releases/{run_id}").text
+    page = reader.get(f"{URL_PREFIX}/models/pages-back").text
+    assert re.search(r"<b>v2</b></a>.*?rolled_back", page, re.DOTALL)
 
 
 @pytest.mark.parametrize("path", ["/releases/nothing", "/releases/..%2Fx", "/models/none", "/models/%3Cb%3E"])

@@ -11,9 +11,12 @@ from airflow_onnx.hooks.mlflow_records import TrainingRun
 from airflow_onnx.tracking import tags
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import AirflowRelease, TaskState
+from airflow_onnx.ui.model_view import moves_of
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
+from airflow_onnx.ui.roll_backs import roll_backs
 from airflow_onnx.ui.states import Releases, dag_id_of, state_of
 from airflow_onnx.ui.view import Filter, again_conf, list_view, row_of
+from onnx_release.records import AliasMove
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 RUN = "0" * 32
@@ -45,7 +48,8 @@ def dag_run(*tasks: TaskState, run_id: str = f"release__{RUN}", state: str = "ru
 
 def shown(found: ReleaseRecord, *active: AirflowRelease, **snapshot: Any) -> Any:
     releases = Releases(active)
-    return row_of(found, state_of(found, releases, NOW), Snapshot(**snapshot), releases, NOW)
+    read = Snapshot(**snapshot)
+    return row_of(found, state_of(found, releases, read, NOW), read, releases, NOW)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def test_figures_have_three_digits_and_an_unsettled_speedup_only_its_lower_bound
     }
     metrics |= {f"{root}/latency/batch_8/speedup_low": 9.0, f"{root}/latency/batch_1/speedup_low": 1.7123}
     row = shown(record(status="released", metrics=metrics))
-    assert (row.mae, row.size) == ("2.3e-9", "113 MB")
+    assert (row.mae, row.size) == ("2.35e-09", "113 MB")
     assert row.speed
     assert (row.speed.text, row.speed.is_settled, row.speed.batch_size) == ("at least 1.71x", False, 1)
     settled = {f"{root}/latency/batch_1/speedup": 2.16, f"{root}/latency/batch_1/speedup_high": 2.29}
@@ -162,7 +166,13 @@ def test_of_a_hostile_address_only_its_parameters_are_used(address: str) -> None
 
 
 def test_numbers_for_people() -> None:
-    assert [numbers.size(value) for value in (None, 0, 999, 1000, 2.3e9)] == ["", "0 B", "999 B", "1.00 kB", "2.30 GB"]
+    assert [numbers.size(value) for value in (None, 0, 999, 1000, 2.3e9)] == [
+        "",
+        "0 bytes",
+        "999 bytes",
+        "1 kB",
+        "2.3 GB",
+    ]
     assert [numbers.age(value) for value in (-5, 59, 3599, 7200, 12 * 86400)] == [
         "0 s",
         "59 s",
@@ -170,10 +180,78 @@ def test_numbers_for_people() -> None:
         "2 h",
         "12 d",
     ]
-    assert [numbers.digits(value) for value in (0, 2.16, 113.4, 0.0123, 1e-12)] == [
-        "0",
-        "2.16",
-        "113",
-        "0.0123",
-        "1e-12",
+    assert [numbers.digits(value) for value in (None, float("nan"), 0, 2.16, 113.4)] == ["", "", "0", "2.16", "113"]
+    assert [numbers.duration(value) for value in (16.4, 144)] == ["16 s", "2 m 24 s"]
+
+
+def move(alias: str, before: int | None, after: int) -> AliasMove:
+    return AliasMove(
+        alias=alias, from_version=before, to_version=after, by="anna", at="2026-11-01T10:00:00Z", why="slow"
+    )
+
+
+@pytest.mark.parametrize(
+    ("moves", "versions"),
+    [
+        ([move("champion", None, 1), move("champion", 1, 2)], set()),
+        ([move("champion", 1, 2), move("champion", 2, 1)], {2}),
+        ([move("champion", 3, 1), move("champion", 1, 4)], {3}),
+        ([move("champion", 3, 1), move("champion", 1, 3)], set()),
+        ([move("champion", 3, 1), move("candidate", 2, 3)], {3}),
+    ],
+    ids=["forward", "back", "back and on", "back and again", "another alias"],
+)
+def test_a_version_is_rolled_back_until_the_alias_returns(moves: list[AliasMove], versions: set[int]) -> None:
+    assert set(roll_backs(moves)) == versions
+
+
+def test_a_rolled_back_release_has_a_state_with_the_reason_and_a_filter() -> None:
+    found = record(status="released", version="3", registered_model="net", alias_note="the same in MLflow")
+    snapshot = Snapshot(records=(found,), rolled_back={"net": {3: move("champion", 3, 1)}})
+    view = list_view(snapshot, Releases(()), Filter.parse({"state": "rolled_back"}), NOW)
+    (row,) = view.rows
+    assert (row.state, row.text, row.note) == ("rolled_back", "@champion went back to v1, by anna: slow", "")
+    assert (view.counts["rolled_back"], view.counts["released"]) == (1, 0)
+
+
+def test_the_columns_sort_the_list_and_releases_without_a_value_come_last() -> None:
+    root = tags.ROOT
+    sizes = {"a" * 32: 10.0, "b" * 32: 30.0, "c" * 32: None, "d" * 32: 20.0}
+    records = tuple(
+        record(run_id, ago_s=60 * number, metrics={f"{root}/size_bytes": size} if size else {})
+        for number, (run_id, size) in enumerate(sizes.items(), 1)
+    )
+    snapshot = Snapshot(records=records)
+
+    def order(sort: str) -> str:
+        rows = list_view(snapshot, Releases([dag_run(run_id="new")]), Filter.parse({"sort": sort}), NOW).rows
+        return "".join(row.run_id[:1] or "-" for row in rows)
+
+    assert [order(sort) for sort in ("", "age", "-age", "size", "-size", "nonsense")] == [
+        "-abcd",
+        "-abcd",
+        "dcba-",
+        "adb-c",
+        "bda-c",
+        "-abcd",
     ]
+
+
+def test_a_heading_leads_to_the_other_order_of_its_column() -> None:
+    newest_first = Filter()
+    assert (newest_first.order_of("age"), newest_first.order_of("size")) == ("ascending", "")
+    assert (newest_first.next_sort("age"), newest_first.next_sort("size")) == ("-age", "-size")
+    largest_first = Filter.parse({"sort": "-size", "page": "2"})
+    assert (largest_first.order_of("size"), largest_first.next_sort("size")) == ("descending", "size")
+    assert largest_first.address(sort="size") == "?sort=size"
+    assert newest_first.address(sort="age") == "?"
+
+
+def test_a_move_of_an_alias_that_waits_is_on_the_page_of_its_model_alone() -> None:
+    waiting = dag_run(
+        task("approve", "awaiting_input"), run_id="move", model_name="net", alias="champion", version=1,
+        expected_version=3, reason="<b>slow</b>",
+    )  # fmt: skip
+    (found,) = moves_of("net", [waiting, dag_run(run_id="other", model_name="gru")])
+    assert (found.text, found.reason, found.state) == ("@champion from v3 to v1", "<b>slow</b>", "waiting")
+    assert moves_of("", [dag_run(run_id="without a model")]) == ()

@@ -34,8 +34,11 @@ function openDialog(event) {
     const field = dialog.querySelector(`[name="${name}"]`);
     if (field) field.value = value;
   }
-  const answer = dialog.querySelector("[data-answer-of]");
-  if (answer) describeApproval(dialog, button);
+  if (dialog.dataset.action === "answer") {
+    for (const name of ["choice", "dag", "run"]) dialog.dataset[name] = button.dataset[name];
+    dialog.querySelector("h2").textContent = `${button.dataset.choice} ${button.dataset.subject}?`;
+    dialog.querySelector('[type="submit"]').textContent = button.dataset.choice;
+  }
   describeMove(dialog);
   dialog.showModal();
 }
@@ -54,19 +57,6 @@ function describeMove(dialog) {
   dialog.querySelector('[type="submit"]').disabled = same;
 }
 
-async function describeApproval(dialog, button) {
-  dialog.dataset.choice = button.dataset.choice;
-  dialog.querySelector("h2").textContent = `${button.dataset.choice} this version?`;
-  dialog.querySelector('[type="submit"]').textContent = button.dataset.choice;
-  const where = dialog.querySelector("[data-answer-of]");
-  try {
-    const detail = await callAirflow(taskPath(where.dataset));
-    where.textContent = [detail.subject, detail.body].filter(Boolean).join("\n\n");
-  } catch (error) {
-    dialog.querySelector(".problem").textContent = error.message;
-  }
-}
-
 async function move(form) {
   const alias = form.elements.alias.selectedOptions[0];
   const conf = {
@@ -78,15 +68,20 @@ async function move(form) {
   };
   const body = JSON.stringify({ logical_date: null, conf });
   const run = await callAirflow(`/dags/${MOVE_DAG}/dagRuns`, { method: "POST", body });
-  return { dag: MOVE_DAG, run: run.dag_run_id, text: `The move of @${conf.alias} to v${conf.version}` };
+  const text = `The move of @${conf.alias} to v${conf.version}`;
+  const failed = `${text} was refused or has failed. Its log has the reason.`;
+  return { dag: MOVE_DAG, run: run.dag_run_id, sent: `${text} is sent.`, success: `${text} is done.`, failed };
 }
 
 async function answer(form, dialog) {
-  const where = dialog.querySelector("[data-answer-of]").dataset;
-  const choice = dialog.dataset.choice;
+  const { choice, ...where } = dialog.dataset;
   const body = JSON.stringify({ chosen_options: [choice], params_input: { comment: form.elements.comment.value.trim() } });
   await callAirflow(taskPath(where), { method: "PATCH", body });
-  return { dag: where.dag, run: where.run, text: `The answer "${choice}"` };
+  // A rejected release fails.
+  const ends = choice === "Reject"
+    ? { success: "Nothing was rejected: the DAG run has succeeded.", failed: "Rejected. No alias has moved." }
+    : { success: "Approved and moved.", failed: "The answer is Approve, but the DAG run has failed. Its log has the reason." };
+  return { dag: where.dag, run: where.run, sent: `The answer ${choice} is sent.`, ...ends };
 }
 
 async function submitDialog(event) {
@@ -120,7 +115,8 @@ async function showStarted(started) {
     line.replaceChildren(document.createTextNode(`${text} `), link);
     line.hidden = false;
   };
-  say(`${started.text} is sent.`);
+  say(started.sent);
+  await refresh().catch(() => {});
   for (let tries = 0; tries < 200; tries += 1) {
     await new Promise((resolve) => setTimeout(resolve, 2000));
     let state;
@@ -129,19 +125,76 @@ async function showStarted(started) {
     } catch {
       return;
     }
-    if (state === "success") {
-      say(`${started.text} is done.`);
+    if (started[state]) {
+      say(started[state]);
       await refresh().catch(() => {});
-      return;
-    }
-    if (state === "failed") {
-      say(`${started.text} was refused or has failed. Its log has the reason.`);
       return;
     }
   }
 }
 
+// Questions of releases and moves: Markdown with paragraphs, lists and tables, whose foreign text Airflow's tasks escape.
+// Everything is set as text.
+function plainText(markdown) {
+  return markdown
+    .replace(/\[((?:[^\]\\]|\\.)*)\]\(https?:[^)\s]*\)/g, "$1")
+    .replace(/(?<!\\)(\*\*|`)/g, "")
+    .replace(/\\([\\`*~|#_(])/g, "$1")
+    .replace(/&#(\d{1,3});/g, (_, code) => String.fromCharCode(Number(code)))
+    .replace(/&lt;/g, "<")
+    .replace(/&gt;/g, ">")
+    .replace(/&amp;/g, "&");
+}
+
+function element(name, ...children) {
+  const made = document.createElement(name);
+  made.append(...children);
+  return made;
+}
+
+function tableOf(lines) {
+  const rows = lines.map((line) => line.split(/(?<!\\)\|/).slice(1, -1).map((cell) => plainText(cell.trim())));
+  const [heads, , ...body] = rows;
+  const scope = (cell, value) => Object.assign(cell, { scope: value });
+  const head = element("thead", element("tr", ...heads.map((text) => scope(element("th", text), "col"))));
+  const lineOf = ([first, ...rest]) => element("tr", scope(element("th", first), "row"), ...rest.map((text) => element("td", text)));
+  const caption = Object.assign(element("caption", "Gates"), { className: "unseen" });
+  const table = element("table", caption, head, element("tbody", ...body.map(lineOf)));
+  const scroll = Object.assign(element("div", table), { className: "scroll", tabIndex: 0 });
+  scroll.setAttribute("role", "region");
+  scroll.setAttribute("aria-label", "Gates");
+  return scroll;
+}
+
+function markdownParts(text) {
+  const groups = [];
+  for (const line of text.split("\n")) {
+    const kind = line.startsWith("- ") ? "list" : line.startsWith("|") ? "table" : line.trim() ? "text" : "";
+    if (kind && kind !== "text" && groups.at(-1)?.kind === kind) groups.at(-1).lines.push(line);
+    else groups.push({ kind, lines: [line] });
+  }
+  return groups.filter((one) => one.kind).map(({ kind, lines }) => {
+    if (kind === "table" && lines.length > 2) return tableOf(lines);
+    if (kind === "list") return element("ul", ...lines.map((line) => element("li", plainText(line.slice(2)))));
+    return element("p", plainText(lines.join(" ")));
+  });
+}
+
+async function showQuestions() {
+  for (const place of document.querySelectorAll("[data-question]:not([data-read])")) {
+    place.dataset.read = "";
+    try {
+      const detail = await callAirflow(taskPath(place.dataset));
+      place.replaceChildren(element("h2", detail.subject || "Approval"), ...markdownParts(detail.body || ""));
+    } catch (error) {
+      place.replaceChildren(Object.assign(element("p", error.message), { className: "muted" }));
+    }
+  }
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  showQuestions();
+  document.addEventListener("refreshed", showQuestions);
   document.addEventListener("click", openDialog);
   document.addEventListener("submit", submitDialog);
   document.addEventListener("change", (event) => {

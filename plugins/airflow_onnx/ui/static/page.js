@@ -79,10 +79,12 @@ async function refresh() {
   const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
   const opened = [...old.querySelectorAll("details[open]")].map((one) => one.id).filter(Boolean);
   const before = summary(old);
+  for (const kept of old.querySelectorAll("[data-kept]")) fresh.querySelector(`#${CSS.escape(kept.id)}`)?.replaceWith(kept);
   old.replaceWith(document.adoptNode(fresh));
   for (const id of opened) if (document.getElementById(id)) document.getElementById(id).open = true;
   if (focused) [...fresh.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
   showTimes(fresh);
+  document.dispatchEvent(new Event("refreshed"));
   if (summary(fresh) !== before) document.getElementById("announcement").textContent = summary(fresh);
 }
 
