@@ -20,7 +20,7 @@ from stack.context import Context
 LIST = Figure("page_list_s", "s", at_most=0.3, condition="opens without MLflow")
 RELEASES, RELEASES_REHEARSED = 10_000, 200
 REQUESTS, REQUESTS_IN_FULL = 60, 200
-# A person looks at a page and then at the next one. Meanwhile the index reads the newest releases.
+# Between two pages the index reads the newest releases.
 PAUSE_S = 0.5
 READ_MAX_S = 300.0
 WITHOUT_MLFLOW_MAX_S = 60.0
@@ -82,7 +82,7 @@ def measure(setting: Setting) -> Iterator[Result]:
 
 
 class Reader:
-    """User who is signed in to Airflow and looks at the list."""
+    """User who is signed in to Airflow and opens the list."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

@@ -5,21 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Frame, expect
+from playwright.sync_api import Browser, expect
 
 from tests.browser.browsing import NARROW, Visit, chromium
 from tests.browser.seeding import HOSTILE, Seeder
 
-from .embedded import PROTECTED_ALIAS, QUICK, RunningStack
-from .test_promotion import await_question
-from .test_release import Dag
+from .embedded import RunningStack
 
 pytestmark = pytest.mark.system
-EXPERIMENT, MODEL, ASKED = "pages", "pages-radio", "pages-asked"
-REJECTED = re.compile("was rejected by .*: too slow")
+EXPERIMENT, MODEL = "pages", "pages-radio"
 LIST = f"/plugin/onnx-releases/onnx-release/releases?experiment={EXPERIMENT}"
 
 
@@ -45,16 +41,6 @@ def runs(stack: RunningStack) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def asked(stack: RunningStack) -> list[Dag]:
-    """Two releases of one model that wait for an approval. They go on while other tests look at the pages."""
-    ids = stack.python("-m", "tests.system.small_runs", "approvals", "1", "2").split()[-2:]
-    conf = {**QUICK, "promotion": "approve", "model_name": ASKED, "champion_margin": 0.99}
-    ended = [Seeder(stack.context.mlflow_url).call("runs/update", run_id=one, status="FINISHED") for one in ids]
-    assert len(ended) == 2
-    return [Dag(stack, f"asked-{number}").trigger(training_run_id=one, **conf) for number, one in enumerate(ids)]
-
-
 @pytest.fixture
 def visit(stack: RunningStack, browser: Browser, runs: dict[str, str]) -> Iterator[Visit]:
     begun = Visit.begin(stack.context, browser)
@@ -74,10 +60,10 @@ def test_from_sign_in_over_a_refusal_to_a_release_with_another_limit(
     visit.page.wait_for_url(f"**/onnx-release/releases?experiment={EXPERIMENT}&state=refused")
     visit.open(LIST)
     shown = visit.frame()
-    shown.get_by_role("link", name="Size").click()
+    shown.get_by_role("link", name="Size", exact=True).click()
     expect(shown.get_by_role("columnheader", name="Size")).to_have_attribute("aria-sort", "descending")
     expect(shown.get_by_role("row").nth(1)).to_contain_text("113 MB")
-    shown.get_by_role("link", name="Age").click()
+    shown.get_by_role("link", name="Age", exact=True).click()
     shown.get_by_role("link", name=re.compile("^Refused")).click()
     expect(shown.get_by_role("table")).to_contain_text("hold NaN or infinity")
     expect(shown.get_by_role("table")).not_to_contain_text("run-17")
@@ -172,74 +158,3 @@ def test_no_page_has_a_barrier_or_scrolls_sideways_on_a_narrow_screen(
         assert not visit.scrolls_sideways(), path
     visit.browser.close()
     assert visit.complaints() == []
-
-
-@pytest.fixture(scope="module")
-def versions(stack: RunningStack, asked: list[Dag]) -> list[Dag]:
-    """The releases that wait for an approval, in the order of their versions."""
-    for dag in asked:
-        await_question(stack.api, dag.path)
-    return sorted(asked, key=lambda dag: int(dag.xcom("register")["version"]))
-
-
-def answer(shown: Frame, choice: str, comment: str) -> None:
-    """Answer the question on a page."""
-    shown.get_by_role("button", name=f"{choice}…").click()
-    dialog = shown.get_by_role("dialog")
-    expect(dialog.get_by_role("heading")).to_have_text(re.compile(f"^{choice} the (release|move) of .*pages-asked"))
-    dialog.get_by_label("Comment").fill(comment)
-    dialog.get_by_role("button", name=choice).click()
-    expect(dialog).to_be_hidden()
-
-
-def test_a_release_that_waits_is_approved_on_its_page_and_the_alias_moves(
-    stack: RunningStack, client: Any, versions: list[Dag], visit: Visit
-) -> None:
-    visit.open(f"/plugin/onnx-releases/onnx-release/releases?model={ASKED}&state=waiting")
-    shown = visit.frame()
-    expect(shown.get_by_role("table")).to_contain_text("waits for approval")
-    assert client.get_registered_model(ASKED).aliases == {}
-    training_run = versions[0].xcom("wait_for_training")
-    shown.get_by_role("link", name=training_run["run_name"], exact=True).click()
-    # The question has its gates as a table.
-    expect(shown.get_by_role("heading", name=f"Promote version 1 of {ASKED}?")).to_be_visible()
-    expect(shown.get_by_role("table", name="Gates")).to_contain_text("passed")
-    answer(shown, "Approve", "as agreed")
-    expect(shown.get_by_text("@champion", exact=True)).to_be_visible(timeout=60_000)
-    expect(shown.get_by_role("heading", name="version 1")).to_be_visible()
-    assert client.get_registered_model(ASKED).aliases == {"candidate": "1", "champion": "1"}
-
-
-def test_a_release_that_waits_is_rejected_in_the_tab_of_its_dag_run(
-    stack: RunningStack, client: Any, versions: list[Dag], visit: Visit
-) -> None:
-    visit.open(f"/dags/release_onnx/runs/{versions[1].dag_run_id}/plugin/onnx-release")
-    answer(visit.frame(), "Reject", "too slow")
-    expect(visit.frame().get_by_text("Rejected. No alias has moved.")).to_be_visible(timeout=60_000)
-    expect(visit.frame().get_by_text(REJECTED).first).to_be_visible()
-    assert client.get_registered_model(ASKED).aliases == {"candidate": "1", "champion": "1"}
-    assert REJECTED.search(client.get_model_version(ASKED, "2").tags["onnx.approval"])
-
-
-def test_a_protected_alias_goes_back_on_the_page_of_its_model_after_an_approval(
-    stack: RunningStack, client: Any, versions: list[Dag], visit: Visit
-) -> None:
-    client.set_registered_model_alias(ASKED, PROTECTED_ALIAS, "2")
-    visit.open(f"/plugin/onnx-releases/onnx-release/models/{ASKED}")
-    shown = visit.frame()
-    shown.get_by_role("button", name=f"Move @{PROTECTED_ALIAS}…").click()
-    dialog = shown.get_by_role("dialog")
-    expect(dialog).to_contain_text(f"Move @{PROTECTED_ALIAS} of {ASKED} from v2 to v1.")
-    dialog.get_by_label("Reason").fill("slow in the field")
-    dialog.get_by_role("button", name="Move the alias").click()
-    expect(shown.get_by_role("heading", name=f"Move of @{PROTECTED_ALIAS} from v2 to v1")).to_be_visible()
-    expect(shown.get_by_text("slow in the field").first).to_be_visible()
-    shown.get_by_role("button", name="Approve…").wait_for(timeout=60_000)
-    answer(shown, "Approve", "go")
-    expect(shown.get_by_text("Approved and moved.")).to_be_visible(timeout=60_000)
-    assert client.get_registered_model(ASKED).aliases[PROTECTED_ALIAS] == "1"
-    expect(shown.get_by_role("row", name=re.compile("^v2 "))).to_contain_text("rolled back")
-    shown.get_by_text("Alias log").click()
-    expect(shown.get_by_role("table", name="Moves of aliases")).to_contain_text(
-        "slow in the field (approved by admin: go)"
-    )

@@ -1,14 +1,21 @@
-"""Promotion through the real scheduler: a person answers in Airflow, and aliases move by `move_alias`."""
+"""Promotion through the real scheduler: a person answers in Airflow, and aliases move by `move_alias`.
+
+The person uses the pages of releases in Chromium where it is installed, else Airflow's API.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import Frame, expect
 
 from airflow_onnx.tracking import alias_log
+from tests.browser.browsing import CHROMIUM, TIMEOUT_MS, Visit, chromium
 
 from .embedded import PROTECTED, QUICK, RunningStack
 from .test_release import RELEASE_TIMEOUT_S, Dag, run_python
@@ -16,6 +23,44 @@ from .test_release import RELEASE_TIMEOUT_S, Dag, run_python
 pytestmark = pytest.mark.system
 
 MOVE = "move_alias"
+
+
+@pytest.fixture(scope="module")
+def visit(stack: RunningStack) -> Iterator[Visit | None]:
+    """A person in front of the pages, None without a browser."""
+    if not CHROMIUM.exists():
+        yield None
+        return
+    with chromium() as browser:
+        begun = Visit.begin(stack.context, browser)
+        yield begun
+        begun.browser.close()
+        assert begun.complaints() == []
+
+
+@pytest.fixture(scope="module")
+def name() -> str:
+    """The registered model of this module."""
+    return f"promoted-{uuid.uuid4().hex[:8]}"
+
+
+def answer(shown: Frame, choice: str, comment: str) -> None:
+    """Answer the question on a page."""
+    shown.get_by_role("button", name=f"{choice}…").click()
+    dialog = shown.get_by_role("dialog")
+    expect(dialog.get_by_role("heading")).to_have_text(re.compile(f"^{choice} the (release|move) of .*promoted-"))
+    dialog.get_by_label("Comment").fill(comment)
+    dialog.get_by_role("button", name=choice).click()
+    expect(dialog).to_be_hidden()
+
+
+def answer_in_the_tab(visit: Visit, dag: Dag, choice: str, comment: str) -> None:
+    """Answer the question of a release in the tab of its DAG run, beside the gates."""
+    visit.open(f"/dags/release_onnx/runs/{dag.dag_run_id}/plugin/onnx-release")
+    shown = visit.frame()
+    expect(shown.get_by_role("heading", name=re.compile("^Promote version"))).to_be_visible()
+    expect(shown.get_by_role("table", name="Gates")).to_contain_text("passed")
+    answer(shown, choice, comment)
 
 
 def await_question(api: Any, path: str) -> dict[str, Any]:
@@ -28,7 +73,7 @@ def await_question(api: Any, path: str) -> dict[str, Any]:
     return found
 
 
-def answered(dag: Dag, choice: str, comment: str = "") -> str:
+def answered(dag: Dag, visit: Visit | None, choice: str, comment: str = "") -> str:
     """Answer the question of a release, and return the state of its DAG run at the end.
 
     Airflow repeats a task that was resumed before the scheduler had noted its pause. The question then comes again.
@@ -40,7 +85,10 @@ def answered(dag: Dag, choice: str, comment: str = "") -> str:
         question = f"{dag.path}/taskInstances/approve/-1/hitlDetails"
         waits = dag.api.get(f"{dag.path}/taskInstances/approve")["state"] == "awaiting_input"
         if waits and not dag.api.get(question)["response_received"]:
-            dag.api.patch(question, body)
+            if visit:
+                answer_in_the_tab(visit, dag, choice, comment)
+            else:
+                dag.api.patch(question, body)
         time.sleep(1.0)
     return str(state)
 
@@ -65,14 +113,23 @@ def events(stack: RunningStack, name: str, alias: str) -> list[int]:
     return [event["extra"]["version"] for event in found if event["name"] == uri]
 
 
-def test_a_person_approves_rejects_and_goes_back(stack: RunningStack, client: Any) -> None:
-    name = f"promoted-{uuid.uuid4().hex[:8]}"
+def test_a_person_approves_rejects_and_goes_back(
+    stack: RunningStack, client: Any, visit: Visit | None, name: str
+) -> None:
     first = release(stack, client, name, 1)
     question = await_question(stack.api, first.path)
     assert question["options"] == ["Approve", "Reject"]
     assert "promotion is approve" in question["body"]
     assert client.get_registered_model(name).aliases == {}
-    assert answered(first, "Approve", "as agreed") == "success", first.states()
+    if visit:
+        visit.open(f"/plugin/onnx-releases/onnx-release/releases?model={name}&state=waiting")
+        expect(visit.frame().get_by_role("table")).to_contain_text("waits for approval")
+    assert answered(first, visit, "Approve", "as agreed") == "success", first.states()
+    if visit:
+        shown = visit.frame()
+        expect(shown.get_by_text("Approved and moved.")).to_be_visible(timeout=TIMEOUT_MS)
+        expect(shown.get_by_role("heading", name="version 1")).to_be_visible(timeout=TIMEOUT_MS)
+        expect(shown.get_by_text("@champion", exact=True)).to_be_visible(timeout=TIMEOUT_MS)
     assert client.get_registered_model(name).aliases == {"candidate": "1", "champion": "1"}
 
     # Airflow looks for waits that are over every 15 s. The second release goes on meanwhile.
@@ -81,7 +138,11 @@ def test_a_person_approves_rejects_and_goes_back(stack: RunningStack, client: An
     question = await_question(stack.api, second.path)
     assert "speed relative to the champion" in question["body"]
     assert "differ from version 1: position by MAE" in question["body"]
-    assert answered(second, "Reject", "too slow") == "failed"
+    assert answered(second, visit, "Reject", "too slow") == "failed"
+    if visit:
+        expect(visit.frame().get_by_text("Rejected. No alias has moved.")).to_be_visible(timeout=TIMEOUT_MS)
+        reason = visit.frame().get_by_text(re.compile("was rejected by .*: too slow"))
+        expect(reason.first).to_be_visible(timeout=TIMEOUT_MS)
     assert client.get_registered_model(name).aliases == {"candidate": "1", "champion": "1"}
     assert client.get_model_version(name, "2").tags["onnx.approval"].endswith("too slow")
     assert late.end() == "failed"
@@ -91,7 +152,7 @@ def test_a_person_approves_rejects_and_goes_back(stack: RunningStack, client: An
     body = {"dry_run": False, "dag_run_id": second.dag_run_id, "task_ids": ["approve"], "include_downstream": True}
     stack.api.post(f"/dags/{second.dag_id}/clearTaskInstances", {**body, "only_failed": False})
     await_question(stack.api, second.path)
-    assert answered(second, "Approve") == "success", second.states()
+    assert answered(second, None, "Approve") == "success", second.states()
     assert client.get_registered_model(name).aliases == {"candidate": "2", "champion": "2"}
 
     back = move_alias(stack, model_name=name, alias="champion", version=1, expected_version=2)
@@ -107,3 +168,27 @@ def test_a_person_approves_rejects_and_goes_back(stack: RunningStack, client: An
         ("champion", None, 1), ("champion", 1, 2), ("champion", 2, 1),
     ]  # fmt: skip
     assert [move for move in moves if move[0] != "champion"] == [("candidate", None, 1), ("candidate", 1, 2)]
+
+
+def test_a_protected_alias_goes_back_on_the_page_of_its_model_after_an_approval(
+    stack: RunningStack, client: Any, visit: Visit | None, name: str
+) -> None:
+    if not visit:
+        pytest.skip("Without Chromium nobody opens the page.")
+    client.set_registered_model_alias(name, PROTECTED, "2")
+    visit.open(f"/plugin/onnx-releases/onnx-release/models/{name}")
+    shown = visit.frame()
+    shown.get_by_role("button", name=f"Move @{PROTECTED}…").click()
+    dialog = shown.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"Move @{PROTECTED} of {name} from v2 to v1.")
+    dialog.get_by_label("Reason").fill("slow in the field")
+    dialog.get_by_role("button", name="Move the alias").click()
+    expect(shown.get_by_role("heading", name=f"Move of @{PROTECTED} from v2 to v1")).to_be_visible()
+    shown.get_by_role("button", name="Approve…").wait_for(timeout=1000 * RELEASE_TIMEOUT_S)
+    answer(shown, "Approve", "go")
+    expect(shown.get_by_text("Approved and moved.")).to_be_visible(timeout=1000 * RELEASE_TIMEOUT_S)
+    assert client.get_registered_model(name).aliases[PROTECTED] == "1"
+    expect(shown.get_by_role("row", name=re.compile("^v2 "))).to_contain_text("rolled back")
+    shown.get_by_role("heading", name="Alias log").click()
+    moves = shown.get_by_role("table", name="Moves of aliases")
+    expect(moves).to_contain_text(re.compile(r"slow in the field \(approved by .*: go\)"))

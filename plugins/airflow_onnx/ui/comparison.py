@@ -10,7 +10,7 @@ from airflow_onnx.ui import numbers
 from onnx_release.records import BatchLatency, ChampionComparison, LatencyReport, ReleaseReport
 
 _HIDDEN_SHARE = 0.01
-# Times and speedups that differ by more are no measurement.
+# A wider range of times and speedups is not a measurement.
 _RANGE_MAX = 1e12
 
 

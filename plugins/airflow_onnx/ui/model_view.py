@@ -14,7 +14,7 @@ from airflow_onnx.ui.airflow_state import AirflowRelease
 from airflow_onnx.ui.charts import Chart, Point, chart
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
 from airflow_onnx.ui.roll_backs import roll_backs
-from airflow_onnx.ui.states import WORDS, Releases, state_of
+from airflow_onnx.ui.states import WORDS, Releases, model_of, state_of
 from airflow_onnx.ui.view import SpeedView
 from onnx_release.records import AliasMove
 
@@ -151,7 +151,7 @@ def model_view(
     :param model: None for a model without a version.
     :param moves_now: the DAG runs that move an alias of any model.
     """
-    records = [record for record in snapshot.records if record.model_name == name]
+    records = [record for record in snapshot.records if model_of(record, releases) == name]
     of_version = {record.version: record for record in records if record.version}
     moves = tuple(reversed(alias_log.moves_in(model.tags))) if model else ()
     aliases = model.aliases if model else {}

@@ -95,6 +95,12 @@ def _present(tasks: Sequence[TaskState]) -> TaskState | None:
     return next((task for state in _WORKING for task in tasks if task.state == state), None)
 
 
+def model_of(record: ReleaseRecord, releases: Releases) -> str:
+    """Return the name of the registered model, from the parameters of the DAG run until its tag is set; else empty."""
+    release = None if record.model_name else releases.of(record)
+    return record.model_name or str(release.conf.get("model_name") or "" if release else "")
+
+
 def state_of(record: ReleaseRecord, releases: Releases, snapshot: Snapshot, now: datetime | None = None) -> str:
     """Return the key of the state in `WORDS`."""
     if release := releases.of(record):

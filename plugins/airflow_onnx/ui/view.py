@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease, TaskState
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot, Speed
-from airflow_onnx.ui.states import WORDS, Releases, is_abandoned, state_of
+from airflow_onnx.ui.states import WORDS, Releases, is_abandoned, model_of, state_of
 
 ROWS_PER_PAGE = 50
 # The columns that sort the list, each with the sign of its first order.
@@ -73,13 +73,16 @@ class Filter:
         """True if the filter leaves releases out."""
         return bool(self.state or self.experiment or self.model or self.q)
 
-    def matches(self, record: ReleaseRecord) -> bool:
-        """Return True if the record passes the filter without its state."""
+    def matches(self, record: ReleaseRecord, model: str) -> bool:
+        """Return True if the record passes the filter without its state.
+
+        :param model: the name of its registered model.
+        """
         if self.experiment and record.experiment != self.experiment:
             return False
-        if self.model and record.model_name != self.model:
+        if self.model and model != self.model:
             return False
-        texts = (record.model_name, record.run_name, record.run_id, record.sha256, record.reason_code, record.reason)
+        texts = (model, record.run_name, record.run_id, record.sha256, record.reason_code, record.reason)
         text = self.q.lower()
         return not text or any(text in one.lower() for one in texts)
 
@@ -167,7 +170,11 @@ class ListView:
 def list_view(snapshot: Snapshot, releases: Releases, wanted: Filter, now: datetime | None = None) -> ListView:
     """Return the rows of one page in the order of the filter. Of the newest, those without tags come first."""
     now = now or datetime.now(UTC)
-    matching = [(state_of(one, releases, snapshot, now), one) for one in snapshot.records if wanted.matches(one)]
+    matching = [
+        (state_of(one, releases, snapshot, now), one)
+        for one in snapshot.records
+        if wanted.matches(one, model_of(one, releases))
+    ]
     new = [] if wanted.experiment else _without_record(snapshot, releases, wanted)
     found: list[tuple[str, ReleaseRecord | AirflowRelease]] = [
         (releases.progress(one, now).state if one.is_active else _ended(one), one) for one in new
@@ -190,7 +197,7 @@ def list_view(snapshot: Snapshot, releases: Releases, wanted: Filter, now: datet
         total=sum(counts.values()),
         pages=pages,
         experiments=tuple(sorted({record.experiment for record in snapshot.records})),
-        models=tuple(sorted({record.model_name for record in snapshot.records if record.model_name})),
+        models=tuple(sorted({name for record in snapshot.records if (name := model_of(record, releases))})),
         is_live=bool(counts["running"] or counts["waiting"]),
     )
 
@@ -217,7 +224,7 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
         run_id=record.run_id,
         dag_run_id=record.dag_run_id,
         state=state,
-        model=record.model_name or str(release.conf.get("model_name") or "" if release else ""),
+        model=model_of(record, releases),
         run_name=record.run_name,
         version=record.version if is_released else "",
         aliases=tuple(sorted(name for name, version in aliases.items() if str(version) == record.version)),

@@ -247,6 +247,13 @@ def test_a_heading_leads_to_the_other_order_of_its_column() -> None:
     assert newest_first.address(sort="age") == "?"
 
 
+def test_a_release_in_progress_is_found_by_the_model_of_its_parameters() -> None:
+    snapshot = Snapshot(records=(record(status="running"),))
+    active = Releases([dag_run(task("export", "running"), model_name="net")])
+    view = list_view(snapshot, active, Filter.parse({"model": "net", "q": "NET"}), NOW)
+    assert ([row.model for row in view.rows], view.models) == (["net"], ("net",))
+
+
 def test_a_move_of_an_alias_that_waits_is_on_the_page_of_its_model_alone() -> None:
     waiting = dag_run(
         task("approve", "awaiting_input"), run_id="move", model_name="net", alias="champion", version=1,
