@@ -219,4 +219,4 @@ def _change(before: ReleaseReport, after: ReleaseReport, name: str) -> str:
     if name != "size" or not before.artifact or not after.artifact or not before.artifact.size_bytes:
         return ""
     share = after.artifact.size_bytes / before.artifact.size_bytes - 1
-    return f"{share:+.0%}" if abs(share) >= _HIDDEN_SHARE else "less than 1 %"
+    return f"{100 * share:+.0f} %" if abs(share) >= _HIDDEN_SHARE else "less than 1 %"

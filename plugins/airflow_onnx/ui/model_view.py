@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from airflow_onnx import defaults
 from airflow_onnx.hooks.mlflow_records import ModelVersionEntry, RegisteredModel
 from airflow_onnx.tracking import alias_log, tags
 from airflow_onnx.tracking.version_tags import REGISTERED
@@ -130,6 +131,14 @@ class ModelView:
     sizes: Chart | None
     speeds: Chart | None
     is_live: bool
+
+    @property
+    def rival(self) -> int:
+        """The version that the newest one is compared with: the champion, else the one before; 0 without one."""
+        newest = self.versions[0].version if self.versions else 0
+        champion = next((one.version for one in self.aliases if one.name == defaults.CHAMPION_ALIAS), newest)
+        before = self.versions[1].version if len(self.versions) > 1 else 0
+        return champion if champion != newest else before
 
     @property
     def alias_choices(self) -> tuple[tuple[str, int], ...]:

@@ -22,6 +22,13 @@ def digits(number: float | None) -> str:
     return "" if number is None or not math.isfinite(number) else three_digits(number)
 
 
+def speedup(value: float | None, low: float | None, high: float | None) -> str:
+    """Return a speedup with its interval, such as ``2.16x [2.03, 2.29]``, empty without one."""
+    from onnx_release.report.numbers import speedup_text
+
+    return "" if value is None else speedup_text(value, low, high)
+
+
 def duration(seconds: float) -> str:
     """Return a duration in whole seconds, such as ``2 m 24 s``."""
     from onnx_release.report.numbers import seconds_text

@@ -102,10 +102,10 @@ class SpeedView:
         if speed is None:
             return None
         is_settled = speed.speedup is not None
-        low, high = numbers.digits(speed.low), numbers.digits(speed.high)
+        text, _, interval = numbers.speedup(speed.speedup, speed.low, speed.high).partition(" ")
         return cls(
-            text=f"{numbers.digits(speed.speedup)}x" if is_settled else f"at least {low}x",
-            interval=f"{low} to {high}" if is_settled and high else "",
+            text=text if is_settled else f"at least {numbers.digits(speed.low)}x",
+            interval=interval if is_settled else "",
             is_settled=is_settled,
             batch_size=speed.batch_size,
         )
@@ -143,6 +143,7 @@ class Row:
     size: str = ""
     at: datetime | None = None
     conf: str = ""
+    waits_for_approval: bool = False
 
     @property
     def word(self) -> str:
@@ -236,6 +237,7 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
         size=numbers.size(record.size_bytes),
         at=record.attempted_at,
         conf=again_conf(record.rerun_url),
+        waits_for_approval=bool(release and release.waits_for_approval),
     )
 
 

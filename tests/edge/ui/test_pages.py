@@ -144,7 +144,7 @@ def test_the_page_of_a_model_compares_two_versions_in_words(reader: TestClient, 
     compared = reader.get(f"{URL_PREFIX}/models/pages-pair/compare?v=1&v=2").text
     assert "No difference in speed is shown: v2 is 1.05 times as fast" in compared
     assert "95 MB" in compared
-    assert "+19%" in compared
+    assert "+19 %" in compared
     assert "Choose two versions." in reader.get(f"{URL_PREFIX}/models/pages-pair/compare?v=1").text
 
 

@@ -113,7 +113,7 @@ def test_figures_have_three_digits_and_an_unsettled_speedup_only_its_lower_bound
     settled = {f"{root}/latency/batch_1/speedup": 2.16, f"{root}/latency/batch_1/speedup_high": 2.29}
     row = shown(record(status="released", metrics=metrics | settled))
     assert row.speed
-    assert (row.speed.text, row.speed.interval) == ("2.16x", "1.71 to 2.29")
+    assert (row.speed.text, row.speed.interval) == ("2.16x", "[1.71, 2.29]")
 
 
 def test_filters_counts_and_pages() -> None:
