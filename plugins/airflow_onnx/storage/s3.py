@@ -39,6 +39,10 @@ CONTENT_TYPES = {
 }
 
 
+# A task has several folders of one connection, and boto3 needs 0.3 s of CPU time for each new client.
+_hooks: dict[tuple[str, str], S3Hook] = {}
+
+
 class VerifiedObject(Record):
     """ETag of an object whose bytes were verified.
 
@@ -79,8 +83,11 @@ def folder_at(s3_conn_id: str, uri: str, rerun: str | None = "upload") -> S3Fold
     """
     conn = require_connection(s3_conn_id)
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    # A copy: the hook updates this dictionary with the connection's `service_config`.
-    hook = s3_hook(conn, transfer_config_args=dict(TRANSFER_CONFIG))
+    # With the connection's content, because it can change while a process lives.
+    key = s3_conn_id, conn.get_uri()
+    if (hook := _hooks.get(key)) is None:
+        # A copy: the hook updates this dictionary with the connection's `service_config`.
+        hook = _hooks[key] = s3_hook(conn, transfer_config_args=dict(TRANSFER_CONFIG))
     return S3Folder(hook=hook, bucket=bucket, prefix=f"{prefix.strip('/')}/".lstrip("/"), rerun=rerun)
 
 
