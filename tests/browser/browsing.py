@@ -13,12 +13,12 @@ from typing import Any
 import jwt
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Frame, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect, sync_playwright
 
 from stack.context import Context
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 120_000
 NARROW = {"width": 420, "height": 900}
 WIDE = {"width": 1400, "height": 900}
 # Airflow's own document has this line for each of its frames with scripts.
@@ -30,6 +30,8 @@ def chromium() -> Iterator[Browser]:
     """Start the system's Chromium, or skip the test."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is missing. Install it (apt-get install chromium), or set CHROMIUM to its path.")
+    # Playwright's own limit of 5 s is short for a busy host.
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         yield browser
@@ -93,7 +95,7 @@ def token(context: Context, role: str | None) -> str:
 
     secrets = context.credentials
     body = {"username": secrets.airflow_username, "password": secrets.airflow_password}
-    answer = requests.post(f"{context.airflow_url}/auth/token", json=body, timeout=30)
+    answer = requests.post(f"{context.airflow_url}/auth/token", json=body, timeout=120)
     given = answer.json()["access_token"]
     if role == "admin":
         return str(given)

@@ -41,7 +41,7 @@ class Seeder:
     experiment_id: str = ""
 
     def call(self, path: str, **body: Any) -> Any:
-        answer = httpx.post(f"{self.url}/api/2.0/mlflow/{path}", json=body, timeout=30)
+        answer = httpx.post(f"{self.url}/api/2.0/mlflow/{path}", json=body, timeout=120)
         answer.raise_for_status()
         return answer.json()
 

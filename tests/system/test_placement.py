@@ -20,7 +20,7 @@ from stack.ports import Ports
 
 pytestmark = pytest.mark.system
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 400.0
 PLACEMENT = {"export": {"queue": "exporting"}}
 # The first try of the export fails. The second returns the queue of its task instance.
 DAG_FILE = """

@@ -177,7 +177,7 @@ def test_an_interrupted_start_leaves_nothing_running(layout: Layout, number: sig
     with subprocess.Popen(argv, cwd=REPO, env=environment, stderr=subprocess.PIPE, text=True) as process:
         wait_for_file(layout.pids / "mlflow.json")
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in said
     assert processes_of(layout.home) == []
@@ -281,8 +281,8 @@ def test_no_secret_is_in_a_command_line_or_a_log(running_stack: RunningStack) ->
 def test_airflow_wants_the_password(running_stack: RunningStack) -> None:
     url = running_stack.context.airflow_url
     wrong = {"username": running_stack.context.credentials.airflow_username, "password": "guess"}
-    assert requests.post(f"{url}/auth/token", json=wrong, timeout=10).status_code == 401
-    assert requests.get(f"{url}/api/v2/connections", timeout=10).status_code == 401
+    assert requests.post(f"{url}/auth/token", json=wrong, timeout=120).status_code == 401
+    assert requests.get(f"{url}/api/v2/connections", timeout=120).status_code == 401
 
 
 def test_connections_and_the_pool_are_there(running_stack: RunningStack) -> None:
@@ -297,9 +297,9 @@ def test_connections_and_the_pool_are_there(running_stack: RunningStack) -> None
 def test_airflow_knows_the_connection_type_and_its_test_button_works(running_stack: RunningStack) -> None:
     url, secrets = running_stack.context.airflow_url, running_stack.context.credentials
     login = {"username": secrets.airflow_username, "password": secrets.airflow_password}
-    token = requests.post(f"{url}/auth/token", json=login, timeout=10).json()["access_token"]
+    token = requests.post(f"{url}/auth/token", json=login, timeout=120).json()["access_token"]
     # What the UI's connection form is made from; the public API does not tell it.
-    forms = requests.get(f"{url}/ui/connections/hook_meta", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    forms = requests.get(f"{url}/ui/connections/hook_meta", headers={"Authorization": f"Bearer {token}"}, timeout=120)
     assert {"mlflow", "s3store", "aws"} <= {row["connection_type"] for row in forms.json()}
     for name in ("mlflow_default", "minio_default"):
         # The body that the button in the list of connections sends.

@@ -82,7 +82,7 @@ def test_a_running_run_is_waited_for_in_the_triggerer(hook: MlflowHook) -> None:
         await asyncio.sleep(0.5)
         assert not waiting.done(), "the run goes on"
         await asyncio.to_thread(hook.client.set_terminated, run.info.run_id)
-        return await asyncio.wait_for(waiting, timeout=20)
+        return await asyncio.wait_for(waiting, timeout=120)
 
     event = asyncio.run(wait_while_it_ends())
     mlflow.end_run()
@@ -93,7 +93,7 @@ def test_a_running_run_is_waited_for_in_the_triggerer(hook: MlflowHook) -> None:
 def test_a_run_that_ends_badly_fails_the_task_for_good_and_is_tagged(hook: MlflowHook, status: str) -> None:
     run = mlflow.start_run()
     mlflow.end_run(status)
-    asyncio.run(asyncio.wait_for(first_event(trigger(run.info.run_id)), timeout=20))
+    asyncio.run(asyncio.wait_for(first_event(trigger(run.info.run_id)), timeout=120))
     with pytest.raises(AirflowFailException, match=f"ended as {status}"):
         sensor(training_run_id=run.info.run_id).execute(CONTEXT)
     tags = hook.client.get_run(run.info.run_id).data.tags
@@ -106,13 +106,13 @@ def test_a_deleted_run_fails_the_task_though_it_takes_no_tags(hook: MlflowHook) 
     with mlflow.start_run() as run:
         pass
     hook.client.delete_run(run.info.run_id)
-    asyncio.run(asyncio.wait_for(first_event(trigger(run.info.run_id)), timeout=20))
+    asyncio.run(asyncio.wait_for(first_event(trigger(run.info.run_id)), timeout=120))
     with pytest.raises(AirflowFailException, match="was deleted"):
         sensor(training_run_id=run.info.run_id).execute(CONTEXT)
 
 
 def test_an_unknown_run_fires_at_once_and_fails(hook: MlflowHook) -> None:
-    asyncio.run(asyncio.wait_for(first_event(trigger("0" * 32)), timeout=20))
+    asyncio.run(asyncio.wait_for(first_event(trigger("0" * 32)), timeout=120))
     with pytest.raises(AirflowFailException, match="does not exist"):
         sensor(training_run_id="0" * 32).execute(CONTEXT)
 
@@ -127,7 +127,7 @@ def test_the_trigger_sits_out_an_outage(hook: MlflowHook, services: Services) ->
         time.sleep(1)
         assert not waiting.done(), "MLflow is down"
         services.start("mlflow")
-        assert waiting.result(timeout=30).payload == {"training_run_id": run.info.run_id}
+        assert waiting.result(timeout=120).payload == {"training_run_id": run.info.run_id}
 
 
 def test_in_poke_mode_it_pokes_at_every_poke_interval_until_the_run_ends(hook: MlflowHook) -> None:

@@ -159,7 +159,7 @@ def test_the_trigger_goes_on_after_an_outage_and_a_missing_connection(
         time.sleep(1)
         assert not firing.done()
         services.start("mlflow")
-        assert firing.result(timeout=30) == {"count": 1, "training_run_ids": [run]}
+        assert firing.result(timeout=120) == {"count": 1, "training_run_ids": [run]}
 
 
 @pytest.mark.parametrize(("states", "ended_min", "waits"), [("rr", 1, True), ("rs", 1, False), ("rs", 2, True)])
