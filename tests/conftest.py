@@ -22,10 +22,22 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Before Airflow and MLflow are loaded. Airflow's examples have a plugin that writes into the log of every task, and a
+# process loads its plugins once. MLflow's telemetry waits for a network.
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
 HERE = Path(__file__).parent
-# Each of these units starts its services once for all its tests, the longest first. A test belongs to the first unit
-# whose pattern its path begins with.
-ONE_WORKER = ("tests/system/test_[s-z]", "tests/system", "tests/edge/operators", "tests/edge")
+# The tests of each unit share services or fixtures. The longest units are first, and they are too short to end last.
+# A test belongs to the first unit whose pattern its path begins with.
+ONE_WORKER = (
+    "tests/system/test_[s-z]",
+    "tests/system",
+    "tests/edge/operators/test_[p-z]",
+    "tests/edge/operators",
+    "tests/edge/[s-z]",
+    "tests/edge",
+)
 # Single models that share nothing. Workers take them one by one at the end, so that all end at about the same time.
 ONE_BY_ONE = "tests/zoo"
 

@@ -35,7 +35,6 @@ def run_task(patch: pytest.MonkeyPatch, folder: Path, code: str, conf: dict[str,
     patch.setattr(settings, "DAGS_FOLDER", str(folder))
     # The supervisor checks at this interval that the process has ended.
     patch.setattr(supervisor, "MIN_HEARTBEAT_INTERVAL", 0.2)
-    patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
     patch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
     patch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(folder))
 

@@ -57,7 +57,7 @@ class Services:
             return mlflow.pyfunc.load_model(uri)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     layout = Layout(tmp_path_factory.mktemp("services") / "state")
     layout.create()

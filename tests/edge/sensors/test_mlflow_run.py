@@ -20,7 +20,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
-from tests.edge.conftest import Services
+from tests.edge.door import Door
 from tests.edge.tracking.test_training_run import log_model
 from tests.refusals import failed
 
@@ -117,17 +117,17 @@ def test_an_unknown_run_fires_at_once_and_fails(hook: MlflowHook) -> None:
         sensor(training_run_id="0" * 32).execute(CONTEXT)
 
 
-def test_the_trigger_sits_out_an_outage(hook: MlflowHook, services: Services) -> None:
+def test_the_trigger_sits_out_an_outage(hook: MlflowHook, monkeypatch: pytest.MonkeyPatch) -> None:
     with mlflow.start_run() as run:
         pass
-
-    services.stop("mlflow")
+    door = Door(hook.server.tracking_uri)
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": door.url}))
     with ThreadPoolExecutor(1) as triggerer:
         waiting = triggerer.submit(asyncio.run, first_event(trigger(run.info.run_id)))
         time.sleep(1)
         assert not waiting.done(), "MLflow is down"
-        services.start("mlflow")
-        assert waiting.result(timeout=120).payload == {"training_run_id": run.info.run_id}
+        with door.opened():
+            assert waiting.result(timeout=120).payload == {"training_run_id": run.info.run_id}
 
 
 def test_in_poke_mode_it_pokes_at_every_poke_interval_until_the_run_ends(hook: MlflowHook) -> None:

@@ -22,7 +22,7 @@ from airflow_onnx.watch import poll as poll_module
 from airflow_onnx.watch.poll import LATE_MS, WATERMARK, RunPoller
 from airflow_onnx.watch.queries import Scope
 from tests.edge.airflow_stand_in import Supervisor
-from tests.edge.conftest import Services
+from tests.edge.door import Door
 
 HOUR_MS = 3_600_000
 
@@ -146,20 +146,20 @@ def test_the_trigger_is_serialized_as_json_without_a_secret(experiment: str) -> 
 
 
 def test_the_trigger_goes_on_after_an_outage_and_a_missing_connection(
-    hook: MlflowHook, experiment: str, services: Services, monkeypatch: pytest.MonkeyPatch
+    hook: MlflowHook, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_onnx.triggers.mlflow_finished_runs.RETRY_INTERVAL_S", 0.2)
     run = ended_run(hook, experiment)
     connection = "AIRFLOW_CONN_MLFLOW_LATER"
-    services.stop("mlflow")
+    door = Door(hook.server.tracking_uri)
     with ThreadPoolExecutor(1) as triggerer:
         firing = triggerer.submit(asyncio.run, first(make_trigger(experiment, mlflow_conn_id="mlflow_later").run()))
         time.sleep(1)
-        monkeypatch.setenv(connection, json.dumps({"conn_type": "mlflow", "host": hook.server.tracking_uri}))
+        monkeypatch.setenv(connection, json.dumps({"conn_type": "mlflow", "host": door.url}))
         time.sleep(1)
         assert not firing.done()
-        services.start("mlflow")
-        assert firing.result(timeout=120) == {"count": 1, "training_run_ids": [run]}
+        with door.opened():
+            assert firing.result(timeout=120) == {"count": 1, "training_run_ids": [run]}
 
 
 @pytest.mark.parametrize(("states", "ended_min", "waits"), [("rr", 1, True), ("rs", 1, False), ("rs", 2, True)])
