@@ -112,6 +112,7 @@ def _release_options() -> dict[str, str]:
     They are in airflow.cfg, not in the environment, so that the `airflow` command line of another shell has them too.
     """
     options = {"factory_packages": "examples", "watch_experiments": EXPERIMENT, "bucket": RELEASE_BUCKET}
+    options["preload"] = "True"
     options |= {name.lower(): os.environ[name] for name in _SHORT if os.environ.get(name)}
     prefix = "AIRFLOW__ONNX_RELEASE__"
     return options | {

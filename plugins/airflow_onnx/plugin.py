@@ -7,7 +7,7 @@ from typing import Any
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_onnx import run_notes
-from airflow_onnx.deployment import pool, settings
+from airflow_onnx.deployment import pool, preload, settings
 from airflow_onnx.links import ModelVersionLink, ObjectLink, release_links
 from airflow_onnx.ui.app import URL_PREFIX, Pages
 
@@ -40,4 +40,4 @@ class AirflowOnnxPlugin(AirflowPlugin):
     operator_extra_links: list[Any] = [*release_links(), ModelVersionLink(), ObjectLink()]  # noqa: RUF012 - as in Airflow
     fastapi_apps: list[Any] = _apps()
     external_views: list[Any] = _views()
-    listeners: list[Any] = [pool, run_notes]  # noqa: RUF012
+    listeners: list[Any] = [pool, preload, run_notes]  # noqa: RUF012

@@ -126,6 +126,11 @@ def _placement_options() -> dict[str, Any]:
             "",
             '{"export": {"queue": "gpu"}, "measure": {"queue": "measuring"}}',
         ),
+        "preload": _option(
+            "Import PyTorch, ONNX Runtime and MLflow in the scheduler, from which LocalExecutor forks the tasks.",
+            "False",
+            kind="boolean",
+        ),
         "measure_lock": _option(
             "Absolute path of the file that a task locks while it measures. All workers of a host share it.",
             None,

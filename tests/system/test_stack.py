@@ -310,6 +310,12 @@ def test_airflow_knows_the_connection_type_and_its_test_button_works(running_sta
         assert answer["status"] is True, answer["message"]
 
 
+def test_the_scheduler_has_imported_the_libraries_of_the_tasks(running_stack: RunningStack) -> None:
+    record = processes.find(running_stack.context.layout, "airflow-scheduler")
+    assert record
+    assert any("libtorch" in mapped.path for mapped in psutil.Process(record.pid).memory_maps())
+
+
 def test_the_plugin_is_loaded_once(running_stack: RunningStack) -> None:
     names = [row["name"] for row in running_stack.api.get("/plugins")["plugins"]]
     assert names.count("airflow_onnx") == 1, names

@@ -132,6 +132,11 @@ def placement() -> dict[str, Any]:
     return _json_object("placement", '{"measure": {"queue": "measuring"}}')
 
 
+def preload() -> bool:
+    """Return True if the scheduler imports the libraries of the tasks before LocalExecutor forks."""
+    return bool(conf.getboolean(SECTION, "preload", fallback=False))
+
+
 def measure_lock() -> str:
     """Return the path of the file that a task locks while it measures.
 
