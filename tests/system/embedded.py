@@ -27,7 +27,7 @@ WATCHED = "watched"
 # An alias that only a person may move.
 PROTECTED = "production"
 # How fast it is on this host does not matter here; that it is measured and reported does.
-QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 2.0}
+QUICK = {"batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 1.0}
 
 
 def stack_environment(home: Path, ports: list[int] | None = None) -> dict[str, str]:

@@ -47,7 +47,7 @@ def run_python(stack: RunningStack, *arguments: str) -> str:
 
 def train(stack: RunningStack, seed: int) -> str:
     """Train the smallest reference model for a moment and return the run's id."""
-    arguments = ["-m", "examples.train", "--experiment", "system", "--size", "nano", "--seconds", "3"]
+    arguments = ["-m", "examples.train", "--experiment", "system", "--size", "nano", "--seconds", "1"]
     arguments += ["--model-name", MODEL_NAME]
     return run_python(stack, *arguments, "--seed", str(seed)).removeprefix("run_id=")
 
@@ -144,13 +144,13 @@ def test_the_run_leads_to_the_page_that_repeats_its_release(stack: RunningStack,
     assert url.startswith(stack.context.airflow_url)
     login = {"username": stack.context.credentials.airflow_username}
     login["password"] = stack.context.credentials.airflow_password
-    token = requests.post(f"{stack.context.airflow_url}/auth/token", json=login, timeout=20).json()["access_token"]
-    assert "Start the release" in requests.get(url, cookies={"_token": token}, timeout=20).text
-    script = requests.get(url.split("?")[0] + ".js", cookies={"_token": token}, timeout=20)
+    token = requests.post(f"{stack.context.airflow_url}/auth/token", json=login, timeout=120).json()["access_token"]
+    assert "Start the release" in requests.get(url, cookies={"_token": token}, timeout=120).text
+    script = requests.get(url.split("?")[0] + ".js", cookies={"_token": token}, timeout=120)
     assert script.ok
-    assert requests.get(url, timeout=20).status_code == 401
-    assert requests.get(url, cookies={"_token": token[:-3] + "abc"}, timeout=20).status_code in (401, 403)
-    page = requests.get(url, headers={"Accept": "text/html"}, allow_redirects=False, timeout=20)
+    assert requests.get(url, timeout=120).status_code == 401
+    assert requests.get(url, cookies={"_token": token[:-3] + "abc"}, timeout=120).status_code in (401, 403)
+    page = requests.get(url, headers={"Accept": "text/html"}, allow_redirects=False, timeout=120)
     assert "/auth/login?next=" in page.headers["location"]
 
 
