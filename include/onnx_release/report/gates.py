@@ -82,7 +82,13 @@ def is_settled(batch: BatchLatency, latency: LatencyReport) -> bool:
 
 def is_warning(report: ReleaseReport) -> bool:
     """Return True for an accepted release with a gate that did not simply pass."""
-    return report.status == "accepted" and any(gate.verdict != "passed" for gate in report.gates)
+    return bool(warning(report))
+
+
+def warning(report: ReleaseReport) -> str:
+    """Return the first gate of an accepted release that did not simply pass, as text, and the number of others."""
+    warned = [gate for gate in report.gates if gate.verdict != "passed"] if report.status == "accepted" else []
+    return f"{gate_sentence(warned[0])}{_others(len(warned) - 1)}" if warned else ""
 
 
 def refused_outputs(report: ReleaseReport) -> set[str]:
@@ -99,10 +105,9 @@ def headline(report: ReleaseReport, refusal: Refused | None = None) -> str:
     """
     if report.status == "refused":
         return _sentence(f"Refused: {_lower_article(_refused_gate(report) or _reason(report, refusal))}")
-    warned = [gate for gate in report.gates if gate.verdict != "passed"]
-    if not warned:
-        return _sentence(f"Released: {', '.join(_figures(report))}")
-    return _sentence(f"Released with a warning: {gate_sentence(warned[0])}{_others(len(warned) - 1)}")
+    if warned := warning(report):
+        return _sentence(f"Released with a warning: {warned}")
+    return _sentence(f"Released: {', '.join(_figures(report))}")
 
 
 def next_step(report: ReleaseReport, refusal: Refused | None = None) -> str:

@@ -54,9 +54,10 @@ _OF_A_RELEASE = (
     tags.WALL_S,
     tags.PRECISION,
     tags.LATENCY_VERDICT,
+    tags.WARNING,
 )
 # Those that a release of reduced precision has beside those of the exact one.
-_OF_A_REDUCED_RELEASE = (tags.VERSION, tags.ALIAS, tags.ALIAS_NOTE, tags.S3_URI, tags.LATENCY_VERDICT)
+_OF_A_REDUCED_RELEASE = (tags.VERSION, tags.ALIAS, tags.ALIAS_NOTE, tags.S3_URI, tags.LATENCY_VERDICT, tags.WARNING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,6 +363,8 @@ def _emptied(found: dict[str, str]) -> dict[str, str]:
 
 
 def _version_tags(report: ReleaseReport, released: ReleasedVersion) -> dict[str, str]:
+    from onnx_release.report.gates import warning
+
     precision = report.artifact.precision if report.artifact else Precision.EXACT
     found = {
         tags.VERSION: str(released.version),
@@ -371,6 +374,8 @@ def _version_tags(report: ReleaseReport, released: ReleasedVersion) -> dict[str,
     }
     if released.alias_note:
         found[tags.ALIAS_NOTE] = released.alias_note
+    if warned := warning(report):
+        found[tags.WARNING] = warned
     if report.benchmark and report.benchmark.latency:
         found[tags.LATENCY_VERDICT] = report.benchmark.latency.verdict
     if released.wall_s is not None:

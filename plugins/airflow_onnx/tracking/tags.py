@@ -42,6 +42,7 @@ ALIAS = f"{ROOT}.alias"
 ALIAS_NOTE = f"{ROOT}.alias_note"
 S3_URI = f"{ROOT}.s3_uri"
 LATENCY_VERDICT = f"{ROOT}.latency_verdict"
+WARNING = f"{ROOT}.warning"
 WALL_S = f"{ROOT}.wall_s"
 PRECISION = f"{ROOT}.precision"
 

@@ -117,6 +117,7 @@ def published(hook: MlflowHook, release: Release) -> dict[str, Any]:
         },
         "description": version.description,
         "verdict": run.data.tags["onnx_release.latency_verdict"],
+        "warning": run.data.tags.get("onnx_release.warning", ""),
     }
 
 
@@ -133,6 +134,7 @@ def test_a_second_release_of_the_same_bytes_leaves_one_truth(
     first = published(hook, release)
     assert (first["report"], first["metrics"]["batch_1/speedup"]) == (2, 2.0)
     assert (first["verdict"], first["speed"]) == ("passed", "2.00x [1.50, 2.50] at batch 1")
+    assert first["warning"] == ""
 
     latency["verdict"] = "not settled"
     latency["batches"] = latency["batches"][:1]
@@ -141,6 +143,7 @@ def test_a_second_release_of_the_same_bytes_leaves_one_truth(
     second = published(hook, release)
     assert second["report"] == 1932.0
     assert (second["verdict"], second["speed"]) == ("not settled", "not settled, at least 0.5x at batch 1")
+    assert second["warning"] == "the speed at batch 1 is not settled, too few rounds were measured"
     assert {name for name in second["metrics"] if "speedup" in name} == {"batch_1/speedup_low"}
     assert [name for name in second["metrics"] if "batch_4" in name] == []
     assert "not settled" in second["description"]
