@@ -14,6 +14,7 @@ from airflow_onnx.tracking import tags
 from airflow_onnx.tracking.version_tags import released_status, version_tags
 from onnx_release.errors import TrainedModelRefused
 from onnx_release.records import AliasMove, BenchmarkReport, CheckReport, SideLatency, TrainedModel
+from onnx_release.report.gates import warning
 from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.metrics import release_metrics
 from onnx_release.report.release_report import build_report
@@ -124,7 +125,7 @@ class Seeder:
         metrics = release_metrics(report)
         run_id = self.run(
             run_name, ago=ago, metrics=metrics, status="released", registered_model=model, sha256=artifact.sha256,
-            latency_verdict=verdict, precision="exact", dag_run_id=f"release__{run_name}", dag_run_url=f"http://evil.test/dags/release_onnx/runs/release__{run_name}",
+            latency_verdict=verdict, warning=warning(report), precision="exact", dag_run_id=f"release__{run_name}", dag_run_url=f"http://evil.test/dags/release_onnx/runs/release__{run_name}",
         )  # fmt: skip
         number = self.version(model, run_id, aliases, version_tags(report, artifact, released_status(report)))
         self.tag(run_id, version=str(number))

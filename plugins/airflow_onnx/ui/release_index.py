@@ -69,7 +69,7 @@ class ReleaseRecord:
     precision: str
     sha256: str
     s3_uri: str
-    latency_verdict: str
+    warning: str
     attempted_at: datetime | None
     last_attempt: str
     dag_run_id: str
@@ -102,7 +102,7 @@ class ReleaseRecord:
             precision=precision,
             sha256=found.get(tags.SHA256, ""),
             s3_uri=found.get(tags.S3_URI, ""),
-            latency_verdict=found.get(tags.LATENCY_VERDICT, ""),
+            warning=found.get(tags.WARNING, ""),
             attempted_at=_time(found.get(tags.ATTEMPTED_AT, "")),
             last_attempt=found.get(tags.LAST_ATTEMPT, ""),
             dag_run_id=found.get(tags.DAG_RUN_ID, ""),

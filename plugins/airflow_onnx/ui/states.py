@@ -111,7 +111,7 @@ def state_of(record: ReleaseRecord, releases: Releases, snapshot: Snapshot, now:
     if snapshot.roll_back_of(record):
         return "rolled_back"
     if record.status == "released":
-        return "released" if record.latency_verdict in ("", "passed") else "warning"
+        return "warning" if record.warning else "released"
     if record.status == "refused":
         return "refused"
     if record.status in ("running", "triggered", "waiting") and not is_abandoned(record, releases, now):

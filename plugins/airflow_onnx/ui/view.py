@@ -20,11 +20,6 @@ COLUMNS = {"model": "", "mae": "-", "speedup": "-", "size": "-", "age": ""}
 NEWEST_FIRST = "age"
 _TEXT_MAX = 100
 _ABANDONED = "The DAG run has ended without a result. Release it again."
-_VERDICTS = {
-    "warning": "a latency limit is missed",
-    "not settled": "the speed is not settled",
-    "refused": "a latency limit is missed",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +208,7 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
     elif is_abandoned(record, releases, now):
         text = _ABANDONED
     elif record.status == "released":
-        text, note = _VERDICTS.get(record.latency_verdict, ""), record.alias_note
+        text, note = record.warning, record.alias_note
         if move := snapshot.roll_back_of(record):
             text, note = f"@{move.alias} went back to v{move.to_version}, by {move.by}: {move.why}", ""
         outcome = record.last_attempt.partition(" ")[0]

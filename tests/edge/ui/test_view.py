@@ -55,8 +55,8 @@ def shown(found: ReleaseRecord, *active: AirflowRelease, **snapshot: Any) -> Any
 @pytest.mark.parametrize(
     ("found", "state"),
     [
-        ({"status": "released", "latency_verdict": "passed"}, "released"),
-        ({"status": "released", "latency_verdict": "not settled"}, "warning"),
+        ({"status": "released"}, "released"),
+        ({"status": "released", "warning": "the speed is uncertain"}, "warning"),
         ({"status": "refused", "reason": "NaN"}, "refused"),
         ({"status": "failed", "reason": "no disk"}, "failed"),
         ({"status": "running"}, "failed"),
