@@ -16,11 +16,13 @@ from airflow_onnx.deployment import settings
 
 log = logging.getLogger(__name__)
 
+# None of this package: tasks of a scheduler that runs on during an upgrade would mix two versions of it.
 MODULES = (
     "mlflow",
-    "onnx_release.export.export_model",
-    "onnx_release.benchmark.benchmark_model",
-    "onnx_release.report.release_report",
+    "onnxruntime",
+    "onnxscript",
+    "torch.onnx",
+    "torch._dynamo",
     "airflow.providers.amazon.aws.hooks.s3",
 )
 
