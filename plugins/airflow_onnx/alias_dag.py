@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from airflow.sdk import DAG, Param, TriggerRule
 
 from airflow_onnx import defaults
-from airflow_onnx.dag import RETRIES, TAGS
+from airflow_onnx.dag import MANY_RETRIES, RETRIES, TAGS
 from airflow_onnx.dag_runs import MOVE_ALIAS_DAG_ID
 from airflow_onnx.deployment import placement
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
@@ -54,6 +54,7 @@ def move_alias_dag(
             task_display_name="approve (protected alias)",
             verified=task_record("verify"),
             timeout_h=json_param("approval_timeout_h"),
+            **MANY_RETRIES,
             **step,
         )
         move = MoveAliasOperator(

@@ -52,8 +52,9 @@ RETRIES: dict[str, Any] = {
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=5),
 }
-# The teardown records failures on the training run, so it outlasts an outage of MLflow of about an hour.
-_END_RETRIES: dict[str, Any] = {"retries": 15}
+# The teardown records failures on the training run, so it outlasts an outage of MLflow of about an hour. An approval
+# is also repeated when a person answers in its first seconds: the answer must not be the end of the release.
+MANY_RETRIES: dict[str, Any] = {"retries": 15}
 # The watch's form also opens only the section with the first name: see `release_params`.
 _RUNS, _MORE = "Run Parameters", "Experts: the search and the releases"
 _CONN_ID = "mlflow_default"
@@ -278,6 +279,7 @@ def _publishing_tasks(step: dict[str, Any], prepare: Any, ended: ReleaseEndCallb
         policy=_policy(),
         rules=_move_rules(),
         timeout_h=json_param("approval_timeout_h"),
+        **MANY_RETRIES,
         **results,
         **step,
         **store,
@@ -310,7 +312,7 @@ def _publishing_tasks(step: dict[str, Any], prepare: Any, ended: ReleaseEndCallb
         on_failure_callback=ended,
         **step,
         **store,
-        **_END_RETRIES,
+        **MANY_RETRIES,
     ).as_teardown(setups=prepare)
     # Not `ALL_DONE_SETUP_SUCCESS`: a failure of the sensor or of the setup is recorded too.
     clean.trigger_rule = TriggerRule.ALL_DONE

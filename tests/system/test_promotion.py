@@ -74,7 +74,7 @@ def await_question(api: Any, path: str) -> dict[str, Any]:
 
 
 def answered(dag: Dag, visit: Visit | None, choice: str, comment: str = "") -> str:
-    """Answer the question of a release, and return the state of its DAG run at the end.
+    """Answer the question of a release after two seconds, and return the state of its DAG run at the end.
 
     Airflow repeats a task that was resumed before the scheduler had noted its pause. The question then comes again.
     """
@@ -83,13 +83,13 @@ def answered(dag: Dag, visit: Visit | None, choice: str, comment: str = "") -> s
     while (state := dag.api.get(dag.path)["state"]) not in ("success", "failed"):
         assert time.monotonic() < deadline, dag.states()
         question = f"{dag.path}/taskInstances/approve/-1/hitlDetails"
+        time.sleep(2.0)
         waits = dag.api.get(f"{dag.path}/taskInstances/approve")["state"] == "awaiting_input"
         if waits and not dag.api.get(question)["response_received"]:
             if visit:
                 answer_in_the_tab(visit, dag, choice, comment)
             else:
                 dag.api.patch(question, body)
-        time.sleep(1.0)
     return str(state)
 
 
