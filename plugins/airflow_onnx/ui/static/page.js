@@ -67,22 +67,44 @@ function showTimes(root) {
   }
 }
 
+// The elements of a part by a text that stays the same when the page is made again. Equal ones are counted.
+function keyed(part, selector) {
+  const found = new Map();
+  for (const one of part.querySelectorAll(selector)) {
+    const words = (one.querySelector("summary") || one).textContent.trim().slice(0, 200);
+    const text = [one.tagName, one.getAttribute("href"), one.getAttribute("aria-label"), one.name, words].join("|");
+    let key = text;
+    for (let number = 2; found.has(key); number += 1) key = `${text}|${number}`;
+    found.set(key, one);
+  }
+  return found;
+}
+
+const FOCUSABLE = "a[href], button, summary, [tabindex]";
+const keyOf = (elements, wanted) => [...elements].find(([, one]) => one === wanted)?.[0];
+
+// A person who types, selects text or answers a dialog is not interrupted.
+function isBusy(part) {
+  const selection = window.getSelection();
+  const selects = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
+  return selects || document.querySelector("dialog[open]") || part.querySelector("input:focus, select:focus, textarea:focus");
+}
+
 // Replaces the live part by that of a fresh page. Focus and opened details stay where they were.
 async function refresh() {
-  const old = document.getElementById("live");
   const answer = await fetch(window.location.href, { credentials: "same-origin", headers: { Accept: "text/html" } });
   if (!answer.ok || answer.redirected) return;
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const old = document.getElementById("live");
   const fresh = page.getElementById("live");
-  if (!fresh || document.querySelector("dialog[open]")) return;
-  if (old.contains(document.activeElement) && old.querySelector("input:focus, select:focus, textarea:focus")) return;
-  const focused = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-  const opened = [...old.querySelectorAll("details[open]")].map((one) => one.id).filter(Boolean);
+  if (!fresh || isBusy(old)) return;
+  const focused = keyOf(keyed(old, FOCUSABLE), document.activeElement);
+  const details = keyed(old, "details");
   const before = summary(old);
   for (const kept of old.querySelectorAll("[data-kept]")) fresh.querySelector(`#${CSS.escape(kept.id)}`)?.replaceWith(kept);
   old.replaceWith(document.adoptNode(fresh));
-  for (const id of opened) if (document.getElementById(id)) document.getElementById(id).open = true;
-  if (focused) [...fresh.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
+  for (const [key, one] of keyed(fresh, "details")) if (details.has(key)) one.open = details.get(key).open;
+  if (focused) keyed(fresh, FOCUSABLE).get(focused)?.focus({ preventScroll: true });
   showTimes(fresh);
   document.dispatchEvent(new Event("refreshed"));
   if (summary(fresh) !== before) document.getElementById("announcement").textContent = summary(fresh);
