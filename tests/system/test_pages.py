@@ -131,6 +131,19 @@ def test_a_hostile_name_is_text_in_every_view(visit: Visit, runs: dict[str, str]
         assert shown.query_selector("main img, main script") is None
 
 
+def test_a_refresh_keeps_opened_details_and_the_focus(visit: Visit, runs: dict[str, str]) -> None:
+    visit.open(f"/onnx-release/releases/{runs['run-17']}")
+    page = visit.page
+    page.get_by_role("heading", name="Parity with PyTorch").click()
+    button = page.get_by_role("button", name="Roll @candidate back to v2…")
+    button.focus()
+    page.evaluate("document.getElementById('live').dataset.old = ''")
+    page.evaluate("refresh()")
+    assert page.locator("#live").get_attribute("data-old") is None
+    expect(page.locator("details", has_text="Parity with PyTorch").first).to_have_attribute("open", "")
+    expect(button).to_be_focused()
+
+
 def test_airflows_switch_of_the_theme_reaches_the_page(visit: Visit) -> None:
     for theme in ("dark", "light"):
         visit.page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
