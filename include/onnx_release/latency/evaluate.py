@@ -146,15 +146,16 @@ def _miss(gate: Gate, measured: LatencyReport, budget: LatencyBudget) -> str:
         return f"the serving batch size {budget.batch_size} was not measured"
     if gate.name == "p95_ms":
         return f"p95 at {gate.subject} is {gate.measured:.3g} ms, above {gate.limit:g} ms"
-    speedup = f"speedup at {gate.subject} is {_interval(served)}"
     if gate.verdict != "not settled":
-        return f"{speedup}, below the required {budget.speedup_min:g}"
+        found = f"{served.speedup:.2f} [{served.speedup_low:.2f}, {served.speedup_high:.2f}]"
+        return f"speedup at {gate.subject} is {found}, below the required {budget.speedup_min:g}"
     duration = f"after {served.rounds} rounds in {served.measured_s:.3g} s"
     if served.rounds < _ROUNDS_MIN:
         reason = f"fewer than {_ROUNDS_MIN} rounds were measured ({duration}); raise measure_max_s"
     else:
         reason = f"the interval still contains it {duration}; lower speedup_min, or measure longer on a quieter host"
-    return f"{speedup}, not settled against the required {budget.speedup_min:g}: {reason}"
+    ends = f"{served.speedup_low:.2f} to {served.speedup_high:.2f}"
+    return f"speedup at {gate.subject} is {ends}, not settled against the required {budget.speedup_min:g}: {reason}"
 
 
 def _remarks(batches: Sequence[BatchLatency], explained: Container[int]) -> list[str]:
@@ -165,7 +166,8 @@ def _remarks(batches: Sequence[BatchLatency], explained: Container[int]) -> list
         explained: batch sizes whose interval is part of the verdict.
     """
     remarks = [
-        f"batch {b.batch_size}: the speedup {_interval(b)} is uncertain after {b.rounds} rounds in {b.measured_s:.3g} s"
+        f"batch {b.batch_size}: the speedup is uncertain after {b.rounds} rounds in {b.measured_s:.3g} s, "
+        f"{b.speedup_low:.2f} to {b.speedup_high:.2f}"
         for b in batches
         if not b.conclusive and b.batch_size not in explained
     ]
@@ -176,7 +178,3 @@ def _remarks(batches: Sequence[BatchLatency], explained: Container[int]) -> list
         if b.cpu_wait_share is not None and b.cpu_wait_share > CPU_WAIT_SHARE_MAX
     ]
     return remarks
-
-
-def _interval(batch: BatchLatency) -> str:
-    return f"{batch.speedup:.2f} [{batch.speedup_low:.2f}, {batch.speedup_high:.2f}]"

@@ -52,7 +52,7 @@ def compare_outputs(
                 dtype=shown.dtype.name,
                 shape=tuple(shown.shape),
                 measures=Measures(**compared.measures),
-                applied=tuple(AppliedLimit(**dataclasses.asdict(one)) for one in compared.applied),
+                applied=tuple(AppliedLimit(**one) for one in compared.applied),
                 worst_column=ColumnParity(**dataclasses.asdict(worst)) if worst else None,
                 decides=sample.decides,
                 passed=not compared.failures,

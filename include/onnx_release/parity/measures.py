@@ -3,8 +3,8 @@
 Values that cannot be compared fail. NaN passes any test of the form ``difference >= limit``, (3, 1) broadcasts against
 (1, 3) to a difference of zero, and unsigned integers wrap around.
 
-A reproduction bundle contains a copy of this file, so it imports only numpy. Measures and limits are mappings here;
-their fields are those of `records.Measures` and `limits.OutputLimits`.
+A reproduction bundle contains a copy of this file, so it imports only numpy. Measures, limits and their
+results are mappings here, with the fields of `records.Measures`, `limits.OutputLimits` and `records.AppliedLimit`.
 """
 
 from __future__ import annotations
@@ -65,35 +65,18 @@ class WorstColumn:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedLimit:
-    """One limit with the value that was compared with it.
-
-    Attributes:
-        name: The measure. ``tolerance`` is the largest difference over what `atol` and `rtol` allow.
-        measured: The value; None when there is none, such as a ratio to a difference of zero.
-        limit: The limit in effect, which can depend on the spread and the rounding of the values.
-        passed: True when the limit is kept.
-    """
-
-    name: str
-    measured: float | None
-    limit: float
-    passed: bool
-
-
 @dataclass(slots=True)
 class Compared:
     """Measures that have a value, the applied limits, the failures, and the worst column of a float output."""
 
     measures: Measured = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    applied: list[AppliedLimit] = field(default_factory=list)
+    applied: list[Mapping[str, Any]] = field(default_factory=list)
     worst_column: WorstColumn | None = None
 
     def judge(self, name: str, measured: float | None, limit: float, failure: str | None) -> None:
         """Add the result of one limit. It is kept when there is no failure."""
-        self.applied.append(AppliedLimit(name, measured, limit, passed=failure is None))
+        self.applied.append({"name": name, "measured": measured, "limit": limit, "passed": failure is None})
         if failure is not None:
             self.failures.append(failure)
 

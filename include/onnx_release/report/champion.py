@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnx_release.records import ChampionComparison, ChampionLatency, Gate, LatencyReport, Verdict
-from onnx_release.report.numbers import limit_text, measured_text
+from onnx_release.report.numbers import limit_text, measured_text, speedup_text, three_digits
 
 _ROUNDS_MIN = 10
+
+
+def champion_speed(champion: ChampionLatency) -> str:
+    """Return the speed relative to the champion as text. An interval around 1 shows no difference."""
+    if champion.speed_low <= 1.0 <= champion.speed_high:
+        ends = (three_digits(end) for end in (champion.speed_low, champion.speed_high))
+        return f"no difference shown, {'x to '.join(ends)}x"
+    return speedup_text(champion.speed, champion.speed_low, champion.speed_high)
 
 
 def champion_gates(compared: ChampionComparison, latency: LatencyReport) -> tuple[Gate, ...]:
@@ -28,9 +36,8 @@ def judge_champion(compared: ChampionComparison, latency: LatencyReport) -> Cham
     for gate in champion_gates(compared, latency):
         if gate.verdict == "passed":
             continue
-        text = (
-            f"{gate.name.removeprefix('champion_')} at {gate.subject} is {measured_text(gate)}, not {limit_text(gate)}"
-        )
+        place = {"champion_speed": f" at {gate.subject}", "champion_metric": f" of {gate.subject}"}.get(gate.name, "")
+        text = f"the {gate.name.removeprefix('champion_')}{place} is {measured_text(gate)}, not {limit_text(gate)}"
         if compared.problem:
             text = f"it was not measured: {compared.problem}"
         unsettled = gate.verdict == "not settled"

@@ -80,6 +80,13 @@ def is_settled(batch: BatchLatency, latency: LatencyReport) -> bool:
     return batch.conclusive and not is_disturbed and not (is_served and latency.verdict == "not settled")
 
 
+def published_speedup(batch: BatchLatency, latency: LatencyReport) -> str:
+    """Return a speedup as text. One that is not settled has no plain number, only the ends of its interval."""
+    if is_settled(batch, latency):
+        return speedup_text(batch.speedup, batch.speedup_low, batch.speedup_high)
+    return f"not settled, {three_digits(batch.speedup_low)}x to {three_digits(batch.speedup_high)}x"
+
+
 def is_warning(report: ReleaseReport) -> bool:
     """Return True for an accepted release with a gate that did not simply pass."""
     return bool(warning(report))
@@ -228,12 +235,15 @@ def gate_sentence(gate: Gate) -> str:
     if gate.name == "champion_speed" and gate.verdict == "not settled":
         return f"the {title} is not settled, {measured} at {gate.subject} against {limit_text(gate)}"
     subject = f" at {gate.subject}" if gate.name in ("speedup", "p95_ms", "champion_speed") else f" of {gate.subject!r}"
+    subject = "" if gate.subject == "file" else subject
     if gate.limit is None:
         return f"the {title}{subject} did not pass"
     direction = "above" if gate.sense == "at most" else "below"
-    return (
-        f"the {title}{subject} is {measured}, {direction} the limit {limit_text(gate).removeprefix(gate.sense).strip()}"
-    )
+    limit = limit_text(gate).removeprefix(gate.sense).strip()
+    if measured == limit and gate.measured is not None:
+        # Three digits do not show the difference.
+        measured = f"{gate.measured:.6g}"
+    return f"the {title}{subject} is {measured}, {direction} the limit {limit}"
 
 
 def _reason(report: ReleaseReport, refusal: Refused | None) -> str:

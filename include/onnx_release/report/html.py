@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,16 +14,15 @@ from markupsafe import Markup
 
 from onnx_release.errors import shorten
 from onnx_release.limits import LATENCY_QUANTILES, REPORT_PAGE
-from onnx_release.records import Gate, Measures, OutputParity, ReleaseReport
-from onnx_release.report.gates import TITLES, is_settled, is_warning, refused_outputs
+from onnx_release.records import Measures, ReleaseReport
+from onnx_release.report.champion import champion_speed
+from onnx_release.report.gates import TITLES, published_speedup, refused_outputs
 from onnx_release.report.numbers import limit_text, measured_text, seconds_text, size_text, speedup_text, three_digits
 from onnx_release.report.plots import gate_bar, latency_plot, sides
+from onnx_release.report.short_view import closest_gates, has_more_reasons, release_state, used_measures, worst_first
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-# A table with more gates shows the failed ones and the closest of each kind first.
-_GATES_SHOWN_MAX = 14
-_FAILED_SHOWN_MAX = 20
 _COMPARISONS_SHOWN_MAX = 200
 _NAME_CHARACTERS = 90
 
@@ -90,6 +88,7 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else visible(value),
     )
     made.filters |= {
         "closest": closest_gates,
@@ -104,7 +103,8 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
         "refused_outputs": refused_outputs,
         "percent": lambda share: "-" if share is None else f"{share:.0%}",
         "plot": latency_plot,
-        "settled": is_settled,
+        "published": published_speedup,
+        "champion_speed": champion_speed,
         "sides": sides,
         "sign": lambda word: _SIGNS.get(word, "·"),
         "size": size_text,
@@ -124,55 +124,14 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
     return made
 
 
+def visible(text: str) -> str:
+    """Return a text without invisible characters: they can turn the text around it. Line breaks stay."""
+    return "".join(one for one in text if one == "\n" or unicodedata.category(one) not in ("Cc", "Cf"))
+
+
 def shown_name(text: str) -> str:
-    """Return a name on one line and cut, without invisible characters: they can turn the text around it."""
-    return shorten("".join(one for one in text if unicodedata.category(one) not in ("Cc", "Cf")), _NAME_CHARACTERS)
-
-
-def release_state(report: ReleaseReport) -> str:
-    """Return the state of a release for people."""
-    if report.status == "refused":
-        return "refused"
-    return "released with a warning" if is_warning(report) else "released"
-
-
-def has_more_reasons(report: ReleaseReport) -> bool:
-    """Return True if the reasons have more than the headline and the next step."""
-    shown = f"{report.headline} {report.next_step}".replace("Refused: ", "", 1).casefold()
-    return [" ".join(reason.replace("`", "'").split()).casefold() for reason in report.reasons] not in ([], [shown])
-
-
-def closest_gates(gates: Sequence[Gate]) -> list[Gate]:
-    """Return the gates of a short table: all if they are few, else the failed ones and the closest of each name."""
-    if len(gates) <= _GATES_SHOWN_MAX:
-        return list(gates)
-    failed = [gate for gate in gates if gate.verdict != "passed"]
-    closest: dict[str, Gate] = {}
-    for gate in gates:
-        if gate.verdict == "passed" and _use(gate) > _use(closest.get(gate.name)):
-            closest[gate.name] = gate
-    shown = {id(gate) for gate in (*failed[:_FAILED_SHOWN_MAX], *closest.values())}
-    return [gate for gate in gates if id(gate) in shown]
-
-
-def _use(gate: Gate | None) -> float:
-    """Return the used part of a gate's limit; a gate without a bar uses none of it."""
-    if gate is None:
-        return -1.0
-    bar = gate_bar(gate)
-    if bar is None:
-        return 0.0
-    return 1.0 - bar.high if gate.sense == "at least" else bar.high
-
-
-def worst_first(comparisons: Sequence[OutputParity]) -> list[OutputParity]:
-    """Return the comparisons, the failed ones first, each kind in its order."""
-    return sorted(comparisons, key=lambda comparison: (comparison.passed, not comparison.decides))
-
-
-def used_measures(names: Iterable[str], per_output: Mapping[str, Measures]) -> list[str]:
-    """Return the names of the measures that at least one output has."""
-    return [name for name in names if any(getattr(worst, name) is not None for worst in per_output.values())]
+    """Return a name on one line and cut, without invisible characters."""
+    return shorten(visible(text), _NAME_CHARACTERS)
 
 
 def safe_link(url: str | None) -> str:

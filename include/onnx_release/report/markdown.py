@@ -1,4 +1,4 @@
-"""Release report as Markdown: the verdict, the artifact, parity per output and latency per batch size."""
+"""Release report as Markdown: result, gates, artifact, parity per output and latency per batch size."""
 
 from __future__ import annotations
 
@@ -7,23 +7,39 @@ import re
 import jinja2
 
 from onnx_release.records import Measures, ReleaseReport, TuneReport
-from onnx_release.report.gates import refused_outputs
-from onnx_release.report.numbers import size_text, speedup_text, three_digits
+from onnx_release.report.champion import champion_speed
+from onnx_release.report.escape import code_text, escaped
+from onnx_release.report.gates import TITLES, published_speedup, refused_outputs
+from onnx_release.report.numbers import limit_text, measured_text, size_text, speedup_text, three_digits
+from onnx_release.report.short_view import closest_gates, has_more_reasons
 
 _SUMMARY = """\
-**{{ report.trained_model.model_name or "unnamed" }}**: {{ report.status }}{{ report.reason_code | inside(" (%s)") }}
+{{ report.headline | line }}
 
-{% for reason in report.reasons %}
+{{ report.next_step | line | inside("To do: %s") }}
+
+{% for reason in report.reasons if report | has_more_reasons %}
 - {{ reason | line }}
 {% endfor %}
 
 {% set trained = report.trained_model %}
-Training run `{{ trained.training_run_id }}`{{ trained.run_name | inside(" (%s)") }}\
-{% if trained.model_uri %}, model `{{ trained.model_uri }}`{{ trained.chosen | inside(" (%s)") }}{% endif %}.
+Model **{{ (trained.model_name or "unnamed") | line }}**, training run `{{ trained.training_run_id | code }}`\
+{{ trained.run_name | line | inside(" (%s)") }}\
+{% if trained.model_uri %}, `{{ trained.model_uri | code }}`{{ trained.chosen | line | inside(" (%s)") }}{% endif %}.\
+{{ report.reason_code | inside(" Code of the refusal: `%s`.") }}
 
 {% for skipped in trained.skipped %}
 - Skipped: {{ skipped | line }}
 {% endfor %}
+
+{% if report.gates %}
+| gate | of | measured | limit | result |
+|---|---|---|---|---|
+{% for gate in report.gates | closest %}
+| {{ gate.name | title }} | {{ gate.subject | line }} | {{ gate | measured | line }} | {{ gate | limit | line }} \
+| {{ gate.verdict }} |
+{% endfor %}
+{% endif %}
 
 {% set artifact = report.artifact %}
 {% if artifact %}
@@ -37,7 +53,7 @@ exported from {{ artifact.trained_format }} by the strategy {{ artifact.strategy
 {% endfor %}
 {% for finding in artifact.findings %}
 - {{ finding.severity }} {{ finding.code }}: {{ finding.message | line }}\
-{{ finding.fix | inside("; correct it with `%s`") }}
+{{ (finding.fix or "") | code | inside("; correct it with `%s`") }}
 {% endfor %}
 
 {{ artifact.tuning | tuning if artifact.tuning else "" }}
@@ -56,7 +72,7 @@ Parity with PyTorch, the worst of {{ parity.comparisons | samples }} samples at 
 {% endfor %}
 
 {% for output, worst in parity.worst_columns().items() %}
-- worst column of {{ output | line }}: {{ worst.worst_column }}, on the sample '{{ worst.sample }}' \
+- worst column of {{ output | line }}: {{ worst.worst_column }}, on the sample '{{ worst.sample | line }}' \
 at batch size {{ worst.batch_size }}
 {% endfor %}
 {% for warning in parity.warnings %}
@@ -69,18 +85,18 @@ at batch size {{ worst.batch_size }}
 {% set at = parity.divergence %}
 {% if at %}
 The difference begins at \
-{{ "node `%s` (%s)" % (at.node, at.op_type) if at.node else "no node" }}\
-{{ " of module `%s` (%s)" % (at.module, at.module_type) if at.node and at.module else "" }}\
+{{ "node `%s` (%s)" % (at.node | code, at.op_type | line) if at.node else "no node" }}\
+{{ " of module `%s` (%s)" % (at.module | code, at.module_type | line) if at.node and at.module else "" }}\
 {{ at.mae | inside(", MAE %.2e") }}\
 {{ at.scale | inside(" at a scale of %.2e") }}, \
-on the sample '{{ at.sample }}' at batch size {{ at.batch_size }}.{{ at.note | line | inside(" Note: %s.") }}
+on the sample '{{ at.sample | line }}' at batch size {{ at.batch_size }}.{{ at.note | line | inside(" Note: %s.") }}
 {% endif %}
 
 {% set latency = report.benchmark.latency %}
 {% if not latency %}
 Latency was not measured, because parity failed.
 {% else %}
-Latency on {{ latency.device }}, {{ latency.threads }} threads per side, {{ latency.host.cpu_model }} \
+Latency on {{ latency.device }}, {{ latency.threads }} threads per side, {{ latency.host.cpu_model | line }} \
 ({{ latency.host.usable_cpus }} of {{ latency.host.logical_cpus }} CPUs, \
 load {{ "%.2f" % latency.host.load_1m }} at the start), {{ latency.providers_active | join(", ") }}; \
 verdict: {{ latency.verdict }}{{ ", goal reached" if latency.goal_reached else "" }}.
@@ -92,7 +108,7 @@ verdict: {{ latency.verdict }}{{ ", goal reached" if latency.goal_reached else "
 | {{ batch.batch_size }} | {{ reference.p50_ms | digits }} / {{ reference.p95_ms | digits }} ms \
 | {{ candidate.p50_ms | digits }} / {{ candidate.p95_ms | digits }} ms \
 | {{ reference.throughput_per_s | digits }} / {{ candidate.throughput_per_s | digits }} \
-| {{ batch | speedup }} at {{ "%.0f%%" % (100 * batch.confidence) }}{{ "" if batch.conclusive else " (not settled)" }} \
+| {{ batch | published(latency) }} at {{ "%.0f%%" % (100 * batch.confidence) }} \
 | {{ batch.rounds }} x {{ batch.calls_per_round }} |
 {% endfor %}
 
@@ -112,14 +128,14 @@ Against the champion, version {{ champion.version }} (alias {{ champion.alias }}
 {% set times = batch.champion.times %}
 | {{ batch.batch_size }} | {{ times.p50_ms | digits }} / {{ times.p95_ms | digits }} ms \
 | {{ batch.candidate.p50_ms | digits }} / {{ batch.candidate.p95_ms | digits }} ms \
-| {{ "%.2fx [%.2f, %.2f]" % (batch.champion.speed, batch.champion.speed_low, batch.champion.speed_high) }} |
+| {{ batch.champion | champion_speed }} |
 {% endfor %}
 
 {% for output, measures in champion.agreement.items() %}
 - outputs of both, {{ output | line }}: MAE {{ measures.texts().mae }}, cosine {{ measures.texts().cosine }}
 {% endfor %}
 {% for metric in champion.metrics %}
-- {{ metric.name }} of {{ metric.output | line }}: champion {{ metric.champion | digits }}, \
+- {{ metric.name | line }} of {{ metric.output | line }}: champion {{ metric.champion | digits }}, \
 candidate {{ metric.candidate | digits }}
 {% endfor %}
 {% for warning in champion.warnings %}
@@ -168,21 +184,34 @@ def summary_markdown(report: ReleaseReport) -> str:
     )
 
 
-def tuning_markdown(tuning: TuneReport) -> str:
-    """Return the table of a tuning: every candidate with its measurements, its outcome and the reason."""
-    return _render(_TUNING, tuning=tuning)
+def tuning_markdown(tuning: TuneReport, *, for_log: bool = False) -> str:
+    """Return the table of a tuning: every candidate with its measurements, its outcome and the reason.
+
+    Args:
+        tuning: the result of the tuning.
+        for_log: escape nothing but the columns of the table.
+    """
+    return _render(_TUNING, for_log=for_log, tuning=tuning)
 
 
-def _render(template: str, **values: object) -> str:
-    # Markdown is not HTML: `line` escapes foreign text.
+def _render(template: str, *, for_log: bool = False, **values: object) -> str:
+    # Markdown is not HTML: `line` and `code` escape foreign text.
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701
     environment.filters |= {
+        "champion_speed": champion_speed,
+        "closest": closest_gates,
+        "code": code_text,
         "digits": three_digits,
+        "has_more_reasons": has_more_reasons,
         "inside": lambda value, text: "" if value in (None, "") else text % value,
-        "line": lambda text: " ".join((text or "").splitlines()).replace("|", "\\|"),
+        "limit": limit_text,
+        "line": lambda text: " ".join((text or "").split()).replace("|", "\\|") if for_log else escaped(text or ""),
+        "measured": measured_text,
+        "published": published_speedup,
         "samples": lambda comparisons: len({(c.sample, c.batch_size) for c in comparisons}),
         "size": size_text,
         "speedup": lambda record: speedup_text(record.speedup, record.speedup_low, record.speedup_high),
+        "title": lambda name: TITLES.get(name, name),
         "tuning": tuning_markdown,
     }
     # Empty lists leave empty lines behind.

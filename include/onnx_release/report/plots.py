@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from onnx_release.limits import LATENCY_QUANTILES
 from onnx_release.records import BatchLatency, Gate, LatencyReport, SideLatency
-from onnx_release.report.numbers import speedup_text, three_digits
+from onnx_release.report.gates import is_settled
+from onnx_release.report.numbers import three_digits
 
 # The place of the limit on a bar, and the decades of an error below it.
 _LIMIT_PLACE, _DECADES = 0.7, 6.0
@@ -113,7 +114,7 @@ def latency_plot(latency: LatencyReport) -> Plot | None:
         return _LEFT + (_log(time_ms, 10.0) - first) / (last - first) * (_RIGHT - _LEFT)
 
     height = _HEAD_HEIGHT + _SIDE_HEIGHT * max(len(list(sides(batch))) for batch in latency.batches)
-    groups = tuple(_group(batch, row * height, x) for row, batch in enumerate(latency.batches))
+    groups = tuple(_group(batch, latency, row * height, x) for row, batch in enumerate(latency.batches))
     axis_y = len(groups) * height
     return Plot(
         width=_WIDTH,
@@ -135,7 +136,7 @@ def sides(batch: BatchLatency) -> Iterator[tuple[str, str, SideLatency]]:
         yield "champion", "Champion", batch.champion.times
 
 
-def _group(batch: BatchLatency, top: float, x: Callable[[float], float]) -> Group:
+def _group(batch: BatchLatency, latency: LatencyReport, top: float, x: Callable[[float], float]) -> Group:
     marks = []
     for row, (side, name, times) in enumerate(sides(batch)):
         x05, x25, x50, x75, x95 = (x(time) for time in _quantiles(times))
@@ -155,10 +156,9 @@ def _group(batch: BatchLatency, top: float, x: Callable[[float], float]) -> Grou
                 anchor="start" if fits else "end",
             )
         )
-    speedup = speedup_text(batch.speedup, batch.speedup_low, batch.speedup_high).partition(" ")[0]
     return Group(
         label=f"batch {batch.batch_size}",
-        speedup=speedup if batch.conclusive else "not settled",
+        speedup=f"{batch.speedup:.2f}x" if is_settled(batch, latency) else "not settled",
         y=top + _HEAD_HEIGHT,
         marks=tuple(marks),
     )

@@ -160,13 +160,13 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             self._log_wrapped(logging.WARNING, f"The difference begins at {where}{mae}. {at.note or ''}")
 
     def _log_latency(self, latency: LatencyReport) -> None:
-        from onnx_release.report.numbers import speedup_text, three_digits
+        from onnx_release.report.gates import published_speedup
+        from onnx_release.report.numbers import three_digits
 
         for b in latency.batches:
             sides = [three_digits(side.p50_ms) for side in (b.reference, b.candidate)]
-            speedup = speedup_text(b.speedup, b.speedup_low, b.speedup_high)
-            settled = "" if b.conclusive else ", not settled"
-            self.log.info("Batch %d: PyTorch %s ms, ONNX Runtime %s ms, %s%s.", b.batch_size, *sides, speedup, settled)
+            speedup = published_speedup(b, latency)
+            self.log.info("Batch %d: PyTorch %s ms, ONNX Runtime %s ms, %s.", b.batch_size, *sides, speedup)
         for warning in latency.warnings:
             self._log_wrapped(logging.WARNING, warning)
 

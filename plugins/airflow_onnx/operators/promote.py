@@ -21,7 +21,7 @@ from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
-from airflow_onnx.tracking.version_tags import released_status, version_description, version_tags
+from airflow_onnx.tracking.version_tags import released_status, version_tags
 from onnx_release.limits import REPORTS
 from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object
 
@@ -155,6 +155,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         """
         from onnx_release.artifact.digests import describe_folder
         from onnx_release.report.html import write_page
+        from onnx_release.report.markdown import summary_markdown
         from onnx_release.report.release_report import write_report
 
         folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
@@ -169,7 +170,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
             training_run_id=version.training_run_id,
             sha256=version.sha256,
             source=version.source,
-            description=version_description(report),
+            description=summary_markdown(report),
             tags=version_tags(report, run.evidence["artifact"], released_status(report)),
         )
         model_registry.update_version(run.hook, request, version.version)

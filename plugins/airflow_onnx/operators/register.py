@@ -17,7 +17,7 @@ from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import model_registry
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
-from airflow_onnx.tracking.version_tags import version_description, version_tags
+from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.errors import ReportRefused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
@@ -78,6 +78,8 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
 
     def release(self, run: StepRun) -> ModelVersion:
         """Verify the objects, then create the version or find it."""
+        from onnx_release.report.markdown import summary_markdown
+
         artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         uploaded = params.record(S3Object, self.uploaded, "upload")
         report = self._verified_report(artifact, uploaded)
@@ -86,7 +88,7 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
             training_run_id=run.trained_model.training_run_id,
             sha256=artifact.sha256,
             source=uploaded.uri,
-            description=version_description(report),
+            description=summary_markdown(report),
             tags=version_tags(report, artifact),
         )
         if self.policy:

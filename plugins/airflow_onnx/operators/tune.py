@@ -149,7 +149,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
     def _log_table(self, tuned: OnnxArtifact) -> None:
         from onnx_release.report.markdown import tuning_markdown
 
-        for line in tuning_markdown(tuned.tuning).splitlines() if tuned.tuning else ():
+        for line in tuning_markdown(tuned.tuning, for_log=True).splitlines() if tuned.tuning else ():
             self.log.info("%s", line)
 
 

@@ -58,11 +58,9 @@ def described(before: str, result: Result, *, is_current: bool) -> str:
 
 def escaped(text: str) -> str:
     """Return any text as Markdown that shows it on one line, without links, emphasis or HTML."""
-    one_line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # `_` between letters starts no emphasis; names of outputs stay readable.
-    one_line = re.sub(r"[\\`*~|#]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(", lambda found: f"\\{found[0]}", one_line)
-    # MLflow makes a link of each bare address.
-    return re.sub(r"(?i)(://|www\.)", lambda found: "".join(f"&#{ord(one)};" for one in found[0]), one_line)
+    from onnx_release.report import escape
+
+    return escape.escaped(text)
 
 
 def _is_address(url: str) -> bool:

@@ -1,9 +1,8 @@
-"""Tags and description of a model version: a few facts for the registry's list. `report.json` has everything else."""
+"""Tags of a model version: a few facts for the registry's list. `report.json` has everything else."""
 
 from __future__ import annotations
 
 from airflow_onnx.tracking import tags
-from airflow_onnx.tracking.run_description import escaped
 from onnx_release.records import LatencyReport, OnnxArtifact, ReleaseReport
 
 # Until its alias is decided.
@@ -37,23 +36,10 @@ def released_status(report: ReleaseReport) -> str:
     return "released with a warning" if is_warning(report) else "released"
 
 
-def version_description(report: ReleaseReport) -> str:
-    """Return the description of the version: the result in one line without markup, then the tables."""
-    from onnx_release.report.markdown import summary_markdown
-
-    # The registry's list shows the source text.
-    return f"{escaped(report.headline)}\n\n{summary_markdown(report)}"
-
-
 def _speed(latency: LatencyReport) -> str:
-    """Return the speedup at the serving batch size, or its lower bound if it is not settled."""
-    from onnx_release.report.gates import is_settled
-    from onnx_release.report.numbers import speedup_text, three_digits
+    """Return the speedup at the serving batch size."""
+    from onnx_release.report.gates import published_speedup
 
-    for batch in latency.batches:
-        if batch.batch_size == latency.budget.get("batch_size"):
-            at = f"at batch {batch.batch_size}"
-            if is_settled(batch, latency):
-                return f"{speedup_text(batch.speedup, batch.speedup_low, batch.speedup_high)} {at}"
-            return f"not settled, at least {three_digits(batch.speedup_low)}x {at}"
-    return "not measured"
+    size = latency.budget.get("batch_size")
+    found = (published_speedup(batch, latency) for batch in latency.batches if batch.batch_size == size)
+    return next((f"{speedup} at batch {size}" for speedup in found), "not measured")

@@ -357,14 +357,14 @@ def test_a_worse_metric_than_the_champions_refuses_or_warns(
     assert report.parity.passed
     assert report.passed == (on_worse == "warn")
     found = report.champion.failures if on_worse == "refuse" else report.champion.warnings
-    assert any("against version 4, metric at mean is" in text for text in found)
+    assert any("against version 4, the metric of mean is" in text for text in found)
 
 
 def test_a_size_above_the_margin_and_other_bytes_of_the_champion_refuse(prepared: Case, case: Case) -> None:
     small = case.artifact.replace(size_bytes=case.artifact.size_bytes // 2)
     report = prepared.benchmark(champion=_champion(case, artifact=small, margin=0.1, on_unsettled="warn"))
     assert not report.passed
-    assert any("size at file is 2x, not at most 1.1x" in text for text in report.champion.failures)
+    assert any("the size is 2x, not at most 1.1x" in text for text in report.champion.failures)
 
     (case.folder / MODEL_FILE).write_bytes(b"other")
     report = prepared.benchmark(champion=_champion(case))

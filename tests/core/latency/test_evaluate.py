@@ -76,7 +76,7 @@ def test_a_wide_interval_above_the_limit_passes_with_a_warning() -> None:
     report = _evaluate(_batch(1.1, 2.0, 3.0, conclusive=False))
     assert report.passed
     assert report.verdict == "passed"
-    assert any("batch 1: the speedup 2.00 [1.10, 3.00] is uncertain" in warning for warning in report.warnings)
+    assert any("batch 1: the speedup is uncertain" in warning for warning in report.warnings)
 
 
 def test_too_few_rounds_are_not_settled_and_name_the_parameter() -> None:
@@ -112,7 +112,7 @@ def test_other_batch_sizes_never_change_the_verdict() -> None:
 def test_an_uncertain_speedup_at_another_batch_size_is_a_warning() -> None:
     report = _evaluate(records.batch(), _batch(0.4, 1.5, 2.6, batch_size=32, conclusive=False))
     assert report.passed
-    assert "batch 32: the speedup 1.50 [0.40, 2.60] is uncertain" in report.warnings[0]
+    assert "batch 32: the speedup is uncertain after 40 rounds in 4 s, 0.40 to 2.60" in report.warnings[0]
 
 
 def test_a_busy_host_is_a_warning() -> None:

@@ -241,8 +241,11 @@ def test_a_release_without_an_artifact_has_no_metrics() -> None:
 
 
 def test_the_summary_shows_verdict_parity_and_speed() -> None:
-    text = summary_markdown(_report())
-    assert text.startswith("**net**: accepted\n")
+    text = summary_markdown(_report(benchmark=records.benchmark(latency=records.latency(budget={"batch_size": 1}))))
+    first, second = text.split("\n\n")[:2]
+    assert first == "Released: fp32, 1 kB, MAE 3e-08, 2.00x [1.90, 2.10] at batch 1."
+    assert second.startswith("Model **net**, training run `")
+    assert "| speedup | batch 1 | 2.00x [1.90, 2.10] | at least 1x | passed |" in text
     assert "| y | 3.00e-08 | 2.00e-08 | 1.00e-06 | 0.50000000 | - | - | - | yes |" in text
     assert "| 1 | 2 / 2.5 ms | 1 / 1.2 ms | 490 / 980 | 2.00x [1.90, 2.10] at 95% | 40 x 10 |" in text
     assert "verdict: passed, goal reached" in text
@@ -254,6 +257,7 @@ def test_the_summary_of_a_refusal_has_the_reasons_and_marks_an_unsettled_speedup
     latency = records.latency(
         verdict="not settled",
         goal_reached=False,
+        budget={"batch_size": 1},
         batches=(records.batch(conclusive=False),),
         warnings=("host was busy",),
     )
@@ -264,9 +268,10 @@ def test_the_summary_of_a_refusal_has_the_reasons_and_marks_an_unsettled_speedup
     assert "- parity: y is off" in text
     assert re.search(r"^\| y \|.*\| no \|$", text, re.M)
     assert "| a\\|b |" in text
-    assert "at 95% (not settled)" in text
+    assert "| not settled, 1.9x to 2.1x at 95% |" in text
+    assert "2.00x" not in text
     assert "- warning: host was busy" in text
-    assert summary_markdown(_report(check=None).replace(reason_code="pickle")).startswith("**net**: refused (pickle)\n")
+    assert "Code of the refusal: `pickle`." in summary_markdown(_report(check=None).replace(reason_code="pickle"))
     unmeasured = summary_markdown(_report(benchmark=records.benchmark(passed=False, latency=None)))
     assert "Latency was not measured" in unmeasured
 

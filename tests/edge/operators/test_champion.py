@@ -135,7 +135,7 @@ def test_a_speed_that_is_not_settled_against_the_champion_refuses_or_asks(
     # The same bytes are never proven to be as fast as themselves.
     release.params |= {"promotion": "auto", "on_miss": "refuse", "margins": {"margin": "0"}}
     release.after(judged, "check")
-    with failed("benchmark_failed", "champion: against version 1, speed at batch"):
+    with failed("benchmark_failed", "champion: against version 1, the speed at batch"):
         release.run("parity_latency")
     release.params["on_miss"] = "ask"
     release.run("parity_latency", "upload", "register")
