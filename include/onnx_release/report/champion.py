@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnx_release.records import ChampionComparison, ChampionLatency, Gate, LatencyReport, Verdict
-from onnx_release.report.numbers import limit_text, measured_text, speedup_text, three_digits
+from onnx_release.report.numbers import limit_text, measured_text, three_digits
 
 _ROUNDS_MIN = 10
 
 
 def champion_speed(champion: ChampionLatency) -> str:
     """Return the speed relative to the champion as text. An interval around 1 shows no difference."""
+    low, high = three_digits(champion.speed_low), three_digits(champion.speed_high)
     if champion.speed_low <= 1.0 <= champion.speed_high:
-        ends = (three_digits(end) for end in (champion.speed_low, champion.speed_high))
-        return f"no difference shown, {'x to '.join(ends)}x"
-    return speedup_text(champion.speed, champion.speed_low, champion.speed_high)
+        return f"no difference shown, {low} to {high} times as fast"
+    verdict = "faster" if champion.speed_low > 1.0 else "slower"
+    return f"{verdict}: {three_digits(champion.speed)} times as fast [{low}, {high}]"
 
 
 def champion_gates(compared: ChampionComparison, latency: LatencyReport) -> tuple[Gate, ...]:

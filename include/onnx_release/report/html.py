@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from onnx_release.errors import shorten
 from onnx_release.limits import LATENCY_QUANTILES, REPORT_PAGE
 from onnx_release.records import Measures, ReleaseReport
 from onnx_release.report.champion import champion_speed
+from onnx_release.report.escape import visible
 from onnx_release.report.gates import TITLES, published_speedup, refused_outputs
 from onnx_release.report.numbers import limit_text, measured_text, seconds_text, size_text, speedup_text, three_digits
 from onnx_release.report.plots import gate_bar, latency_plot, sides
@@ -122,11 +122,6 @@ def environment(folder: Path | None = None) -> jinja2.Environment:
         "QUANTILES": LATENCY_QUANTILES,
     }
     return made
-
-
-def visible(text: str) -> str:
-    """Return a text without invisible characters: they can turn the text around it. Line breaks stay."""
-    return "".join(one for one in text if one == "\n" or unicodedata.category(one) not in ("Cc", "Cf"))
 
 
 def shown_name(text: str) -> str:

@@ -46,13 +46,13 @@ Model **{{ (trained.model_name or "unnamed") | line }}**, training run `{{ train
 Opset {{ artifact.opset }}, IR version {{ artifact.ir_version }}, {{ artifact.size_bytes | size }}, \
 exported from {{ artifact.trained_format }} by the strategy {{ artifact.strategy }}, \
 {{ "exact" if artifact.precision.is_exact else "**%s**" % artifact.precision }}\
-{{ artifact.variant | inside(", variant %s") }}, sha256 `{{ artifact.sha256 }}`.
+{{ artifact.variant | line | inside(", variant %s") }}, sha256 `{{ artifact.sha256 }}`.
 
 {% for attempt in artifact.attempts if attempt.outcome != "taken" %}
-- strategy {{ attempt.strategy }}: {{ attempt.outcome }}, {{ attempt.reason | line }}
+- strategy {{ attempt.strategy | line }}: {{ attempt.outcome }}, {{ attempt.reason | line }}
 {% endfor %}
 {% for finding in artifact.findings %}
-- {{ finding.severity }} {{ finding.code }}: {{ finding.message | line }}\
+- {{ finding.severity }} {{ finding.code | line }}: {{ finding.message | line }}\
 {{ (finding.fix or "") | code | inside("; correct it with `%s`") }}
 {% endfor %}
 

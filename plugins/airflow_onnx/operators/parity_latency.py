@@ -13,7 +13,7 @@ from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.operators.release_step import StepRun
 from airflow_onnx.storage import staging, worker_cache
-from airflow_onnx.tracking import promotion, run_log
+from airflow_onnx.tracking import promotion, report_files
 from airflow_onnx.tracking.champion import find_champion
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
@@ -98,7 +98,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             if report.champion:
                 self._log_champion(report, report.champion)
             if not report.passed:
-                run_log.log_reproduction(run.hook, run.trained_model, Path(scratch, "reproduction"))
+                report_files.log_reproduction(run.hook, run.trained_model, Path(scratch, "reproduction"))
                 raise ReportRefused(
                     f"The artifact {artifact.sha256}",
                     f"did not pass: {'; '.join(report_failures(None, report))}",

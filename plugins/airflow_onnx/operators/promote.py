@@ -21,7 +21,7 @@ from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
-from airflow_onnx.tracking.version_tags import released_status, version_tags
+from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.limits import REPORTS
 from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object
 
@@ -157,6 +157,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         from onnx_release.report.html import write_page
         from onnx_release.report.markdown import summary_markdown
         from onnx_release.report.release_report import write_report
+        from onnx_release.report.short_view import release_state
 
         folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
         with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
@@ -171,7 +172,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
             sha256=version.sha256,
             source=version.source,
             description=summary_markdown(report),
-            tags=version_tags(report, run.evidence["artifact"], released_status(report)),
+            tags=version_tags(report, run.evidence["artifact"], release_state(report)),
         )
         model_registry.update_version(run.hook, request, version.version)
 

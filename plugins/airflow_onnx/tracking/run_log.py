@@ -1,31 +1,18 @@
-"""Report, metrics and tags of a release on its training run in MLflow.
-
-The artifacts of a run have this layout, with a further folder for each reduced precision:
-
-- ``onnx_release/<model name>/history/<time>-<status>-<digest>.json`` and ``.html``: the report of each attempt
-- ``onnx_release/<model name>/report.json``, ``report.html`` and ``summary.md``: the report of the current release
-- ``onnx_release/<model name>/reproduction/``: inputs and outputs of a failed parity comparison
-"""
+"""Tags and description of a release on its training run in MLflow. `report_files` has the artifacts and metrics."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
-import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_onnx import airflow_urls, outcome_log, step_times, validation
+from airflow_onnx import airflow_urls, outcome_log, step_times
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.events import release_end
 from airflow_onnx.links import ReportLink, RerunLink, TrainingRunLink
-from airflow_onnx.tracking import model_registry, run_description, tags
+from airflow_onnx.tracking import model_registry, report_files, run_description, tags
 from airflow_onnx.tracking.run_description import Result, described
 from onnx_release.errors import Refused, Transient, shorten
-from onnx_release.limits import REPORT_PAGE
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.artifact import Precision
 
@@ -36,9 +23,6 @@ if TYPE_CHECKING:
     from airflow_onnx.task_outcome import TaskOutcome
 
 log = logging.getLogger(__name__)
-
-# The folder of a release that was refused before its registered model had a name.
-_UNNAMED = "unnamed"
 
 WAITING = "waiting"
 """The status of a release that waits for an approval."""
@@ -138,7 +122,7 @@ def log_report(
     run_id = report.trained_model.training_run_id
     run = _run(hook, run_id)
     before = dict(run.data.tags)
-    reduced = _reduced_precision(report) if report.status != "refused" else None
+    reduced = report_files.reduced_precision(report) if report.status != "refused" else None
     # A refused or reduced release leaves the tags of the current exact release unchanged.
     unchanged = (report.status == "refused" or reduced is not None) and _has_current_release(hook, run_id, before)
     status = "released" if released else report.status
@@ -155,11 +139,15 @@ def log_report(
         of_reduced = {name: version_tags.get(name, "") for name in _OF_A_REDUCED_RELEASE} | {tags.SHA256: sha256}
         named = {tags.of_precision(name, reduced): text for name, text in of_reduced.items()}
         found |= {name: text for name, text in named.items() if text or before.get(name)}
-    attempt = _log_attempt(hook, report)
+    attempt = report_files.log_attempt(hook, report)
     is_current = not unchanged or reduced or before.get(tags.REGISTERED_MODEL) != name
     if is_current:
-        _log_current(hook, report, with_metrics=not unchanged or reduced is not None)
-    path = report_path(report.trained_model, _reduced_precision(report)) if is_current else attempt
+        report_files.log_current(hook, report, with_metrics=not unchanged or reduced is not None)
+    path = (
+        report_files.report_path(report.trained_model, report_files.reduced_precision(report))
+        if is_current
+        else attempt
+    )
     links = {"Report": hook.server.artifact_url(run.info.experiment_id, run_id, path)}
     if released:
         links[f"Version {released.version} of {name}"] = hook.server.version_url(name, released.version)
@@ -222,41 +210,6 @@ def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: T
     _set_tags(hook, training_run_id, found, before)
 
 
-def log_reproduction(hook: MlflowHook, trained_model: TrainedModel, folder: Path) -> None:
-    """Upload the reproduction of a parity failure, in place of an earlier one. Without a folder nothing is uploaded.
-
-    The reproduction is not part of the verdict. If the upload fails, the task's log gets a line.
-    """
-    if not folder.is_dir():
-        return
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    try:
-        hook.log_files(trained_model.training_run_id, f"{_folder(trained_model)}/reproduction", files)
-    except (Refused, Transient) as failure:
-        log.warning("The reproduction of the failure is not recorded in MLflow: %s", failure)
-
-
-def _folder(trained_model: TrainedModel) -> str:
-    """Return the folder of a model's reports among the run's artifacts.
-
-    :raises ParameterRefused: if the name is not valid.
-    """
-    return f"{tags.ROOT}/{validation.validate_model_name(trained_model.model_name or _UNNAMED)}"
-
-
-def _reduced_precision(report: ReleaseReport) -> Precision | None:
-    return None if report.artifact is None or report.artifact.precision.is_exact else report.artifact.precision
-
-
-def report_path(trained_model: TrainedModel, reduced: Precision | None = None) -> str:
-    """Return the path of the current report page among the run's artifacts.
-
-    :param reduced: the precision of a release of reduced precision.
-    :raises ParameterRefused: if the name of the registered model is not valid.
-    """
-    return f"{_folder(trained_model)}{f'/{reduced}' if reduced else ''}/{REPORT_PAGE}"
-
-
 def link_urls(
     hook: MlflowHook, context: Context, trained_model: TrainedModel, report_url: str | None = None
 ) -> dict[str, str]:
@@ -265,7 +218,7 @@ def link_urls(
     :param report_url: the address of the report, None for the one that the release will have.
     """
     run_id, experiment_id = trained_model.training_run_id, trained_model.experiment_id
-    current = hook.server.artifact_url(experiment_id, run_id, report_path(trained_model))
+    current = hook.server.artifact_url(experiment_id, run_id, report_files.report_path(trained_model))
     return {
         TrainingRunLink.name: hook.server.run_url(experiment_id, run_id),
         ReportLink.name: report_url or current,
@@ -285,56 +238,6 @@ def _set_tags(hook: MlflowHook, run_id: str, found: dict[str, str], before: dict
     values = {name: text for name, text in found.items() if text or name in before}
     described_text = {name: values.pop(name) for name in (run_description.TAG,) if name in values}
     hook.set_tags(run_id, tags.shortened(values) | described_text)
-
-
-def _log_attempt(hook: MlflowHook, report: ReleaseReport) -> str:
-    """Log the report in the history and return its path among the run's artifacts."""
-    from onnx_release.report.html import write_page
-    from onnx_release.report.release_report import write_report
-
-    # Sorts by time. The digest keeps two attempts of the same second apart.
-    digest = hashlib.sha256(f"{report.dag_run_url}\0{report.status}".encode()).hexdigest()
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{report.status}-{digest[:8]}"
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
-        files = [
-            file.rename(Path(folder, f"{name}{file.suffix}"))
-            for file in (write_report(Path(folder), report), write_page(Path(folder), report))
-        ]
-        hook.log_files(report.trained_model.training_run_id, f"{_folder(report.trained_model)}/history", files)
-    return f"{_folder(report.trained_model)}/history/{name}.html"
-
-
-def _log_current(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) -> None:
-    from onnx_release.report.html import write_page
-    from onnx_release.report.markdown import summary_markdown
-    from onnx_release.report.metrics import release_metrics
-    from onnx_release.report.release_report import write_report
-
-    run_id, reduced = report.trained_model.training_run_id, _reduced_precision(report)
-    below = f"/{reduced}" if reduced else ""
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
-        file, summary = write_report(Path(folder), report), Path(folder, "summary.md")
-        summary.write_text(summary_markdown(report), encoding="utf-8")
-        page = write_page(Path(folder), report)
-        hook.log_files(run_id, f"{_folder(report.trained_model)}{below}", [file, page, summary])
-    if with_metrics:
-        values = {
-            name.replace(tags.ROOT, f"{tags.ROOT}{below}", 1): value for name, value in release_metrics(report).items()
-        }
-        hook.log_metrics(run_id, _outdated(hook, run_id, values, below) | values)
-
-
-def _outdated(hook: MlflowHook, run_id: str, values: dict[str, float], below: str) -> dict[str, float]:
-    """Return NaN for each metric that only an earlier release has: MLflow cannot delete a metric."""
-    with hook.mlflow_errors(f"The training run {run_id}"):
-        found = hook.client.get_run(run_id).data.metrics
-    root = f"{tags.ROOT}{below}/"
-    others = () if below else tuple(f"{root}{precision}/" for precision in Precision if not precision.is_exact)
-    return {
-        name: math.nan
-        for name, value in found.items()
-        if name.startswith(root) and not name.startswith(others) and name not in values and not math.isnan(value)
-    }
 
 
 def _run(hook: MlflowHook, training_run_id: str) -> Any:

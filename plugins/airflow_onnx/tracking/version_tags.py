@@ -29,13 +29,6 @@ def version_tags(report: ReleaseReport, artifact: OnnxArtifact, status: str = RE
     }
 
 
-def released_status(report: ReleaseReport) -> str:
-    """Return the state of a release that has succeeded."""
-    from onnx_release.report.gates import is_warning
-
-    return "released with a warning" if is_warning(report) else "released"
-
-
 def _speed(latency: LatencyReport) -> str:
     """Return the speedup at the serving batch size."""
     from onnx_release.report.gates import published_speedup
