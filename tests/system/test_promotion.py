@@ -58,7 +58,7 @@ def answer_in_the_tab(visit: Visit, dag: Dag, choice: str, comment: str) -> None
     """Answer the question of a release in the tab of its DAG run, beside the gates."""
     visit.open(f"/dags/release_onnx/runs/{dag.dag_run_id}/plugin/onnx-release")
     shown = visit.frame()
-    expect(shown.get_by_role("heading", name=re.compile("^Promote version"))).to_be_visible()
+    expect(shown.get_by_role("heading", name=re.compile("^Move champion of .* to version"))).to_be_visible()
     expect(shown.get_by_role("table", name="Gates")).to_contain_text("passed")
     answer(shown, choice, comment)
 
