@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from airflow_onnx import airflow_urls, validation
 from airflow_onnx.dag_runs import RELEASE_DAG_ID
 from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.hooks.mlflow_records import ModelVersionEntry
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.tracking import tags
 from airflow_onnx.ui import airflow_state, numbers, sources
@@ -204,27 +205,20 @@ class ReleasePages:
         )
 
     def _reports_of(self, snapshot: Snapshot, name: str, versions: list[int]) -> tuple[ReleaseReport, ReleaseReport]:
-        records = {record.version: record for record in snapshot.records if record.model_name == name}
-        found = []
-        for version in versions:
-            record = records.get(str(version))
-            if record is None or snapshot.server is None:
-                raise TrackingRefused(
-                    f"Version {version} of {name[:128]!r}",
-                    "has no release in MLflow",
-                    "Choose others.",
-                    code="not_found",
-                )
-            with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
-                reports = stored_reports(rest, record.run_id, record.model_name, precision=record.precision)
-            if reports.report is None:
-                raise TrackingRefused(f"Version {version}", "has no report", reports.problem, code="not_found")
-            found.append(reports.report)
-        return found[0], found[1]
+        validation.validate_model_name(name)
+        if snapshot.server is None:
+            raise TrackingRefused("MLflow", "cannot be read", snapshot.problem, code="not_found")
+        with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
+            entries = {one.version: one for one in rest.model_versions(name)}
+            return _report_of(rest, name, versions[0], entries), _report_of(rest, name, versions[1], entries)
 
     def _missing(self, request: Request, title: str, snapshot: Snapshot | None) -> Response:
-        text = f"MLflow does not answer. {snapshot.problem}" if snapshot and snapshot.problem else ""
-        return self._templates.page(request, "message.html", 404, title=title, text=text, can_read=True)
+        if snapshot and snapshot.problem:
+            # It may exist.
+            title, text, status = "MLflow does not answer", snapshot.problem, 503
+        else:
+            text, status = "", 404
+        return self._templates.page(request, "message.html", status, title=title, text=text, can_read=True)
 
     def _dag_run_of(self, record: ReleaseRecord) -> AirflowRelease | None:
         # Only DAG runs of the DAG whose right was checked.
@@ -244,6 +238,25 @@ class ReleasePages:
         except Exception as error:  # noqa: BLE001 - a database may raise anything; the list then has MLflow's states
             log.warning("The page of releases shows no states of Airflow: %s", type(error).__name__)
             return Releases((), known=False)
+
+
+def _report_of(rest: MlflowRest, name: str, version: int, entries: Mapping[int, ModelVersionEntry]) -> ReleaseReport:
+    """Return the report of a version.
+
+    :raises Refused: if the version does not exist, or if a later release of its training run has replaced the report.
+    """
+    subject, entry = f"Version {version} of {name!r}", entries.get(version)
+    if entry is None or not entry.run_id:
+        raise TrackingRefused(subject, "does not exist", "Choose another version.", code="not_found")
+    run_id = validation.validate_run_id(entry.run_id)
+    stored = stored_reports(rest, run_id, name, precision=entry.tags.get(tags.VERSION_PRECISION, ""))
+    if stored.report is None:
+        raise TrackingRefused(subject, "has no report", stored.problem, code="not_found")
+    sha256 = stored.report.artifact.sha256 if stored.report.artifact else ""
+    if sha256 != entry.tags.get(tags.VERSION_SHA256):
+        action = "A later release of its training run has replaced it. Choose another version."
+        raise TrackingRefused(subject, "has no report in MLflow any more", action, code="not_found")
+    return stored.report
 
 
 def _moves(request: Request) -> list[AirflowRelease]:

@@ -108,8 +108,13 @@ def test_an_mlflow_that_does_not_answer_is_named_and_costs_no_error(monkeypatch:
         app.dependency_overrides[check] = lambda: None
     with client_of(app) as client:
         answer = client.get(f"{URL_PREFIX}/releases")
+        missing = client.get(f"{URL_PREFIX}/releases/{'0' * 32}")
+        compared = client.get(f"{URL_PREFIX}/models/net/compare?v=1&v=2")
     assert answer.status_code == 200
     assert "MLflow does not answer." in answer.text
+    assert (missing.status_code, compared.status_code) == (503, 200)
+    assert "MLflow does not answer" in missing.text
+    assert "does not exist" not in compared.text
 
 
 def test_a_refresh_reads_the_changed_releases_only(seeded: Seeder) -> None:
@@ -146,6 +151,7 @@ def test_the_page_of_a_model_compares_two_versions_in_words(reader: TestClient, 
     assert "95 MB" in compared
     assert "+19 %" in compared
     assert "Choose two versions." in reader.get(f"{URL_PREFIX}/models/pages-pair/compare?v=1").text
+    assert "does not exist" in reader.get(f"{URL_PREFIX}/models/pages-pair/compare?v=1&v=9").text
 
 
 def test_a_version_that_an_alias_has_left_is_rolled_back_in_list_and_model(reader: TestClient, seeded: Seeder) -> None:
