@@ -61,7 +61,8 @@ def mlflow_servers(count: int) -> Iterator[list[Context]]:
                 context.layout.create()
             _start_store(contexts[0])
             for context in contexts:
-                processes.start(context.layout, mlflow_server.command(context))
+                database = mlflow_server.sqlite_store(context)
+                processes.start(context.layout, mlflow_server.command(context, database))
             for context in contexts:
                 processes.await_ready(context.layout, mlflow_server.NAME, partial(mlflow_server.is_healthy, context))
             yield contexts
@@ -103,7 +104,7 @@ def _start_store(context: Context) -> None:
     minio.prepare(context)
     processes.start(context.layout, minio.command(context))
     processes.await_ready(context.layout, minio.NAME, partial(minio.is_healthy, context))
-    minio.create_buckets(context)
+    minio.set_up(context)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Step:
             StackError: The step failed; the message has the end of its output.
         """
         path = ":".join(str(REPO / name) for name in ("include", "plugins", "."))
-        env = clean_environment(**{"PYTHONPATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", **self.env})
+        env = clean_environment(**{"PYTHONPATH": path, **self.env})
         argv = [sys.executable, "-m", "bench.step", self.target, *self.arguments]
         with (
             tempfile.TemporaryDirectory(prefix="bench-") as scratch,

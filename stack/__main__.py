@@ -54,12 +54,12 @@ def _status(layout: Layout, console: Console) -> int:
         console.print(f"No stack in {layout.home}. Run `make up` to start one.")
         return NOT_RUNNING
     found = states(context)
-    table = Table("service", "state", "pid", "address")
+    table = Table("service", "state", "pid", "restarts", "address")
     for state in found:
-        word = "running" if state.healthy else "not answering" if state.pid else "stopped"
-        table.add_row(state.name, word, str(state.pid or ""), state.address)
+        again = f"{state.restarts.count}, last at {state.restarts.last}" if state.restarts.count else ""
+        table.add_row(state.name, state.problem or "running", str(state.pid or ""), again, state.address)
     console.print(table)
-    return 0 if all(state.healthy for state in found) else NOT_RUNNING
+    return NOT_RUNNING if any(state.problem for state in found) else 0
 
 
 def _demo(layout: Layout, console: Console) -> int:

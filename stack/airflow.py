@@ -6,12 +6,13 @@ import configparser
 import io
 import json
 import os
-import shutil
+from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 
 import requests
 
-from stack import children
+from stack import children, postgres
 from stack.context import Context
 from stack.environment import clean_environment
 from stack.errors import StackError
@@ -19,16 +20,17 @@ from stack.http import TIMEOUT_S, session
 from stack.layout import REPO, tool
 from stack.minio import RELEASE_BUCKET
 from stack.ports import HOST
-from stack.private import remove_database, write_private
+from stack.private import write_private
 from stack.processes import Command
 from stack.provider import write_metadata
 from stack.training import EXPERIMENT
 
-DATABASE = "airflow.db"
 PROVIDER = "provider"
 API_SERVER = "airflow-api-server"
 # The variables of docker-compose.yaml for the same options.
 _SHORT = ("ALLOW_PICKLE", "FACTORY_PACKAGES", "WATCH_EXPERIMENTS", "WATCH_RELEASE_PARAMS")
+# The start of a process is known to a second. Airflow sends no heartbeat in its first second.
+START_ERROR_S = 1.0
 BACKGROUND = ("airflow-scheduler", "airflow-triggerer", "airflow-dag-processor")
 
 
@@ -37,15 +39,13 @@ def prepare(context: Context) -> None:
     home = context.layout.airflow_home
     write_private(home / "airflow.cfg", _settings(context))
     write_metadata(home / PROVIDER)
-    (home / "config").mkdir(exist_ok=True)
-    shutil.copy(REPO / "stack" / "airflow_local_settings.py", home / "config")
     login = {context.credentials.airflow_username: context.credentials.airflow_password}
     write_private(home / "simple_auth_manager_passwords.json.generated", json.dumps(login) + "\n")
     marker, installed = home / "migrated", version("apache-airflow")
     if marker.exists() and marker.read_text() == installed:
         return
     if not marker.exists():
-        remove_database(home / DATABASE)
+        postgres.create_database(context.layout, postgres.AIRFLOW)
     argv = [tool("airflow"), "db", "migrate"]
     status, output = children.run(argv, environment(context), home)
     if status != 0:
@@ -70,20 +70,29 @@ def commands(context: Context) -> list[Command]:
 
 def is_healthy(context: Context) -> bool:
     """Return True when the API server answers and reaches its database."""
-    return _component_is_healthy(context, "metadatabase")
+    return _health(context, "metadatabase").get("status") == "healthy"
 
 
-def has_heartbeat(context: Context, name: str) -> bool:
-    """Return True when the API server reports a recent heartbeat of a background component."""
-    return _component_is_healthy(context, name.removeprefix("airflow-").replace("-", "_"))
+def has_heartbeat(context: Context, name: str, since: float) -> bool:
+    """Return True when the API server reports a recent heartbeat of a background component.
+
+    :param since: start of its process; an earlier heartbeat is that of an ended process.
+    """
+    component = name.removeprefix("airflow-").replace("-", "_")
+    health = _health(context, component)
+    try:
+        heartbeat = datetime.fromisoformat(str(health[f"latest_{component}_heartbeat"])).timestamp()
+    except (KeyError, ValueError):
+        return False
+    return health["status"] == "healthy" and heartbeat > since + START_ERROR_S
 
 
-def _component_is_healthy(context: Context, component: str) -> bool:
+def _health(context: Context, component: str) -> dict[str, Any]:
     try:
         response = session().get(f"{context.airflow_url}/api/v2/monitor/health", timeout=TIMEOUT_S)
-        return bool(response.ok and response.json()[component]["status"] == "healthy")
-    except (requests.RequestException, ValueError, KeyError):
-        return False
+        return dict(response.json()[component]) if response.ok else {}
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return {}
 
 
 def environment(context: Context) -> dict[str, str]:
@@ -91,7 +100,6 @@ def environment(context: Context) -> dict[str, str]:
     return clean_environment(
         AIRFLOW_HOME=str(context.layout.airflow_home),
         PYTHONPATH=python_path(context),
-        MLFLOW_DISABLE_TELEMETRY="true",
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
     )
 
@@ -140,7 +148,7 @@ def _settings(context: Context) -> str:
                 # The default asks DNS for the full name, which takes seconds without a DNS server.
                 "hostname_callable": "socket.gethostname",
             },
-            "database": {"sql_alchemy_conn": f"sqlite:///{home / DATABASE}"},
+            "database": {"sql_alchemy_conn": postgres.uri(context.layout, postgres.AIRFLOW)},
             "api": {
                 "base_url": context.airflow_url,
                 "host": HOST,

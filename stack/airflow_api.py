@@ -16,14 +16,6 @@ from stack.http import session
 TOKEN_S = 3600.0
 # A busy host may let Airflow's server wait for its processors or its database. This limit is for a server that hangs.
 ANSWER_TIMEOUT_S = 120.0
-# Airflow's text for a request that could not write to its database. No other response has it with this status.
-_LOCKED = "Database error"
-_TRIES = 4
-_PAUSE_S = 1.0
-
-
-def _database_was_locked(response: requests.Response) -> bool:
-    return response.status_code == requests.codes.server_error and _LOCKED in response.text
 
 
 class AirflowApi:
@@ -35,20 +27,7 @@ class AirflowApi:
         self._token_until = 0.0
 
     def call(self, method: str, path: str, body: Any = None, **params: Any) -> requests.Response:
-        """Call ``/api/v2`` + `path` and return the response with any status.
-
-        On SQLite two of Airflow's requests may block each other: one holds the file lock and needs the event loop, and
-        the other blocks the event loop while it waits for the lock. The second one fails after five seconds without
-        a change. This method repeats it.
-        """
-        for _ in range(_TRIES - 1):
-            response = self._call(method, path, body, params)
-            if not _database_was_locked(response):
-                return response
-            time.sleep(_PAUSE_S)
-        return self._call(method, path, body, params)
-
-    def _call(self, method: str, path: str, body: Any, params: dict[str, Any]) -> requests.Response:
+        """Call ``/api/v2`` + `path` and return the response with any status."""
         if time.monotonic() > self._token_until:
             self._log_in()
         url = f"{self._context.airflow_url}/api/v2{path}"

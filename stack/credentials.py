@@ -22,12 +22,17 @@ def fernet_key() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Secrets of the stack. Without `fernet_key`, Airflow cannot read its stored connections."""
+    """Secrets of the stack. Without `fernet_key`, Airflow cannot read its stored connections.
+
+    `minio_*` are the keys of MinIO's administrator, for people; `release` and `mlflow` are accounts with few rights.
+    """
 
     airflow_username: str
     airflow_password: str
     minio_access_key: str
     minio_secret_key: str
+    release_secret_key: str
+    mlflow_secret_key: str
     fernet_key: str
     jwt_secret: str
     api_secret_key: str
@@ -40,6 +45,8 @@ class Credentials:
             airflow_password=secrets.token_urlsafe(15),
             minio_access_key="minio-" + secrets.token_hex(4),
             minio_secret_key=secrets.token_hex(20),
+            release_secret_key=secrets.token_hex(20),
+            mlflow_secret_key=secrets.token_hex(20),
             fernet_key=fernet_key(),
             jwt_secret=secrets.token_urlsafe(48),
             api_secret_key=secrets.token_urlsafe(32),

@@ -11,10 +11,11 @@ from stack.airflow_api import AirflowApi
 from stack.context import Context
 from stack.errors import StackError
 from stack.layout import Layout
-from stack.lifecycle import NAMES, down, is_up, up
+from stack.lifecycle import down, is_up, lost, up
 from stack.progress import TaskProgress
 from stack.release import ENDED, Release
 from stack.result import print_addresses, print_outcome
+from stack.services import NAMES
 from stack.training import trained_run, version_exists
 
 WATCH_S = 2.0
@@ -93,7 +94,6 @@ class Demo:
         self._console.print("Another command stopped the services.")
 
     def _check_services(self, context: Context) -> None:
-        for name in NAMES:
-            if processes.find(context.layout, name) is None:
-                tail = processes.log_tail(context.layout, name)
-                raise StackError(f"{name} has ended. Last lines of {context.layout.logs / f'{name}.log'}:\n{tail}")
+        for name in lost(context.layout):
+            tail = processes.log_tail(context.layout, name)
+            raise StackError(f"{name} has ended. Last lines of {context.layout.logs / f'{name}.log'}:\n{tail}")

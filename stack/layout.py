@@ -48,7 +48,7 @@ class Layout:
 
     @property
     def airflow_home(self) -> Path:
-        """Folder with Airflow's configuration, metadata database and task logs."""
+        """Folder with Airflow's configuration and task logs."""
         return self.home / "airflow"
 
     @property
@@ -57,16 +57,22 @@ class Layout:
         return self.home / "minio"
 
     @property
+    def postgres(self) -> Path:
+        """Folder with the databases of Airflow and MLflow."""
+        return self.home / "postgres"
+
+    @property
     def mlflow(self) -> Path:
-        """Folder with MLflow's database. Artifacts are in the object store."""
+        """Working directory of MLflow. Its records are in the database, its artifacts in the object store."""
         return self.home / "mlflow"
 
     def create(self) -> None:
         """Create the folders, private to the user. Raise `StackError` for a folder that the stack did not create."""
         if self.home.is_dir() and any(self.home.iterdir()) and not (self.home / MARKER).exists():
             raise StackError(f"{self.home} has files that the stack did not write. Set STACK_HOME to another folder.")
+        folders = (self.logs, self.pids, self.postgres, self.airflow_home, self.minio, self.mlflow)
         try:
-            for folder in (self.home, self.logs, self.pids, self.airflow_home, self.minio, self.mlflow):
+            for folder in (self.home, *folders):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             (self.home / MARKER).touch(mode=0o600)
         except OSError as error:

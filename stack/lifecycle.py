@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 
-from stack import airflow, interrupts, minio, mlflow_server, processes
+from stack import airflow, interrupts, minio, mlflow_server, postgres, processes, services, supervisor
 from stack.context import Context
 from stack.credentials import Credentials
 from stack.errors import StackError
 from stack.layout import Layout, check_machine
 from stack.ports import Ports, variables
 from stack.processes import Command
+from stack.services import NAMES, PORT_OF, STOP_ORDER
 from stack.setup import configure_airflow, write_env_file
-
-NAMES = (minio.NAME, mlflow_server.NAME, airflow.API_SERVER, *airflow.BACKGROUND)
-# Order of stopping, one row at a time: writers before the services that they write to.
-STOP_ORDER = ((*airflow.BACKGROUND, airflow.API_SERVER), (mlflow_server.NAME,), (minio.NAME,))
-PORT_OF = {minio.NAME: "minio", mlflow_server.NAME: "mlflow", airflow.API_SERVER: "airflow"}
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """State of one service."""
+    """State of one service. `problem` is empty for a running one; `restarts` counts since the start of the stack."""
 
     name: str
     pid: int | None
-    healthy: bool
+    problem: str
     address: str
+    restarts: supervisor.Restarts
 
 
 def up(layout: Layout, console: Console) -> Context:
@@ -42,15 +40,18 @@ def up(layout: Layout, console: Console) -> Context:
     check_machine(layout.home)
     layout.create()
     with layout.locked():
+        _refuse_sqlite(layout)
         ports = Ports.choose(layout.home)
         running = [name for name in NAMES if processes.find(layout, name)]
         context = _settle_ports(layout, ports, running)
-        if len(running) == len(NAMES) and all(state.healthy for state in states(context)):
+        if len(running) == len(NAMES) and not any(state.problem for state in states(context)):
             changed = " Run `make down` first to apply the new settings." if airflow.settings_changed(context) else ""
             console.print(f"The stack is already up.{changed}")
             return context
         with _nothing_left_running(layout):
+            processes.stop(layout, [supervisor.NAME])
             _start_all(context, console)
+            processes.start(layout, supervisor.command(layout))
     return context
 
 
@@ -78,18 +79,42 @@ def load(layout: Layout) -> Context | None:
 
 
 def states(context: Context) -> list[ServiceState]:
-    """Return the state of each service."""
-    probes = _probes(context)
-    found = {name: processes.find(context.layout, name) for name in NAMES}
-    return [
-        ServiceState(
-            name=name,
-            pid=record.pid if record else None,
-            healthy=record is not None and probes[name](),
-            address=_addresses(context).get(name, ""),
-        )
-        for name, record in found.items()
-    ]
+    """Return the state of each service, and of the supervisor."""
+    restarts = supervisor.restarts(context.layout)
+    return [_state(context, name, restarts.get(name, supervisor.Restarts())) for name in (*NAMES, supervisor.NAME)]
+
+
+def _state(context: Context, name: str, restarts: supervisor.Restarts) -> ServiceState:
+    record = processes.find(context.layout, name)
+    if record is not None:
+        problem = "" if name == supervisor.NAME or services.is_ready(context, name) else "not answering"
+    elif not processes.has_ended(context.layout, name):
+        problem = "stopped"
+    elif name == supervisor.NAME or processes.find(context.layout, supervisor.NAME) is None:
+        problem = "ended"
+    else:
+        problem = "ended, not started again" if restarts.given_up else "ended, starts again"
+    pid = record.pid if record else None
+    return ServiceState(name, pid, problem, services.address(context, name), restarts)
+
+
+def lost(layout: Layout) -> list[str]:
+    """Return the services that have ended and are not started again."""
+    ended = [name for name in NAMES if processes.has_ended(layout, name)]
+    if processes.find(layout, supervisor.NAME) is None:
+        return ended
+    restarts = supervisor.restarts(layout)
+    return [name for name in ended if restarts.get(name, supervisor.Restarts()).given_up]
+
+
+def _refuse_sqlite(layout: Layout) -> None:
+    """Raise `StackError` for the state of an earlier version, whose databases were SQLite files."""
+    for path in (layout.airflow_home / "airflow.db", layout.mlflow / "mlflow.db"):
+        if path.exists():
+            raise StackError(
+                f"{layout.home} has the databases of an earlier version ({path.name}), which this one cannot read. "
+                "Run `make clean-demo` to start with an empty stack, or set STACK_HOME to another folder."
+            )
 
 
 def _settle_ports(layout: Layout, ports: Ports, running: list[str]) -> Context:
@@ -116,16 +141,22 @@ def _nothing_left_running(layout: Layout) -> Iterator[None]:
 
 def _stop_all(layout: Layout) -> list[str]:
     with interrupts.ignored():
-        return [name for row in STOP_ORDER for name in processes.stop(layout, row)]
+        # First the supervisor, which would start the others again.
+        stopped = [name for row in ((supervisor.NAME,), *STOP_ORDER) for name in processes.stop(layout, row)]
+        postgres.remove_socket_folder(layout)
+        return stopped
 
 
 def _start_all(context: Context, console: Console) -> None:
     """Start the services in order of dependency. MLflow starts while Airflow's database is created."""
     write_env_file(context)
+    postgres.prepare(context.layout)
+    began_postgres = _start(context, postgres.command(context.layout))
     minio.prepare(context)
-    began = _start(context, minio.command(context))
-    _await(context, console, minio.NAME, began)
-    minio.create_buckets(context)
+    began_minio = _start(context, minio.command(context))
+    _await(context, console, postgres.NAME, began_postgres)
+    _await(context, console, minio.NAME, began_minio)
+    minio.set_up(context)
     mlflow_server.prepare(context)
     began_mlflow = _start(context, mlflow_server.command(context))
     airflow.prepare(context)
@@ -149,28 +180,6 @@ def _start(context: Context, command: Command) -> float:
 
 def _await(context: Context, console: Console, name: str, began: float) -> None:
     with console.status(f"{name}: starting"):
-        processes.await_ready(context.layout, name, _probes(context)[name], began)
-    address = _addresses(context).get(name, "")
+        processes.await_ready(context.layout, name, partial(services.is_ready, context, name), began)
+    address = services.address(context, name)
     console.print(f"  {name:<22} ready after {time.monotonic() - began:4.1f} s  {address}".rstrip())
-
-
-def _probes(context: Context) -> dict[str, Callable[[], bool]]:
-    background = {name: _heartbeat_probe(context, name) for name in airflow.BACKGROUND}
-    return {
-        minio.NAME: lambda: minio.is_healthy(context),
-        mlflow_server.NAME: lambda: mlflow_server.is_healthy(context),
-        airflow.API_SERVER: lambda: airflow.is_healthy(context),
-        **background,
-    }
-
-
-def _heartbeat_probe(context: Context, name: str) -> Callable[[], bool]:
-    return lambda: airflow.has_heartbeat(context, name)
-
-
-def _addresses(context: Context) -> dict[str, str]:
-    return {
-        minio.NAME: context.minio_url,
-        mlflow_server.NAME: context.mlflow_url,
-        airflow.API_SERVER: context.airflow_url,
-    }

@@ -9,13 +9,17 @@ from stack.context import Context
 from stack.environment import clean_environment
 from stack.errors import StackError
 from stack.http import answers
-from stack.layout import tool
+from stack.layout import REPO, tool
+from stack.ports import HOST
 from stack.processes import Command
 
 NAME = "minio"
 REGION = "us-east-1"
 RELEASE_BUCKET = "heimdall-models"
 BUCKETS = (RELEASE_BUCKET, "mlflow")
+# Accounts with the rights of those in docker-compose.yaml.
+RELEASE_ACCOUNT = "onnx-release"
+MLFLOW_ACCOUNT = "mlflow"
 
 
 def prepare(context: Context) -> None:
@@ -49,9 +53,11 @@ def is_healthy(context: Context) -> bool:
     return answers(f"{context.minio_url}/minio/health/live")
 
 
-def create_buckets(context: Context) -> None:
-    """Create the buckets for models and for MLflow's artifacts. This also checks the credentials."""
+def set_up(context: Context) -> None:
+    """Create the buckets for models and for MLflow's artifacts, and the accounts. This also checks the credentials."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from minio.error import MinioAdminException
+    from urllib3.exceptions import HTTPError
 
     client = s3_client(context)
     try:
@@ -59,8 +65,26 @@ def create_buckets(context: Context) -> None:
         for name in BUCKETS:
             if name not in existing:
                 client.create_bucket(Bucket=name)
-    except (BotoCoreError, ClientError) as error:
+        _create_accounts(context)
+    except (BotoCoreError, ClientError, MinioAdminException, HTTPError) as error:
         raise StackError(f"MinIO at {context.minio_url} refuses its credentials or buckets: {error}") from error
+
+
+def _create_accounts(context: Context) -> None:
+    """Create the accounts of Airflow and of MLflow, or set their secrets and rights again."""
+    from minio import MinioAdmin
+    from minio.credentials.providers import StaticProvider
+
+    secrets = context.credentials
+    root = StaticProvider(secrets.minio_access_key, secrets.minio_secret_key)
+    admin = MinioAdmin(endpoint=f"{HOST}:{context.ports.minio}", credentials=root, secure=False)
+    for account, secret, policy in (
+        (RELEASE_ACCOUNT, secrets.release_secret_key, "release"),
+        (MLFLOW_ACCOUNT, secrets.mlflow_secret_key, "mlflow"),
+    ):
+        admin.user_add(account, secret)
+        admin.policy_add(policy, REPO / "deploy" / "minio" / f"{policy}-policy.json")
+        admin.policy_set(policy, user=account)
 
 
 def s3_client(context: Context) -> Any:

@@ -14,9 +14,3 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
         handle.write(text)
     temporary.replace(path)
-
-
-def remove_database(path: Path) -> None:
-    """Remove a SQLite file and its journals after an interrupted creation."""
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)

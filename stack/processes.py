@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -34,6 +35,8 @@ class Command:
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: Path  # inside the state folder; identifies orphans of the stack
+    # Sent to the first process alone, whose children are not the stack's to stop. None: SIGTERM to every process.
+    stop_signal: signal.Signals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class Record:
     name: str
     pid: int
     identity: str
+    stop_signal: int | None = None
 
     def is_alive(self) -> bool:
         """Return True while this process runs; False for a zombie or another process with its pid."""
@@ -82,7 +86,8 @@ def start(layout: Layout, command: Command) -> Record:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        record = Record(command.name, process.pid, identity(process.pid) or "ended immediately")
+        started = identity(process.pid) or "ended immediately"
+        record = Record(command.name, process.pid, started, command.stop_signal)
         write_private(layout.pids / f"{command.name}.json", json.dumps(dataclasses.asdict(record)) + "\n")
         # Its finalizer runs here, while signals are deferred: Python ignores a KeyboardInterrupt in a finalizer.
         del process
@@ -93,6 +98,20 @@ def find(layout: Layout, name: str) -> Record | None:
     """Return the running process with this name, or None."""
     record = _read(layout, name)
     return record if record is not None and record.is_alive() else None
+
+
+def has_ended(layout: Layout, name: str) -> bool:
+    """Return True when the process has ended by itself. A service that `stop` has stopped has no pid file."""
+    record = _read(layout, name)
+    return record is not None and not record.is_alive()
+
+
+def started_at(record: Record) -> float:
+    """Return the start of a running process, as a time stamp that may be a second early; infinity when it has ended."""
+    try:
+        return float(psutil.Process(record.pid).create_time())
+    except psutil.Error:
+        return math.inf
 
 
 def _read(layout: Layout, name: str) -> Record | None:
@@ -131,7 +150,8 @@ def stop(layout: Layout, names: Iterable[str]) -> list[str]:
     records = [record for name in names if (record := _read(layout, name))]
     families = {record.name: _family(layout, record) for record in records}
     members = [process for family in families.values() for process in family]
-    _signal(members, signal.SIGTERM)
+    for record in records:
+        _signal(families[record.name], signal.Signals(record.stop_signal or signal.SIGTERM))
     _wait(members, STOP_TIMEOUT_S)
     # Search again: a child may have started after the first search.
     members += [process for record in records for process in _orphans(layout, record)]
@@ -143,11 +163,13 @@ def stop(layout: Layout, names: Iterable[str]) -> list[str]:
 
 
 def _family(layout: Layout, record: Record) -> list[psutil.Process]:
-    """Return every process of a service. Workers of a dead server still hold its port."""
+    """Return every process of a service that `stop` ends. Workers of a dead server still hold its port."""
     if not record.is_alive():
         return _orphans(layout, record)
     with contextlib.suppress(psutil.NoSuchProcess):
         leader = psutil.Process(record.pid)
+        if record.stop_signal is not None:
+            return [leader]
         return list({leader, *leader.children(recursive=True), *_session(record.pid)})
     return _orphans(layout, record)
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from stack.airflow import python_path
 from stack.airflow_api import AirflowApi
 from stack.context import Context
-from stack.minio import REGION, S3_CONFIG
+from stack.minio import REGION, RELEASE_ACCOUNT, S3_CONFIG
 from stack.private import write_private
 
 # The name that `airflow_onnx.defaults` gives it. A task without its pool waits for ever, without an error.
@@ -42,8 +42,8 @@ def connections(context: Context) -> list[dict[str, Any]]:
             "connection_id": "minio_default",
             "conn_type": "s3store",
             **_address(context.minio_url),
-            "login": context.credentials.minio_access_key,
-            "password": context.credentials.minio_secret_key,
+            "login": RELEASE_ACCOUNT,
+            "password": context.credentials.release_secret_key,
             "extra": json.dumps(extra),
         },
     ]

@@ -62,7 +62,7 @@ def _mlflow(context: Context, call: str, **params: str) -> requests.Response:
 def _train(context: Context, console: Console) -> str:
     argv = [sys.executable, "-m", "examples.train", "--tracking-uri", context.mlflow_url, *ARGUMENTS]
     console.print("Training the reference model (about a minute):")
-    env = clean_environment(PYTHONPATH=str(REPO / "include"), MLFLOW_DISABLE_TELEMETRY="true")
+    env = clean_environment(PYTHONPATH=str(REPO / "include"))
     # In this process's session: Ctrl-C reaches the training too, which then ends its MLflow run.
     with child(argv, env, context.layout.home) as process:
         lines = _relay(process, console)

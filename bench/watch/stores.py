@@ -22,7 +22,7 @@ from mlflow.store.tracking.dbmodels import models as tracking
 from bench.servers import EXPERIMENT, MODEL_NAME
 from stack.context import Context
 from stack.minio import RELEASE_BUCKET
-from stack.mlflow_server import DATABASE
+from stack.mlflow_server import sqlite_store
 
 HOUR_MS = 3_600_000
 SPAN_H = {"100_days": 100 * 24.0, "24_h": 24.0}
@@ -81,7 +81,7 @@ class Store:
 
     def __init__(self, context: Context, metrics: Sequence[str] = ("onnx_release/size_bytes",)) -> None:
         self.context = context
-        self._engine = sqlalchemy.create_engine(f"sqlite:///{context.layout.mlflow / DATABASE}")
+        self._engine = sqlalchemy.create_engine(sqlite_store(context))
         self._client = mlflow.MlflowClient(context.mlflow_url, context.mlflow_url)
         self._experiment_id = self._client.create_experiment(EXPERIMENT)
         self._new: list[str] = []

@@ -43,7 +43,8 @@ class Services:
     def start(self, name: str, **variables: str) -> None:
         """Start one of them, with more environment variables, and wait until it answers."""
         service = {minio.NAME: minio, mlflow_server.NAME: mlflow_server}[name]
-        command = service.command(self.context)
+        database = mlflow_server.sqlite_store(self.context)
+        command = minio.command(self.context) if service is minio else mlflow_server.command(self.context, database)
         processes.start(self.context.layout, dataclasses.replace(command, env=command.env | variables))
         processes.await_ready(self.context.layout, name, partial(service.is_healthy, self.context))
 
@@ -65,7 +66,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     minio.prepare(running.context)
     with guarded(layout.home):
         running.start(minio.NAME)
-        minio.create_buckets(running.context)
+        minio.set_up(running.context)
         running.start(mlflow_server.NAME)
         yield running
 

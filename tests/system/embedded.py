@@ -78,7 +78,7 @@ class RunningStack:
         """The whole environment for a client in a process of its own: the exports, and the project on PYTHONPATH."""
         path = os.pathsep.join(str(REPO / folder) for folder in ("include", "plugins", "."))
         # Nothing of the caller's own settings: MLflow's client, for one, leaves its server in the environment.
-        return clean_environment(**self.env, PYTHONPATH=path, MLFLOW_DISABLE_TELEMETRY="true")
+        return clean_environment(**self.env, PYTHONPATH=path)
 
     def python(self, *arguments: str) -> str:
         """Run Python in a fresh process with the stack's exports and return what it prints."""
