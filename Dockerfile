@@ -25,6 +25,7 @@ ENV AIRFLOW_HOME=/opt/airflow \
     PYTHONPATH=/opt/airflow/include \
     PYTHONUNBUFFERED=1 \
     MLFLOW_DISABLE_TELEMETRY=true \
+    ORT_DISABLE_TELEMETRY=1 \
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false
 
 # Group 0 owns the writable folders: OpenShift runs containers with a random user id of that group.

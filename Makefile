@@ -15,7 +15,7 @@ help: ## List the targets
 demo: $(STAMP) ## Train a model and show Airflow's release of it (ONCE=1: stop the services at the end)
 	@$(BIN)/python -m stack demo
 
-up: $(STAMP) ## Start MinIO, MLflow and Airflow in the background, on 127.0.0.1
+up: $(STAMP) ## Start PostgreSQL, MinIO, MLflow and Airflow in the background, on 127.0.0.1
 	@$(BIN)/python -m stack up
 
 # These two install nothing: without the environment no service can run.

@@ -42,6 +42,8 @@ def up(layout: Layout, console: Console) -> Context:
     with layout.locked():
         _refuse_sqlite(layout)
         ports = Ports.choose(layout.home)
+        if not is_up(layout):
+            processes.stop(layout, [supervisor.NAME])  # it would start what is started here
         running = [name for name in NAMES if processes.find(layout, name)]
         context = _settle_ports(layout, ports, running)
         if len(running) == len(NAMES) and not any(state.problem for state in states(context)):
@@ -50,6 +52,7 @@ def up(layout: Layout, console: Console) -> Context:
             return context
         with _nothing_left_running(layout):
             processes.stop(layout, [supervisor.NAME])
+            (layout.home / supervisor.FILE).unlink(missing_ok=True)
             _start_all(context, console)
             processes.start(layout, supervisor.command(layout))
     return context
@@ -143,6 +146,7 @@ def _stop_all(layout: Layout) -> list[str]:
     with interrupts.ignored():
         # First the supervisor, which would start the others again.
         stopped = [name for row in ((supervisor.NAME,), *STOP_ORDER) for name in processes.stop(layout, row)]
+        (layout.home / supervisor.FILE).unlink(missing_ok=True)
         postgres.remove_socket_folder(layout)
         return stopped
 

@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stack import interrupts, processes, services
@@ -49,9 +50,7 @@ def command(layout: Layout) -> Command:
 
 
 def restarts(layout: Layout) -> dict[str, Restarts]:
-    """Return the restarts since the start of the supervisor, by service; none when it does not run."""
-    if processes.find(layout, NAME) is None:
-        return {}
+    """Return the restarts since the start of the stack, by service."""
     try:
         return {name: Restarts(**found) for name, found in json.loads((layout.home / FILE).read_text()).items()}
     except (OSError, ValueError, TypeError):
@@ -61,9 +60,9 @@ def restarts(layout: Layout) -> dict[str, Restarts]:
 class Supervisor:
     """The loop of the process."""
 
-    def __init__(self, context: Context) -> None:
-        self._layout = context.layout
-        self._commands = services.commands(context)
+    def __init__(self, layout: Layout, commands: Iterable[Command]) -> None:
+        self._layout = layout
+        self._commands = tuple(commands)
         self._restarts: dict[str, Restarts] = {}
         # On the monotonic clock: the last restart of a service, and the moment when its end was seen.
         self._restarted_at: dict[str, float] = {}
@@ -71,15 +70,17 @@ class Supervisor:
 
     def run(self) -> None:
         """Check the services once in a second, for as long as the state folder exists."""
-        self._write()
         while (self._layout.home / MARKER).exists():
-            for each in self._commands.values():
-                if processes.has_ended(self._layout, each.name):
-                    self._handle_end(each)
+            self.check()
             time.sleep(POLL_S)
 
+    def check(self) -> None:
+        """Restart the services that have ended, wait for the end of a pause, or give one up."""
+        for command in self._commands:
+            if processes.has_ended(self._layout, command.name):
+                self._handle_end(command)
+
     def _handle_end(self, ended: Command) -> None:
-        """Restart the service, wait for the end of its pause, or give it up."""
         name, now = ended.name, time.monotonic()
         past = self._restarts.get(name, Restarts())
         if past.given_up:
@@ -100,9 +101,6 @@ class Supervisor:
 
     def _record(self, name: str, state: Restarts) -> None:
         self._restarts[name] = state
-        self._write()
-
-    def _write(self) -> None:
         found = {name: dataclasses.asdict(each) for name, each in self._restarts.items()}
         write_private(self._layout.home / FILE, json.dumps(found) + "\n")
 
@@ -113,7 +111,7 @@ def main() -> None:
     layout = Layout.from_environ()
     context = Context(layout, Ports.remembered(layout.home), Credentials.load_or_generate(layout.home))
     try:
-        Supervisor(context).run()
+        Supervisor(layout, services.commands(context).values()).run()
     except KeyboardInterrupt:
         print("stopped", flush=True)
 

@@ -27,6 +27,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
+# Neither the tests nor their child processes gather usage data for the maker of ONNX Runtime.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 HERE = Path(__file__).parent
 # The tests of each unit share services or fixtures. The longest units are first, and they are too short to end last.
 # A test belongs to the first unit whose pattern its path begins with.

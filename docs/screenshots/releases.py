@@ -56,7 +56,7 @@ class Releases:
         file = self._context.layout.home / "screenshots.json"
         if not file.exists():
             self._console.print("Logging the training runs.")
-            environment = clean_environment(**client_environment(self._context), MLFLOW_DISABLE_TELEMETRY="true")
+            environment = clean_environment(**client_environment(self._context))
             argv = [sys.executable, "-m", "docs.screenshots.training"]
             status, output = children.run(argv, environment, REPO)
             if status != 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -87,6 +88,15 @@ def connections(services: Services, tmp_path_factory: pytest.TempPathFactory) ->
     mlflow.set_registry_uri(None)
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def administrator(services: Services, connections: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that may see every bucket. MinIO denies the usual account a bucket that does not exist."""
+    keys = services.context.credentials
+    stored = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"])
+    stored |= {"login": keys.minio_access_key, "password": keys.minio_secret_key}
+    monkeypatch.setenv("AIRFLOW_CONN_MINIO_DEFAULT", json.dumps(stored))
 
 
 @pytest.fixture

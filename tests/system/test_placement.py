@@ -6,12 +6,13 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stack import airflow, processes
+from stack import airflow, postgres, processes
 from stack.airflow_api import AirflowApi
 from stack.context import Context
 from stack.credentials import Credentials
@@ -52,6 +53,10 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowApi]:
     """Airflow alone, with a placement."""
     home = tmp_path_factory.mktemp("placement")
     context = _context(home)
+    database = postgres.command(context.layout)
+    postgres.prepare(context.layout)
+    processes.start(context.layout, database)
+    processes.await_ready(context.layout, postgres.NAME, partial(postgres.is_healthy, context.layout))
     airflow.prepare(context)
     commands = airflow.commands(context)
     own = {
@@ -66,6 +71,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowApi]:
         yield client
     finally:
         processes.stop(context.layout, [command.name for command in commands])
+        processes.stop(context.layout, [postgres.NAME])
 
 
 def _context(home: Path) -> Context:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -12,6 +13,10 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,9 +24,11 @@ from threading import Thread
 import psutil  # type: ignore[import-untyped]
 import pytest
 import requests
+import sqlalchemy
+from botocore.exceptions import ClientError
 
 from airflow_onnx import defaults
-from stack import lifecycle, processes
+from stack import airflow, minio, postgres, processes, services, supervisor
 from stack.airflow_api import AirflowApi
 from stack.context import Context
 from stack.credentials import Credentials
@@ -31,6 +38,7 @@ from stack.layout import REPO, Layout, check_machine
 from stack.minio import RELEASE_BUCKET
 from stack.ports import Ports, free_ports
 from stack.processes import Command, Record
+from stack.release import Release
 from stack.setup import MEASURE_POOL
 
 from .embedded import RunningStack, run_stack, stack_environment
@@ -241,6 +249,97 @@ def test_the_pool_has_the_name_that_the_dag_uses() -> None:
     assert MEASURE_POOL == defaults.MEASURE_POOL
 
 
+def test_the_state_of_an_earlier_version_is_refused(layout: Layout) -> None:
+    (layout.airflow_home / "airflow.db").touch()
+    done = run_stack("up", stack_environment(layout.home))
+    assert done.returncode == 1
+    assert "make clean-demo" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_service_that_ends_is_started_again_a_limited_number_of_times(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PAUSE_S", 0.01)
+    command = Command("minio", (sys.executable, "-c", ""), clean_environment(), layout.home)
+    watching = supervisor.Supervisor(layout, [command])
+    watching.check()
+    assert processes.find(layout, "minio") is None, "a service without a pid file was stopped by a command"
+    processes.start(layout, command)
+    deadline = time.monotonic() + 20
+    while not supervisor.restarts(layout).get("minio", supervisor.Restarts()).given_up:
+        assert time.monotonic() < deadline
+        watching.check()
+        time.sleep(0.02)
+    assert supervisor.restarts(layout)["minio"].count == supervisor.RESTARTS_MAX
+    assert (layout.logs / "minio.log").read_text().count("=== ") == 1 + supervisor.RESTARTS_MAX
+
+
+def test_a_service_outlives_the_supervisor_that_started_it(layout: Layout) -> None:
+    code = "import subprocess, sys, time; subprocess.Popen([*sys.argv[1:]], start_new_session=True); time.sleep(60)"
+    argv = (sys.executable, "-c", code, *SLEEPER)
+    command = Command(supervisor.NAME, argv, clean_environment(), layout.home, stop_signal=signal.SIGTERM)
+    record = processes.start(layout, command)
+    deadline = time.monotonic() + 20
+    while not (children := psutil.Process(record.pid).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert processes.stop(layout, [supervisor.NAME]) == [supervisor.NAME]
+    assert children[0].is_running()
+    children[0].kill()
+
+
+@pytest.mark.parametrize("folder", ["state", "a folder, with a comma/" + "/".join(["deep" * 10] * 3)])
+def test_the_database_has_a_socket_only_and_survives_a_kill(tmp_path: Path, folder: str) -> None:
+    layout = Layout(tmp_path / folder)
+    layout.create()
+    ready = partial(postgres.is_healthy, layout)
+    try:
+        postgres.prepare(layout)
+        record = processes.start(layout, postgres.command(layout))
+        processes.await_ready(layout, postgres.NAME, ready)
+        assert psutil.Process(record.pid).net_connections("inet") == []
+        assert stat.S_IMODE(postgres.socket_folder(layout).stat().st_mode) == 0o700
+        postgres.create_database(layout, "kept")
+        os.kill(record.pid, signal.SIGKILL)
+        os.waitpid(record.pid, 0)
+        postgres.prepare(layout)
+        processes.start(layout, postgres.command(layout))
+        processes.await_ready(layout, postgres.NAME, ready)
+        connection = sqlalchemy.create_engine(postgres.uri(layout, "kept")).raw_connection()
+        connection.cursor().execute("select 1")
+        began = time.monotonic()
+        assert processes.stop(layout, [postgres.NAME]) == [postgres.NAME]
+        assert time.monotonic() - began < processes.STOP_TIMEOUT_S, "an open connection does not delay it"
+    finally:
+        processes.stop(layout, [postgres.NAME])
+        postgres.remove_socket_folder(layout)
+    assert processes_of(layout.home) == []
+    assert postgres.socket_folder(layout).exists() == (folder == "state")
+
+
+@pytest.mark.parametrize(("age_s", "healthy"), [(-3.0, False), (3.0, True)])
+def test_the_last_heartbeat_of_a_dead_component_does_not_count(layout: Layout, age_s: float, healthy: bool) -> None:
+    start = 1_700_000_000.0
+    heartbeat = datetime.fromtimestamp(start + age_s, UTC).isoformat()
+    health = {"triggerer": {"status": "healthy", "latest_triggerer_heartbeat": heartbeat}}
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(health).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        context = Context(layout, Ports(airflow=server.server_port, mlflow=0, minio=0), Credentials.generate())
+        assert airflow.has_heartbeat(context, "airflow-triggerer", since=start) is healthy
+        server.shutdown()
+
+
 # With services
 
 
@@ -271,10 +370,11 @@ def test_the_exports_are_private_and_work_in_a_shell(running_stack: RunningStack
 def test_no_secret_is_in_a_command_line_or_a_log(running_stack: RunningStack) -> None:
     secrets = running_stack.context.credentials
     hidden = [secrets.airflow_password, secrets.minio_secret_key, secrets.jwt_secret, secrets.fernet_key]
+    hidden += [secrets.release_secret_key, secrets.mlflow_secret_key]
     layout = running_stack.context.layout
     texts = {str(process.pid): " ".join(process.cmdline()) for process in processes_of(layout.home)}
     texts |= {path.name: path.read_text(errors="replace") for path in layout.logs.iterdir()}
-    assert len(texts) > len(lifecycle.NAMES)
+    assert len(texts) > len(services.NAMES)
     assert [name for name, text in texts.items() for secret in hidden if secret in text] == []
 
 
@@ -289,7 +389,7 @@ def test_connections_and_the_pool_are_there(running_stack: RunningStack) -> None
     found = {row["connection_id"]: row for row in running_stack.api.get("/connections")["connections"]}
     context = running_stack.context
     assert f"{found['mlflow_default']['host']}:{found['mlflow_default']['port']}" == context.mlflow_url
-    assert found["minio_default"]["login"] == context.credentials.minio_access_key
+    assert found["minio_default"]["login"] == minio.RELEASE_ACCOUNT
     assert json.loads(found["minio_default"]["extra"])["endpoint_url"] == context.minio_url
     assert running_stack.api.get(f"/pools/{MEASURE_POOL}")["slots"] == 1
 
@@ -329,15 +429,71 @@ def test_artifacts_reach_minio_through_mlflow(running_stack: RunningStack) -> No
     assert any(key.endswith("/artifacts/note.txt") for key in keys)
 
 
+def test_the_account_of_airflow_reaches_its_bucket_and_nothing_else(running_stack: RunningStack) -> None:
+    credentials = running_stack.context.credentials
+    keys = {"minio_access_key": minio.RELEASE_ACCOUNT, "minio_secret_key": credentials.release_secret_key}
+    client = minio.s3_client(replace(running_stack.context, credentials=replace(credentials, **keys)))
+    client.put_object(Bucket=RELEASE_BUCKET, Key="mine", Body=b"mine")
+    client.delete_object(Bucket=RELEASE_BUCKET, Key="mine")
+    denied = (
+        lambda: client.list_objects_v2(Bucket="mlflow"),
+        lambda: client.put_object(Bucket="mlflow", Key="x", Body=b"x"),
+        lambda: client.create_bucket(Bucket="another"),
+        lambda: client.delete_bucket(Bucket=RELEASE_BUCKET),
+    )
+    for call in denied:
+        with pytest.raises(ClientError, match="AccessDenied"):
+            call()
+
+
+def test_fifty_triggers_at_the_same_time_make_fifty_dag_runs(running_stack: RunningStack) -> None:
+    api = running_stack.api
+    Release(api, "none").await_dags()
+    api.patch("/dags/release_onnx?update_mask=is_paused", {"is_paused": True})
+    names = [f"burst-{number}" for number in range(50)]
+
+    def trigger(name: str) -> int:
+        body = {"dag_run_id": name, "conf": {"training_run_id": "0" * 32}, "logical_date": None}
+        return running_stack.api.call("POST", "/dags/release_onnx/dagRuns", body).status_code
+
+    try:
+        before = {name: processes.find(running_stack.context.layout, name) for name in services.NAMES}
+        with ThreadPoolExecutor(len(names)) as pool:
+            assert set(pool.map(trigger, names)) == {200}
+        found = api.get("/dags/release_onnx/dagRuns", limit=100, run_id_pattern="burst-")["dag_runs"]
+        assert sorted(row["dag_run_id"] for row in found) == sorted(names)
+        assert {name: processes.find(running_stack.context.layout, name) for name in services.NAMES} == before
+    finally:
+        assert {api.call("DELETE", f"/dags/release_onnx/dagRuns/{name}").status_code for name in names} == {204}
+        api.patch("/dags/release_onnx?update_mask=is_paused", {"is_paused": False})
+
+
+def test_a_killed_service_is_started_again_and_the_status_counts_it(running_stack: RunningStack) -> None:
+    layout = running_stack.context.layout
+    killed = processes.find(layout, "airflow-triggerer")
+    assert killed is not None
+    os.killpg(killed.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 120
+    while not services.is_ready(running_stack.context, "airflow-triggerer"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    again = processes.find(layout, "airflow-triggerer")
+    assert again is not None
+    assert again.pid != killed.pid
+    shown = running_stack.command("status").stdout
+    assert re.search(r"airflow-triggerer .* 1, last at \d\d:\d\d:\d\d", shown), shown
+
+
 def test_a_second_up_changes_nothing(running_stack: RunningStack) -> None:
     # The services themselves: the children that they start come and go by themselves.
     layout = running_stack.context.layout
-    before = {name: processes.find(layout, name) for name in lifecycle.NAMES}
+    names = (*services.NAMES, supervisor.NAME)
+    before = {name: processes.find(layout, name) for name in names}
     assert all(before.values())
     done = running_stack.command("up")
     assert done.returncode == 0, done.stderr
     assert "already up" in done.stdout
-    assert {name: processes.find(layout, name) for name in lifecycle.NAMES} == before
+    assert {name: processes.find(layout, name) for name in names} == before
     assert running_stack.command("status").returncode == 0
 
 
@@ -362,32 +518,3 @@ def test_down_leaves_no_process_and_up_again_keeps_the_state(running_stack: Runn
         assert AirflowApi(running_stack.context).get("/pools")["total_entries"] == 2
     finally:
         running_stack.s3.delete_object(Bucket=RELEASE_BUCKET, Key="kept")
-
-
-@pytest.mark.parametrize(("faults", "status", "asked"), [(2, 200, 3), (9, 500, 4)])
-def test_a_request_that_airflow_gave_up_is_made_again(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch, faults: int, status: int, asked: int
-) -> None:
-    monkeypatch.setattr("stack.airflow_api._PAUSE_S", 0.0)
-    seen = []
-
-    class Busy(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            login = self.path == "/auth/token"
-            seen.append(self.path)
-            gives_up = not login and len(seen) - 1 <= faults
-            self.send_response(500 if gives_up else 200)
-            self.end_headers()
-            answer = {"detail": {"reason": "Database error"}} if gives_up else {"access_token": "token"}
-            self.wfile.write(json.dumps(answer).encode())
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        context = Context(layout, Ports(airflow=server.server_port, mlflow=0, minio=0), Credentials.generate())
-        assert AirflowApi(context).call("POST", "/connections", {}).status_code == status
-        server.shutdown()
-    assert seen == ["/auth/token", *["/api/v2/connections"] * asked]

@@ -39,6 +39,7 @@ def clean_environment(scratch: str) -> dict[str, str]:
         "HOME": scratch,
         "TMPDIR": scratch,
         "HF_HUB_OFFLINE": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
         # The model's code lies in a folder whose bytes must not change.
         "PYTHONDONTWRITEBYTECODE": "1",
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, save
 
+from onnx_release.runners.child_process import clean_environment
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
 from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
@@ -190,3 +194,21 @@ def test_a_crash_of_the_separate_process_has_its_own_code(square: Path) -> None:
         waiting.kill()
         with refused("onnxruntime_crashed", "SIGKILL"):
             process.run(square, [])
+
+
+def test_a_session_leaves_no_usage_data_in_the_home_folder(square: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy\n"
+        "from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner\n"
+        "with OnnxRuntimeRunner(sys.argv[1], OnnxRuntimeOptions()) as runner:\n"
+        "    print(runner.run({'x': numpy.ones((1, 2), numpy.float32)})['n'])\n"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    usual = {key: value for key, value in os.environ.items() if key not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    environment = usual | {"HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    argv = [sys.executable, "-c", code, str(square)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[[2. 2.]]", done.stderr
+    assert list(home.rglob("*.db")) == []
+    assert clean_environment(str(home))["ORT_DISABLE_TELEMETRY"] == "1"

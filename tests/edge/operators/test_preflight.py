@@ -58,7 +58,7 @@ def test_all_problems_are_in_one_message(waiting: Release, hook: MlflowHook, mon
     ],
 )
 def test_a_file_that_does_not_exist_is_refused_before_the_export(
-    waiting: Release, hook: MlflowHook, uri: str, code: str
+    waiting: Release, hook: MlflowHook, administrator: None, uri: str, code: str
 ) -> None:
     waiting.params["inputs_uri"] = uri.format(run=waiting.training_run_id, other="0" * 32)
     with failed(code):

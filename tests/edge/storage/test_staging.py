@@ -426,7 +426,7 @@ def test_a_staging_folder_of_another_kind_is_refused(uri: str, connections: None
 
 
 def test_a_missing_bucket_is_refused_before_the_export(
-    release: Release, workers: Workers, monkeypatch: pytest.MonkeyPatch
+    release: Release, workers: Workers, administrator: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", "s3://no-such-bucket/staging")
     with failed("no_bucket", "no-such-bucket"):
