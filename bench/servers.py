@@ -15,6 +15,7 @@ from stack import interrupts, lifecycle, minio, mlflow_server, processes, setup
 from stack.console import make_error_console
 from stack.context import Context
 from stack.credentials import Credentials
+from stack.environment import NO_TELEMETRY
 from stack.layout import Layout
 from stack.ports import Ports, free_ports
 
@@ -23,7 +24,7 @@ MODEL_NAME = "bench-onnx"
 # Short measurements: these figures do not depend on a model's speed. Each still uses the pool with one slot.
 QUICK = {"model_name": MODEL_NAME, "batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 1.0}
 # MLflow's client in this process: no usage reports, and no line for each ended run.
-CLIENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+CLIENT = {**NO_TELEMETRY, "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 @contextlib.contextmanager

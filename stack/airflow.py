@@ -148,7 +148,12 @@ def _settings(context: Context) -> str:
                 # The default asks DNS for the full name, which takes seconds without a DNS server.
                 "hostname_callable": "socket.gethostname",
             },
-            "database": {"sql_alchemy_conn": postgres.uri(context.layout, postgres.AIRFLOW)},
+            # With the default of 15 connections, requests of a burst would wait for one and fail after 30 seconds.
+            "database": {
+                "sql_alchemy_conn": postgres.uri(context.layout, postgres.AIRFLOW),
+                "sql_alchemy_pool_size": "10",
+                "sql_alchemy_max_overflow": "90",
+            },
             "api": {
                 "base_url": context.airflow_url,
                 "host": HOST,

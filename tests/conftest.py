@@ -23,11 +23,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Before Airflow and MLflow are loaded. Airflow's examples have a plugin that writes into the log of every task, and a
-# process loads its plugins once. MLflow's telemetry waits for a network.
+# process loads its plugins once. MLflow's telemetry waits for a network, and ONNX Runtime's writes to the home folder.
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-
-# Neither the tests nor their child processes gather usage data for the maker of ONNX Runtime.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 HERE = Path(__file__).parent
