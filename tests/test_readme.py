@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
@@ -32,9 +35,17 @@ def test_every_make_target_is_there(target: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text) + re.findall(r' src(?:set)?="([^"]+)"', text)
     missing = [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
     assert missing == []
+
+
+def test_the_pictures_need_chromium_and_the_message_names_its_package() -> None:
+    argv, environment = [sys.executable, "-m", "docs.screenshots"], {**os.environ, "CHROMIUM": "/missing/chromium"}
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "/missing/chromium is missing. Install it (apt-get install chromium)" in done.stderr
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from rich.console import Console
 
 from docs.screenshots import pictures
-from docs.screenshots.releases import ASKING, MODEL, QUEUED, REFUSED, WARNED, Releases
+from docs.screenshots.releases import ASKING, MODEL, QUEUED, REFUSED, RELEASED, WARNED, Releases
 from stack import interrupts
 from stack.console import make_console, make_error_console
 from stack.context import Context
@@ -59,7 +59,7 @@ def take_all(context: Context, console: Console) -> None:
         looser = releases.conf(REFUSED) | {"mae_max": 1e-6}
         paths = {
             "approval": f"/releases/{runs[ASKING]}",
-            "released": f"/releases/{runs['locator-14']}",
+            "released": f"/releases/{runs[RELEASED]}",
             "warning": f"/releases/{runs[WARNED]}",
             "refused": f"/releases/{runs[REFUSED]}",
             "model": f"/models/{MODEL}",

@@ -26,7 +26,7 @@ IN_AIRFLOW = "/plugin/onnx-releases"
 TIMEOUT_MS = 60_000
 COLOURS = 256
 # A page with little content gives a lower picture.
-HEIGHT_MIN, MARGIN = 420, 24
+HEIGHT_MIN = 420
 
 
 def require_chromium() -> None:
@@ -66,7 +66,7 @@ def take(browser: Browser, context: Context, paths: Mapping[str, str]) -> None:
             page = window.new_page()
             for name, path in paths.items():
                 page.goto(f"{context.airflow_url}{'' if suffix else IN_AIRFLOW}/onnx-release{path}")
-                bottom = _await_content(page) + MARGIN
+                bottom = _await_content(page)
                 clip = FloatRect(x=0, y=0, width=width, height=min(height, max(bottom, HEIGHT_MIN)))
                 picture = page.screenshot(animations="disabled", clip=clip)
                 _write(picture, FOLDER / f"{name}-{theme}{suffix}.png")
@@ -93,7 +93,7 @@ def _await_content(page: Page) -> float:
     shown.locator("#submit:disabled").wait_for(state="detached")
     # Airflow's own parts, such as icons, come some time later.
     page.wait_for_timeout(500)
-    box = shown.locator("main > :last-child").last.bounding_box()
+    box = shown.locator("main").bounding_box()
     return box["y"] + box["height"] if box else 0.0
 
 

@@ -22,7 +22,7 @@ from stack.setup import client_environment
 
 MODEL = "radio-locator"
 ALIAS = "candidate"
-WARNED, REFUSED = "embedder-5", "quality-9"
+RELEASED, WARNED, REFUSED = "keywords-3", "embedder-5", "quality-9"
 # The live releases are photographed while they run. The others end before.
 RUNNING, QUEUED, ASKING = "streets-1", "tagger-2", "keywords-4"
 _DEADLINE_S = 600.0
@@ -30,7 +30,7 @@ _DEADLINE_S = 600.0
 _QUICK: dict[str, Any] = {"threads": 1, "measure_max_s": 8.0, "speedup_goal": 1.0, "speedup_min": 0.7}
 _APPROVED = {"model_name": "keyword-spotter", "promotion": "approve", "champion_margin": 0.5}
 _CONF: dict[str, dict[str, Any]] = {
-    "keywords-3": _APPROVED,
+    RELEASED: _APPROVED,
     "denoiser-7": {"model_name": "speech-denoiser"},
     REFUSED: {"model_name": "image-quality", "mae_max": 1e-10},
     WARNED: {"model_name": "image-embedder", "speedup_min": 20.0, "on_miss": "warn"},

@@ -83,8 +83,9 @@ def stored_reports(
     try:
         return StoredReports(report=read_report(rest, run_id, path), attempts=attempts, shown=shown, path=path)
     except (Refused, Transient) as error:
-        # A report that is too large for the page can be opened in MLflow. A release in progress has none yet.
-        path = "" if isinstance(error, Refused) and error.code == "not_found" else path
+        # MLflow's own page shows a report that this page refuses. It has the error of a fault for a missing file.
+        exists = isinstance(error, Refused) and error.code in ("file_too_large", "unreadable_report")
+        path = path if exists else ""
         return StoredReports(attempts=attempts, shown=shown, path=path, problem=str(error))
 
 
