@@ -6,10 +6,13 @@ JSON objects, and the reserved names.
 
 from __future__ import annotations
 
+import json
+import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
@@ -22,6 +25,15 @@ from onnx_release.records import Precision
 from onnx_release.records.base import Record
 
 Parameters = Mapping[str, Any]
+
+# Parameters travel through Airflow's database, tags and addresses.
+_CHARACTERS_MAX = 100_000
+# The bounds of a JSON schema: their words, and the comparison that they stand for.
+_BOUNDS: Mapping[str, tuple[str, Callable[[float, float], bool]]] = {
+    "minimum": ("from", operator.ge),
+    "exclusiveMinimum": ("above", operator.gt),
+    "maximum": ("up to", operator.le),
+}
 
 
 class _Kinds(Record):
@@ -50,6 +62,7 @@ def problems(parameters: Parameters) -> list[Refused]:
 def _checks(parameters: Parameters) -> Iterator[Callable[[], object]]:
     # Airflow accepts every name, so a typing error would leave a limit at its default.
     yield from (partial(_refuse_unknown, name) for name in parameters if name not in release_params())
+    yield from (partial(_require_size, name, value) for name, value in parameters.items())
     for name, validate in (("model_name", validation.validate_model_name), ("bucket", validation.validate_bucket)):
         if parameters.get(name):
             yield partial(validate, parameters[name])
@@ -61,6 +74,13 @@ def _checks(parameters: Parameters) -> Iterator[Callable[[], object]]:
     yield partial(_require_precision_limits, parameters.get("precision_limits"))
     yield partial(_require_input_spec, parameters.get("input_spec"))
     yield partial(_require_destination, parameters)
+
+
+def _require_size(name: str, value: Any) -> None:
+    size = len(value) if isinstance(value, str) else len(json.dumps(value, default=str))
+    if size > _CHARACTERS_MAX:
+        problem, action = f"has {size} characters", f"Use at most {_CHARACTERS_MAX}."
+        raise ParameterRefused(f"The parameter {name!r:.80}", problem, action, code="wrong_parameter")
 
 
 def _refuse_unknown(name: str) -> None:
@@ -89,6 +109,19 @@ def _require_limits(name: str, entries: Any, limits: type[Record]) -> None:
                 problem = f"has the unknown limit {limit!r:.80} for {key!r:.80}"
                 action = f"Use {', '.join(limits.model_fields)}."
                 raise ParameterRefused(f"The parameter '{name}'", problem, action, code="wrong_parameter")
+            if limit in OutputLimits.model_fields and (bounds := _broken_bounds(limit, entry[limit])):
+                problem = f"has {limit} = {entry[limit]!r:.80} for {key!r:.80}"
+                raise ParameterRefused(f"The parameter '{name}'", problem, f"Use {bounds}.", code="wrong_parameter")
+
+
+def _broken_bounds(limit: str, value: Any) -> str:
+    """Return the bounds of a limit as text if a number is out of them. The form checks only the outer parameters."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    found: Mapping[str, Any] = {**cast("dict[str, Any]", OutputLimits.model_fields[limit].json_schema_extra or {})}
+    bounds = {text: found[name] for name, (text, _) in _BOUNDS.items() if name in found}
+    keeps = all(_BOUNDS[name][1](value, found[name]) for name in _BOUNDS if name in found)
+    return "" if keeps and math.isfinite(value) else f"a number {' '.join(f'{t} {b}' for t, b in bounds.items())}"
 
 
 def _require_precision_limits(entries: Any) -> None:

@@ -96,6 +96,7 @@ def _model_params() -> dict[str, Param]:
             None, "string", MODEL, "Key of the weights",
             "For a file with several networks, or with averaged weights (EMA): the key to release, such as "
             "state_dict_ema. Join nested keys by dots. Empty: from the run's tag, else the weights that fit.",
+            maxLength=500,
         ),
         "input_spec": field(
             [], "array", MODEL, "Inputs",
@@ -265,9 +266,11 @@ def _destination_params() -> dict[str, Param]:
             enum=["none", "Staging", "Production"],
         ),
         "mlflow_conn_id": field(
-            "mlflow_default", "string", DESTINATION, "MLflow connection", "Of type mlflow.", minLength=1
+            "mlflow_default", "string", DESTINATION, "MLflow connection", "Of type mlflow.",
+            minLength=1, maxLength=250,
         ),
         "s3_conn_id": field(
-            "minio_default", "string", DESTINATION, "Object store connection", "Of type s3store or aws.", minLength=1
+            "minio_default", "string", DESTINATION, "Object store connection", "Of type s3store or aws.",
+            minLength=1, maxLength=250,
         ),
     }  # fmt: skip

@@ -103,7 +103,7 @@ class OnnxExportOperator(ReleaseStepOperator):
 
         for finding in artifact.findings:
             fix = f" Fix: {finding.fix}" if finding.fix else ""
-            for line in wrapped(f"{finding.severity} {finding.code}: {finding.message}{fix}"):
+            for line in wrapped(f"{finding.severity} {finding.code}: {finding.message.rstrip('.')}.{fix}"):
                 self.log.info("%s", line)
         size, took = size_text(artifact.size_bytes), seconds_text(artifact.export_wall_s)
         self.log.info("Exported by %s: %s, opset %d, in %s.", artifact.strategy, size, artifact.opset, took)

@@ -154,6 +154,8 @@ class _Search:
         if model.uri.startswith("runs:/"):
             return f"the model folder {model.name} among the run's artifacts"
         of_name = f" named {self.name!r:.80}" if self.name else ""
+        if len(models) == 1:
+            return f"the only logged model{of_name}"
         return f"the newest of {len(models)} logged models{of_name}: {model}"
 
     def _kind(self, model: LoggedModel) -> logged_models.Kind | Unusable:

@@ -134,7 +134,7 @@ def test_a_model_is_preferred_to_weights(hook: MlflowHook) -> None:
     hook.client.log_text(run_id, "no weights", "checkpoints/best.ckpt")
     found = _trained_model(hook, run_id)
     assert found.model_uri.startswith("models:/m-")
-    assert found.chosen.startswith("the newest of 1 logged models")
+    assert found.chosen.startswith("the only logged model")
 
 
 def test_a_torchscript_model_is_released_without_allow_pickle(hook: MlflowHook) -> None:
