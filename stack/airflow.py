@@ -165,7 +165,12 @@ def _settings(context: Context) -> str:
             # A task that died with the stack (Ctrl-C during a release) is retried after one minute instead of five. The
             # supervisor process sends the heartbeat, so a long computation does not delay it.
             "scheduler": {"task_instance_heartbeat_timeout": "60", "orphaned_tasks_check_interval": "30"},
-            "dag_processor": {"parsing_processes": "1", "refresh_interval": "30"},
+            # A changed file is parsed at the next refresh. The others need no parsing.
+            "dag_processor": {
+                "parsing_processes": "1",
+                "refresh_interval": "30",
+                "min_file_process_interval": "300",
+            },
             "logging": {"base_log_folder": str(home / "logs")},
             "usage_data_collection": {"enabled": "False"},
             "onnx_release": _release_options(),

@@ -69,7 +69,7 @@ class Dag:
         deadline = time.monotonic() + RELEASE_TIMEOUT_S
         while (state := self.api.get(self.path)["state"]) not in ("success", "failed"):
             assert time.monotonic() < deadline, self.states()
-            time.sleep(0.5)
+            time.sleep(1.0)
         return str(state)
 
     def states(self) -> dict[str, str]:

@@ -49,7 +49,7 @@ def ended(stack: RunningStack, client: Any) -> Ended:
         if all(found.get(STATUS) in ("released", "refused", "failed") for found in tags.values()):
             return Ended(runs, tags)
         assert time.monotonic() < deadline, {run: found.get(STATUS) for run, found in tags.items()}
-        time.sleep(1)
+        time.sleep(2.0)
 
 
 def test_each_model_of_each_experiment_has_its_own_registered_model(ended: Ended) -> None:

@@ -50,7 +50,8 @@ def wait_for(failure: str, condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + TIMEOUT_S
     while not (found := condition()):
         assert time.monotonic() < deadline, failure
-        time.sleep(0.5)
+        # Each request takes time from the tasks that are waited for.
+        time.sleep(1.0)
     return found
 
 
