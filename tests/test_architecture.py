@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "include" / "onnx_release"
 EDGE = ROOT / "plugins" / "airflow_onnx"
-LIGHT_CORE = ("records", "errors", "limits")
+LIGHT_CORE = ("records", "errors", "limits", "scratch")
 HEAVY = {"torch", "onnx", "onnxruntime", "mlflow", "boto3", "botocore", "airflow"}
 
 
@@ -72,7 +72,7 @@ def test_core_opens_one_heavy_library_a_file_and_never_the_edge(path: Path) -> N
         assert all(name == "mlflow" or name.startswith(allowed) for name in everything if name.startswith("mlflow"))
 
 
-LIGHT_FILES = [CORE / "errors.py", CORE / "limits.py", *_files(CORE / "records")]
+LIGHT_FILES = [CORE / "errors.py", CORE / "limits.py", CORE / "scratch.py", *_files(CORE / "records")]
 
 
 @pytest.mark.parametrize("path", LIGHT_FILES, ids=_name)
@@ -140,6 +140,11 @@ def _loaded_by(code: str, *libraries: str) -> str:
 def test_parsing_a_dag_loads_no_heavy_library(path: Path) -> None:
     code = f"import runpy; runpy.run_path({str(path)!r})"
     assert _loaded_by(code, "torch", "onnx", "onnxruntime", "mlflow", "boto3") == "[]"
+
+
+def test_the_process_of_a_pickle_has_one_thread_before_it_is_isolated() -> None:
+    # numpy starts threads when it is imported, and a process with threads cannot enter a namespace.
+    assert _loaded_by("import onnx_release.run_step", "numpy", "torch") == "[]"
 
 
 @pytest.mark.parametrize(

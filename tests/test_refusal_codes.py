@@ -85,3 +85,10 @@ def test_every_code_has_a_sentence(stage: type[Refused]) -> None:
 def test_the_page_of_codes_is_up_to_date() -> None:
     page = runpy.run_path(str(ROOT / "docs" / "refusals.py"))["page"]
     assert (ROOT / "docs" / "refusals.md").read_text() == page(), "run make generated"
+
+
+def test_codes_of_the_deployment_are_codes_of_their_stage() -> None:
+    for stage in STAGES.values():
+        assert stage.deployment_codes <= set(stage.codes), stage.__name__
+    assert core.RunnerRefused("It", "x", "y", code="no_cuda").is_of_deployment
+    assert not core.RunnerRefused("It", "x", "y", code="model_failed").is_of_deployment

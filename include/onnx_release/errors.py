@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 
@@ -64,10 +64,17 @@ class Refused(ReleaseError):
     """
 
     codes: ClassVar[Mapping[str, str]] = {}
+    # The codes for which the worker or the deployment is at fault. The training run is not refused for them.
+    deployment_codes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, subject: str, problem: str, action: str, *, code: str) -> None:
         super().__init__(subject, problem, action)
         self.code = code
+
+    @property
+    def is_of_deployment(self) -> bool:
+        """True if neither the model nor a parameter is at fault."""
+        return self.code in self.deployment_codes
 
     def to_dict(self) -> dict[str, str]:
         """Return the class and the parts, with the code, as a JSON-safe dict."""
@@ -185,8 +192,10 @@ class RunnerRefused(Refused):
         "session_option": "A session option is unknown or has a value that cannot be used.",
         "no_cuda": "The artifact is packaged for a GPU, and the worker has none.",
         "provider_missing": "The installed ONNX Runtime lacks an execution provider.",
+        "step_too_long": "The process of a step ran longer than a pickle may.",
         "step_crashed": "The process of a step crashed or ended without an answer.",
     }
+    deployment_codes: ClassVar[frozenset[str]] = frozenset({"no_cuda", "provider_missing"})
 
 
 class ExportRefused(Refused):
@@ -238,6 +247,7 @@ class LatencyRefused(Refused):
         "no_output_values": "A side returns outputs without values, so there is nothing to time.",
         "unusable_lock": "The file of the measuring lock cannot be locked, or is not safe to lock.",
     }
+    deployment_codes: ClassVar[frozenset[str]] = frozenset({"unusable_lock"})
 
 
 class TuningRefused(Refused):
@@ -283,11 +293,16 @@ STAGES: tuple[type[Refused], ...] = (
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+# A broken disk, a lost network file system, and the limits of the account.
+_BROKEN = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EFBIG}
 # Texts of torch, ONNX Runtime and C++ for an allocation that failed, and of writers that lose the error's number.
 _NO_MEMORY_TEXT = re.compile(
-    r"can't allocate memory|out of memory|failed to allocate memory|std::bad_alloc", re.IGNORECASE
+    r"can(?:'t|not) allocate memory|out of memory|failed to allocate memory|std::bad_alloc|\bMemoryError\b"
+    r"|can't start new thread",
+    re.IGNORECASE,
 )
 _FULL_DISK_TEXT = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+_BROKEN_TEXT = re.compile(r"\[Errno 5\]|input/output error|too many open files|stale file handle", re.IGNORECASE)
 # An absolute path without its last part. The paths of URIs do not match.
 _FOLDERS = re.compile(r"(?<![\w:/.~%-])/(?:[^\s/'\":,()]+/)+")
 
@@ -297,11 +312,7 @@ def machine_failure(error: BaseException) -> Transient | None:
 
     A model is not refused for too little memory or a full disk, so the causes of a refusal count too.
     """
-    cause: BaseException | None = None if isinstance(error, Transient) else error
-    seen: set[int] = set()
-    # Python allows an error that is its own cause.
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
+    for cause in () if isinstance(error, Transient) else causes(error):
         text = "" if isinstance(cause, ReleaseError) else str(cause)
         number = cause.errno if isinstance(cause, OSError) else None
         if isinstance(cause, MemoryError) or number == errno.ENOMEM or _NO_MEMORY_TEXT.search(text):
@@ -310,11 +321,37 @@ def machine_failure(error: BaseException) -> Transient | None:
         if number in _FULL_DISK or _FULL_DISK_TEXT.search(text):
             action = "Free space in its temporary folder, its cache folder and the staging folder."
             return Transient("The worker", "has no space left on a disk", action)
+        if number in _BROKEN or _BROKEN_TEXT.search(text):
+            action = "Check its disks, its shared folders and the limits of its account."
+            return Transient("The worker", f"cannot read or write a file: {without_folders(shorten(text))}", action)
         if number in _NO_ACCESS and isinstance(cause, OSError) and cause is error:
             action = "Give its account access to its temporary folder, its cache folder and the staging folder."
             return Transient("The worker", f"has no access to a file: {cause.strerror}", action)
-        cause = cause.__cause__
     return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error, its cause, the cause of that, and so on."""
+    cause: BaseException | None = error
+    seen: set[int] = set()
+    # Python allows an error that is its own cause.
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__
+
+
+def raise_machine_failure(error: BaseException) -> None:
+    """Raise the failure of the worker that caused an error. Return if the worker is not at fault.
+
+    Code that turns any error into a refusal, a finding or a note calls this first.
+
+    :raises Transient: as `machine_failure` returns it, or the error itself if it is one.
+    """
+    if isinstance(error, Transient):
+        raise error
+    if (failure := machine_failure(error)) is not None:
+        raise failure from error
 
 
 def without_folders(text: str) -> str:

@@ -55,6 +55,10 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 # The domain of ONNX Runtime's own operators.
 RUNTIME_DOMAIN = "com.microsoft"
 
+# Limits of the process that runs a pickle.
+PICKLE_MAX_S = 6 * 3600.0
+PICKLE_FILE_MAX_BYTES = 64 * 2**30
+
 FACTORY_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 

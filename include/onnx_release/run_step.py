@@ -1,30 +1,42 @@
 """Public calls of the core: `export`, `benchmark`, `compare` and `tune`.
 
 Each call runs in this process, or in a child process when it may run the training run's own code (a pickle). The child
-has the rights of the worker's account. Its memory, environment and open files contain no connection, variable or secret
-of Airflow. Its home folder is removed when it ends. A child that crashes is a failed step.
+has the worker's account. Its memory, environment and open files contain no connection, variable or secret of Airflow,
+and `runners.isolation` keeps it from other processes and from the network. Its home folder is removed when it ends. A
+child that crashes is a failed step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from onnx_release.errors import ReleaseError, RunnerRefused, Transient, machine_failure
+from onnx_release import limits
+from onnx_release.errors import ReleaseError, RunnerRefused, machine_failure, shorten
 from onnx_release.limits import MODEL_SUFFIXES, NO_CODE_SUFFIXES
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
 from onnx_release.records.base import Record
-from onnx_release.runners.child_process import clean_environment, describe_exit, end_with_parent
+from onnx_release.runners.child_process import (
+    clean_environment,
+    describe_exit,
+    end_with_parent,
+    raise_if_ended_from_outside,
+)
+from onnx_release.runners.isolation import hide_from_children, isolate
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from onnx_release.benchmark.setup import BenchmarkOptions
@@ -36,6 +48,8 @@ R = TypeVar("R", bound=Record)
 
 _log = logging.getLogger(__name__)
 _TAIL_CHARACTERS = 600
+# The last lines of a child that has ended arrive within this time.
+_OUTPUT_END_S = 5.0
 _STEPS: dict[str, Callable[..., Record]] = {}
 
 
@@ -168,11 +182,13 @@ def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:
 
     Raises:
         ReleaseError: The error that the step raised in the child.
-        Transient: The child was killed, for example for its use of memory.
+        Transient: The child was killed, or has too little memory or disk.
+        ImportError: A package is missing in the child.
+        RuntimeError: The step raised an unexpected error.
         RunnerRefused: The child crashed or ended without an answer.
     """
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        request, answer, home = (Path(scratch, name) for name in ("request.json", "answer.json", "home"))
+    with scratch_folder() as scratch:
+        request, answer, home = (scratch / name for name in ("request.json", "answer.json", "home"))
         encoded = {name: _encode(value) for name, value in arguments.items()}
         request.write_text(json.dumps({"step": step, "arguments": encoded}))
         home.mkdir()
@@ -182,9 +198,12 @@ def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:
         return result["record"]
     if "error" in result:
         raise ReleaseError.from_dict(result["error"])
+    if "missing" in result:
+        raise ImportError(result["text"], name=result["missing"])
+    if "unexpected" in result:
+        raise RuntimeError(f"{result['unexpected']}: {result['text']}")
     subject, end = f"The process of the step '{step}'", describe_exit(exit_code)
-    if exit_code == -signal.SIGKILL:
-        raise Transient(subject, end, "Give the worker more memory, or release a smaller model.")
+    raise_if_ended_from_outside(subject, exit_code, output)
     raise RunnerRefused(
         subject,
         f"{end}: {output[-_TAIL_CHARACTERS:]}",
@@ -209,6 +228,7 @@ def _decode(value: Any) -> Path | Record:
 
 def _run(command: list[str], home: Path) -> tuple[int, str]:
     """Run a command to its end and log each line of its output; return the exit code and the end of the output."""
+    hide_from_children()
     child = subprocess.Popen(
         command,
         cwd=home,
@@ -218,20 +238,51 @@ def _run(command: list[str], home: Path) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        # A group of its own ends with it.
+        start_new_session=True,
     )
-    output = ""
+    output = _Output(child)
     try:
-        assert child.stdout is not None  # noqa: S101 - stdout is a pipe
-        for line in child.stdout:
-            _log.info("%s", line.rstrip())
-            output = (output + line)[-4 * _TAIL_CHARACTERS :]
-        return child.wait(), " ".join(output.split())
+        return child.wait(limits.PICKLE_MAX_S), output.end()
+    except subprocess.TimeoutExpired as error:
+        raise RunnerRefused(
+            "The process of the step",
+            f"ran for more than {limits.PICKLE_MAX_S:g} s, the limit of a pickle",
+            "Log the model with serialization_format='pt2', or find the loop in its code.",
+            code="step_too_long",
+        ) from error
     finally:
-        child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.wait()
 
 
+class _Output:
+    """Output of a child process, which a thread logs line by line.
+
+    A process that the child leaves behind can keep the pipe open, so the end of the child ends the wait for the thread.
+    """
+
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self._pipe = child.stdout
+        self._text = ""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._pipe or ():
+            _log.info("%s", line.rstrip())
+            self._text = (self._text + line)[-4 * _TAIL_CHARACTERS :]
+
+    def end(self) -> str:
+        """Return the last lines."""
+        self._thread.join(_OUTPUT_END_S)
+        return " ".join(self._text.split())
+
+
 def _main(request_path: str, answer_path: str) -> int:
+    # Before torch starts threads: a namespace is for processes with one thread.
+    missing = list(isolate())
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Progress lines, which the parent logs. A library may replace the handlers of the root logger.
@@ -240,15 +291,22 @@ def _main(request_path: str, answer_path: str) -> int:
     own.addHandler(handler)
     own.setLevel(logging.INFO)
     own.propagate = False
+    if missing:
+        _log.warning("The kernel does not isolate the process of this pickle: %s.", ", and ".join(missing))
     request = json.loads(Path(request_path).read_text())
     arguments = {name: _decode(value) for name, value in request["arguments"].items()}
     try:
-        answer = {"record": _STEPS[request["step"]](**arguments).to_dict()}
-    except Exception as error:  # a model's own code can raise anything
+        answer: dict[str, Any] = {"record": _STEPS[request["step"]](**arguments).to_dict()}
+    except Exception as error:  # noqa: BLE001 - a model's own code can raise anything
         failure = machine_failure(error) or error
-        if not isinstance(failure, ReleaseError):
-            raise
-        answer = {"error": failure.to_dict()}
+        if isinstance(failure, ReleaseError):
+            answer = {"error": failure.to_dict()}
+        else:
+            # The log gets the frames.
+            traceback.print_exc()
+            kind = "missing" if isinstance(error, ImportError) else "unexpected"
+            name = getattr(error, "name", None) if kind == "missing" else type(error).__name__
+            answer = {kind: str(name or "of a library"), "text": shorten(error)}
     # The rename is atomic, so the parent never reads a part of an answer.
     part = Path(f"{answer_path}.part")
     part.write_text(json.dumps(answer))

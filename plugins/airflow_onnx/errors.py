@@ -47,6 +47,7 @@ class TrackingRefused(Refused):
         "weights_in_shards": "The weights are split into several files.",
         "unknown_stage": "The legacy stage is neither Staging nor Production.",
     }
+    deployment_codes: ClassVar[frozenset[str]] = frozenset({"mlflow_address", "mlflow_permission"})
 
 
 class StorageRefused(Refused):
@@ -60,7 +61,6 @@ class StorageRefused(Refused):
         "objects_changed": "Objects of the release are missing or changed when the alias is moved.",
         "access_denied": "The store refuses the account of the connection.",
         "bucket_name": "The store does not accept the bucket's name.",
-        "store_full": "The store has no free space.",
         "invalid_request": "The request has no credentials or a wrong parameter.",
         "wrong_address": "The connection to the store has a wrong address or region.",
         "wrong_extra": "The extra of the connection to the store is not a JSON object.",
@@ -71,6 +71,9 @@ class StorageRefused(Refused):
         "staging_record": "The record of the staged objects is damaged.",
         "not_a_work_folder": "A folder that is not a DAG run's work folder was to be deleted.",
     }
+    deployment_codes: ClassVar[frozenset[str]] = frozenset(
+        {"access_denied", "wrong_address", "wrong_extra", "invalid_request", "staging_uri", "not_a_work_folder"}
+    )
 
 
 class WatchRefused(Refused):
@@ -98,6 +101,7 @@ class DeploymentRefused(Refused):
         "missing_package": "The worker's Python environment lacks a package.",
         "kubernetes_missing": "A KubernetesExecutor is configured, but the Kubernetes client is not installed.",
     }
+    deployment_codes: ClassVar[frozenset[str]] = frozenset(codes)
 
 
 STAGES: tuple[type[Refused], ...] = (TrackingRefused, StorageRefused, WatchRefused, DeploymentRefused)

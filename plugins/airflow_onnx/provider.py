@@ -88,7 +88,12 @@ def _store_connection() -> dict[str, Any]:
 def _trust_options() -> dict[str, Any]:
     return {
         "allow_pickle": _option(
-            "Load pickled models. A pickle can run any code on the worker.", "False", kind="boolean"
+            "Load pickled models of all experiments. A pickle can run any code on the worker.", "False", kind="boolean"
+        ),
+        "pickle_experiments": _option(
+            "Experiments of MLflow whose pickled models are loaded: ids, names, or patterns of names.",
+            "",
+            "radio/*, 12",
         ),
         "factory_packages": _option(
             "Packages whose functions may build a model for a training run that logged only weights.",

@@ -85,7 +85,7 @@ def airflow_outcome(
         raise
     except Exception as error:  # Libraries and a model's own code can raise anything.
         failure = classified(error)
-        models_fault = isinstance(failure, Refused) and not isinstance(failure, DeploymentRefused)
+        models_fault = isinstance(failure, Refused) and not failure.is_of_deployment
         report = on_refused(failure) if isinstance(failure, Refused) and models_fault and on_refused else None
         _leave(context, _outcome(failure, "refused" if models_fault else "failed", report))
         if isinstance(failure, Refused):

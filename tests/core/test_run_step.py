@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,35 @@ class RecordsItsProcess(TwoHeads):
         self.seen.write_text(f"{os.getpid()}\n{' '.join(sorted(os.environ))}\n{os.environ['HOME']}\n{files}")
 
 
+class Spies(TwoHeads):
+    """Reads the environment of other processes, signals one, opens a connection and writes a file when it is loaded."""
+
+    def __init__(self, seen: Path, sibling: int, port: int) -> None:
+        super().__init__()
+        self.seen, self.sibling, self.port = seen, sibling, port
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        tries = {
+            "parent": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+            "sibling": lambda: Path(f"/proc/{self.sibling}/environ").read_bytes(),
+            "memory": lambda: Path(f"/proc/{os.getppid()}/mem").open("rb").close(),
+            "signal": lambda: os.kill(self.sibling, signal.SIGTERM),
+            "network": lambda: socket.create_connection(("127.0.0.1", self.port), timeout=2).close(),
+            "own": lambda: Path("/proc/self/environ").read_bytes(),
+        }
+        found = {}
+        for name, attempt in tries.items():
+            try:
+                attempt()
+            except OSError as error:
+                found[name] = type(error).__name__
+            else:
+                found[name] = "done"
+        self.seen.write_text(json.dumps(found))
+        raise ValueError("seen")
+
+
 class SignalsItself(TwoHeads):
     """Ends its process by a signal when it is loaded."""
 
@@ -65,6 +96,44 @@ def test_a_pickle_is_exported_and_compared_in_a_process_without_secrets(
     assert artifact.trained_format == "pickle"
     options = BenchmarkOptions(batch_sizes=(1, 4), allow_pickle=True)
     assert run_step.compare(trained, tmp_path / "out", artifact, options).passed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock are Linux's")
+def test_a_pickle_reads_no_other_process_and_has_no_network(tmp_path: Path) -> None:
+    missing = subprocess.run(
+        [sys.executable, "-c", "from onnx_release.runners.isolation import isolate; print(*isolate())"],
+        env=os.environ | {"PYTHONPATH": str(Path(run_step.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    if missing:
+        pytest.skip(f"this kernel does not isolate: {missing}")
+    sibling = subprocess.Popen(["sleep", "600"], env={"SECRET": "canary"})
+    with sibling, socket.create_server(("127.0.0.1", 0)) as server:
+        model = Spies(tmp_path / "seen", sibling.pid, server.getsockname()[1])
+        trained = save(model, tmp_path / "trained", **PICKLED)
+        # The parent is the process of a task.
+        code = (
+            "import sys\nfrom pathlib import Path\nfrom onnx_release import run_step\n"
+            "from onnx_release.export.export_model import ExportStepOptions\n"
+            "options = ExportStepOptions(device='cpu', allow_pickle=True)\n"
+            "run_step.export(Path(sys.argv[1]), Path(sys.argv[2]), options)\n"
+        )
+        paths = os.pathsep.join(str(folder) for folder in (Path(run_step.__file__).parents[1], Path.cwd()))
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(trained), str(tmp_path / "out")],
+            env=os.environ | {"PYTHONPATH": paths, "SECRET": "canary"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "ValueError: seen" in done.stderr
+        assert sibling.poll() is None
+        sibling.kill()
+    found = json.loads((tmp_path / "seen").read_text())
+    assert found.pop("own") == "done"
+    assert set(found.values()) <= {"PermissionError", "ConnectionRefusedError"}, found
 
 
 def test_a_child_that_crashes_is_a_refusal_that_names_the_signal(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from pathlib import Path
 from onnx_release.artifact.digests import content_sha256, describe_folder, require_same_files
 from onnx_release.errors import ArtifactRefused, Refused, Transient
 from onnx_release.records import FileDigest
+from onnx_release.scratch import scratch_folder
 
 _log = logging.getLogger(__name__)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -85,13 +85,14 @@ class Cache:
         """Yield the folder, from the cache or fetched. Of several processes with the same request, one fetches.
 
         Raises:
-            ArtifactRefused: if the fetched files differ from the requested digest.
-            Transient: if the disk is full or not writable. A full disk removes every entry that is not in use.
+            ArtifactRefused: if the fetched files differ from the requested digest, in two fetches in the same way.
+            Transient: if two fetches differ from each other, or the disk is full or not writable. A full disk removes
+                every entry that is not in use.
         """
         with ExitStack() as stack:
             if self._max_bytes <= 0:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-release-"))
-                entry = _fetch(request, Path(folder, "entry"))
+                folder = stack.enter_context(scratch_folder())
+                entry = _fetch(request, folder / "entry")
             else:
                 with self._disk_errors():
                     self._set_up()
@@ -227,20 +228,43 @@ class Cache:
 
 
 def _fetch(request: CacheRequest, folder: Path) -> CacheEntry:
+    """Fetch the folder. A fetch with other bytes than requested is repeated, because a network can damage them."""
+    first = _filled(request, folder)
+    if (refusal := _difference(request, first)) is None:
+        return first
+    shutil.rmtree(folder)
+    second = _filled(request, folder)
+    if _difference(request, second) is None:
+        _log.warning("%s was damaged on its way, and is fetched again.", request.name)
+        return second
+    if first.sha256 == second.sha256:
+        raise refusal
+    action = "Airflow tries again. If that does not help, check the network."
+    raise Transient(request.name, f"is damaged on its way: {refusal.problem}", action)
+
+
+def _filled(request: CacheRequest, folder: Path) -> CacheEntry:
     folder.mkdir()
     request.fill(folder)
     files = describe_folder(folder)
-    if request.files is not None:
-        require_same_files(request.name, files, request.files)
-    sha256 = content_sha256(files)
-    if request.sha256 not in (None, sha256):
-        raise ArtifactRefused(
-            request.name,
-            f"has other bytes than before: sha256 {sha256}, not {request.sha256}",
-            "Release the training run again from its export. If it happens twice, find the program that writes there.",
-            code="changed_content",
-        )
-    return CacheEntry(folder=folder, files=files, sha256=sha256, hit=False)
+    return CacheEntry(folder=folder, files=files, sha256=content_sha256(files), hit=False)
+
+
+def _difference(request: CacheRequest, entry: CacheEntry) -> ArtifactRefused | None:
+    """Return the refusal of a folder with other bytes than requested, or None."""
+    try:
+        if request.files is not None:
+            require_same_files(request.name, entry.files, request.files)
+    except ArtifactRefused as refusal:
+        return refusal
+    if request.sha256 in (None, entry.sha256):
+        return None
+    return ArtifactRefused(
+        request.name,
+        f"has other bytes than before: sha256 {entry.sha256}, not {request.sha256}",
+        "Release the training run again from its export. If it happens twice, find the program that writes there.",
+        code="changed_content",
+    )
 
 
 def _verified(folder: Path, sha256: str) -> CacheEntry | None:

@@ -16,7 +16,7 @@ import onnx
 
 from onnx_release import limits
 from onnx_release.artifact.digests import folder_sha256, verify_folder
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, raise_machine_failure
 from onnx_release.records import CheckReport, Finding, OnnxArtifact, TensorSpec
 
 _FLOATS = {
@@ -68,6 +68,7 @@ def check_artifact(folder: Path, artifact: OnnxArtifact, options: CheckOptions) 
     try:
         model = onnx.load(str(folder / limits.MODEL_FILE), load_external_data=False)
     except Exception as error:  # noqa: BLE001 - the parser raises many classes for a damaged file
+        raise_machine_failure(error)
         findings.append(_error("unreadable", f"{limits.MODEL_FILE} cannot be read: {_first_line(error)}"))
         return CheckReport(sha256=artifact.sha256, passed=False, findings=tuple(findings))
     checked = CheckedModel(folder=folder, artifact=artifact, model=model, options=options)
@@ -99,6 +100,7 @@ def malformed(folder: Path) -> str | None:
         model = onnx.load(str(path), load_external_data=False)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:  # noqa: BLE001 - a model that cannot be checked is malformed
+        raise_machine_failure(error)
         return f"onnx.checker: {_first_line(error)}"
     return "; ".join(finding.message for finding in _training_nodes(model.graph)) or None
 
@@ -240,6 +242,7 @@ def _run_check(name: str, check: Callable[[], Iterable[Finding]]) -> list[Findin
     try:
         return list(check())
     except Exception as error:  # noqa: BLE001 - a check that did not run has not passed
+        raise_machine_failure(error)
         return [_error(name, f"the check '{name}' did not run: {type(error).__name__}: {_first_line(error)}")]
 
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 
 from onnx_release import limits
-from onnx_release.errors import ExportRefused, Refused, machine_failure, shorten
+from onnx_release.errors import ExportRefused, Refused, causes, raise_machine_failure, shorten
 from onnx_release.export import graph_cleanup
 from onnx_release.export.contract import (
     ModelContract,
@@ -177,8 +177,8 @@ class _Fallback:
             except Exception as error:
                 if isinstance(error, Refused) and error.code in _FINAL:
                     raise
-                if of_machine := machine_failure(error):
-                    raise of_machine from error
+                raise_machine_failure(error)
+                _raise_missing_package(error)
                 _log.debug("The strategy %s failed.", strategy, exc_info=True)
                 failures.append((strategy, failure := failure_of(error)))
                 result, reason = None, failure.reason
@@ -234,6 +234,13 @@ class _Fallback:
             outputs=outputs,
             bounds=conversion.bounds,
         )
+
+
+def _raise_missing_package(error: Exception) -> None:
+    """Raise the `ImportError` behind an error of the exporter. The model has run, so its own imports have succeeded."""
+    for cause in causes(error):
+        if isinstance(cause, ImportError):
+            raise cause
 
 
 def _with_attempts(result: ExportResult, attempts: Sequence[ExportAttempt]) -> ExportResult:

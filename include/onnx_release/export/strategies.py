@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -22,6 +21,7 @@ from onnx_release.errors import ExportRefused, shorten
 from onnx_release.export import recurrent, torch_patches
 from onnx_release.export.contract import ModelContract, varying_axes
 from onnx_release.export.torch_patches import TracerWarning, pytree
+from onnx_release.scratch import scratch_folder
 from onnx_release.trained.call_model import FlatModule, flat_script
 from onnx_release.trained.input_binding import InputBinding, bind_inputs
 from onnx_release.trained.load import LoadedModel
@@ -264,8 +264,8 @@ def _torchscript(model: Any, contract: ModelContract, opset: int | None, device:
     else:
         module = model.module() if isinstance(model, torch.export.ExportedProgram) else model
         module = FlatModule(module, binding, contract.input_names, contract.named_outputs).eval()
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        path = Path(scratch, limits.MODEL_FILE)
+    with scratch_folder() as scratch:
+        path = scratch / limits.MODEL_FILE
         export = partial(
             torch.onnx.export,
             module,

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from onnx_release.errors import Refused, ReportRefused, shorten
+from onnx_release.errors import Refused, ReportRefused, raise_machine_failure, shorten
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact, ReleaseReport, TrainedModel
 from onnx_release.records.release import SCHEMA_VERSION
@@ -75,6 +75,7 @@ def read_report(path: Path) -> ReleaseReport:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        raise_machine_failure(error)
         raise ReportRefused(
             f"The report {path.name}",
             f"cannot be read: {shorten(error)}",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from onnx_release.trained.arrays import Arrays
+if TYPE_CHECKING:
+    from onnx_release.trained.arrays import Arrays
 
 
 class Runner(Protocol):

@@ -9,6 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
+from onnx_release.errors import Transient, raise_machine_failure
+
 # Settings of numeric libraries. None of them carries a credential of Airflow, MLflow or an object store.
 _PASSED_ON = (
     "CUDA_VISIBLE_DEVICES",
@@ -23,6 +25,9 @@ _PASSED_ON = (
     "TZ",
 )
 _PR_SET_PDEATHSIG = 1
+_ERROR_CHARACTERS = 300
+# Signals from outside of the process: too little memory, an administrator, a failed read of a mapped file.
+_FROM_OUTSIDE = {-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGBUS)}
 
 
 def clean_environment(scratch: str) -> dict[str, str]:
@@ -49,6 +54,24 @@ def end_with_parent() -> None:
     """Request SIGKILL for this process when its parent ends. Only Linux supports it; elsewhere nothing happens."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def raise_if_ended_from_outside(subject: str, returncode: int, output: str) -> None:
+    """Raise for a child process that the worker ended, not the model: by a signal, for memory or for a full disk.
+
+    Args:
+        subject: The process, as the subject of a message.
+        returncode: The code from `subprocess`, negative for a signal.
+        output: The end of its output.
+
+    Raises:
+        Transient: The model is not at fault.
+    """
+    if returncode in _FROM_OUTSIDE:
+        action = "Give the worker more memory, or release a smaller model."
+        raise Transient(subject, describe_exit(returncode), action)
+    # The last line has the error of a process that could not write its answer.
+    raise_machine_failure(RuntimeError(output[-_ERROR_CHARACTERS:]))
 
 
 def describe_exit(returncode: int) -> str:

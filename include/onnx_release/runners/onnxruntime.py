@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import onnxruntime
 
-from onnx_release.errors import RunnerRefused, shorten
+from onnx_release.errors import RunnerRefused, raise_machine_failure, shorten
 from onnx_release.trained.arrays import Arrays, describe_arrays
 
 CPU_PROVIDERS = ("CPUExecutionProvider",)
@@ -99,6 +99,7 @@ class OnnxRuntimeRunner:
         try:
             outputs = self._session.run(None, inputs)
         except Exception as error:  # ONNX Runtime's errors share no base class
+            raise_machine_failure(error)
             raise RunnerRefused(
                 f"The file {self._path.name} on inputs {describe_arrays(inputs)}",
                 f"does not run in ONNX Runtime: {shorten(error, 600)}",
@@ -134,6 +135,7 @@ def _open_session(path: Path, options: OnnxRuntimeOptions) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), session_options, providers=list(options.providers))
     except Exception as error:  # ONNX Runtime's errors share no base class
+        raise_machine_failure(error)
         raise RunnerRefused(
             f"The file {path.name}",
             f"is not accepted by ONNX Runtime: {shorten(error, 600)}",

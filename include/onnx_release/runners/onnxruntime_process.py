@@ -11,14 +11,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from onnx_release.errors import Refused, ReleaseError, RunnerRefused
-from onnx_release.runners.child_process import clean_environment, describe_exit, end_with_parent
+from onnx_release.errors import Refused, ReleaseError, RunnerRefused, Transient
+from onnx_release.runners.child_process import (
+    clean_environment,
+    describe_exit,
+    end_with_parent,
+    raise_if_ended_from_outside,
+)
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.scratch import scratch_folder
 from onnx_release.trained.arrays import Arrays
 
 _REFUSAL = "refusal.json"
@@ -33,9 +40,11 @@ class OnnxRuntimeProcess:
 
     def __init__(self) -> None:
         self._waiting: subprocess.Popen[str] | None = None
-        self._scratch = tempfile.TemporaryDirectory(prefix="onnx-release-")
+        self._stack = ExitStack()
+        self._scratch = Path()
 
     def __enter__(self) -> Self:
+        self._scratch = self._stack.enter_context(scratch_folder())
         self._waiting = self._start()
         return self
 
@@ -43,7 +52,7 @@ class OnnxRuntimeProcess:
         if self._waiting is not None:
             self._waiting.kill()
             self._waiting.communicate()
-        self._scratch.cleanup()
+        self._stack.close()
 
     def run(self, model: Path, cases: Sequence[Arrays]) -> list[Arrays]:
         """Run a model on several inputs.
@@ -57,35 +66,42 @@ class OnnxRuntimeProcess:
 
         Raises:
             RunnerRefused: ONNX Runtime rejects the model or fails on a case, or the process crashes.
+            Transient: The process was killed, or has too little memory or disk.
         """
-        process, self._waiting = self._waiting or self._start(), None
-        with tempfile.TemporaryDirectory(dir=self._scratch.name) as folder:
+        process = self._waiting = self._waiting or self._start()
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             inputs, outputs = Path(folder, "inputs"), Path(folder, "outputs")
             _write(inputs, cases)
             outputs.mkdir()
             output, _ = process.communicate(json.dumps([str(model.resolve()), str(inputs), str(outputs)]))
+            self._waiting = None
             if (outputs / _REFUSAL).exists():
                 raise ReleaseError.from_dict(json.loads((outputs / _REFUSAL).read_text()))
             if process.returncode:
-                raise RunnerRefused(
-                    "The process of ONNX Runtime",
-                    f"{describe_exit(process.returncode)}: {' '.join(output.split())[-600:]}",
-                    "Export with another opset.",
-                    code="onnxruntime_crashed",
-                )
+                raise _ended(process.returncode, " ".join(output.split())[-600:])
             return list(_read(outputs))
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", __name__],
-            env=clean_environment(self._scratch.name),
-            cwd=self._scratch.name,
+            env=clean_environment(str(self._scratch)),
+            cwd=self._scratch,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
+
+
+def _ended(returncode: int, output: str) -> ReleaseError:
+    """Return the error for a process that ended without an answer. Only a crash in ONNX Runtime may be the model's."""
+    subject = "The process of ONNX Runtime"
+    raise_if_ended_from_outside(subject, returncode, output)
+    problem = f"{describe_exit(returncode)}: {output}"
+    if returncode > 0:
+        return Transient(subject, problem, "Check the worker's Python environment: ONNX Runtime was not reached.")
+    return RunnerRefused(subject, problem, "Export with another opset.", code="onnxruntime_crashed")
 
 
 def _write(folder: Path, cases: Sequence[Arrays]) -> None:
@@ -109,8 +125,8 @@ def _main() -> int:
     try:
         with OnnxRuntimeRunner(Path(model), OnnxRuntimeOptions()) as runner:
             _write(Path(outputs), [runner.run(case) for case in _read(Path(inputs))])
-    except Refused as refusal:
-        Path(outputs, _REFUSAL).write_text(json.dumps(refusal.to_dict()))
+    except (Refused, Transient) as error:
+        Path(outputs, _REFUSAL).write_text(json.dumps(error.to_dict()))
         return 1
     return 0
 

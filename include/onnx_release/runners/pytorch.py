@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from onnx_release.errors import RunnerRefused, shorten
+from onnx_release.errors import RunnerRefused, raise_machine_failure, shorten
 from onnx_release.trained.arrays import Arrays, describe_arrays
 from onnx_release.trained.call_model import runnable
 from onnx_release.trained.input_binding import bind_inputs
@@ -75,6 +75,7 @@ class PyTorchRunner:
             with torch.inference_mode():
                 result = self._call(*tensors)
         except Exception as error:  # a model's forward can raise anything
+            raise_machine_failure(error)
             dtypes = {name: inputs[name].dtype.name for name in self._options.input_names}
             kind = classify(error, dtypes, lambda: float_dtypes(self._model))
             place = where_raised(error)

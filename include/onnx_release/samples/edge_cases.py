@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from onnx_release.errors import SampleRefused, shorten
+from onnx_release.errors import SampleRefused, raise_machine_failure, shorten
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, UNSEEN_BATCH_SIZE
 from onnx_release.records import TensorSpec
 from onnx_release.samples.dimensions import Dimensions, listed_sizes
@@ -57,6 +57,7 @@ def read_arrays(path: Path, subject: str, action: str) -> Arrays:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise_machine_failure(error)
         problem = f"cannot be read as an .npz file: {shorten(error)}"
         raise SampleRefused(subject, problem, action, code="unreadable_npz") from error
 

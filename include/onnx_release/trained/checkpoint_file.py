@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused, raise_machine_failure, shorten
 from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
 
 # A file of torch 1.5 or older is a sequence of pickles: a magic number, two headers, the content, the storages.
@@ -174,6 +174,7 @@ def shards_of(index: Path) -> dict[str, Path]:
     try:
         names = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
     except Exception as error:  # JSON of any form
+        raise_machine_failure(error)
         raise TrainedModelRefused(
             subject, f"cannot be read: {shorten(error)}", "Log the weights again.", code="damaged_checkpoint"
         ) from error
@@ -201,7 +202,8 @@ def is_pickle(path: Path) -> bool:
     """Return True for a file that begins with a complete pickle, in an archive or alone. It is not loaded."""
     try:
         _globals(path)
-    except Exception:  # noqa: BLE001 - any bytes
+    except Exception as error:  # noqa: BLE001 - any bytes
+        raise_machine_failure(error)
         return False
     return True
 

@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 from torch.export import ExportedProgram
 
-from onnx_release.errors import Refused, TrainedModelRefused, shorten
+from onnx_release.errors import Refused, TrainedModelRefused, raise_machine_failure, shorten
 from onnx_release.limits import NO_CODE_SUFFIXES
 from onnx_release.records import Finding
 from onnx_release.trained import refusals
@@ -152,6 +152,7 @@ def _loading(package: TrainedPackage) -> Iterator[None]:
             code="missing_code",
         ) from error
     except Exception as error:  # a broken archive raises anything, and a pickle runs its own code
+        raise_machine_failure(error)
         raise TrainedModelRefused(
             f"{subject} (written by torch {package.pytorch_version})",
             f"cannot be loaded by torch {torch.__version__}: {type(error).__name__}: {shorten(error, 600)}",

@@ -16,7 +16,7 @@ import yaml
 from mlflow.models import Model
 from mlflow.types import Schema
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused, raise_machine_failure, shorten
 from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
 from onnx_release.trained import refusals
@@ -208,6 +208,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the readers' errors share no base class
+        raise_machine_failure(error)
         raise _refused(f"The file {path.name}", f"cannot be read: {shorten(error)}", "unreadable_file") from error
 
 

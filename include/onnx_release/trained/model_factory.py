@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused, raise_machine_failure, shorten
 from onnx_release.limits import FACTORY_PATTERN
 from onnx_release.records.base import Record
 from onnx_release.trained.checkpoint_file import absent_in
@@ -70,6 +70,7 @@ def make_model(options: FactoryOptions, hyper_parameters: Mapping[str, Any]) -> 
     try:
         return factory(**arguments)
     except Exception as error:  # a factory is the deployment's own code, which raises anything
+        raise_machine_failure(error)
         shown = ", ".join(f"{name}={value!r:.60}" for name, value in arguments.items())
         raise TrainedModelRefused(
             f"The factory {options.path}({shown})",
@@ -98,6 +99,7 @@ def _import(options: FactoryOptions) -> Callable[..., Any]:
         for name in attributes.split("."):
             found = getattr(found, name)
     except Exception as error:  # importing runs the module
+        raise_machine_failure(error)
         raise TrainedModelRefused(
             subject,
             f"cannot be imported: {type(error).__name__}: {shorten(error)}",

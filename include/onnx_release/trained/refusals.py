@@ -22,7 +22,8 @@ def pickle_not_allowed(subject: str, detail: str = "", *, may_be_script: bool = 
         subject,
         f"is {kind} runs code of the training run when it is loaded; this deployment does not allow it",
         "Log the model with serialization_format='pt2' (MLflow's default since 3.14) or log its state dict. "
-        f"To trust every training run instead, set [onnx_release] allow_pickle = True.{script}",
+        "To trust its experiment, name it in [onnx_release] pickle_experiments; allow_pickle = True trusts all."
+        f"{script}",
         code="pickle",
     )
 

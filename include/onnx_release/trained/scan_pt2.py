@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused, raise_machine_failure, shorten
 
 _TEXT = re.compile(rb"[A-Za-z0-9._-]{0,64}\n?")
 _PAYLOAD_CONFIG = re.compile(r"data/(weights|constants)/[^/]+_config\.json")
@@ -60,6 +60,7 @@ def refuse_code(path: Path) -> None:
         archive = torch._C.PyTorchFileReader(str(path))
         problems = list(_problems(archive))
     except RuntimeError as error:
+        raise_machine_failure(error)
         raise TrainedModelRefused(
             subject,
             f"is not a pt2 archive: {shorten(error)}",
@@ -71,7 +72,7 @@ def refuse_code(path: Path) -> None:
             subject,
             f"contains more than tensors and a graph, and loading it could run any code: {'; '.join(problems[:10])}",
             "Log plain tensors and torch's own operators (tensors as example inputs, no custom objects). "
-            "To trust every training run instead, set [onnx_release] allow_pickle = True.",
+            "To trust its experiment, name it in [onnx_release] pickle_experiments; allow_pickle = True trusts all.",
             code="code_in_pt2",
         )
 
@@ -92,7 +93,8 @@ def _problems(archive: torch._C.PyTorchFileReader) -> Iterator[str]:
         elif _json(content) is None:
             try:
                 torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            except Exception:  # noqa: BLE001 - everything that torch's restricted unpickler rejects is not plain
+            except Exception as error:  # noqa: BLE001 - torch's restricted unpickler rejects it
+                raise_machine_failure(error)
                 yield f"record {name}"
 
 

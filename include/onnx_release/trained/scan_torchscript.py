@@ -12,7 +12,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from onnx_release.errors import TrainedModelRefused
+from onnx_release.errors import TrainedModelRefused, raise_machine_failure
 
 _NAMESPACES = {"aten", "prim", "prims", "quantized"}
 # Operators with a file name among their arguments.
@@ -45,6 +45,7 @@ def refuse_foreign_operators(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             sources = {name: archive.read(name) for name in archive.namelist() if name.endswith((".py", ".pkl"))}
     except (zipfile.BadZipFile, OSError) as error:
+        raise_machine_failure(error)
         raise TrainedModelRefused(
             subject, f"is damaged: {error}", "Log the model again.", code="damaged_torchscript"
         ) from error
@@ -69,7 +70,7 @@ def refuse_foreign_operators(path: Path) -> None:
         raise TrainedModelRefused(
             subject,
             f"uses more than torch's operators on tensors: {'; '.join(dict.fromkeys(problems))[:600]}",
-            "Script the model without them. To trust every training run instead, set "
-            "[onnx_release] allow_pickle = True.",
+            "Script the model without them. To trust its experiment, name it in [onnx_release] pickle_experiments; "
+            "allow_pickle = True trusts all.",
             code="foreign_operators",
         )

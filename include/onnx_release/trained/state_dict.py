@@ -19,7 +19,7 @@ import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from onnx_release import limits
-from onnx_release.errors import Refused, TrainedModelRefused, shorten
+from onnx_release.errors import Refused, TrainedModelRefused, raise_machine_failure, shorten
 from onnx_release.records import Finding
 from onnx_release.trained import refusals
 from onnx_release.trained.checkpoint_file import (
@@ -66,7 +66,8 @@ def format_of_file(path: Path) -> Literal["pt2", "torchscript", "state_dict", "p
             return "state_dict"
         items = (content, *(content.values() if isinstance(content, Mapping) else ()))
         return "pickle" if any(origin_of(item) for item in items) else "state_dict"
-    except Exception:  # noqa: BLE001 - torch's restricted unpickler raises anything for a pickle of another kind
+    except Exception as error:  # noqa: BLE001 - torch's restricted unpickler raises anything for a pickle
+        raise_machine_failure(error)
         return "pickle"
     return "state_dict"
 
@@ -94,6 +95,7 @@ def load_checkpoint(
     except Refused:
         raise
     except Exception as error:  # a broken file raises anything
+        raise_machine_failure(error)
         raise TrainedModelRefused(
             subject,
             f"cannot be loaded: {type(error).__name__}: {shorten(error, 400)}",
@@ -224,6 +226,7 @@ class _Loading:
             missing = sorted(result.missing_keys)
             unexpected = [name for name in sorted(result.unexpected_keys) if not is_of_training(name)]
         except Exception as error:  # noqa: BLE001 - the hooks of a model raise anything
+            raise_machine_failure(error)
             missing = [name for name in sorted(names.tensors) if name not in state.values]
             unexpected = [name for name in sorted(match.surplus) if not is_of_training(name)]
             problem = shorten(error, 400)

@@ -7,7 +7,6 @@ operator of ONNX Runtime's domain.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from onnxruntime import quantization
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from onnx_release.errors import TuningRefused, shorten
+from onnx_release.errors import TuningRefused, raise_machine_failure, shorten
 from onnx_release.limits import MODEL_FILE
+from onnx_release.scratch import scratch_folder
 from onnx_release.trained.arrays import Arrays
 from onnx_release.tuning.graph_rewrites import normalize
 
@@ -175,8 +175,8 @@ def _normalized(name: str, target: Path) -> Iterator[Path]:
         name: the name of the conversion, for the refusal of a graph that the tool rejects.
         target: the folder of the result.
     """
-    with _tool_errors(name), tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        made = Path(scratch, MODEL_FILE)
+    with _tool_errors(name), scratch_folder() as scratch:
+        made = scratch / MODEL_FILE
         yield made
         normalize(made, target)
 
@@ -190,6 +190,7 @@ def _tool_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        raise_machine_failure(error)
         raise TuningRefused(
             f"The variant {name}",
             f"cannot be built: {type(error).__name__}: {shorten(error)}",

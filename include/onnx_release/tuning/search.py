@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused, Transient, shorten
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import ELIMINATION_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
 from onnx_release.records import Precision, TuneVariant
@@ -143,8 +143,11 @@ class Search:
             size = sum(file.stat().st_size for file in folder.glob(f"{MODEL_FILE}*"))
             with self._open(variant, folder) as runner:
                 result = self.acceptance.run(runner, self.options.benchmark.limits_for(variant.precision))
-        except Refused as refusal:
-            record = record.replace(outcome="failed", reason=f"{refusal.subject} {refusal.problem}")
+        except (Refused, Transient) as error:
+            if isinstance(error, Transient) and Precision.EXACT not in self.options.precisions:
+                # Without the plain export as a result, a fault of the worker would refuse the model.
+                raise
+            record = record.replace(outcome="failed", reason=f"{error.subject} {error.problem}")
         else:
             record = record.replace(
                 outcome="refused" if result.reasons else "passed",

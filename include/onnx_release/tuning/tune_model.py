@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
@@ -15,6 +14,7 @@ from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity.limits import require_limits
 from onnx_release.parity.task_metrics import read_evaluation_sample
 from onnx_release.records import OnnxArtifact, Precision, TuneReport
+from onnx_release.scratch import scratch_folder
 from onnx_release.trained.mlflow_model import read_example
 from onnx_release.tuning.acceptance import AcceptanceTest
 from onnx_release.tuning.build import VariantBuilder, calibration_inputs
@@ -47,8 +47,8 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
         require_limits(options.benchmark.limits_for(precision), artifact.outputs)
     setup = BenchmarkSetup.load(trained, folder, artifact, options.benchmark)
     options = options.replace(benchmark=setup.options)
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        search = _prepare_search(setup, trained, Path(scratch), options, time_limit)
+    with scratch_folder() as scratch:
+        search = _prepare_search(setup, trained, scratch, options, time_limit)
         chosen = search.run(plan_variants(artifact, search.builder.facts, options, setup.threads))
         report = _report(search, artifact, chosen)
         return artifact.replace(tuning=report) if chosen is None else _package(chosen, setup, out, report)

@@ -19,7 +19,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused, Transient, shorten
 from onnx_release.records import Finding
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from onnx_release.export.export_model import ExportStepOptions
@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Examine one model, print the findings, and return the exit code."""
     options = parser().parse_args(arguments)
     try:
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            findings = list(_examine(options, Path(scratch)))
+        with scratch_folder() as scratch:
+            findings = list(_examine(options, scratch))
     except Transient as error:
         sys.stderr.write(f"{error}\n")
         return 3

@@ -28,6 +28,11 @@ def allow_pickle() -> bool:
     return bool(conf.getboolean(SECTION, "allow_pickle", fallback=False))
 
 
+def pickle_experiments() -> list[str]:
+    """Return the experiments of MLflow whose pickles may be loaded: ids, names, or patterns of names such as team/*."""
+    return _names("pickle_experiments")
+
+
 def factory_packages() -> tuple[str, ...]:
     """Return the packages whose functions may build a model for a training run that logged only weights."""
     return tuple(_names("factory_packages"))

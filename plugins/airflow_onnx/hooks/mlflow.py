@@ -108,7 +108,7 @@ class MlflowHook(BaseHook):
 
         self.activate()
         with self.mlflow_errors(f"The artifact {artifact_uri}", _ARTIFACT_ACTION):
-            self._require_served(artifact_uri)
+            self.require_served(artifact_uri)
         folder.mkdir(parents=True)
         try:
             with self.mlflow_errors(f"The artifact {artifact_uri}", _ARTIFACT_ACTION):
@@ -124,6 +124,7 @@ class MlflowHook(BaseHook):
         """Yield path and size in bytes of each file of a logged model, ``models:/m-…``."""
         model_id, folders = model_uri.removeprefix("models:/"), [""]
         with self.mlflow_errors(f"The model {model_uri}", _ARTIFACT_ACTION):
+            self.require_served(model_uri)
             while folders:
                 for item in self.client.list_logged_model_artifacts(model_id, folders.pop() or None):
                     if item.is_dir:
@@ -134,7 +135,7 @@ class MlflowHook(BaseHook):
     def log_files(self, run_id: str, artifact_path: str, files: Sequence[Path]) -> None:
         """Upload files into a folder of the run's artifacts."""
         with self.mlflow_errors(f"The run {run_id}"):
-            self._require_served(f"runs:/{run_id}/{artifact_path}")
+            self.require_served(f"runs:/{run_id}/{artifact_path}")
             for file in files:
                 self.client.log_artifact(run_id, str(file), artifact_path)
 
@@ -163,12 +164,12 @@ class MlflowHook(BaseHook):
                     if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                         raise
 
-    def _require_served(self, artifact_uri: str) -> None:
+    def require_served(self, artifact_uri: str) -> None:
         """Raise for artifacts that MLflow's client would read or write itself, with this worker's own credentials.
 
         :raises TrackingRefused: for a store that the tracking server does not serve.
         """
-        location = self._location(artifact_uri)
+        location = self.location(artifact_uri)
         parts, server = urlsplit(location), urlsplit(self.server.tracking_uri)
         if parts.scheme == "mlflow-artifacts" and parts.netloc in ("", server.netloc):
             return
@@ -182,13 +183,13 @@ class MlflowHook(BaseHook):
             code="artifacts_not_served",
         )
 
-    def _location(self, uri: str, depth: int = 0) -> str:
-        """Return the place of an artifact, as MLflow's client finds it."""
+    def location(self, uri: str, depth: int = 0) -> str:
+        """Return the place of an artifact, or of the run or model around it, as MLflow's client finds it."""
         if found := re.match(r"runs:/([^/]+)", uri):
             return str(self.client.get_run(found[1]).info.artifact_uri)
         if depth < _SOURCES_MAX and (found := re.fullmatch(r"models:/([^/@]+)/(\d+)(?:/.*)?", uri)):
             # The source of a version may be another URI of this kind.
-            return self._location(str(self.client.get_model_version_download_uri(found[1], found[2])), depth + 1)
+            return self.location(str(self.client.get_model_version_download_uri(found[1], found[2])), depth + 1)
         if found := re.match(r"models:/(m-[0-9a-zA-Z]+)", uri):
             return str(self.client.get_logged_model(found[1]).artifact_location)
         return uri

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from airflow_onnx import params, step_times
-from airflow_onnx.deployment import settings
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging, worker_cache
+from airflow_onnx.tracking import pickle_permission
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
 from onnx_release import limits
 from onnx_release.records import OnnxArtifact
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -84,16 +83,16 @@ class OnnxExportOperator(ReleaseStepOperator):
         options = ExportStepOptions(
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             device=self.device,
-            allow_pickle=settings.allow_pickle(),
+            allow_pickle=pickle_permission.is_allowed(run.hook, run.trained_model.model_uri),
             factory=source.factory(),
             input_spec=source.input_spec(),
         )
         work = staging.open_staging(self.work_uri)
         with (
-            tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch,
+            scratch_folder() as scratch,
             worker_cache.trained_model(run.hook, run.trained_model.model_uri) as trained,
         ):
-            out = work.output_folder(staging.ARTIFACT, Path(scratch))
+            out = work.output_folder(staging.ARTIFACT, scratch)
             artifact = work.stage(staging.ARTIFACT, export(trained.path, out, options), out)
         self._log(artifact)
         return artifact.replace(trained_sha256=trained.sha256)

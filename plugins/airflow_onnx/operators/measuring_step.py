@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_onnx import params
 from airflow_onnx.deployment import settings
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
+from airflow_onnx.tracking import pickle_permission
 from airflow_onnx.tracking.release_inputs import ReleaseInputs, fetch_inputs
 from onnx_release import limits
 from onnx_release.limits import LatencyBudget, MeasurePlan, ParityLimits
@@ -94,7 +95,7 @@ class MeasuringStepOperator(ReleaseStepOperator):
             parity_limits=parity,
             latency_budget=params.settings(LatencyBudget, self.budget or {}),
             measure_plan=params.settings(MeasurePlan, self.plan or {}),
-            allow_pickle=settings.allow_pickle(),
+            allow_pickle=pickle_permission.is_allowed(run.hook, run.trained_model.model_uri),
             factory=source.factory(),
             input_spec=source.input_spec(),
             inputs_path=fetch_inputs(run.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs"),

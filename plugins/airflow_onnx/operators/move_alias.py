@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -30,6 +28,7 @@ from airflow_onnx.tracking.run_description import escaped
 from onnx_release.errors import ParameterRefused
 from onnx_release.records import AliasMove, FileDigest, ModelVersion
 from onnx_release.records.base import Record
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -206,9 +205,9 @@ class VerifyVersionOperator(MoveAliasStep):
 
         version = model_registry.get_version(hook, request.model_name, request.version)
         self.link_urls[ModelVersionLink.name] = hook.server.version_url(request.model_name, request.version)
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            artifact, report = version_files.fetch_version(self.s3_conn_id, version, Path(scratch))
-            smoke_test(Path(scratch), artifact)
+        with scratch_folder() as scratch:
+            artifact, report = version_files.fetch_version(self.s3_conn_id, version, scratch)
+            smoke_test(scratch, artifact)
         verified = VerifiedVersion(
             request=request,
             sha256=artifact.sha256,

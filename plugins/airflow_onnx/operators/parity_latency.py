@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from onnx_release.records import (
     OnnxArtifact,
     ParityReport,
 )
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from onnx_release.benchmark.setup import BenchmarkOptions
@@ -83,8 +83,8 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         step_times.log_wait(run.context)
         artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         run.evidence["check"] = params.record(CheckReport, self.check, "check")
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            options = self._with_champion(run, artifact, Path(scratch))
+        with scratch_folder() as scratch:
+            options = self._with_champion(run, artifact, scratch)
             with (
                 staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder,
                 worker_cache.trained_model(run.hook, run.trained_model.model_uri, artifact.trained_sha256) as trained,
@@ -98,7 +98,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             if report.champion:
                 self._log_champion(report, report.champion)
             if not report.passed:
-                report_files.log_reproduction(run.hook, run.trained_model, Path(scratch, "reproduction"))
+                report_files.log_reproduction(run.hook, run.trained_model, scratch / "reproduction")
                 raise ReportRefused(
                     f"The artifact {artifact.sha256}",
                     f"did not pass: {'; '.join(report_failures(None, report))}",

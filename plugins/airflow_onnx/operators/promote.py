@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params, step_times, validation
@@ -24,6 +22,7 @@ from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.limits import REPORTS
 from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
@@ -160,12 +159,12 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         from onnx_release.report.short_view import release_state
 
         folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            write_report(Path(scratch), report)
-            write_page(Path(scratch), report)
+        with scratch_folder() as scratch:
+            write_report(scratch, report)
+            write_page(scratch, report)
             metadata = {"training-run-id": version.training_run_id, "artifact-sha256": version.sha256}
-            for file in describe_folder(Path(scratch)):
-                s3.put(folder, Path(scratch), file, metadata)
+            for file in describe_folder(scratch):
+                s3.put(folder, scratch, file, metadata)
         request = model_registry.VersionRequest(
             name=version.name,
             training_run_id=version.training_run_id,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.xcom import BaseXCom
@@ -21,6 +19,7 @@ from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.errors import ReportRefused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -107,14 +106,14 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         from onnx_release.check.smoke_test import smoke_test
         from onnx_release.report.release_report import read_report
 
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+        with scratch_folder() as scratch:
             folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
             model = [file for file in uploaded.files if file.path != REPORT_FILE]
             # Another release of the same bytes may have replaced the report since the upload.
             found = s3.read_digest(folder, REPORT_FILE)
-            s3.fetch(folder, [*model, *([found] if found else [])], Path(scratch))
-            smoke_test(Path(scratch), artifact)
-            report = read_report(Path(scratch, REPORT_FILE))
+            s3.fetch(folder, [*model, *([found] if found else [])], scratch)
+            smoke_test(scratch, artifact)
+            report = read_report(scratch / REPORT_FILE)
         if report.check is None or report.benchmark is None:
             raise ReportRefused(
                 f"The report {uploaded.uri}/{REPORT_FILE}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from onnx_release import limits
 from onnx_release.errors import TuningRefused
 from onnx_release.records import OnnxArtifact, Precision
 from onnx_release.records.base import Record
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from onnx_release.tuning.options import TuneOptions
@@ -116,8 +116,8 @@ class OnnxTuneOperator(MeasuringStepOperator):
         from onnx_release.run_step import tune
 
         work = staging.open_staging(self.work_uri)
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-            out, options = work.output_folder(staging.TUNED, Path(scratch)), self._options(run, Path(scratch))
+        with scratch_folder() as scratch:
+            out, options = work.output_folder(staging.TUNED, scratch), self._options(run, scratch)
             with (
                 staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder,
                 worker_cache.trained_model(run.hook, run.trained_model.model_uri, artifact.trained_sha256) as trained,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from airflow_onnx.storage import s3, staging
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORTS
 from onnx_release.records import FileDigest, ReleaseReport, S3Object
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
@@ -95,14 +95,14 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         from onnx_release.report.release_report import write_report
 
         existing = s3.read_digest(target, REPORT_FILE)
-        with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
+        with scratch_folder() as scratch:
             if existing is not None:
-                s3.fetch(target, [existing], Path(scratch))
-                if _accepts_same_bytes(Path(scratch, REPORT_FILE), report):
+                s3.fetch(target, [existing], scratch)
+                if _accepts_same_bytes(scratch / REPORT_FILE, report):
                     return existing, False
-            write_report(Path(scratch), report)
-            (written,) = describe_folder(Path(scratch))
-            s3.put(target, Path(scratch), written, metadata)
+            write_report(scratch, report)
+            (written,) = describe_folder(scratch)
+            s3.put(target, scratch, written, metadata)
         return written, True
 
 

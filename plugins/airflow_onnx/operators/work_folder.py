@@ -15,8 +15,8 @@ from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.preflight import Preflight
 from airflow_onnx.operators.promote import HEADLINE_KEY
 from airflow_onnx.storage import s3, staging
-from airflow_onnx.task_outcome import airflow_outcome, dag_run_outcome
-from airflow_onnx.tracking import model_registry, run_log, training_run
+from airflow_onnx.task_outcome import TaskOutcome, airflow_outcome, dag_run_outcome
+from airflow_onnx.tracking import model_registry, run_log, training_run, unrecorded
 from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, ReleaseReport, TrainedModel
 
@@ -90,8 +90,9 @@ class CleanWorkFolderOperator(BaseOperator):
     """Ends a release: removes its work folder, or records the failure and removes the objects that no version names.
 
     After a failure the training run gets the status ``failed``, the reason and the DAG run, unless a task has recorded
-    a refusal. The work folder then stays for the `keep_s` of `PrepareWorkFolderOperator`: a cleared task reads the
-    results of the tasks before it. During an outage of MLflow or the store the task retries.
+    a refusal. If the promotion failed after it moved an alias, the training run gets the status ``released``: see
+    `tracking.unrecorded`. The work folder then stays for the `keep_s` of `PrepareWorkFolderOperator`: a cleared task
+    reads the results of the tasks before it. During an outage of MLflow or the store the task retries.
 
     :param work_uri: the folder that `PrepareWorkFolderOperator` returned, or empty if it failed.
     :param trained_model: the `TrainedModel`, or empty if the sensor failed.
@@ -136,8 +137,11 @@ class CleanWorkFolderOperator(BaseOperator):
         self.s3_conn_id = s3_conn_id
         self.link_urls: dict[str, str] = {}
 
-    def execute(self, context: Context) -> None:
-        """Remove the work folder of a release. Record an unfinished one and remove its objects."""
+    def execute(self, context: Context) -> dict[str, Any] | None:
+        """Remove the work folder of a release. Record an unfinished one and remove its objects.
+
+        Returns the version that it recorded for an unfinished promotion.
+        """
         with airflow_outcome():
             hook = MlflowHook(self.mlflow_conn_id)
             trained_model = params.optional_record(TrainedModel, self.trained_model)
@@ -147,10 +151,18 @@ class CleanWorkFolderOperator(BaseOperator):
             if params.optional_record(ModelVersion, self.version):
                 self._leave_note(context, trained_model, context["ti"].xcom_pull(task_ids="promote", key=HEADLINE_KEY))
                 staging.open_staging(self.work_uri).remove()
-                return
-            self._record(hook, context, trained_model)
+                return None
+            outcome = dag_run_outcome(context)
+            if self.target_uri and trained_model:
+                folder = s3.folder_at(self.s3_conn_id, self.target_uri)
+                released = unrecorded.record_release(hook, context, trained_model, folder, outcome.reason)
+                if released:
+                    self._leave_note(context, trained_model, f"Released: version {released.version}.")
+                    return released.to_dict()
+            self._record(hook, context, trained_model, outcome)
             if self.target_uri and trained_model:
                 self._remove_unnamed_objects(hook, trained_model)
+            return None
 
     def _leave_note(self, context: Context, trained_model: TrainedModel | None, headline: str | None) -> None:
         """Leave the note of the DAG run for Airflow's scheduler: see `run_notes`."""
@@ -159,8 +171,9 @@ class CleanWorkFolderOperator(BaseOperator):
             lines = run_notes.title(trained_model.run_name, run_id, model_name), run_notes.result(headline)
             context["ti"].xcom_push(key=run_notes.XCOM_KEY, value="\n".join(lines))
 
-    def _record(self, hook: MlflowHook, context: Context, trained_model: TrainedModel | None) -> None:
-        outcome = dag_run_outcome(context)
+    def _record(
+        self, hook: MlflowHook, context: Context, trained_model: TrainedModel | None, outcome: TaskOutcome
+    ) -> None:
         for line in wrapped(outcome.headline):
             self.log.warning("%s", line)
         self._leave_note(context, trained_model, outcome.headline)
@@ -176,7 +189,7 @@ class CleanWorkFolderOperator(BaseOperator):
 
     def _remove_unnamed_objects(self, hook: MlflowHook, trained_model: TrainedModel) -> None:
         name = trained_model.model_name or ""
-        if model_registry.has_source(hook, name, trained_model.training_run_id, self.target_uri):
+        if model_registry.of_source(hook, name, trained_model.training_run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", name, self.target_uri)
             return
         folder = s3.folder_at(self.s3_conn_id, self.target_uri)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import mimetypes
 import re
 from collections.abc import Callable, Iterable
@@ -23,6 +24,8 @@ from onnx_release.records.base import Record
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
     from boto3.s3.transfer import TransferConfig
+
+log = logging.getLogger(__name__)
 
 # A file of this size or more is put in parts of this size. An upload to the same host takes a sixth longer with boto3's
 # own 8 MiB. A larger part costs more when it fails, and gives a file of 100 MB too few parts for several threads.
@@ -307,14 +310,47 @@ def listing(folder: S3Folder) -> dict[str, dict[str, Any]]:
 
 
 def fetch(folder: S3Folder, files: Iterable[FileDigest], target: Path) -> None:
-    """Download files into `target`, an empty folder. The caller verifies their bytes."""
+    """Download files into `target`, an empty folder, and verify their bytes. A different file is downloaded twice.
+
+    :raises StorageRefused: ``object_changed`` if an object has other bytes, the same ones in two downloads.
+    :raises Transient: if two downloads differ from each other.
+    """
     for file in files:
-        local = target / file.path
-        local.parent.mkdir(parents=True, exist_ok=True)
-        with store_errors(folder, f"The object '{file.path}'"):
-            folder.hook.get_conn().download_file(
-                folder.bucket, folder.key(file.path), str(local), Config=folder.hook.transfer_config
+        if (first := _download(folder, file.path, target)) == file:
+            continue
+        if (second := _download(folder, file.path, target)) == file:
+            log.warning("The object %s/%s was damaged on its way, and is downloaded again.", folder.uri, file.path)
+            continue
+        subject = f"The object {folder.uri}/{file.path}"
+        found = f"{second.size_bytes} bytes with sha256 {second.sha256}, not {file.size_bytes} with {file.sha256}"
+        if first != second:
+            raise Transient(
+                subject,
+                f"is damaged on its way: {found}",
+                "Airflow tries again. If that does not help, check the network.",
             )
+        action = f"Another program writes there, or the store's disk is damaged. {_again(folder)}"
+        raise StorageRefused(subject, f"changed: it has {found}", action, code="object_changed")
+
+
+def _again(folder: S3Folder) -> str:
+    if folder.rerun is None:
+        return "Release the training run again."
+    return f"Clear the task '{folder.rerun}' with its downstream tasks."
+
+
+def _download(folder: S3Folder, path: str, target: Path) -> FileDigest:
+    """Download an object into a folder and return the digest of the file."""
+    local = target / path
+    local.parent.mkdir(parents=True, exist_ok=True)
+    with store_errors(folder, f"The object '{path}'"):
+        folder.hook.get_conn().download_file(
+            folder.bucket, folder.key(path), str(local), Config=folder.hook.transfer_config
+        )
+    with local.open("rb") as file:
+        return FileDigest(
+            path=path, sha256=hashlib.file_digest(file, "sha256").hexdigest(), size_bytes=local.stat().st_size
+        )
 
 
 def require_object(folder: S3Folder, path: str, size_max_bytes: int) -> int:
@@ -339,8 +375,8 @@ def fetch_one(folder: S3Folder, path: str, target: Path, size_max_bytes: int) ->
 
     :raises StorageRefused: if the object is larger than the limit.
     """
-    size = require_object(folder, path, size_max_bytes)
-    fetch(folder, [FileDigest(path=path, sha256="", size_bytes=size)], target)
+    require_object(folder, path, size_max_bytes)
+    _download(folder, path, target)
     return target / path
 
 

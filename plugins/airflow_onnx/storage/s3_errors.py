@@ -23,7 +23,7 @@ _RERUN = "clear the task '{rerun}' with its downstream tasks"
 _CHANGED = ("object_changed", f"Another program writes there: find it, then {_RERUN}.")
 _ACCESS = ("access_denied", "Check the key, the secret and the account's policy in the connection.")
 _REGION = ("wrong_address", "Correct the region and the address (endpoint_url) in the connection.")
-_FULL = ("store_full", "Free space in the store, or raise the quota of the bucket.")
+_FULL = "Free space in the store, or raise the quota of the bucket. Airflow tries again."
 _BUCKET_NAME = ("bucket_name", "Name another bucket.")
 # Error codes of S3 that a retry repeats, with our code and the next action. A HEAD request returns only the number.
 _FINAL_ERRORS = {
@@ -46,10 +46,8 @@ _FINAL_ERRORS = {
     "IllegalLocationConstraintException": _REGION,
     "301": _REGION,
     "InvalidBucketName": _BUCKET_NAME,
-    "QuotaExceeded": _FULL,
-    "XMinioAdminBucketQuotaExceeded": _FULL,
-    "XMinioStorageFull": _FULL,
 }  # fmt: skip
+_FULL_ERRORS = {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}
 # Refused with a status below 500, though the next try may succeed: load, a lost connection, bytes damaged on the way.
 _RETRIED_ERRORS = {
     "BadDigest",
@@ -139,6 +137,8 @@ def store_errors(folder: S3Folder, subject: str) -> Iterator[None]:
         answer = error if isinstance(error, ClientError) else error.__context__
         if isinstance(answer, ClientError) and (refusal := _refusal(folder, place, answer)):
             raise refusal from error
+        if isinstance(answer, ClientError) and _code(answer) in _FULL_ERRORS:
+            raise Transient(place, f"found the store full: {shorten(answer)}", _FULL) from error
         raise Transient(place, f"failed in the store: {shorten(error)}", _OUTAGE) from error
     except ResponseParserError as error:
         action = (
@@ -155,13 +155,17 @@ def store_errors(folder: S3Folder, subject: str) -> Iterator[None]:
         raise Transient(place, f"cannot be reached: {shorten(error)}", action) from error
 
 
+def _code(answer: Any) -> str:
+    return str(answer.response.get("Error", {}).get("Code", ""))
+
+
 def _refusal(folder: S3Folder, place: str, answer: Any) -> StorageRefused | None:
     """Return the refusal for an answer that a retry repeats, None for another one."""
-    s3_code = str(answer.response.get("Error", {}).get("Code", ""))
+    s3_code = _code(answer)
     status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0
     if s3_code in _FINAL_ERRORS:
         code, action = _FINAL_ERRORS[s3_code]
-    elif s3_code in _RETRIED_ERRORS or status in _RETRIED_STATUS or not 300 <= status < 500:
+    elif s3_code in _RETRIED_ERRORS | _FULL_ERRORS or status in _RETRIED_STATUS or not 300 <= status < 500:
         return None
     else:
         code, action = "store_refused", f"Check the connection '{folder.hook.aws_conn_id}' and the store's log."

@@ -70,7 +70,8 @@ def trained_model(hook: MlflowHook, model_uri: str, sha256: str | None = None) -
         local.rename(folder / name)
         shutil.rmtree(folder / "download", ignore_errors=True)
 
-    key = None if sha256 or settings.allow_pickle() else _cache_key(hook, model_uri)
+    runs_pickles = settings.allow_pickle() or settings.pickle_experiments()
+    key = None if sha256 or runs_pickles else _cache_key(hook, model_uri)
     request = CacheRequest(name=f"The trained model {model_uri}", fill=fill, sha256=sha256, key=key)
     with cached_folder(request) as entry:
         yield FetchedModel(path=entry.folder / name, sha256=entry.sha256)

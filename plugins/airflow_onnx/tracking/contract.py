@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from airflow_onnx.errors import TrackingRefused
@@ -14,6 +12,7 @@ from onnx_release.errors import Refused, shorten
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.records.base import Record
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -120,8 +119,8 @@ def _of_report(s3_conn_id: str, version: Any) -> Contract:
     if not str(version.source).startswith("s3://"):
         raise _unreadable(subject, "its files are not in an S3 store")
     folder = s3.folder_at(s3_conn_id, version.source, rerun=None)
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        report = read_report(s3.fetch_one(folder, REPORT_FILE, Path(scratch), _FILE_MAX_BYTES))
+    with scratch_folder() as scratch:
+        report = read_report(s3.fetch_one(folder, REPORT_FILE, scratch, _FILE_MAX_BYTES))
     if report.artifact is None or report.artifact.sha256 != version.tags[tags.VERSION_SHA256]:
         raise _unreadable(subject, "the report beside it belongs to other bytes")
     return Contract.of_artifact(report.artifact)
@@ -136,8 +135,8 @@ def _signature(hook: MlflowHook, s3_conn_id: str, version: Any) -> Any:
         uri = str(hook.client.get_model_version_download_uri(version.name, version.version)).rstrip("/")
     if uri.startswith(_LOCAL):
         raise _unreadable(subject, "its files are on a local disk")
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        folder = Path(scratch, "model")
+    with scratch_folder() as scratch:
+        folder = scratch / "model"
         if uri.startswith("s3://"):
             folder.mkdir()
             path = s3.fetch_one(s3.folder_at(s3_conn_id, uri, rerun=None), "MLmodel", folder, _FILE_MAX_BYTES)

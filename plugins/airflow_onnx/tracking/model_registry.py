@@ -239,10 +239,13 @@ def set_stage(hook: MlflowHook, version: ModelVersion, stage: str) -> None:
         )
 
 
-def has_source(hook: MlflowHook, name: str, training_run_id: str, source: str) -> bool:
-    """Return True if a version of the model was made from these objects.
+def of_source(hook: MlflowHook, name: str, training_run_id: str, source: str) -> Any:
+    """Return MLflow's version that was made from these objects, with its aliases, or None.
 
     :param source: the URI of the objects' folder.
     :raises Transient: if MLflow does not answer.
     """
-    return any(version.source.rstrip("/") == source.rstrip("/") for version in _versions(hook, name, training_run_id))
+    for version in _versions(hook, name, training_run_id):
+        if version.source.rstrip("/") == source.rstrip("/"):
+            return get_version(hook, name, int(version.version))
+    return None

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_PAGE
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.artifact import Precision
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -41,10 +41,10 @@ def log_attempt(hook: MlflowHook, report: ReleaseReport) -> str:
     # Sorts by time. The digest keeps two attempts of the same second apart.
     digest = hashlib.sha256(f"{report.dag_run_url}\0{report.status}".encode()).hexdigest()
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{report.status}-{digest[:8]}"
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
+    with scratch_folder() as folder:
         files = [
-            file.rename(Path(folder, f"{name}{file.suffix}"))
-            for file in (write_report(Path(folder), report), write_page(Path(folder), report))
+            file.rename(folder / f"{name}{file.suffix}")
+            for file in (write_report(folder, report), write_page(folder, report))
         ]
         hook.log_files(report.trained_model.training_run_id, f"{_folder(report.trained_model)}/history", files)
     return f"{_folder(report.trained_model)}/history/{name}.html"
@@ -59,10 +59,10 @@ def log_current(hook: MlflowHook, report: ReleaseReport, *, with_metrics: bool) 
 
     run_id, reduced = report.trained_model.training_run_id, reduced_precision(report)
     below = f"/{reduced}" if reduced else ""
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as folder:
-        file, summary = write_report(Path(folder), report), Path(folder, "summary.md")
+    with scratch_folder() as folder:
+        file, summary = write_report(folder, report), folder / "summary.md"
         summary.write_text(summary_markdown(report), encoding="utf-8")
-        page = write_page(Path(folder), report)
+        page = write_page(folder, report)
         hook.log_files(run_id, f"{_folder(report.trained_model)}{below}", [file, page, summary])
     if with_metrics:
         values = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import validation
@@ -16,6 +14,7 @@ from airflow_onnx.tracking import tags, trained_models, weight_files
 from airflow_onnx.tracking.trained_models import FoundModel
 from onnx_release.errors import shorten
 from onnx_release.records import TrainedModel
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -157,8 +156,8 @@ def _problem(hook: MlflowHook, uri: str) -> str | None:
         with hook.mlflow_errors(f"The model {uri}"):
             root = str(hook.client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
     # get_model_info would leave its download in the worker's temporary folder.
-    with tempfile.TemporaryDirectory(prefix="onnx-release-") as scratch:
-        path = hook.download(f"{root}/MLmodel", Path(scratch, "model"))
+    with scratch_folder() as scratch:
+        path = hook.download(f"{root}/MLmodel", scratch / "model")
         try:
             flavors = dict(Model.load(str(path)).flavors)
         except Exception as error:  # noqa: BLE001 - MLflow's reader raises anything for a damaged file

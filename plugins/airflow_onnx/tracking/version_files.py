@@ -22,8 +22,8 @@ def fetch_version(s3_conn_id: str, version: Any, folder: Path) -> tuple[OnnxArti
     :param folder: an empty folder for the files.
     :return: the artifact and the report of its release.
     :raises TrackingRefused: ``not_verifiable`` if the version has no sha256 or no files in an S3 store.
-    :raises StorageRefused: if a file is missing.
-    :raises ArtifactRefused: if a file has other bytes.
+    :raises StorageRefused: if a file is missing or has other bytes.
+    :raises ArtifactRefused: if the digests of the files do not give the version's sha256.
     """
     from onnx_release.artifact.digests import require_bytes
     from onnx_release.report.release_report import read_report

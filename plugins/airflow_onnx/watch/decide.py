@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 from airflow_onnx import dag_runs, params, validation
 from airflow_onnx.dag_runs import State
-from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow_records import Experiment, TrainingRun
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.tracking import model_name, tags, trained_models, weight_files
+from airflow_onnx.tracking import model_name, pickle_permission, tags, trained_models, weight_files
 from airflow_onnx.tracking.trained_models import FoundModel
 from airflow_onnx.watch import reasons
 from airflow_onnx.watch.queries import Scope, TimeSpan
@@ -209,7 +208,9 @@ class Decider:
         from onnx_release.trained import refusals
 
         given = self.release_defaults.params
-        if found.kind == "pickle" and not settings.allow_pickle():
+        experiment = self.experiments.get(run.experiment_id)
+        name = experiment.name if experiment else ""
+        if found.kind == "pickle" and not pickle_permission.allowed_in(run.experiment_id, name):
             raise refusals.pickle_not_allowed(f"The model of training run {run.run_id}", may_be_script=True)
         if found.kind != "file":
             return

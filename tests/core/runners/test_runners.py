@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, save
 
+from onnx_release.errors import Transient
 from onnx_release.runners.child_process import clean_environment
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.runners.onnxruntime_process import OnnxRuntimeProcess
@@ -176,7 +178,7 @@ def test_a_separate_process_waits_for_its_model_and_runs_it(square: Path) -> Non
 def test_an_unused_process_ends_and_its_files_are_removed() -> None:
     with OnnxRuntimeProcess() as process:
         (waiting,) = psutil.Process().children()
-        home = Path(process._scratch.name)
+        home = process._scratch
         assert home.is_dir()
     assert not waiting.is_running()
     assert not home.exists()
@@ -191,8 +193,16 @@ def test_a_refusal_in_the_separate_process_keeps_its_code(square: Path) -> None:
 def test_a_crash_of_the_separate_process_has_its_own_code(square: Path) -> None:
     with OnnxRuntimeProcess() as process:
         (waiting,) = psutil.Process().children()
+        waiting.send_signal(signal.SIGABRT)
+        with refused("onnxruntime_crashed", "SIGABRT"):
+            process.run(square, [])
+
+
+def test_a_separate_process_that_is_killed_is_transient(square: Path) -> None:
+    with OnnxRuntimeProcess() as process:
+        (waiting,) = psutil.Process().children()
         waiting.kill()
-        with refused("onnxruntime_crashed", "SIGKILL"):
+        with pytest.raises(Transient, match="SIGKILL"):
             process.run(square, [])
 
 

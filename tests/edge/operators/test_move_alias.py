@@ -202,7 +202,7 @@ def test_a_version_with_changed_or_missing_files_is_refused(hook: MlflowHook, re
     s3.load_bytes(before + b"x", key, "heimdall-models", replace=True)
     with failed("objects_changed", "model.onnx"):
         moving.move()
-    with failed("changed_files", "model.onnx changed"):
+    with failed("object_changed", "/model.onnx changed"):
         Moving(released).verify()
     s3.get_conn().delete_object(Bucket="heimdall-models", Key=key)
     with failed("no_object", "model.onnx"):

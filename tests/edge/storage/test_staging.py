@@ -229,7 +229,7 @@ def test_an_overwritten_staged_object_is_never_tested(staged_release: Release, w
     size = size_of(staged_release, "export", "model.onnx")
     overwrite(staged_release, "model.onnx", bytes(size))
     workers.go(task)
-    with failed("changed_files", "model.onnx changed"):
+    with failed("object_changed", "/model.onnx changed"):
         staged_release.run(task)
 
 
@@ -243,7 +243,7 @@ def test_an_overwritten_object_that_the_store_copies_is_refused_before_its_regis
     record["objects"]["model.onnx"]["etag"] = etag
     s3.put_text(folder, path, json.dumps(record))
     staged_release.run("upload")
-    with failed("changed_files", "model.onnx changed"):
+    with failed("object_changed", "/model.onnx changed"):
         staged_release.run("register")
     staged_release.clean()
     assert_nothing_left(hook, staged_release)

@@ -131,5 +131,5 @@ def test_objects_are_found_by_the_version_with_their_source(
 ) -> None:
     model_registry.ensure_version(hook, request_)
     run_id = request_.training_run_id
-    assert model_registry.has_source(hook, request_.name, run_id, request_.source + "/")
-    assert not model_registry.has_source(hook, request_.name, run_id, "s3://heimdall-models/elsewhere")
+    assert model_registry.of_source(hook, request_.name, run_id, request_.source + "/").version == "1"
+    assert not model_registry.of_source(hook, request_.name, run_id, "s3://heimdall-models/elsewhere")

@@ -1,0 +1,78 @@
+"""Temporary folders of this package, all made by one function.
+
+A folder contains the file `owner.lock`, which its process locks, and the folder `files`. The kernel releases the lock
+of a process that was killed. The next process that needs a temporary folder then removes the old one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+PREFIX = "onnx-release-"
+_LOCK = "owner.lock"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder that only this account can read. It is removed at the end, with all its files."""
+    remove_abandoned()
+    folder, lock = _made()
+    try:
+        files = folder / "files"
+        files.mkdir()
+        yield files
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def remove_abandoned() -> int:
+    """Remove the temporary folders of this account whose process has ended on this host. Return their number.
+
+    A folder without a lock file of this package belongs to another program and stays.
+    """
+    removed = 0
+    with suppress(OSError):
+        for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+            # Another account's folder, or one that another process removes now.
+            with suppress(OSError):
+                removed += _remove_if_abandoned(folder)
+    return removed
+
+
+def _remove_if_abandoned(folder: Path) -> bool:
+    path = folder / _LOCK
+    if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
+        return False
+    lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Locks of another host that shares the folder may be invisible here.
+        if os.read(lock, 256).decode(errors="replace") != platform.node():
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
+    return True
+
+
+def _made() -> tuple[Path, int]:
+    """Return a new folder and the descriptor of its locked file. A child process does not inherit the descriptor."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        stack.callback(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Only a folder with the host's name is removed, so not one that has no lock yet.
+        os.write(lock, platform.node().encode())
+        # Without an error both stay.
+        stack.pop_all()
+    return folder, lock

@@ -1,0 +1,113 @@
+"""Faults on the way to the servers: damaged bytes, and an outage after the alias has moved."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+import pytest
+
+from airflow_onnx.hooks.mlflow import MlflowHook
+from onnx_release.errors import Transient
+from tests.edge.conftest import Services
+from tests.edge.fault_proxy import proxy
+from tests.edge.releasing import Release, assert_nothing_left, objects_of, tags_of
+from tests.refusals import failed
+
+Led = Callable[[str, str], None]
+
+
+@pytest.fixture
+def led(monkeypatch: pytest.MonkeyPatch) -> Led:
+    """Lead a connection to another address."""
+
+    def lead(connection: str, address: str) -> None:
+        name = f"AIRFLOW_CONN_{connection.upper()}"
+        found = json.loads(os.environ[name])
+        host, _, port = address.removeprefix("http://").partition(":")
+        found |= {"host": f"http://{host}" if found["conn_type"] == "mlflow" else host, "port": int(port)}
+        if "extra" in found:
+            found["extra"] = json.dumps(json.loads(found["extra"]) | {"endpoint_url": address})
+        monkeypatch.setenv(name, json.dumps(found))
+
+    return lead
+
+
+class Flips:
+    """Fault that flips a bit in the downloads of one file."""
+
+    def __init__(self, name: str, downloads: int, *, same: bool = True) -> None:
+        self.name, self.downloads, self.same = name, downloads, same
+
+    def __call__(self, method: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
+        if method == "GET" and path.partition("?")[0].endswith(self.name) and body and self.downloads:
+            self.downloads -= 1
+            place = 100 if self.same else 100 + self.downloads
+            body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+        return status, body
+
+
+def test_a_bit_that_flips_on_the_way_is_fetched_again(
+    hook: MlflowHook, release: Release, judged: Release, services: Services, led: Led
+) -> None:
+    release.after(judged, "parity_latency").run("upload")
+    flips = Flips("model.onnx", 1)
+    with proxy(services.context.minio_url, flips) as address:
+        led("minio_default", address)
+        assert release.run("register")["version"] == 1
+    assert flips.downloads == 0
+
+
+def test_a_file_that_differs_twice_in_two_ways_is_tried_again_and_nothing_is_deleted(
+    hook: MlflowHook, release: Release, judged: Release, services: Services, led: Led
+) -> None:
+    release.after(judged, "parity_latency").run("upload")
+    before = objects_of(release)
+    with proxy(services.context.minio_url, Flips("model.onnx", 2, same=False)) as address:
+        led("minio_default", address)
+        with pytest.raises(Transient, match=f"s3://.*{release.model_name}.*/model.onnx is damaged on its way"):
+            release.run("register")
+        assert objects_of(release) == before
+        assert release.run("register")["version"] == 1
+
+
+def test_a_file_that_differs_twice_in_the_same_way_is_refused_by_its_name(
+    hook: MlflowHook, release: Release, judged: Release, services: Services, led: Led
+) -> None:
+    release.after(judged, "parity_latency").run("upload")
+    with proxy(services.context.minio_url, Flips("model.onnx", 2)) as address:
+        led("minio_default", address)
+        with failed("object_changed", f"{release.returned['upload']['uri']}/model.onnx", "Clear the task 'upload'"):
+            release.run("register")
+    led("minio_default", services.context.minio_url)
+    release.clean()
+    assert_nothing_left(hook, release)
+
+
+def test_an_outage_after_the_alias_has_moved_ends_as_released(
+    hook: MlflowHook, release: Release, judged: Release, services: Services, led: Led
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register")
+    moved: list[str] = []
+
+    def fault(method: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
+        if method == "POST" and path.endswith("/registered-models/alias"):
+            moved.append(path)
+        return (500, b"{}") if moved and path.endswith("/runs/log-batch") else (status, body)
+
+    with proxy(services.context.mlflow_url, fault) as address:
+        led("mlflow_default", address)
+        with pytest.raises(Transient):
+            release.run("promote")
+        assert moved
+        with pytest.raises(Transient):
+            release.clean()
+    assert objects_of(release)
+    led("mlflow_default", services.context.mlflow_url)
+    release.clean()
+    found = tags_of(hook, release.training_run_id)
+    assert (found["status"], found["version"], found["alias"]) == ("released", "1", "candidate")
+    assert "the promotion did not end" in found["alias_note"]
+    assert release.run("promote")["alias"] == "candidate"
+    assert tags_of(hook, release.training_run_id)["alias_note"] == ""
