@@ -102,6 +102,11 @@ class Cache:
                         entry = self._hit(stack, request) or self._miss(stack, request)
             yield entry
 
+    def forget(self, key: str) -> None:
+        """Remove a key, whose content was damaged when it was fetched. Its entry stays for requests by its digest."""
+        if self._max_bytes > 0:
+            self._key_file(key).unlink(missing_ok=True)
+
     def _hit(self, stack: ExitStack, request: CacheRequest) -> CacheEntry | None:
         sha256 = request.sha256 or (request.key and _read_sha256(self._key_file(request.key)))
         if not sha256:

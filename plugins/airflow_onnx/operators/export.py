@@ -15,6 +15,7 @@ from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking import pickle_permission
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
 from onnx_release import limits
+from onnx_release.errors import Refused
 from onnx_release.records import OnnxArtifact
 from onnx_release.scratch import scratch_folder
 
@@ -93,7 +94,12 @@ class OnnxExportOperator(ReleaseStepOperator):
             worker_cache.trained_model(run.hook, run.trained_model.model_uri) as trained,
         ):
             out = work.output_folder(staging.ARTIFACT, scratch)
-            artifact = work.stage(staging.ARTIFACT, export(trained.path, out, options), out)
+            try:
+                exported = export(trained.path, out, options)
+            except Refused as refusal:
+                worker_cache.require_sound(run.hook, run.trained_model.model_uri, refusal, trained.sha256)
+                raise
+            artifact = work.stage(staging.ARTIFACT, exported, out)
         self._log(artifact)
         return artifact.replace(trained_sha256=trained.sha256)
 

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from airflow_onnx.deployment import settings
 from airflow_onnx.tracking import weight_files
+from onnx_release.errors import Refused, Transient
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOGGED_MODEL = "models:/m-"
+# Codes that a damaged download can cause. The core's own checks of checksums find the damage.
+_DAMAGED = (
+    "damaged_checkpoint",
+    "damaged_pt2",
+    "damaged_torchscript",
+    "load_failed",
+    "nan_weights",
+    "no_mlmodel",
+    "no_model_file",
+    "unreadable_file",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,24 +71,56 @@ def trained_model(hook: MlflowHook, model_uri: str, sha256: str | None = None) -
     """
     from onnx_release.artifact.cache import CacheRequest
 
-    # The name of a file stays: its suffix selects the reader.
-    is_index = weight_files.is_index(model_uri)
-    name = PurePosixPath(model_uri).name if weight_files.is_file(model_uri) and not is_index else "model"
-
-    def fill(folder: Path) -> None:
-        if is_index:
-            _download_shards(hook, model_uri, folder / name)
-            return
-        # MLflow's client chooses the path below the folder.
-        local = hook.download(model_uri, folder / "download")
-        local.rename(folder / name)
-        shutil.rmtree(folder / "download", ignore_errors=True)
-
     runs_pickles = settings.allow_pickle() or settings.pickle_experiments()
     key = None if sha256 or runs_pickles else _cache_key(hook, model_uri)
+    fill = partial(_fill, hook, model_uri)
     request = CacheRequest(name=f"The trained model {model_uri}", fill=fill, sha256=sha256, key=key)
     with cached_folder(request) as entry:
-        yield FetchedModel(path=entry.folder / name, sha256=entry.sha256)
+        yield FetchedModel(path=entry.folder / _name(model_uri), sha256=entry.sha256)
+
+
+def require_sound(hook: MlflowHook, model_uri: str, refusal: Refused, sha256: str) -> None:
+    """Download a model again that was refused as damaged, and compare both downloads.
+
+    MLflow has no digest of a file, so one download does not show where the damage is.
+
+    :param refusal: the refusal. Only the codes of a damaged file are examined.
+    :param sha256: the digest of the first download.
+    :raises Transient: if the second download differs. Then neither counts, and the next try downloads again.
+    """
+    from onnx_release.artifact.cache import Cache
+    from onnx_release.artifact.digests import content_sha256, describe_folder
+
+    if refusal.code not in _DAMAGED:
+        return
+    with scratch_folder() as scratch:
+        folder = scratch / "again"
+        folder.mkdir()
+        _fill(hook, model_uri, folder)
+        if content_sha256(describe_folder(folder)) == sha256:
+            return
+    if key := _cache_key(hook, model_uri):
+        Cache(settings.cache_folder(), settings.cache_max_bytes()).forget(key)
+    action = "Airflow tries again. If that does not help, check the network and MLflow's artifact store."
+    raise Transient(f"The trained model {model_uri}", "was damaged on its way: two downloads differ", action)
+
+
+def _fill(hook: MlflowHook, model_uri: str, folder: Path) -> None:
+    """Download a model into an empty folder."""
+    name = _name(model_uri)
+    if weight_files.is_index(model_uri):
+        _download_shards(hook, model_uri, folder / name)
+        return
+    # MLflow's client chooses the path below the folder.
+    local = hook.download(model_uri, folder / "download")
+    local.rename(folder / name)
+    shutil.rmtree(folder / "download", ignore_errors=True)
+
+
+def _name(model_uri: str) -> str:
+    """Return the name of the downloaded model. That of a file stays: its suffix selects the reader."""
+    is_plain_file = weight_files.is_file(model_uri) and not weight_files.is_index(model_uri)
+    return PurePosixPath(model_uri).name if is_plain_file else "model"
 
 
 def _download_shards(hook: MlflowHook, index_uri: str, folder: Path) -> None:

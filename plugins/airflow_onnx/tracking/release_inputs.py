@@ -15,6 +15,7 @@ from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import tags
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 
 # The tests use one batch. A larger file is a dataset.
 INPUTS_MAX_BYTES = 2 * 2**30
-_OF_MLFLOW = ("runs:/", "models:/", "mlflow-artifacts:/")
+# Larger files are read by the step that uses them.
+HEADER_MAX_BYTES = 2**28
+_FORMS = (
+    r"runs:/[^/]+/.+\.npz",
+    r"models:/[^/:@]+/[0-9]+/.+\.npz",
+    r"models:/[^/:@]+@[^/:@]+/.+\.npz",
+    r"mlflow-artifacts:/[^/].*\.npz",
+)
+_SAVE = "Save it with numpy.savez(path, **{name of the input: array, …}), and give that file."
 
 
 class ReleaseInputs:
@@ -108,36 +117,72 @@ class ReleaseInputs:
 
 
 def require_inputs(hook: MlflowHook, s3_conn_id: str, uri: str, parameter: str) -> None:
-    """Raise if a user's ``.npz`` file does not exist, is too large, or has a URI of another form.
+    """Raise if a user's ``.npz`` file has a URI of another form, does not exist, is too large or is not readable.
 
-    Of a URI below a model only the form is checked: MLflow has no request for one of its files.
+    A file of up to `HEADER_MAX_BYTES` is downloaded, for the names and dtypes in it.
 
     :raises Refused: as `fetch_inputs`, which downloads the file.
     """
     uri = uri.strip()
-    if uri.startswith("s3://") and uri.endswith(".npz"):
-        parent, _, name = uri.rpartition("/")
-        s3.require_object(s3.folder_at(s3_conn_id, parent, rerun=None), name, INPUTS_MAX_BYTES)
-    elif found := re.fullmatch(r"runs:/([^/]+)/(.+)", uri):
-        path = PurePosixPath(found[2])
-        folder = "" if path.parent == PurePosixPath(".") else str(path.parent)
-        with MlflowRest(hook.server) as rest:
-            paths = {entry["path"] for entry in rest.run_files(validation.validate_run_id(found[1]), folder)}
-        if str(path) not in paths:
-            raise TrackingRefused(
-                f"The parameter {parameter} = {uri!r:.200}",
-                "names a file that the run does not have",
-                f"Log the file to the run, or correct {parameter}.",
-                code="not_found",
-            )
-    elif uri and not uri.startswith(_OF_MLFLOW):
+    if not uri:
+        return
+    if uri.startswith("s3://"):
+        size = _require_object(s3_conn_id, uri, parameter)
+    else:
+        size = _require_artifact(hook, uri, parameter)
+    if size > HEADER_MAX_BYTES:
+        return
+    from onnx_release.samples.npz_header import read_header
+
+    with scratch_folder() as scratch:
+        path = Path(fetch_inputs(hook, s3_conn_id, uri, scratch / "inputs", parameter) or "")
+        read_header(path, f"The parameter {parameter} = {uri!r:.200}", _SAVE)
+
+
+def _require_object(s3_conn_id: str, uri: str, parameter: str) -> int:
+    if not uri.endswith(".npz"):
+        raise _wrong_form(parameter, uri)
+    parent, _, name = uri.rpartition("/")
+    return s3.require_object(s3.folder_at(s3_conn_id, parent, rerun=None), name, INPUTS_MAX_BYTES)
+
+
+def _require_artifact(hook: MlflowHook, uri: str, parameter: str) -> int:
+    """Return the size of a file that MLflow serves, 0 if MLflow has no request for it."""
+    _require_form(uri, parameter)
+    with hook.mlflow_errors(f"The parameter {parameter} = {uri!r:.200}", f"Correct {parameter}."):
+        hook.require_served(uri)
+    found = re.fullmatch(r"runs:/([^/]+)/(.+)", uri)
+    if found is None:
+        return 0
+    path = PurePosixPath(found[2])
+    folder = "" if path.parent == PurePosixPath(".") else str(path.parent)
+    with MlflowRest(hook.server) as rest:
+        sizes = {
+            entry["path"]: int(entry.get("file_size") or 0)
+            for entry in rest.run_files(validation.validate_run_id(found[1]), folder)
+        }
+    if str(path) not in sizes:
+        raise TrackingRefused(
+            f"The parameter {parameter} = {uri!r:.200}",
+            "names a file that the run does not have",
+            f"Log the file to the run, or correct {parameter}.",
+            code="not_found",
+        )
+    return sizes[str(path)]
+
+
+def _require_form(uri: str, parameter: str) -> None:
+    """Refuse a URI that is not a file of a run, a registered version or MLflow's artifact store."""
+    if not any(re.fullmatch(form, uri) for form in _FORMS) or ".." in PurePosixPath(uri).parts:
         raise _wrong_form(parameter, uri)
 
 
 def _wrong_form(parameter: str, uri: str) -> TrackingRefused:
-    action = "Give s3://BUCKET/KEY.npz or runs:/RUN_ID/PATH.npz."
     return TrackingRefused(
-        f"The parameter {parameter} = {uri!r:.200}", "has no known form", action, code="inputs_uri_form"
+        f"The parameter {parameter} = {uri!r:.200}",
+        "has no known form",
+        "Give s3://BUCKET/KEY.npz, runs:/RUN_ID/PATH.npz or models:/NAME/VERSION/PATH.npz.",
+        code="inputs_uri_form",
     )
 
 
@@ -154,9 +199,10 @@ def fetch_inputs(
     uri = (uri or "").strip()
     if not uri:
         return None
-    if uri.startswith(_OF_MLFLOW):
+    if not uri.startswith("s3://"):
+        _require_form(uri, parameter)
         return str(hook.download(uri, folder))
-    if not uri.startswith("s3://") or not uri.endswith(".npz"):
+    if not uri.endswith(".npz"):
         raise _wrong_form(parameter, uri)
     parent, _, name = uri.rpartition("/")
     folder.mkdir(parents=True)

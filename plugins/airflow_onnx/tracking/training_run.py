@@ -86,7 +86,8 @@ def find_trained_model(
 
     :param model_uri: the model to release, None to choose one of the run.
     :param logged_model_name: the name of the run's logged model to release. Without it, the run's tag decides.
-    :raises TrackingRefused: if the run failed, was killed or deleted, does not exist, or has no PyTorch model.
+    :raises TrackingRefused: if the run failed, was killed or deleted, does not exist, or has no PyTorch model, or if
+        MLflow does not serve the model's files.
     """
     with MlflowRest(hook.server) as rest:
         run = _training_run(rest, training_run_id)
@@ -100,6 +101,9 @@ def find_trained_model(
         else:
             found = _given_model(hook, model_uri)
     uri = found.uri
+    # A weights file was not downloaded yet.
+    with hook.mlflow_errors(f"The model {uri}"):
+        hook.require_served(uri)
     return TrainedModel(
         training_run_id=training_run_id,
         model_uri=uri,

@@ -81,6 +81,10 @@ def test_a_store_that_mlflow_does_not_serve_is_never_read_or_written(
             hook.download(uri, tmp_path / "download")
     with refused("artifacts_not_served", location):
         hook.log_files(run_id, "folder", [])
+    if location.startswith("s3:"):
+        model = hook.client.create_logged_model(experiment)
+        with refused("artifacts_not_served", location):
+            list(hook.model_files(f"models:/{model.model_id}"))
     assert not (tmp_path / "download").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +44,7 @@ class Flips:
     def __call__(self, method: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
         if method == "GET" and path.partition("?")[0].endswith(self.name) and body and self.downloads:
             self.downloads -= 1
-            place = 100 if self.same else 100 + self.downloads
+            place = len(body) // 2 + (0 if self.same else self.downloads)
             body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
         return status, body
 
@@ -83,6 +84,20 @@ def test_a_file_that_differs_twice_in_the_same_way_is_refused_by_its_name(
     led("minio_default", services.context.minio_url)
     release.clean()
     assert_nothing_left(hook, release)
+
+
+def test_a_trained_model_that_is_damaged_on_its_way_is_downloaded_again(
+    hook: MlflowHook, release: Release, services: Services, led: Led, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_FOLDER", str(tmp_path / "cache"))
+    release.run("wait", "prepare")
+    flips = Flips("model.pt2", 1)
+    with proxy(services.context.mlflow_url, flips) as address:
+        led("mlflow_default", address)
+        with pytest.raises(Transient, match="was damaged on its way: two downloads differ"):
+            release.run("export")
+        assert flips.downloads == 0
+        assert release.run("export")["sha256"]
 
 
 def test_an_outage_after_the_alias_has_moved_ends_as_released(

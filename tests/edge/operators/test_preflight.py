@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
+from pathlib import Path
+from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
+from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators import preflight
@@ -22,13 +29,15 @@ def waiting(release: Release) -> Release:
     return release
 
 
-def test_a_right_release_passes_and_leaves_no_object(waiting: Release, hook: MlflowHook) -> None:
+def test_a_right_release_passes_and_leaves_no_object(waiting: Release, hook: MlflowHook, tmp_path: Path) -> None:
     name = f"{waiting.model_name}.npz"
-    s3.put_text(s3.folder_at("minio_default", "s3://heimdall-models/test"), name, "npz")
+    put(name, archive(signal=np.zeros((2, 8), np.float32)))
     waiting.params["inputs_uri"] = f"s3://heimdall-models/test/{name}"
     assert waiting.run("prepare").startswith("file://")
     assert s3.sizes(s3.folder_at("minio_default", f"s3://heimdall-models/{waiting.model_name}")) == {}
-    hook.client.log_text(waiting.training_run_id, "npz", "folder/inputs.npz")
+    with mlflow.start_run(run_id=waiting.training_run_id):
+        np.savez(tmp_path / "inputs.npz", signal=np.zeros((2, 8), np.float32))
+        mlflow.log_artifact(str(tmp_path / "inputs.npz"), "folder")
     waiting.params["inputs_uri"] = f"runs:/{waiting.training_run_id}/folder/inputs.npz"
     waiting.run("prepare")
 
@@ -55,6 +64,12 @@ def test_all_problems_are_in_one_message(waiting: Release, hook: MlflowHook, mon
         ("runs:/{other}/x.npz", "not_found"),
         ("s3://heimdall-models/x.txt", "inputs_uri_form"),
         ("/etc/passwd", "inputs_uri_form"),
+        ("models:/http://169.254.169.254/x.npz", "inputs_uri_form"),
+        ("models:/m-0123456789abcdef/x.npz", "inputs_uri_form"),
+        ("runs:/{run}/../../x.npz", "inputs_uri_form"),
+        ("mlflow-artifacts://other-host/x.npz", "inputs_uri_form"),
+        ("http://169.254.169.254/x.npz", "inputs_uri_form"),
+        ("models:/no-such-model/1/x.npz", "not_found"),
     ],
 )
 def test_a_file_that_does_not_exist_is_refused_before_the_export(
@@ -64,6 +79,40 @@ def test_a_file_that_does_not_exist_is_refused_before_the_export(
     with failed(code):
         waiting.run("prepare")
     assert_refused(hook, waiting)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"npz", b"", "objects", "no arrays", "other files"],
+    ids=["text", "empty", "objects", "no-arrays", "other-files"],
+)
+def test_a_file_that_is_not_an_archive_of_arrays_is_refused_before_the_export(
+    waiting: Release, hook: MlflowHook, content: bytes | str
+) -> None:
+    name = f"{waiting.model_name}.npz"
+    if content == "objects":
+        content = archive(signal=np.array([{}], dtype=object))
+    elif content == "no arrays":
+        content = archive()
+    elif isinstance(content, str):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as other:
+            other.writestr("signal.txt", "1")
+        content = stream.getvalue()
+    put(name, content)
+    waiting.params["inputs_uri"] = f"s3://heimdall-models/test/{name}"
+    with failed("unreadable_npz", "inputs_uri", "numpy.savez"):
+        waiting.run("prepare")
+
+
+def put(name: str, content: bytes) -> None:
+    S3Hook("minio_default").load_bytes(content, f"test/{name}", "heimdall-models", replace=True)
+
+
+def archive(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
 
 
 def test_wrong_keys_are_refused_before_the_export(waiting: Release, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -59,6 +60,26 @@ def test_wrong_parameters_are_refused_together_before_the_wait_and_recorded(hook
     assert hook.client.get_run(run.info.run_id).data.tags["onnx_release.status"] == "refused"
     with failed("wrong_name", "3 problems", "'notanid'", "'mae_mx'", "'latest'"):
         sensor(training_run_id="notanid", parameters=parameters).execute(CONTEXT)
+
+
+def test_a_version_in_a_store_that_mlflow_does_not_serve_is_refused_at_once(
+    hook: MlflowHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the-worker")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-worker")
+    with mlflow.start_run() as run:
+        pass
+    name = f"m-{uuid.uuid4().hex[:8]}"
+    hook.client.create_registered_model(name)
+    hook.client.create_model_version(name, "s3://elsewhere/model", run_id=run.info.run_id)
+    with failed("artifacts_not_served", f"models:/{name}/1", "s3://elsewhere/model"):
+        sensor(model_uri=f"models:/{name}/1").execute(CONTEXT)
+    assert hook.client.get_run(run.info.run_id).data.tags["onnx_release.status"] == "refused"
+    experiment = hook.client.create_experiment(name, artifact_location="s3://elsewhere/x")
+    weights = hook.client.create_run(experiment).info.run_id
+    hook.client.set_terminated(weights)
+    with failed("artifacts_not_served", "s3://elsewhere/x"):
+        sensor(model_uri=f"runs:/{weights}/model.safetensors").execute(CONTEXT)
 
 
 def test_a_running_run_is_waited_for_in_the_triggerer(hook: MlflowHook) -> None:

@@ -1,0 +1,47 @@
+"""Names, dtypes and shapes in an ``.npz`` file, read without its arrays."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from onnx_release.errors import SampleRefused, raise_machine_failure, shorten
+from onnx_release.records import TensorSpec
+
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_SUFFIX = ".npy"
+
+
+def read_header(path: Path, subject: str, action: str) -> tuple[TensorSpec, ...]:
+    """Return the description of every array of a file. Nothing is unpickled.
+
+    Args:
+        path: The file.
+        subject: The name of the file in a message.
+        action: The sentence of a message that explains the format.
+
+    Raises:
+        SampleRefused: The file is not an archive of arrays, is empty, or contains objects (``unreadable_npz``).
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = tuple(_array(archive, name) for name in archive.namelist())
+    except Exception as error:  # a foreign file: its readers raise errors of any kind
+        raise_machine_failure(error)
+        problem = f"cannot be read as an .npz file: {shorten(error)}"
+        raise SampleRefused(subject, problem, action, code="unreadable_npz") from error
+    if not arrays:
+        raise SampleRefused(subject, "contains no arrays", action, code="unreadable_npz")
+    return arrays
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> TensorSpec:
+    if not name.endswith(_SUFFIX):
+        raise ValueError(f"it contains {name!r:.80}, which is not an array")
+    with archive.open(name) as member:
+        shape, _, dtype = _READERS[np.lib.format.read_magic(member)](member)
+    if dtype.hasobject:
+        raise ValueError(f"the array {name.removesuffix(_SUFFIX)!r:.80} contains Python objects")
+    return TensorSpec(name=name.removesuffix(_SUFFIX), dtype=dtype.name, shape=shape)
