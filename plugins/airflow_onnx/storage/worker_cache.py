@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOGGED_MODEL = "models:/m-"
+LOGGED_MODEL = "models:/m-[0-9a-zA-Z]+"
 # Codes that a damaged download can cause. The core's own checks of checksums find the damage.
 _DAMAGED = (
     "damaged_checkpoint",
@@ -139,7 +140,7 @@ def _cache_key(hook: MlflowHook, model_uri: str) -> str | None:
 
     A file below a run (``runs:/…``) can be overwritten with the same size, as weights of one architecture are.
     """
-    if not model_uri.startswith(LOGGED_MODEL):
+    if not re.fullmatch(LOGGED_MODEL, model_uri):
         return None
     listed = "\n".join(f"{path}\0{size}" for path, size in sorted(hook.model_files(model_uri)))
     return f"{hook.server.tracking_uri}\n{model_uri}\n{listed}"

@@ -155,7 +155,8 @@ def _problem(hook: MlflowHook, uri: str) -> str | None:
     from mlflow.models import Model
 
     root = uri
-    if uri.startswith("models:/m-"):
+    # Not a version of a registered model whose name begins in the same way.
+    if re.fullmatch(r"models:/m-[0-9a-zA-Z]+", uri):
         # MLflow cannot download a single file of this form of URI.
         with hook.mlflow_errors(f"The model {uri}"):
             root = str(hook.client.get_logged_model(uri.removeprefix("models:/")).artifact_location)

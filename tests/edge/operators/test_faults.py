@@ -36,16 +36,17 @@ def led(monkeypatch: pytest.MonkeyPatch) -> Led:
 
 
 class Flips:
-    """Fault that flips a bit in the downloads of one file."""
+    """Fault that flips a bit in each of some bytes in the downloads of one file."""
 
-    def __init__(self, name: str, downloads: int, *, same: bool = True) -> None:
-        self.name, self.downloads, self.same = name, downloads, same
+    def __init__(self, name: str, downloads: int, *, same: bool = True, count: int = 1) -> None:
+        self.name, self.downloads, self.same, self.count = name, downloads, same, count
 
     def __call__(self, method: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
         if method == "GET" and path.partition("?")[0].endswith(self.name) and body and self.downloads:
             self.downloads -= 1
             place = len(body) // 2 + (0 if self.same else self.downloads)
-            body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+            end = place + self.count
+            body = body[:place] + bytes(byte ^ 1 for byte in body[place:end]) + body[end:]
         return status, body
 
 
@@ -91,7 +92,8 @@ def test_a_trained_model_that_is_damaged_on_its_way_is_downloaded_again(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_FOLDER", str(tmp_path / "cache"))
     release.run("wait", "prepare")
-    flips = Flips("model.pt2", 1)
+    # Single bytes of the archive are padding.
+    flips = Flips("model.pt2", 1, count=200)
     with proxy(services.context.mlflow_url, flips) as address:
         led("mlflow_default", address)
         with pytest.raises(Transient, match="was damaged on its way: two downloads differ"):

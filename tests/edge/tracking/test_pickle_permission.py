@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import pickle_permission
@@ -29,15 +30,14 @@ def test_the_experiment_of_the_files_decides(
     assert pickle_permission.is_allowed(hook, uris[allowed])
     assert not pickle_permission.is_allowed(hook, uris[other])
     assert not pickle_permission.is_allowed(hook, f"mlflow-artifacts:/{allowed}/../{other}/model.pth")
-    # A version names any place, and MLflow checks it only for a version with a run.
     name = f"m-{uuid.uuid4().hex[:8]}"
     hook.client.create_registered_model(name)
     foreign = f"{runs[other].artifact_uri}/model"
-    hook.client.create_model_version(name, foreign)
+    with pytest.raises(MlflowException, match="run_id"):
+        hook.client.create_model_version(name, foreign, run_id=runs[allowed].run_id)
     own = f"{runs[allowed].artifact_uri}/model"
     hook.client.create_model_version(name, own, run_id=runs[allowed].run_id)
-    assert not pickle_permission.is_allowed(hook, f"models:/{name}/1")
-    assert pickle_permission.is_allowed(hook, f"models:/{name}/2")
+    assert pickle_permission.is_allowed(hook, f"models:/{name}/1")
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__PICKLE_EXPERIMENTS", other)
     assert pickle_permission.is_allowed(hook, uris[other])
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__PICKLE_EXPERIMENTS", "")
