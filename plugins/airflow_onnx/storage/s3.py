@@ -324,19 +324,11 @@ def fetch(folder: S3Folder, files: Iterable[FileDigest], target: Path) -> None:
         subject = f"The object {folder.uri}/{file.path}"
         found = f"{second.size_bytes} bytes with sha256 {second.sha256}, not {file.size_bytes} with {file.sha256}"
         if first != second:
-            raise Transient(
-                subject,
-                f"is damaged on its way: {found}",
-                "Airflow tries again. If that does not help, check the network.",
-            )
-        action = f"Another program writes there, or the store's disk is damaged. {_again(folder)}"
+            action = "Airflow tries again. If that does not help, check the network."
+            raise Transient(subject, f"is damaged on its way: {found}", action)
+        again = f"Clear the task '{folder.rerun}' with its downstream tasks." if folder.rerun else "Release it again."
+        action = f"Another program writes there, or the store's disk is damaged. {again}"
         raise StorageRefused(subject, f"changed: it has {found}", action, code="object_changed")
-
-
-def _again(folder: S3Folder) -> str:
-    if folder.rerun is None:
-        return "Release the training run again."
-    return f"Clear the task '{folder.rerun}' with its downstream tasks."
 
 
 def _download(folder: S3Folder, path: str, target: Path) -> FileDigest:
