@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from onnx_release.errors import Transient
+from airflow_onnx.storage import worker_cache
+from onnx_release.errors import TrainedModelRefused, Transient
 from tests.edge.conftest import Services
 from tests.edge.fault_proxy import proxy
 from tests.edge.releasing import Release, assert_nothing_left, objects_of, tags_of
@@ -36,17 +37,16 @@ def led(monkeypatch: pytest.MonkeyPatch) -> Led:
 
 
 class Flips:
-    """Fault that flips a bit in each of some bytes in the downloads of one file."""
+    """Fault that flips a bit in the downloads of one file."""
 
-    def __init__(self, name: str, downloads: int, *, same: bool = True, count: int = 1) -> None:
-        self.name, self.downloads, self.same, self.count = name, downloads, same, count
+    def __init__(self, name: str, downloads: int, *, same: bool = True) -> None:
+        self.name, self.downloads, self.same = name, downloads, same
 
     def __call__(self, method: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
         if method == "GET" and path.partition("?")[0].endswith(self.name) and body and self.downloads:
             self.downloads -= 1
             place = len(body) // 2 + (0 if self.same else self.downloads)
-            end = place + self.count
-            body = body[:place] + bytes(byte ^ 1 for byte in body[place:end]) + body[end:]
+            body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
         return status, body
 
 
@@ -87,19 +87,21 @@ def test_a_file_that_differs_twice_in_the_same_way_is_refused_by_its_name(
     assert_nothing_left(hook, release)
 
 
-def test_a_trained_model_that_is_damaged_on_its_way_is_downloaded_again(
-    hook: MlflowHook, release: Release, services: Services, led: Led, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_was_damaged_on_its_way_is_not_refused_and_not_kept(
+    hook: MlflowHook, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_FOLDER", str(tmp_path / "cache"))
-    release.run("wait", "prepare")
-    # Single bytes of the archive are padding.
-    flips = Flips("model.pt2", 1, count=200)
-    with proxy(services.context.mlflow_url, flips) as address:
-        led("mlflow_default", address)
-        with pytest.raises(Transient, match="was damaged on its way: two downloads differ"):
-            release.run("export")
-        assert flips.downloads == 0
-        assert release.run("export")["sha256"]
+    uri = release.run("wait")["model_uri"]
+    with worker_cache.trained_model(hook, uri) as sound:
+        pass
+    damaged = TrainedModelRefused("The model", "is damaged", "Log it again.", code="load_failed")
+    worker_cache.require_sound(hook, uri, damaged, sound.sha256)
+    other = TrainedModelRefused("The model", "is a pickle", "Log it again.", code="pickle")
+    worker_cache.require_sound(hook, uri, other, "0" * 64)
+    (key,) = (tmp_path / "cache" / "keys").iterdir()
+    with pytest.raises(Transient, match="was damaged on its way: two downloads differ"):
+        worker_cache.require_sound(hook, uri, damaged, "0" * 64)
+    assert not key.exists()
 
 
 def test_an_outage_after_the_alias_has_moved_ends_as_released(
