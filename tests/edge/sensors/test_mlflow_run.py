@@ -26,8 +26,15 @@ from tests.edge.tracking.test_training_run import log_model
 from tests.refusals import failed
 
 CONTEXT: Any = {
-    "dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={}),
-    "ti": SimpleNamespace(start_date=datetime.now(UTC), xcom_push=lambda key, value: None),
+    "dag_run": SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={}, start_date=datetime.now(UTC)),
+    "ti": SimpleNamespace(
+        task_id="wait_for_training",
+        task=SimpleNamespace(task_type="MlflowTrainingRunSensor"),
+        start_date=datetime.now(UTC),
+        get_task_breadcrumbs=lambda dag_id, run_id: [],
+        xcom_pull=lambda task_ids, key: [None for _ in task_ids],
+        xcom_push=lambda key, value: None,
+    ),
 }
 
 
