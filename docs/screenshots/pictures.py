@@ -91,6 +91,8 @@ def _await_content(page: Page) -> float:
     shown.locator("main h1").first.wait_for()
     # The form of the trigger page comes after its frame.
     shown.locator("#submit:disabled").wait_for(state="detached")
+    # On a busy host MLflow may answer too late. The page reads it again after some seconds.
+    shown.locator(".notice[role=alert]:visible").first.wait_for(state="detached")
     # Airflow's own parts, such as icons, come some time later.
     page.wait_for_timeout(500)
     box = shown.locator("main").bounding_box()
