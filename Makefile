@@ -54,8 +54,9 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generated: $(STAMP) ## Write docs/refusals.md and docs/report.schema.json from the code
+generated: $(STAMP) ## Write docs/refusals.md, docs/options.md and docs/report.schema.json from the code
 	$(BIN)/python docs/refusals.py
+	$(BIN)/python docs/options.py
 	PYTHONPATH=include $(BIN)/python -m onnx_release.records.schema
 
 screenshots: $(STAMP) ## Take the pictures of README and docs (needs Chromium; STACK_HOME=folder: releases of a stack there)

@@ -36,7 +36,7 @@ def embedded_stack() -> Iterator[Context]:
         "MLFLOW_PORT": str(ports.mlflow),
         "MINIO_PORT": str(ports.minio),
         "WATCH_EXPERIMENTS": EXPERIMENT,
-        "WATCH_RELEASE_PARAMS": json.dumps(QUICK),
+        "WATCH_ROUTES": json.dumps([{"experiment": "*", "params": QUICK}]),
     }
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, environment(**variables, **CLIENT):
         layout = Layout(Path(folder, "state").resolve())

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from airflow_onnx.dag import watch_dag
 
-dag = watch_dag()
+dag = watch_dag("watch_training", release_dag_id="release_onnx", dag_display_name="Watch for finished training runs")

@@ -28,7 +28,7 @@ from stack.training import EXPERIMENT
 PROVIDER = "provider"
 API_SERVER = "airflow-api-server"
 # The variables of docker-compose.yaml for the same options.
-_SHORT = ("ALLOW_PICKLE", "FACTORY_PACKAGES", "WATCH_EXPERIMENTS", "WATCH_RELEASE_PARAMS")
+_SHORT = ("ALLOW_PICKLE", "FACTORY_PACKAGES", "WATCH_EXPERIMENTS", "WATCH_ROUTES")
 # The start of a process is known to a second. Airflow sends no heartbeat in its first second.
 START_ERROR_S = 1.0
 BACKGROUND = ("airflow-scheduler", "airflow-triggerer", "airflow-dag-processor")

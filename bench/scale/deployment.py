@@ -121,7 +121,7 @@ def deployment(folder: Path) -> Iterator[Deployment]:
         "WORKER_CONCURRENCY": 1,
         "WORKER_GRACE": "10s",
         "WATCH_EXPERIMENTS": EXPERIMENT,
-        "WATCH_RELEASE_PARAMS": json.dumps(QUICK),
+        "WATCH_ROUTES": json.dumps([{"experiment": "*", "params": QUICK}]),
     }
     env.complete(folder / ".env")
     extra = {key: str(value) for key, value in settings.items()}

@@ -146,15 +146,14 @@ class _Watched:
         from airflow_onnx.defaults import WATCH_LOOKBACK_H
         from airflow_onnx.hooks.mlflow_rest import MlflowRest
         from airflow_onnx.watch import summary
-        from airflow_onnx.watch.decide import Decider, ReleaseDefaults
+        from airflow_onnx.watch.decide import Decider
         from airflow_onnx.watch.queries import Scope
+        from airflow_onnx.watch.routes import Routes
 
         with MlflowRest(self.server) as rest:
             scope = Scope(experiments=(EXPERIMENT,))
-            release_defaults = ReleaseDefaults(model_name=MODEL_NAME)
-            decider = Decider(
-                rest=rest, scope=scope, release_defaults=release_defaults, dag_state=lambda _: State.ABSENT
-            )
+            routes = Routes.read([{"experiment": "*", "dag_id": "release", "params": {"model_name": MODEL_NAME}}])
+            decider = Decider(rest=rest, scope=scope, routes=routes, dag_state=lambda *_: State.ABSENT)
             decisions = list(decider.new_runs(WATCH_LOOKBACK_H))
             summary.total_line(summary.to_dict(decisions))
         return len(decisions)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from airflow.sdk import DAG, Param, TriggerRule
 
 from airflow_onnx import defaults
-from airflow_onnx.dag import MANY_RETRIES, RETRIES, TAGS
-from airflow_onnx.dag_runs import MOVE_ALIAS_DAG_ID
+from airflow_onnx.dag import TAGS, new_dag
+from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.deployment import placement
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
-from airflow_onnx.params import field, json_param, task_record, text_param
+from airflow_onnx.params import field, json_param, json_params, task_record, text_params
+from airflow_onnx.release_tasks import MANY_RETRIES
 
 _TEXT = """Move of an alias to another version of the same registered model, for example a roll back.
 
@@ -24,29 +25,26 @@ _MOVE, _CONNECTIONS = "Run Parameters", "Experts"
 
 
 def move_alias_dag(
-    dag_id: str = MOVE_ALIAS_DAG_ID,
+    dag_id: str,
     *,
-    dag_display_name: str = "Move an alias to another version",
+    dag_display_name: str = "",
     tags: Sequence[str] = TAGS,
 ) -> DAG:
     """Make the DAG that verifies a version, waits for an approval if the alias is protected, and moves the alias."""
-    with DAG(
-        dag_id=dag_id,
+    with new_dag(
+        dag_id, DagRole.MOVE_ALIAS, _TEXT,
         dag_display_name=dag_display_name,
-        description=_TEXT.splitlines()[0],
-        doc_md=_TEXT,
+        params=_move_params(),
+        tags=tags,
         schedule=None,
         is_paused_upon_creation=False,
-        catchup=False,
-        params=_move_params(),
-        tags=list(tags),
-        default_args={**RETRIES, **placement.arguments("light")},
-    ) as dag:
-        step = {name: text_param(name) for name in ("mlflow_conn_id", "s3_conn_id", "contract_change")}
+        default_args=placement.arguments("light"),
+    ) as dag:  # fmt: skip
+        step = text_params("mlflow_conn_id", "s3_conn_id", "contract_change")
         verify = VerifyVersionOperator(
             task_id="verify",
-            **{name: text_param(name) for name in ("model_name", "alias", "reason")},
-            **{name: json_param(name) for name in ("version", "expected_version")},
+            **text_params("model_name", "alias", "reason"),
+            **json_params("version", "expected_version"),
             **step,
         )
         approve = ApproveMoveOperator(

@@ -1,4 +1,4 @@
-"""DAG runs of `release_onnx`, started and counted from a task or a trigger.
+"""DAG runs of releases, started and counted from a task or a trigger.
 
 A task has no access to Airflow's database. It calls the API server through its supervisor process.
 """
@@ -15,8 +15,6 @@ from airflow_onnx import validation
 from airflow_onnx.errors import WatchRefused
 from onnx_release.errors import Transient, shorten
 
-RELEASE_DAG_ID = "release_onnx"
-MOVE_ALIAS_DAG_ID = "move_alias"
 ACTIVE_STATES = ("queued", "running")
 # The ids of one call travel in its address, which servers limit to about 8 kB.
 IDS_PER_CALL_MAX = 50
@@ -36,9 +34,10 @@ def release_dag_run_id(training_run_id: str) -> str:
     return f"release__{validation.validate_run_id(training_run_id)}"
 
 
-def start(dag_run_id: str, conf: dict[str, Any], note: str = "") -> bool:
+def start(dag_id: str, dag_run_id: str, conf: dict[str, Any], note: str = "") -> bool:
     """Start a release. Return False if a DAG run of that id exists already, in any state.
 
+    :param dag_id: the release DAG.
     :param note: the note of the DAG run, as Markdown.
     :raises WatchRefused: if Airflow refuses the parameters, or has no such DAG.
     :raises Transient: if Airflow does not answer.
@@ -48,28 +47,28 @@ def start(dag_run_id: str, conf: dict[str, Any], note: str = "") -> bool:
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import ErrorResponse, TriggerDagRun
 
-    message = TriggerDagRun(dag_id=RELEASE_DAG_ID, run_id=dag_run_id, conf=conf, logical_date=None, note=note or None)
+    message = TriggerDagRun(dag_id=dag_id, run_id=dag_run_id, conf=conf, logical_date=None, note=note or None)
     try:
         answer = task_runner.SUPERVISOR_COMMS.send(message)
     except AirflowRuntimeError as error:
-        raise _error(f"The release {dag_run_id}", error.error.detail or {}) from error
+        raise _error(dag_id, f"The release {dag_run_id}", error.error.detail or {}) from error
     if isinstance(answer, ErrorResponse):
         if answer.error == ErrorType.DAGRUN_ALREADY_EXISTS:
             return False
-        raise _error(f"The release {dag_run_id}", answer.detail or {})
+        raise _error(dag_id, f"The release {dag_run_id}", answer.detail or {})
     return True
 
 
-def state(dag_run_id: str) -> State:
+def state(dag_id: str, dag_run_id: str) -> State:
     """Return the state of one DAG run."""
-    if not count([dag_run_id]):
+    if not count(dag_id, [dag_run_id]):
         return State.ABSENT
-    if count([dag_run_id], ACTIVE_STATES):
+    if count(dag_id, [dag_run_id], ACTIVE_STATES):
         return State.ACTIVE
-    return State.SUCCESS if count([dag_run_id], ["success"]) else State.FAILED
+    return State.SUCCESS if count(dag_id, [dag_run_id], ["success"]) else State.FAILED
 
 
-def count(dag_run_ids: Sequence[str], states: Sequence[str] | None = None) -> int:
+def count(dag_id: str, dag_run_ids: Sequence[str], states: Sequence[str] | None = None) -> int:
     """Return the number of the DAG runs that exist and are in one of the states, None for any state."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -77,21 +76,19 @@ def count(dag_run_ids: Sequence[str], states: Sequence[str] | None = None) -> in
     for begin in range(0, len(dag_run_ids), IDS_PER_CALL_MAX):
         ids = list(dag_run_ids[begin : begin + IDS_PER_CALL_MAX])
         try:
-            total += RuntimeTaskInstance.get_dr_count(
-                RELEASE_DAG_ID, run_ids=ids, states=list(states) if states else None
-            )
+            total += RuntimeTaskInstance.get_dr_count(dag_id, run_ids=ids, states=list(states) if states else None)
         except AirflowRuntimeError as error:
-            raise _error(f"The count of {len(ids)} releases", error.error.detail or {}) from error
+            raise _error(dag_id, f"The count of {len(ids)} releases", error.error.detail or {}) from error
     return total
 
 
-def _error(subject: str, detail: dict[str, Any]) -> WatchRefused | Transient:
+def _error(dag_id: str, subject: str, detail: dict[str, Any]) -> WatchRefused | Transient:
     status, text = int(detail.get("status_code") or 0), detail.get("detail") or detail.get("message") or detail
     if 400 <= status < 500:
         return WatchRefused(
             subject,
             f"is refused by Airflow ({status}): {shorten(text, 600)}",
-            f"Compare the parameters with the form of '{RELEASE_DAG_ID}', and check that Airflow lists this DAG.",
+            f"Compare the parameters with the form of '{dag_id}', and check that Airflow lists this DAG.",
             code="airflow_refused",
         )
     return Transient(subject, f"failed in Airflow: {shorten(text, 400)}", "Airflow tries again.")

@@ -14,7 +14,6 @@ class NamePattern(NamedTuple):
     words: str
 
 
-BUCKET = "onnx-models"
 ALIAS = "candidate"
 CHAMPION_ALIAS = "champion"
 
@@ -27,6 +26,12 @@ ALIAS_NAME = NamePattern(
     r"^[a-z][a-z0-9_-]{0,63}$", "a lower-case letter, then up to 63 lower-case letters, digits, '_' or '-'"
 )
 BUCKET_NAME = NamePattern(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", "3 to 63 lower-case letters, digits, '.' or '-'")
+# No folder name begins with a dot: `..` would leave the prefix in tools that take keys for paths.
+PREFIX = NamePattern(
+    r"^(?=.{1,200}$)[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*$",
+    "folders of letters, digits, '.', '_', '=' or '-', joined by '/', at most 200 characters",
+)
+DAG_ID = NamePattern(r"^[A-Za-z0-9_.-]{1,250}$", "up to 250 letters, digits, '.', '_' or '-'")
 RUN_ID = NamePattern(r"^[0-9a-f]{32}$", "the 32 hex digits from the run's page in MLflow")
 MODEL_URI = NamePattern(
     r"^(runs:/[0-9a-f]{32}/.+|models:/(m-[0-9a-zA-Z]+|[^/@]+(/[0-9]+|@[^/@]+)))$",
@@ -50,9 +55,9 @@ WATCH_POLL_S = 2.0
 WATCH_CRON = "*/10 * * * *"
 WATCH_LOOKBACK_H = 24.0
 
-# Releases in progress in one Airflow, of new and old training runs together.
+# Releases in progress of one release DAG, of new and old training runs together.
 RELEASES_ACTIVE_MAX = 64
-# Releases of old training runs that one DAG run of `watch_training` keeps in progress.
+# Releases of old training runs that one DAG run of the watch keeps in progress.
 RELEASES_AT_ONCE = 2
 RELEASES_AT_ONCE_MAX = 64
 # The assumed duration of one release in a plan, before the first release.

@@ -70,6 +70,7 @@ class StorageRefused(Refused):
         "not_staged": "The staged artifact or one of its files is missing.",
         "staging_record": "The record of the staged objects is damaged.",
         "not_a_work_folder": "A folder that is not a DAG run's work folder was to be deleted.",
+        "not_an_artifact_folder": "A folder that is not an artifact's below bucket and prefix was to be deleted.",
     }
     deployment_codes: ClassVar[frozenset[str]] = frozenset(
         {"access_denied", "wrong_address", "wrong_extra", "invalid_request", "staging_uri", "not_a_work_folder"}
@@ -80,12 +81,13 @@ class WatchRefused(Refused):
     """A search for training runs that cannot be made, or a release that cannot be started."""
 
     codes: ClassVar[Mapping[str, str]] = {
-        "airflow_refused": "Airflow refuses the parameters of a release, or has no DAG release_onnx.",
+        "airflow_refused": "Airflow refuses the parameters of a release, or has no DAG of the route.",
         "empty_range": "The begin of a range of time is not before its end.",
         "filter_too_long": "The filter for training runs has too many characters.",
         "no_data_interval": "The DAG run of a backfill has no data interval.",
         "no_experiment": "No experiment is given or configured.",
         "no_since": "A range of time has an end and no begin.",
+        "no_watch": "The command names no DAG of the watch, or one that does not exist.",
         "not_a_time": "A parameter is not a time in ISO 8601.",
     }
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx import airflow_urls
+from airflow_onnx.dag_roles import takes_parameters
 from airflow_onnx.log_lines import wrapped
 from onnx_release.errors import Refused, ReleaseError, Transient
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Browsers and servers accept this much in the address of the trigger page.
-_LINK_MAX_CHARACTERS = 4000
+LINK_MAX_CHARACTERS = 4000
 # A model can have hundreds of outputs.
 _DETAILS_MAX = 10
 
@@ -83,12 +84,26 @@ def _log_block(state: str, reason: str, action: str, details: Sequence[str] = ()
         log.info("%s", line)
 
 
-def rerun_link(context: Context | None) -> str:
-    """Return the address that repeats this release, empty for a task without a training run."""
-    conf = dict(context["dag_run"].conf or {}) if context else {}
-    if not conf.get("training_run_id") and not conf.get("model_uri"):
+def rerun_link(
+    context: Context | None, training_run_id: str = "", max_characters: int = LINK_MAX_CHARACTERS, dag_id: str = ""
+) -> str:
+    """Return the address that repeats this release, empty for a task without a training run.
+
+    A DAG with a task group of a release has no form of a release. Its address is that of the DAG run.
+
+    :param training_run_id: the training run, empty for the one of the parameters.
+    :param dag_id: the DAG of the release, empty for the DAG of the task.
+    """
+    run: Any = context["dag_run"] if context else None
+    if context is None or run is None:
         return ""
-    return airflow_urls.rerun_url(str(conf.get("training_run_id") or ""), conf, _LINK_MAX_CHARACTERS)
+    if not takes_parameters(context):
+        return airflow_urls.dag_run_url(run.dag_id, run.run_id)
+    conf = dict(run.conf or {})
+    run_id = training_run_id or str(conf.get("training_run_id") or "")
+    if not run_id and not conf.get("model_uri"):
+        return ""
+    return airflow_urls.rerun_url(dag_id or run.dag_id, run_id, conf, max_characters)
 
 
 def _leave_out_frames() -> None:

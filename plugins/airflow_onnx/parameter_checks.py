@@ -10,7 +10,6 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, cast
 
@@ -50,7 +49,9 @@ def problems(parameters: Parameters) -> list[Refused]:
 
     :param parameters: values by name. A missing name is not checked.
     """
-    found = []
+    known = release_params()
+    # Airflow accepts every name, so a typing error would leave a limit at its default.
+    found: list[Refused] = [params.unknown_name(name, known) for name in parameters if name not in known]
     for check in _checks(parameters):
         try:
             check()
@@ -60,10 +61,13 @@ def problems(parameters: Parameters) -> list[Refused]:
 
 
 def _checks(parameters: Parameters) -> Iterator[Callable[[], object]]:
-    # Airflow accepts every name, so a typing error would leave a limit at its default.
-    yield from (partial(_refuse_unknown, name) for name in parameters if name not in release_params())
     yield from (partial(_require_size, name, value) for name, value in parameters.items())
-    for name, validate in (("model_name", validation.validate_model_name), ("bucket", validation.validate_bucket)):
+    names = {
+        "model_name": validation.validate_model_name,
+        "bucket": validation.validate_bucket,
+        "prefix": validation.validate_prefix,
+    }
+    for name, validate in names.items():
         if parameters.get(name):
             yield partial(validate, parameters[name])
     for record in (ParityLimits, _Kinds):
@@ -74,6 +78,8 @@ def _checks(parameters: Parameters) -> Iterator[Callable[[], object]]:
     yield partial(_require_precision_limits, parameters.get("precision_limits"))
     yield partial(_require_input_spec, parameters.get("input_spec"))
     yield partial(_require_destination, parameters)
+    if "bucket" in parameters:
+        yield partial(_require_bucket, parameters["bucket"])
 
 
 def _require_size(name: str, value: Any) -> None:
@@ -81,12 +87,6 @@ def _require_size(name: str, value: Any) -> None:
     if size > _CHARACTERS_MAX:
         problem, action = f"has {size} characters", f"Use at most {_CHARACTERS_MAX}."
         raise ParameterRefused(f"The parameter {name!r:.80}", problem, action, code="wrong_parameter")
-
-
-def _refuse_unknown(name: str) -> None:
-    close = get_close_matches(name, release_params(), n=1)
-    action = f"Use {close[0]!r}." if close else "Remove it. docs/parameters.md lists all."
-    raise ParameterRefused(f"The parameter {name!r:.80}", "does not exist", action, code="unknown_parameter")
 
 
 def _require_kind(record: type[Record], name: str, value: Any) -> None:
@@ -156,3 +156,14 @@ def _require_destination(parameters: Parameters) -> None:
         # Tuning may also end with an exact model: the stage is wrong only if it cannot.
         if Precision.EXACT not in precisions:
             validation.stage_for(stage, precision)
+
+
+def _require_bucket(bucket: Any) -> None:
+    if not bucket:
+        raise ParameterRefused(
+            "The bucket for the released model",
+            "is not set",
+            "Set the parameter 'bucket' of this release, the argument 'bucket' of release_dag, or the option "
+            "[onnx_release] bucket.",
+            code="missing_value",
+        )

@@ -7,12 +7,15 @@ Airflow renders a template to text. A number, a list or an object is therefore p
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar, cast, get_args
 
 from airflow.sdk import Param
+from airflow.sdk.exceptions import ParamValidationError
 
 from airflow_onnx.defaults import NamePattern
-from onnx_release.errors import ParameterRefused, RecordRefused
+from onnx_release.errors import ParameterRefused, RecordRefused, shorten
 from onnx_release.records.base import Record
 
 R = TypeVar("R", bound=Record)
@@ -63,6 +66,44 @@ def fields_of(record: type[Record], section: str) -> dict[str, Param]:
     }
 
 
+def with_defaults(fields: dict[str, Param], given: Mapping[str, Any]) -> dict[str, Param]:
+    """Return the fields of a form with the given defaults.
+
+    This is the order of all settings of a DAG: the parameter of a DAG run, the argument of the factory, the option of
+    `[onnx_release]`, the default of the package. The last two are in the fields, and Airflow applies the first one.
+
+    :param given: arguments of a factory by the name of the field. None leaves the default of the field.
+    :raises ParameterRefused: for an unknown name, or a value that the field refuses.
+    """
+    changed = dict(fields)
+    for name, default in given.items():
+        if name not in fields:
+            raise unknown_name(name, fields)
+        if default is not None:
+            old = fields[name]
+            changed[name] = Param(default, old.description, schema=old.schema)
+            require_valid(name, changed[name])
+    return changed
+
+
+def require_valid(name: str, param: Param) -> None:
+    """Raise `ParameterRefused` if the default of a field is not a value of the field."""
+    try:
+        param.resolve()
+    except ParamValidationError as error:
+        found = error.args[0]
+        subject = f"The parameter '{name}{getattr(found, 'json_path', '$').removeprefix('$'):.80}'"
+        problem = f"is wrong: {shorten(getattr(found, 'message', found), 300)}"
+        raise ParameterRefused(subject, problem, "Correct it.", code="wrong_parameter") from error
+
+
+def unknown_name(name: str, known: Iterable[str]) -> ParameterRefused:
+    """Return the refusal of a parameter that does not exist. Airflow itself accepts every name."""
+    close = get_close_matches(name, known, n=1)
+    action = f"Use {close[0]!r}." if close else "Remove it. docs/parameters.md lists all."
+    return ParameterRefused(f"The parameter {name!r:.80}", "does not exist", action, code="unknown_parameter")
+
+
 def text_param(name: str) -> str:
     """Return the template of a text parameter. An empty field renders to empty text."""
     return "{{ params.%s or '' }}" % name  # noqa: UP031 - braces are Jinja's
@@ -71,6 +112,16 @@ def text_param(name: str) -> str:
 def json_param(name: str) -> str:
     """Return the template of a parameter as JSON, for `value`."""
     return "{{ params.%s | tojson }}" % name  # noqa: UP031 - braces are Jinja's
+
+
+def text_params(*names: str) -> dict[str, Any]:
+    """Return the templates of text parameters by name, for arguments of the same names."""
+    return {name: text_param(name) for name in names}
+
+
+def json_params(*names: str) -> dict[str, Any]:
+    """Return the templates of parameters as JSON by name, for arguments of the same names."""
+    return {name: json_param(name) for name in names}
 
 
 def task_text(task_id: str, key: str = "return_value") -> str:

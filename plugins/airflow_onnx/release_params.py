@@ -247,9 +247,15 @@ def _promotion_params() -> dict[str, Param]:
 def _destination_params() -> dict[str, Param]:
     return {
         "bucket": field(
-            settings.bucket(), "string", DESTINATION, "Bucket",
-            "The bucket must exist. The option [onnx_release] bucket sets the default.",
+            settings.bucket() or None, "string", DESTINATION, "Bucket",
+            "The bucket must exist. A release needs one: set it here, in release_dag(bucket=…), or in the option "
+            "[onnx_release] bucket.",
             pattern=defaults.BUCKET_NAME,
+        ),
+        "prefix": field(
+            settings.prefix() or None, "string", DESTINATION, "Folder in the bucket",
+            "For a bucket that others use too. Empty: the root of the bucket.",
+            may_be_empty=True, pattern=defaults.PREFIX,
         ),
         "contract_change": field(
             "refuse", "string", DESTINATION, "If inputs or outputs change",

@@ -11,15 +11,17 @@ from typing import Any
 
 from airflow.listeners import hookimpl
 
+from airflow_onnx.dag_roles import RELEASING
 from airflow_onnx.log_lines import printable
 
 XCOM_KEY = "onnx_release_note"
 # The column of Airflow's database.
 _MAX_CHARACTERS = 1000
 _TITLE_MAX_CHARACTERS = 250
+_ARROW = " → "
 # A line with one of these signs is a result, and another result replaces it.
 _SIGNS = {"Released with a warning": "▲", "Released": "●", "Refused": "✖", "Failed": "‼"}
-# A DAG run of a release has one of these parameters.
+# A DAG run of a release that a person or the watch started has one of these parameters.
 _PARAMETERS = ("training_run_id", "model_uri")
 
 
@@ -27,7 +29,7 @@ def title(run_name: str | None, training_run_id: str, model_name: str | None) ->
     """Return the first line of a note, for example ``small → radio-onnx``."""
     from airflow_onnx.tracking.run_description import escaped
 
-    line = f"{run_name or training_run_id} → {model_name}" if model_name else run_name or training_run_id
+    line = f"{run_name or training_run_id}{_ARROW}{model_name}" if model_name else run_name or training_run_id
     return escaped(printable(line[:_TITLE_MAX_CHARACTERS]))
 
 
@@ -48,9 +50,9 @@ def joined(before: str, new: str) -> str:
     first, _, last = new.partition("\n")
     signs = tuple(f"{sign} " for sign in _SIGNS.values())
     kept = [line.rstrip() for line in before.splitlines() if not line.startswith(signs)]
-    if first in kept:
-        # The title goes before the result again.
-        kept.remove(first)
+    # The title goes before the result again. The release DAG may have another model name than the watch expected.
+    run_name = first.partition(_ARROW)[0]
+    kept = [line for line in kept if line != run_name and not line.startswith(f"{run_name}{_ARROW}")]
     own = "\n".join(kept).strip()
     # Two spaces end a line of Markdown.
     text = "  \n".join(part for part in (own, first, last) if part)
@@ -69,13 +71,23 @@ def on_dag_run_failed(dag_run: Any, msg: str) -> None:
     _write(dag_run)
 
 
+def _has_parameters(dag_run: Any) -> bool:
+    return any((dag_run.conf or {}).get(name) for name in _PARAMETERS)
+
+
+def _has_role(dag_run: Any) -> bool:
+    """Return True for a DAG with a task group of a release, or with a schedule: its DAG runs have no parameters."""
+    # The scheduler sets the attribute.
+    return not set(RELEASING).isdisjoint(getattr(getattr(dag_run, "dag", None), "tags", ()))
+
+
 def _write(dag_run: Any) -> None:
     from airflow.models.xcom import XComModel
     from sqlalchemy import select
     from sqlalchemy.orm import object_session
 
     session = object_session(dag_run)
-    if session is None or not any((dag_run.conf or {}).get(name) for name in _PARAMETERS):
+    if session is None or not (_has_parameters(dag_run) or _has_role(dag_run)):
         return
     query = select(XComModel.value).where(
         XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key == XCOM_KEY

@@ -25,6 +25,14 @@ def validate_bucket(text: str) -> str:
     return _matching("bucket", text, defaults.BUCKET_NAME)
 
 
+def validate_prefix(text: str) -> str:
+    """Return the folder in a bucket unchanged. An empty text stands for the root of the bucket.
+
+    :raises ParameterRefused: if it does not match the pattern.
+    """
+    return _matching("prefix", text, defaults.PREFIX) if text else ""
+
+
 def validate_run_id(text: str) -> str:
     """Return the id of a training run unchanged.
 
@@ -71,10 +79,18 @@ def stage_for(text: str, precision: Precision | str) -> str | None:
     return stage
 
 
-def object_prefix(model_name: str, training_run_id: str, sha256: str) -> str:
-    """Return ``<model name>/<training run id>/<sha256 prefix>/``, the key prefix of one artifact."""
-    run_id = validate_run_id(training_run_id)
-    return f"{validate_model_name(model_name)}/{run_id}/{sha256[: defaults.SHA_PREFIX_LENGTH]}/"
+def run_folder_uri(bucket: str, prefix: str, model_name: str, training_run_id: str) -> str:
+    """Return ``s3://<bucket>/<prefix>/<model name>/<training run id>``, the folder of all releases of one run.
+
+    :raises ParameterRefused: if one of the names does not match its pattern.
+    """
+    folders = (validate_prefix(prefix), validate_model_name(model_name), validate_run_id(training_run_id))
+    return "/".join((f"s3://{validate_bucket(bucket)}", *filter(None, folders)))
+
+
+def artifact_uri(run_folder: str, sha256: str) -> str:
+    """Return ``<folder of the run>/<sha256 prefix>``, the folder of one artifact."""
+    return f"{run_folder}/{sha256[: defaults.SHA_PREFIX_LENGTH]}"
 
 
 def _matching(kind: str, text: str, pattern: defaults.NamePattern) -> str:

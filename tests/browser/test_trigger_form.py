@@ -17,6 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from airflow_onnx.dag import release_dag
+from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.ui.app import HEADERS, STATIC
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -30,6 +31,7 @@ class Form:
     def __init__(self, browser: Browser, params: Any, **options: Any) -> None:
         self.params = params
         self.posted: list[dict[str, Any]] = []
+        self.tags, self.dags = [str(DagRole.RELEASE)], ["release_onnx"]
         self.messages: list[str] = []
         # axe-core is a script of the test, which the page's own policy does not allow.
         self.page: Page = browser.new_context(bypass_csp=options.pop("bypass_csp", False), **options).new_page()
@@ -44,7 +46,11 @@ class Form:
     def _answer(self, route: Route) -> None:
         path = urlsplit(route.request.url).path.removeprefix("/flows")
         if path.endswith("/details"):
-            route.fulfill(json={"params": {name: param.dump() for name, param in self.params.items()}})
+            params = {name: param.dump() for name, param in self.params.items()}
+            route.fulfill(json={"params": params, "tags": [{"name": tag} for tag in self.tags]})
+        elif path == "/api/v2/dags":
+            assert "tags=onnx-release%3Arelease" in route.request.url
+            route.fulfill(json={"dags": [{"dag_id": dag_id, "dag_display_name": dag_id} for dag_id in self.dags]})
         elif path.endswith("/dagRuns"):
             self.posted.append(json.loads(route.request.post_data or ""))
             try:
@@ -71,7 +77,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def params() -> Any:
     """The parameters as the API server has them."""
-    return DagSerialization.from_dict(DagSerialization.to_dict(release_dag())).params
+    return DagSerialization.from_dict(DagSerialization.to_dict(release_dag("release_onnx"))).params
 
 
 def test_a_link_fills_in_the_form_and_only_the_changes_are_posted(browser: Browser, params: Any) -> None:
@@ -93,6 +99,24 @@ def test_a_link_fills_in_the_form_and_only_the_changes_are_posted(browser: Brows
     assert posted["note"].startswith("r ")
     assert posted["note"].endswith("→ radio-onnx")
     assert not set("[]()") & set(posted["note"])
+
+
+def test_the_user_chooses_among_several_release_dags_and_no_other_dag_is_started(browser: Browser, params: Any) -> None:
+    form = Form(browser, params)
+    form.dags = ["release_churn", "release <b>"]
+    conf = quote(json.dumps({"training_run_id": RUN}))
+    form.page.goto(f"{ORIGIN}/onnx-release/trigger?conf={conf}")
+    form.page.get_by_role("link", name="release <b>").click()
+    form.page.wait_for_selector("#submit:enabled")
+    assert form.page.inner_text("#dag") == "release <b>"
+    form.page.click("#submit")
+    form.page.wait_for_url("**/flows/dags/release%20%3Cb%3E/runs/manual__1")
+    assert form.posted[0]["conf"] == {"training_run_id": RUN}
+    form.tags = ["reporting"]
+    form.page.goto(f"{ORIGIN}/onnx-release/trigger?dag=delete_all&conf={conf}")
+    form.page.wait_for_selector("#problem:visible")
+    assert "delete_all is not a DAG of releases" in form.page.inner_text("#problem")
+    assert form.page.is_disabled("#submit")
 
 
 def test_wrong_values_get_words_at_their_fields_and_start_nothing(browser: Browser, params: Any) -> None:

@@ -35,7 +35,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         "WORKER_GRACE": "20s",
         "TASK_HEARTBEAT_TIMEOUT_S": 20,
         "WATCH_EXPERIMENTS": "demo",
-        "WATCH_RELEASE_PARAMS": json.dumps(QUICK),
+        "WATCH_ROUTES": json.dumps([{"experiment": "*", "params": QUICK}]),
     }
     env.complete(home / ".env")
     extra = {name: str(value) for name, value in settings.items()}

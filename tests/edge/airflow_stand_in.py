@@ -1,4 +1,4 @@
-"""Stand-in for Airflow's supervisor: start and count of DAG runs of `release_onnx`, and questions to a person."""
+"""Stand-in for Airflow's supervisor: start and count of DAG runs of releases, and questions to a person."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from airflow.sdk.execution_time.comms import (
 
 @dataclass
 class Supervisor:
-    """DAG runs by id, with their parameters and states. `fails_with` is the error of the next start.
+    """DAG runs by id, with their parameters, states and DAGs. `fails_with` is the error of the next start.
 
-    `questions` are those to a person.
+    A DAG run without an entry in `dags` belongs to any DAG. `questions` are those to a person.
     """
 
     confs: dict[str, dict[str, Any]] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
+    dags: dict[str, str] = field(default_factory=dict)
     fails_with: ErrorResponse | None = None
     questions: list[CreateHITLDetailPayload] = field(default_factory=list)
 
@@ -37,18 +38,22 @@ class Supervisor:
             self.questions.append(msg)
             return OKResponse(ok=True)
         assert isinstance(msg, GetDRCount), msg
-        assert msg.dag_id == "release_onnx"
-        found = [self.states[run_id] for run_id in msg.run_ids or [] if run_id in self.states]
+        found = [
+            self.states[run_id]
+            for run_id in msg.run_ids or []
+            if run_id in self.states and self.dags.get(run_id, msg.dag_id) == msg.dag_id
+        ]
         return DRCount(count=sum(msg.states is None or state in msg.states for state in found))
 
     def _start(self, message: TriggerDagRun) -> OKResponse | ErrorResponse:
-        assert (message.dag_id, message.logical_date) == ("release_onnx", None)
+        assert message.logical_date is None
         if self.fails_with is not None:
             error, self.fails_with = self.fails_with, None
             raise AirflowRuntimeError(error)
-        if message.run_id in self.states:
+        if message.run_id in self.states and self.dags.get(message.run_id, message.dag_id) == message.dag_id:
             return ErrorResponse(error=ErrorType.DAGRUN_ALREADY_EXISTS)
         self.confs[message.run_id], self.states[message.run_id] = dict(message.conf or {}), "queued"
+        self.dags[message.run_id] = message.dag_id
         return OKResponse(ok=True)
 
 

@@ -43,6 +43,7 @@ SIGNATURE = ModelSignature(
 )
 
 TAG = "onnx_release"
+BUCKET = "heimdall-models"
 # The tasks in the order in which they run.
 ORDER = ("wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "approve", "promote")
 MEASURED = {"measure_min_s": 0.1, "measure_max_s": 0.5, "rounds_min": 10}
@@ -192,6 +193,7 @@ class Release:
             training_run_id=self.training_run_id,
             trained_model=self.returned.get("wait"),
             target_uri=self.pushed.get("target_uri", ""),
+            **self._destination(),
             version=self.returned.get("promote"),
         ).execute(self.context)
 
@@ -202,19 +204,25 @@ class Release:
 
     def _wait(self) -> Any:
         return MlflowTrainingRunSensor(
-            task_id="wait_for_training", training_run_id=self.training_run_id, model_name=self.model_name
+            task_id="wait_for_training",
+            training_run_id=self.training_run_id,
+            model_name=self.model_name,
+            log_to_run=True,
         )
 
     def _prepare(self) -> Any:
         return PrepareWorkFolderOperator(
             task_id="prepare_work",
-            bucket=self.params.get("bucket", "heimdall-models"),
+            **self._destination(),
             files={"inputs_uri": self.params.get("inputs_uri", "")},
             **self._shared(),
         )
 
     def _shared(self) -> dict[str, Any]:
-        return {"trained_model": self.returned["wait"]}
+        return {"trained_model": self.returned["wait"], "log_to_run": True}
+
+    def _destination(self) -> dict[str, Any]:
+        return {"bucket": self.params.get("bucket", BUCKET), "prefix": self.params.get("prefix", "")}
 
     def _export(self) -> Any:
         return OnnxExportOperator(
@@ -281,8 +289,7 @@ class Release:
         }
 
     def _upload(self) -> Any:
-        bucket = self.params.get("bucket", "heimdall-models")
-        return OnnxUploadToS3Operator(task_id="upload", bucket=bucket, **self._judged(), **self._shared())
+        return OnnxUploadToS3Operator(task_id="upload", **self._destination(), **self._judged(), **self._shared())
 
     def _register(self) -> Any:
         return MlflowRegisterOnnxOperator(
@@ -330,7 +337,7 @@ def new_release(run_id: str) -> Release:
 
 
 def objects_of(release: Release) -> list[str]:
-    keys = S3Hook("minio_default").list_keys("heimdall-models", prefix=f"{release.model_name}/")
+    keys = S3Hook("minio_default").list_keys(BUCKET, prefix=f"{release.model_name}/")
     return sorted(keys or [])
 
 

@@ -75,7 +75,7 @@ def test_a_list_of_choices_is_a_multiple_choice(params: dict[str, Any]) -> None:
 @cache
 def api_server_params() -> SerializedParamsDict:
     """Return the parameters as the API server has them: it reads the DAG from Airflow's database."""
-    return DagSerialization.from_dict(DagSerialization.to_dict(release_dag())).params
+    return DagSerialization.from_dict(DagSerialization.to_dict(release_dag("release_onnx"))).params
 
 
 @pytest.mark.parametrize(

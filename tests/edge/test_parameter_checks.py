@@ -11,13 +11,20 @@ from airflow_onnx.errors import together
 from airflow_onnx.release_params import release_params
 from tests.refusals import refused
 
-DEFAULTS = {name: param.value for name, param in release_params().items()}
+DEFAULTS = {name: param.value for name, param in release_params().items()} | {"bucket": "models"}
 
 
 def test_the_defaults_and_every_empty_field_pass() -> None:
     assert parameter_checks.problems(DEFAULTS) == []
     empty = {name: None for name, param in release_params().items() if "null" in param.schema["type"]}
-    assert parameter_checks.problems(DEFAULTS | empty) == []
+    assert parameter_checks.problems(DEFAULTS | empty | {"bucket": "models"}) == []
+
+
+def test_a_bucket_has_no_default_and_the_refusal_names_the_places_to_set_it() -> None:
+    assert release_params()["bucket"].value is None
+    (found,) = parameter_checks.problems(DEFAULTS | {"bucket": None})
+    assert found.code == "missing_value"
+    assert all(place in found.action for place in ("parameter 'bucket'", "release_dag", "[onnx_release] bucket"))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +50,8 @@ def test_the_defaults_and_every_empty_field_pass() -> None:
         ({"mae_mx": 1e-3}, "unknown_parameter", "Use 'mae_max'"),
         ({"\x1b[31m" * 50: 1}, "unknown_parameter", "docs/parameters.md"),
         ({"bucket": "A"}, "wrong_name", "'A'"),
+        ({"prefix": "a//b"}, "wrong_name", "'a//b'"),
+        ({"prefix": "a/../b"}, "wrong_name", "'a/../b'"),
     ],
 )
 def test_a_wrong_parameter_is_named(changes: dict[str, Any], code: str, part: str) -> None:

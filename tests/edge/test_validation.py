@@ -48,5 +48,7 @@ def test_aliases_that_mlflow_reserves_or_refuses(text: str) -> None:
     assert caught.value.code in ("wrong_name", "reserved_alias")
 
 
-def test_object_prefix_is_model_run_and_digest() -> None:
-    assert validation.object_prefix("m", "1" * 32, "ab" * 32) == f"m/{'1' * 32}/abababababababab/"
+def test_the_folder_of_an_artifact_is_prefix_model_run_and_digest() -> None:
+    of_run = validation.run_folder_uri("models", "", "m", "1" * 32)
+    assert validation.artifact_uri(of_run, "ab" * 32) == f"s3://models/m/{'1' * 32}/abababababababab"
+    assert validation.run_folder_uri("models", "teams/radio", "m", "1" * 32) == f"s3://models/teams/radio/m/{'1' * 32}"

@@ -35,7 +35,7 @@ def stack_environment(home: Path, ports: list[int] | None = None) -> dict[str, s
     names = ("AIRFLOW_PORT", "MLFLOW_PORT", "MINIO_PORT")
     rest = {name: value for name, value in os.environ.items() if name not in (*names, "ONCE")}
     chosen = dict(zip(names, map(str, ports or []), strict=False))
-    watch = {"WATCH_EXPERIMENTS": WATCHED, "WATCH_RELEASE_PARAMS": json.dumps(QUICK)}
+    watch = {"WATCH_EXPERIMENTS": WATCHED, "WATCH_ROUTES": json.dumps([{"experiment": "*", "params": QUICK}])}
     return {**rest, "STACK_HOME": str(home), **chosen, **watch}
 
 

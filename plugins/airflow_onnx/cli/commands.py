@@ -13,7 +13,6 @@ from airflow.cli.cli_config import (
 )
 
 from airflow_onnx import defaults
-from airflow_onnx.hooks.mlflow import MlflowHook
 
 PLAN_ARGUMENTS = (
     Arg(
@@ -22,17 +21,13 @@ PLAN_ARGUMENTS = (
         required=True,
     ),
     Arg(("--to-date",), help="Runs that ended before this time. Default: now"),
+    Arg(("--dag-id",), help="The watch whose routes count. Needed if Airflow has several"),
     Arg(
         ("--experiment",),
-        help="Name or id of an experiment, or '*'. May be repeated. Default: the option watch_experiments",
+        help="Name, id or pattern of experiments. May be repeated. Default: the experiments of the watch",
         action="append",
     ),
-    Arg(("--filter",), help="More conditions, in MLflow's filter language. Default: the option watch_filter"),
-    Arg(
-        ("--model-name",),
-        help="Registered model of runs without the tag onnx_release.model_name on the run or its experiment",
-        default="",
-    ),
+    Arg(("--filter",), help="More conditions, in MLflow's filter language. Default: the filter of the watch"),
     Arg(("--wide",), help="A line for each run, of up to 160 characters", action="store_true"),
     Arg(("--newest-first",), help="List the newest runs first", action="store_true"),
     Arg(
@@ -41,7 +36,7 @@ PLAN_ARGUMENTS = (
         type=int,
         default=defaults.RELEASES_AT_ONCE,
     ),
-    Arg(("--mlflow-conn-id",), help="Airflow connection of type mlflow", default=MlflowHook.default_conn_name),
+    Arg(("--mlflow-conn-id",), help="Airflow connection of type mlflow. Default: the connection of the watch"),
     ARG_OUTPUT,
     ARG_VERBOSE,
 )

@@ -15,15 +15,16 @@ from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
 from airflow_onnx import dag_runs
+from airflow_onnx.dag_roles import DagRole, dag_ids
 from airflow_onnx.dag_runs import State
-from airflow_onnx.deployment import settings
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.watch import summary
-from airflow_onnx.watch.decide import Decider, ReleaseDefaults
+from airflow_onnx.watch.decide import Decider
 from airflow_onnx.watch.estimate import estimate
 from airflow_onnx.watch.queries import Scope, TimeSpan, parse_time
+from airflow_onnx.watch.routes import Routes
 from onnx_release.errors import Refused, Transient
 
 
@@ -61,9 +62,12 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
 
     :raises WatchRefused: if an argument cannot be used.
     """
+    watch = _watch_params(args.dag_id)
+    routes = Routes.read(watch["routes"])
     scope = Scope(
-        experiments=tuple(args.experiment or settings.watch_experiments()),
-        run_filter=args.filter if args.filter is not None else settings.watch_filter(),
+        experiments=tuple(args.experiment or watch["experiments"] or ()),
+        run_filter=args.filter if args.filter is not None else watch["run_filter"] or "",
+        routed=tuple(routes.patterns),
     )
     if not scope.experiments:
         raise WatchRefused(
@@ -74,26 +78,40 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
         )
     until = parse_time(args.to_date, "--to-date") if args.to_date else datetime.now(UTC)
     span = TimeSpan.between(parse_time(args.from_date, "--from-date"), until)
-    with MlflowRest(MlflowHook(args.mlflow_conn_id).server) as rest:
-        decider = Decider(
-            rest=rest,
-            scope=scope,
-            release_defaults=ReleaseDefaults(model_name=args.model_name, params=settings.watch_release_params()),
-            dag_state=_dag_state,
-        )
+    with MlflowRest(MlflowHook(args.mlflow_conn_id or watch["mlflow_conn_id"]).server) as rest:
+        decider = Decider(rest=rest, scope=scope, routes=routes, dag_state=_dag_state)
         decisions = list(decider.runs_between(span, newest_first=args.newest_first))
         return summary.to_dict(
             decisions, lambda: estimate(rest, list(decider.experiments), max(1, args.at_once)), rows_max=None
         )
 
 
-def _dag_state(dag_run_id: str) -> State:
+def _watch_params(dag_id: str | None) -> dict[str, Any]:
+    """Return the parameters of a watch in Airflow's database.
+
+    :param dag_id: the watch, None for the only one.
+    :raises WatchRefused: if there is none, or more than one.
+    """
+    from airflow.models.serialized_dag import SerializedDagModel
+
+    found = dag_ids(DagRole.WATCH)
+    if dag_id is None and len(found) == 1:
+        dag_id = found[0]
+    if dag_id not in found:
+        listed = ", ".join(found) or "none"
+        problem = f"does not exist; Airflow has {listed}" if dag_id else f"is not given; Airflow has {listed}"
+        raise WatchRefused("The DAG of the watch", problem, "Give one by --dag-id.", code="no_watch")
+    dag = SerializedDagModel.get_dag(dag_id)
+    return dict(dag.params.dump()) if dag else {}
+
+
+def _dag_state(dag_id: str, dag_run_id: str) -> State:
     # A command line has no supervisor. It may read Airflow's database.
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    query = select(DagRun.state).where(DagRun.dag_id == dag_runs.RELEASE_DAG_ID, DagRun.run_id == dag_run_id)
+    query = select(DagRun.state).where(DagRun.dag_id == dag_id, DagRun.run_id == dag_run_id)
     with create_session() as session:
         state = session.scalar(query)
     if state is None:

@@ -1,11 +1,13 @@
 """Placement of a release's tasks by kind of task.
 
-The option `[onnx_release] placement` is an object of kinds of task, each with the fields of `Place`. It is read when
-the DAG file is parsed: a mistake is an import error of the DAG.
+An object has kinds of task, each with the fields of `Place`. The argument of a factory precedes the option
+`[onnx_release] placement`, field by field. Both are read when the DAG file is parsed: a mistake is an import error of
+the DAG.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import conf
@@ -13,6 +15,7 @@ from airflow.sdk import conf
 from airflow_onnx import defaults
 from airflow_onnx.deployment import kubernetes, settings
 from airflow_onnx.deployment.kubernetes import Place
+from airflow_onnx.deployment.options import SECTION
 from airflow_onnx.errors import DeploymentRefused
 from onnx_release.errors import RecordRefused
 
@@ -20,12 +23,13 @@ LIGHT, EXPORT, MEASURE = "light", "export", "measure"
 KINDS = (LIGHT, EXPORT, MEASURE)
 
 
-def arguments(kind: str) -> dict[str, Any]:
+def arguments(kind: str, placed: Mapping[str, Place] | None = None) -> dict[str, Any]:
     """Return the placement arguments of an Airflow operator for one kind of task.
 
+    :param placed: the result of `places`, None for those of the option.
     :raises DeploymentRefused: for any wrong field of the option, also of another kind.
     """
-    place = places().get(kind, Place())
+    place = (places() if placed is None else placed).get(kind, Place())
     return {
         "queue": place.queue or conf.get("operators", "default_queue"),
         "pool": place.pool or (defaults.MEASURE_POOL if kind == MEASURE else "default_pool"),
@@ -36,14 +40,23 @@ def arguments(kind: str) -> dict[str, Any]:
     }
 
 
-def places() -> dict[str, Place]:
-    """Return the configured places by kind of task.
+def places(given: Mapping[str, Any] | None = None) -> dict[str, Place]:
+    """Return the places by kind of task.
 
+    :param given: the argument of a factory.
     :raises DeploymentRefused: for an unknown kind, or a wrong field, which the message names.
     """
+    found = _read(f"The option [{SECTION}] placement", settings.placement())
+    for kind, place in _read("The argument placement", given or {}).items():
+        changed = {name: getattr(place, name) for name in place.model_fields_set}
+        found[kind] = found.get(kind, Place()).replace(**changed)
+    return found
+
+
+def _read(origin: str, kinds: Mapping[str, Any]) -> dict[str, Place]:
     found = {}
-    for kind, fields in settings.placement().items():
-        subject = f"The option [{settings.SECTION}] placement, {kind!r:.80},"
+    for kind, fields in kinds.items():
+        subject = f"{origin}, {kind!r:.80},"
         if kind not in KINDS:
             action = f"Use {', '.join(KINDS)}. See docs/placement.md."
             raise DeploymentRefused(subject, "is not a kind of task", action, code="unknown_kind")

@@ -1,7 +1,7 @@
 """Options of Airflow's section `[onnx_release]`, which only the deployment sets.
 
-Each option can also be an environment variable, for example ``AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE=True``. `provider.py`
-describes them for Airflow; the fallbacks here apply where this package is not installed as a provider.
+Airflow reads the environment variable first, for example ``AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE=True``, and then its
+configuration file. The defaults are those of `options.py`, also where this package is not installed as a provider.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from typing import Any
 from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowConfigException
 
-from airflow_onnx import defaults
+from airflow_onnx.deployment.options import OPTIONS, SECTION
 from airflow_onnx.errors import DeploymentRefused
-from onnx_release import limits
 from onnx_release.records.artifact import Precision
-
-SECTION = "onnx_release"
 
 
 def allow_pickle() -> bool:
     """Return True if pickled models may be loaded. A pickle can run any code on the worker."""
-    return bool(conf.getboolean(SECTION, "allow_pickle", fallback=False))
+    return _boolean("allow_pickle")
 
 
 def pickle_experiments() -> list[str]:
@@ -40,13 +37,12 @@ def factory_packages() -> tuple[str, ...]:
 
 def staging_uri() -> str:
     """Return the folder (``file://…`` or ``s3://…``) through which the tasks of a release pass the artifact."""
-    default = (_airflow_home() / "onnx_release_staging").as_uri()
-    return _text("staging_uri", default).rstrip("/")
+    return (_text("staging_uri") or (_airflow_home() / "onnx_release_staging").as_uri()).rstrip("/")
 
 
 def staging_conn_id() -> str:
     """Return the connection of type `aws` for an ``s3://`` staging folder."""
-    return _text("staging_conn_id", "minio_default")
+    return _text("staging_conn_id")
 
 
 def cache_folder() -> Path:
@@ -60,7 +56,7 @@ def cache_max_bytes() -> int:
 
     :raises DeploymentRefused: for a value that is not a whole number from 0 on.
     """
-    return int(_number("cache_max_bytes", defaults.CACHE_MAX_BYTES, whole=True, zero=True))
+    return int(_number("cache_max_bytes", whole=True, zero=True))
 
 
 def _airflow_home() -> Path:
@@ -73,18 +69,23 @@ def airflow_url() -> str:
 
 
 def bucket() -> str:
-    """Return the bucket of the released artifacts, for releases that name no other."""
-    return _text("bucket", defaults.BUCKET)
+    """Return the bucket of the released artifacts, for releases that name no other. An empty text if none is set."""
+    return _text("bucket")
+
+
+def prefix() -> str:
+    """Return the folder in the bucket for the released artifacts. An empty text stands for the root of the bucket."""
+    return _text("prefix").strip("/")
 
 
 def pages() -> bool:
     """Return True if Airflow shows the pages of releases."""
-    return bool(conf.getboolean(SECTION, "pages", fallback=True))
+    return _boolean("pages")
 
 
 def pages_mlflow_conn_id() -> str:
     """Return the connection of type `mlflow` whose releases the pages show."""
-    return _text("pages_mlflow_conn_id", defaults.MLFLOW_CONN_ID)
+    return _text("pages_mlflow_conn_id")
 
 
 def protected_aliases() -> list[str]:
@@ -99,7 +100,7 @@ def is_protected(alias: str) -> bool:
 
 
 def watch_experiments() -> list[str]:
-    """Return names or ids of the experiments whose finished runs are released; ``*`` stands for all."""
+    """Return names, ids or patterns of the experiments whose finished runs are released; ``*`` stands for all."""
     return _names("watch_experiments")
 
 
@@ -109,8 +110,8 @@ def watch_filter() -> str:
 
 
 def watch_cron() -> str:
-    """Return the schedule of `watch_training` between asset events. It is also the interval of a backfill."""
-    return _text("watch_cron", defaults.WATCH_CRON)
+    """Return the schedule of the watch between asset events. It is also the interval of a backfill."""
+    return _text("watch_cron")
 
 
 def watch_poll_s() -> float:
@@ -118,15 +119,15 @@ def watch_poll_s() -> float:
 
     :raises DeploymentRefused: for a value that is not a number above 0.
     """
-    return _number("watch_poll_s", defaults.WATCH_POLL_S)
+    return _number("watch_poll_s")
 
 
-def watch_release_params() -> dict[str, Any]:
-    """Return parameters of `release_onnx` for every release that the watch starts.
+def watch_routes() -> list[Any]:
+    """Return the routes of the watch as they are configured. `airflow_onnx.watch.routes` checks them.
 
-    :raises DeploymentRefused: for a value that is not a JSON object.
+    :raises DeploymentRefused: for a value that is not a JSON list.
     """
-    return _json_object("watch_release_params", '{"alias": "x"}')
+    return list(_json("watch_routes", list))
 
 
 def placement() -> dict[str, Any]:
@@ -134,12 +135,12 @@ def placement() -> dict[str, Any]:
 
     :raises DeploymentRefused: for a value that is not a JSON object.
     """
-    return _json_object("placement", '{"measure": {"queue": "measuring"}}')
+    return dict(_json("placement", dict))
 
 
 def preload() -> bool:
     """Return True if the scheduler imports the libraries of the tasks before LocalExecutor forks."""
-    return bool(conf.getboolean(SECTION, "preload", fallback=False))
+    return _boolean("preload")
 
 
 def measure_lock() -> str:
@@ -147,7 +148,7 @@ def measure_lock() -> str:
 
     :raises DeploymentRefused: for a relative path.
     """
-    path = _text("measure_lock", str(Path(tempfile.gettempdir()) / "onnx_release_measure.lock"))
+    path = _text("measure_lock") or str(Path(tempfile.gettempdir()) / "onnx_release_measure.lock")
     if not Path(path).is_absolute():
         raise _refused("measure_lock", path, "Give the absolute path of a file.")
     return path
@@ -158,22 +159,26 @@ def measure_lock_timeout_s() -> float:
 
     :raises DeploymentRefused: for a value that is not a number above 0.
     """
-    return _number("measure_lock_timeout_s", limits.MEASURE_LOCK_TIMEOUT_S)
+    return _number("measure_lock_timeout_s")
 
 
-def _text(option: str, default: str = "") -> str:
+def _text(option: str) -> str:
     # An empty value in airflow.cfg means "not set".
-    return str(conf.get(SECTION, option, fallback="") or default)
+    return str(conf.get(SECTION, option, fallback="") or OPTIONS[option].default or "")
+
+
+def _boolean(option: str) -> bool:
+    return bool(conf.getboolean(SECTION, option, fallback=OPTIONS[option].default == "True"))
 
 
 def _names(option: str) -> list[str]:
     return [name for name in conf.getlist(SECTION, option, fallback=[]) if name]
 
 
-def _number(option: str, default: float, *, whole: bool = False, zero: bool = False) -> float:
+def _number(option: str, *, whole: bool = False, zero: bool = False) -> float:
     read = conf.getint if whole else conf.getfloat
     try:
-        number = float(read(SECTION, option, fallback=default))
+        number = float(read(SECTION, option, fallback=OPTIONS[option].default))
     except AirflowConfigException:
         number = math.nan
     if not (0 < number < math.inf or (zero and number == 0)):
@@ -182,13 +187,14 @@ def _number(option: str, default: float, *, whole: bool = False, zero: bool = Fa
     return number
 
 
-def _json_object(option: str, example: str) -> dict[str, Any]:
+def _json(option: str, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
     try:
-        found = conf.getjson(SECTION, option, fallback={})
+        found = conf.getjson(SECTION, option, fallback=kind())
     except AirflowConfigException:
         found = None
-    if not isinstance(found, dict):
-        raise _refused(option, _text(option), f"Give a JSON object: {example}.")
+    if not isinstance(found, kind):
+        noun = "list" if kind is list else "object"
+        raise _refused(option, _text(option), f"Give a JSON {noun}: {OPTIONS[option].example}.")
     return found
 
 

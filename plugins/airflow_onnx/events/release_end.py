@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 
-from airflow_onnx import airflow_urls, params
+from airflow_onnx import airflow_urls, outcome_log, params
 from airflow_onnx.events.figures import Figures
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.log_lines import printable
@@ -26,8 +26,6 @@ SUMMARY_KEY = "summary"
 
 # Subjects of mails and messages in chats stay readable.
 _TEXT_MAX_CHARACTERS = 500
-# Browsers and servers accept this much in the address of the trigger page.
-_LINK_MAX_CHARACTERS = 4000
 
 
 class Summary(Record):
@@ -140,7 +138,7 @@ def _links(context: Context, trained: TrainedModel | None, version: ModelVersion
     conf = dict(run.conf or {})
     found = {"dag_run_url": airflow_urls.dag_run_url(run.dag_id, run.run_id)}
     training_run_id = trained.training_run_id if trained else str(conf.get("training_run_id") or "")
-    found["rerun_url"] = airflow_urls.rerun_url(training_run_id, conf, _LINK_MAX_CHARACTERS)
+    found["rerun_url"] = outcome_log.rerun_link(context, training_run_id)
     if trained is None:
         return found
     try:

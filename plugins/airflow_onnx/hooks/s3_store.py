@@ -53,10 +53,12 @@ class S3StoreHook(BaseHook):
         from airflow_onnx.storage.s3_errors import require_connection
 
         bucket = settings.bucket()
+        if not bucket:
+            return False, "The test needs a bucket. Set the option [onnx_release] bucket."
         try:
             require_connection(self.s3_conn_id)
             hook = s3_hook(self.get_connection(self.s3_conn_id), config=_TEST_CONFIG)
-            folder = s3.S3Folder(hook=hook, bucket=bucket, prefix="connection-test/")
+            folder = s3.S3Folder(hook=hook, bucket=bucket, prefix=f"{settings.prefix()}/connection-test/".lstrip("/"))
             s3.require_bucket(folder)
             s3.require_write_access(folder)
         except (Refused, Transient) as error:

@@ -69,7 +69,8 @@ class OnnxApproveVersionOperator(AcceptedStepOperator):
         if not reasons:
             self.log.info("No alias that moves needs an approval.")
             return requested
-        run_log.log_waiting(run.hook, run.context, version.training_run_id)
+        if self.log_to_run:
+            run_log.log_waiting(run.hook, run.context, version.training_run_id)
         body = "\n".join(_question(run, version, report, reasons))
         raise approval.awaiting_answer(run.context, requested, body, float(params.value(self.timeout_h)))
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
-from airflow_onnx import params, step_times
+from airflow_onnx import defaults, params, step_times
+from airflow_onnx.deployment import settings
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging, worker_cache
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 class OnnxExportOperator(ReleaseStepOperator):
     """Exports the trained model and returns the `OnnxArtifact` in the work folder.
 
-    :param work_uri: the work folder of the DAG run, as `PrepareWorkFolderOperator` returned it.
+    :param work_uri: the work folder of the DAG run, as `PrepareWorkFolderOperator` returned it. Empty: the same
+        folder, which the export then makes. A later release removes it after a week.
     :param opset: the ONNX opset to write; empty for the exporter's default.
     :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA if the worker has it.
     :param model_source: ``factory``, ``factory_kwargs``, ``weights_key`` and ``input_spec``, each a value or its JSON;
@@ -49,7 +51,7 @@ class OnnxExportOperator(ReleaseStepOperator):
     def __init__(
         self,
         *,
-        work_uri: str,
+        work_uri: str = "",
         opset: Any = None,
         device: str = "auto",
         model_source: dict[str, Any] | None = None,
@@ -88,7 +90,7 @@ class OnnxExportOperator(ReleaseStepOperator):
             factory=source.factory(),
             input_spec=source.input_spec(),
         )
-        work = staging.open_staging(self.work_uri)
+        work = self._work_folder(run)
         with (
             scratch_folder() as scratch,
             worker_cache.trained_model(run.hook, run.trained_model.model_uri) as trained,
@@ -102,6 +104,15 @@ class OnnxExportOperator(ReleaseStepOperator):
             artifact = work.stage(staging.ARTIFACT, exported, out)
         self._log(artifact)
         return artifact.replace(trained_sha256=trained.sha256)
+
+    def _work_folder(self, run: StepRun) -> staging.Staging:
+        if self.work_uri:
+            return staging.open_staging(self.work_uri)
+        dag_run: Any = run.context["dag_run"]
+        uri = staging.work_folder_uri(settings.staging_uri(), dag_run.dag_id, dag_run.run_id)
+        work = staging.open_staging(uri)
+        work.prepare(defaults.WORK_KEEP_S)
+        return work
 
     def _log(self, artifact: OnnxArtifact) -> None:
         from onnx_release.report.numbers import seconds_text, size_text

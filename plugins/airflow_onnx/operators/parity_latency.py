@@ -98,7 +98,8 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             if report.champion:
                 self._log_champion(report, report.champion)
             if not report.passed:
-                report_files.log_reproduction(run.hook, run.trained_model, scratch / "reproduction")
+                if self.log_to_run:
+                    report_files.log_reproduction(run.hook, run.trained_model, scratch / "reproduction")
                 raise ReportRefused(
                     f"The artifact {artifact.sha256}",
                     f"did not pass: {'; '.join(report_failures(None, report))}",

@@ -35,6 +35,7 @@ class Preflight:
     hook: MlflowHook
     trained_model: TrainedModel
     bucket: str
+    prefix: str = ""
     s3_conn_id: str
     files: dict[str, str] = field(default_factory=dict)
 
@@ -64,9 +65,8 @@ class Preflight:
             require_packages(PACKAGES)
 
     def _require_store(self) -> None:
-        name = validation.validate_model_name(self.trained_model.model_name or "")
-        bucket = validation.validate_bucket(self.bucket)
-        folder = s3.folder_at(self.s3_conn_id, f"s3://{bucket}/{name}/{self.trained_model.training_run_id}")
+        name, run_id = self.trained_model.model_name or "", self.trained_model.training_run_id
+        folder = s3.folder_at(self.s3_conn_id, validation.run_folder_uri(self.bucket, self.prefix, name, run_id))
         s3.require_bucket(folder)
         s3.require_write_access(folder)
 

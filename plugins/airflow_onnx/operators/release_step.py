@@ -54,9 +54,10 @@ class StepRun:
 class ReleaseStepOperator(BaseOperator, abc.ABC):
     """One step of a release. A subclass implements `release`; the record that it returns is a dict in XCom.
 
-    A refusal fails the task without a retry and logs the report so far to the training run in MLflow.
+    A refusal fails the task without a retry.
 
     :param trained_model: the `TrainedModel` that the sensor returned.
+    :param log_to_run: log the report of a refusal, and all evidence so far, to the training run in MLflow.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     """
 
@@ -69,11 +70,13 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         self,
         *,
         trained_model: Any,
+        log_to_run: bool = False,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.trained_model = trained_model
+        self.log_to_run = log_to_run
         self.mlflow_conn_id = mlflow_conn_id
         # By the name of the link: Airflow calls `get_link` on the worker after `execute`, with this same object.
         self.link_urls: dict[str, str] = {}
@@ -84,7 +87,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
         return self.run_step(context, self.release)
 
     def run_step(self, context: Context, step: Callable[[StepRun], Record]) -> dict[str, Any]:
-        """Run a part of the step. A refusal is logged to the training run."""
+        """Run a part of the step. A refusal is logged to the training run on request."""
         with airflow_outcome(context):
             step_times.leave_begin(context)
             trained_model = params.record(TrainedModel, self.trained_model, "wait_for_training")
@@ -95,7 +98,7 @@ class ReleaseStepOperator(BaseOperator, abc.ABC):
             self.link_urls |= logged.link_urls
             return logged.report
 
-        with airflow_outcome(context, log_refusal):
+        with airflow_outcome(context, log_refusal if self.log_to_run else None):
             self.link_urls |= run_log.link_urls(run.hook, context, trained_model)
             require_packages(self.packages)
             self.result = step(run)

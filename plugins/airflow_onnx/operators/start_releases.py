@@ -14,14 +14,17 @@ from airflow_onnx import dag_runs, defaults, params
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.log_lines import printable
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from airflow_onnx.watch import summary
 from airflow_onnx.watch.backfill import Backfill, BackfillOptions, Backlog
-from airflow_onnx.watch.decide import Decider, Decision, ReleaseDefaults
+from airflow_onnx.watch.decide import Decider, Decision
 from airflow_onnx.watch.estimate import Estimate, estimate
 from airflow_onnx.watch.queries import Scope, TimeSpan, parse_time
+from airflow_onnx.watch.routes import Routes
 from airflow_onnx.watch.start import ReleaseStarter, start_new_releases
+from onnx_release.errors import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,10 +34,12 @@ if TYPE_CHECKING:
 # While releases of new runs delay a backfill, it checks them at this interval.
 DELAYED_WAIT_S = 10.0
 WAIT_MAX_S = 600.0
+# Experiments without a route that a summary names.
+_UNROUTED_MAX, _NAME_MAX_CHARACTERS = 20, 80
 
 
 class StartReleasesOperator(BaseOperator):
-    """Starts one DAG run of `release_onnx` for each finished training run.
+    """Starts one DAG run of a release DAG for each finished training run.
 
     The type of the DAG run decides about the training runs:
 
@@ -48,11 +53,9 @@ class StartReleasesOperator(BaseOperator):
 
     Returns the summary of `airflow_onnx.watch.summary.to_dict`. With `plan_only` nothing is started.
 
-    :param experiments: names or ids of MLflow's experiments, or ``*``.
+    :param experiments: names, ids or patterns of MLflow's experiments. Empty: those that a route matches.
+    :param routes: the release DAG and the parameters by experiment: see `airflow_onnx.watch.routes`.
     :param run_filter: more conditions in MLflow's filter language.
-    :param model_name: the registered model for runs without the tag ``onnx_release.model_name`` on the run or its
-        experiment. Empty: each run gets the name of its experiment and model.
-    :param release_params: more parameters of `release_onnx`, the same for each release.
     :param lookback_h: the time in hours in which a run counts as new.
     :param since: begin of a range in ISO 8601, in UTC without a time zone. Empty for no range.
     :param until: end of the range, which is not part of it. Empty for now.
@@ -62,9 +65,8 @@ class StartReleasesOperator(BaseOperator):
 
     template_fields: Sequence[str] = (
         "experiments",
+        "routes",
         "run_filter",
-        "model_name",
-        "release_params",
         "lookback_h",
         "since",
         "until",
@@ -78,10 +80,9 @@ class StartReleasesOperator(BaseOperator):
     def __init__(
         self,
         *,
-        experiments: Any,
+        routes: Any,
+        experiments: Any = None,
         run_filter: str = "",
-        model_name: str = "",
-        release_params: Any = None,
         lookback_h: Any = defaults.WATCH_LOOKBACK_H,
         since: str = "",
         until: str = "",
@@ -93,9 +94,8 @@ class StartReleasesOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.experiments = experiments
+        self.routes = routes
         self.run_filter = run_filter
-        self.model_name = model_name
-        self.release_params = release_params
         self.lookback_h = lookback_h
         self.since = since
         self.until = until
@@ -111,10 +111,10 @@ class StartReleasesOperator(BaseOperator):
             decider, options = backfill.decider, backfill.options
             if params.value(self.plan_only):
                 decisions = list(decider.new_runs(options.lookback_h)) if span is None else backfill.decisions(span)
-                return self._report(decisions, lambda: self._estimate(backfill))
+                return self._report(decider, decisions, lambda: self._estimate(backfill))
             if span is None:
                 starter = replace(backfill.starter, origin="new")
-                return self._report(start_new_releases(starter, options.lookback_h))
+                return self._report(decider, start_new_releases(starter, options.lookback_h))
             backlog = backfill.begin(span)
         return self._continue(context, backlog)
 
@@ -124,21 +124,20 @@ class StartReleasesOperator(BaseOperator):
 
     @contextmanager
     def _backfill(self, context: Context) -> Iterator[Backfill]:
+        routes = Routes.read(self.routes)
         scope = Scope(
             experiments=tuple(str(item) for item in params.value(self.experiments) or ()),
             run_filter=self.run_filter,
+            routed=tuple(routes.patterns),
         )
         if not scope.experiments:
             self.log.warning("No experiment is watched: set [onnx_release] watch_experiments, or the parameter.")
         options = params.settings(
             BackfillOptions, {"order": self.order, "at_once": self.at_once, "lookback_h": self.lookback_h}
         )
-        release_defaults = ReleaseDefaults(
-            model_name=self.model_name, params=dict(params.value(self.release_params) or {})
-        )
         hook = MlflowHook(self.mlflow_conn_id)
         with MlflowRest(hook.server) as rest:
-            decider = Decider(rest=rest, scope=scope, release_defaults=release_defaults, dag_state=dag_runs.state)
+            decider = Decider(rest=rest, scope=scope, routes=routes, dag_state=dag_runs.state)
             starter = ReleaseStarter(decider=decider, hook=hook, dag_run=context["dag_run"], origin="old")
             yield Backfill(starter, options)
 
@@ -169,12 +168,13 @@ class StartReleasesOperator(BaseOperator):
         with airflow_outcome(), self._backfill(context) as backfill:
             backlog, delayed = backfill.advance(backlog)
             if not backlog.pending and not backlog.active:
-                report = self._report(backfill.decisions(backlog.span), lambda: self._estimate(backfill))
+                decisions = backfill.decisions(backlog.span)
+                report = self._report(backfill.decider, decisions, lambda: self._estimate(backfill))
                 return report | {"started": backlog.started}
         self.log.info("Releases in progress: %d. Waiting: %d.", len(backlog.active), len(backlog.pending))
         self.defer(
             trigger=ReleaseDagRunsTrigger(
-                dag_run_ids=backlog.active_dag_run_ids,
+                dag_runs=backlog.active_dag_runs,
                 # A return costs the start of a task, and an unused slot delays a release: half of them is a compromise.
                 ended_min=max(1, len(backlog.active) // 2),
                 wait_max_s=DELAYED_WAIT_S if delayed else WAIT_MAX_S,
@@ -189,8 +189,16 @@ class StartReleasesOperator(BaseOperator):
         decider = backfill.decider
         return estimate(decider.rest, list(decider.experiments), backfill.options.at_once)
 
-    def _report(self, decisions: list[Decision], estimated: Callable[[], Estimate] | None = None) -> dict[str, Any]:
+    def _report(
+        self, decider: Decider, decisions: list[Decision], estimated: Callable[[], Estimate] | None = None
+    ) -> dict[str, Any]:
         report = summary.to_dict(decisions, estimated)
+        # A search for new runs does not read the runs of these.
+        if unrouted := decider.unrouted:
+            names = [shorten(printable(name), _NAME_MAX_CHARACTERS) for name in unrouted[:_UNROUTED_MAX]]
+            report |= {"unrouted_experiments": names, "unrouted_omitted": len(unrouted) - len(names)}
+            more = f" and {len(unrouted) - len(names)} more" if len(unrouted) > len(names) else ""
+            self.log.info("Not released, without a route: the experiments %s%s.", ", ".join(names), more)
         self.log.info("%s", summary.total_line(report))
         for line in (*summary.group_lines(report), *(summary.table_lines(report) if decisions else ())):
             self.log.info("%s", line)

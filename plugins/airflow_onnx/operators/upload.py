@@ -24,28 +24,30 @@ _SENT = {True: "uploaded", False: "already there"}
 
 
 class OnnxUploadToS3Operator(AcceptedStepOperator):
-    """Uploads artifact and report below ``s3://<bucket>/<model name>/<training run id>/<sha256 prefix>/``.
+    """Uploads artifact and report below ``s3://<bucket>/<prefix>/<model name>/<training run id>/<sha256 prefix>/``.
 
     An artifact that is staged in the same store is copied there by the store. Objects with the right bytes are not
     uploaded again by a retry or a second release. Returns an `S3Object` after every object was verified.
 
     :param bucket: an existing bucket.
+    :param prefix: a folder in the bucket; empty for its root.
     """
 
-    template_fields: Sequence[str] = (*AcceptedStepOperator.template_fields, "bucket")
+    template_fields: Sequence[str] = (*AcceptedStepOperator.template_fields, "bucket", "prefix")
     operator_extra_links: Sequence[BaseOperatorLink] = (*release_links(), ObjectLink())
     ui_color = "#fae8ff"
 
-    def __init__(self, *, bucket: str, **kwargs: Any) -> None:
+    def __init__(self, *, bucket: str, prefix: str = "", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bucket = bucket
+        self.prefix = prefix
 
     def release(self, run: StepRun) -> S3Object:
         """Upload missing objects, verify all, and remove objects that do not belong to the artifact."""
         judged, accepted = self.accepted_report(run)
         artifact, training_run_id = judged.artifact, run.trained_model.training_run_id
-        prefix = validation.object_prefix(run.model_name, training_run_id, artifact.sha256)
-        target = s3.folder_at(self.s3_conn_id, f"s3://{validation.validate_bucket(self.bucket)}/{prefix}")
+        of_run = validation.run_folder_uri(self.bucket, self.prefix, run.model_name, training_run_id)
+        target = s3.folder_at(self.s3_conn_id, validation.artifact_uri(of_run, artifact.sha256))
         s3.require_bucket(target)
         # Pushed before the first object: the clean-up removes the objects of an unfinished upload too.
         run.context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)

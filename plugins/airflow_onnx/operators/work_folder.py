@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import defaults, outcome_log, params, run_notes, step_times
+from airflow_onnx import defaults, outcome_log, params, run_notes, step_times, validation
 from airflow_onnx.deployment import settings
+from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import RerunLink, release_links
 from airflow_onnx.log_lines import wrapped
@@ -30,12 +32,13 @@ class PrepareWorkFolderOperator(BaseOperator):
     Returns the URI of the work folder. Packages, bucket, keys and files are checked here: see `Preflight`.
 
     :param trained_model: the `TrainedModel` that the sensor returned.
-    :param bucket: the bucket of the upload.
+    :param bucket: the bucket of the upload; likewise `prefix`, the folder in it.
     :param files: URIs of the user's ``.npz`` files by the parameter of the release.
     :param keep_s: the age in seconds at which the folder of an unfinished release is removed.
+    :param log_to_run: log the report of a refusal to the training run in MLflow.
     """
 
-    template_fields: Sequence[str] = ("trained_model", "bucket", "files", "mlflow_conn_id", "s3_conn_id")
+    template_fields: Sequence[str] = ("trained_model", "bucket", "prefix", "files", "mlflow_conn_id", "s3_conn_id")
     operator_extra_links: Sequence[BaseOperatorLink] = release_links()
 
     def __init__(
@@ -43,19 +46,23 @@ class PrepareWorkFolderOperator(BaseOperator):
         *,
         trained_model: Any,
         bucket: str,
+        prefix: str = "",
         files: dict[str, str] | None = None,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         s3_conn_id: str = "minio_default",
         keep_s: float = defaults.WORK_KEEP_S,
+        log_to_run: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.trained_model = trained_model
         self.bucket = bucket
+        self.prefix = prefix
         self.files = files
         self.mlflow_conn_id = mlflow_conn_id
         self.s3_conn_id = s3_conn_id
         self.keep_s = keep_s
+        self.log_to_run = log_to_run
         # As in `ReleaseStepOperator`.
         self.link_urls: dict[str, str] = {}
 
@@ -72,12 +79,13 @@ class PrepareWorkFolderOperator(BaseOperator):
             return logged.report
 
         run: Any = context["dag_run"]
-        with airflow_outcome(context, log_refusal):
+        with airflow_outcome(context, log_refusal if self.log_to_run else None):
             self.link_urls |= run_log.link_urls(hook, context, trained_model)
             Preflight(
                 hook=hook,
                 trained_model=trained_model,
                 bucket=self.bucket,
+                prefix=self.prefix,
                 s3_conn_id=self.s3_conn_id,
                 files=self.files or {},
             ).run()
@@ -97,7 +105,8 @@ class CleanWorkFolderOperator(BaseOperator):
     :param work_uri: the folder that `PrepareWorkFolderOperator` returned, or empty if it failed.
     :param trained_model: the `TrainedModel`, or empty if the sensor failed.
     :param training_run_id: the parameter of the release, for a release whose sensor failed; likewise `model_uri`.
-    :param target_uri: the ``s3://`` folder of this DAG run's upload, or empty if none began.
+    :param target_uri: the ``s3://`` folder of this DAG run's upload, or empty if none began. Objects are removed only
+        if it is a folder of the training run's releases below `bucket` and `prefix`.
     :param version: the result of the promotion, or empty.
     """
 
@@ -107,6 +116,8 @@ class CleanWorkFolderOperator(BaseOperator):
         "training_run_id",
         "model_uri",
         "target_uri",
+        "bucket",
+        "prefix",
         "version",
         "mlflow_conn_id",
         "s3_conn_id",
@@ -119,7 +130,9 @@ class CleanWorkFolderOperator(BaseOperator):
         work_uri: str,
         trained_model: Any,
         target_uri: str,
+        bucket: str,
         version: Any,
+        prefix: str = "",
         training_run_id: str = "",
         model_uri: str = "",
         mlflow_conn_id: str = MlflowHook.default_conn_name,
@@ -132,6 +145,8 @@ class CleanWorkFolderOperator(BaseOperator):
         self.training_run_id = training_run_id
         self.model_uri = model_uri
         self.target_uri = target_uri
+        self.bucket = bucket
+        self.prefix = prefix
         self.version = version
         self.mlflow_conn_id = mlflow_conn_id
         self.s3_conn_id = s3_conn_id
@@ -188,8 +203,16 @@ class CleanWorkFolderOperator(BaseOperator):
             self.log.warning("The outcome is not recorded in MLflow: %s", failure)
 
     def _remove_unnamed_objects(self, hook: MlflowHook, trained_model: TrainedModel) -> None:
-        name = trained_model.model_name or ""
-        if model_registry.of_source(hook, name, trained_model.training_run_id, self.target_uri):
+        name, run_id = trained_model.model_name or "", trained_model.training_run_id
+        of_run = validation.run_folder_uri(self.bucket, self.prefix, name, run_id)
+        if not re.fullmatch(rf"{re.escape(of_run)}/[0-9a-f]{{{defaults.SHA_PREFIX_LENGTH}}}", self.target_uri):
+            raise StorageRefused(
+                f"The folder {self.target_uri!r:.200}",
+                f"is not a folder of an artifact in {of_run}",
+                "Nothing was deleted: check the task's parameters 'bucket', 'prefix' and 'target_uri'.",
+                code="not_an_artifact_folder",
+            )
+        if model_registry.of_source(hook, name, run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", name, self.target_uri)
             return
         folder = s3.folder_at(self.s3_conn_id, self.target_uri)

@@ -37,6 +37,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
     :param model_name: the name of the registered model. Empty: from the tags of the run or its experiment, else made
         from the names of experiment and model.
     :param parameters: all parameters of the release as JSON, checked together before the wait. None: no check.
+    :param log_to_run: set tags on the training run when the release begins, and log the report of a refusal to it.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     :param deferrable: wait in the triggerer, without a worker slot.
     """
@@ -59,6 +60,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         logged_model_name: str = "",
         model_name: str = "",
         parameters: Any = None,
+        log_to_run: bool = False,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
@@ -69,6 +71,7 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
         self.logged_model_name = logged_model_name
         self.model_name = model_name
         self.parameters = parameters
+        self.log_to_run = log_to_run
         self.mlflow_conn_id = mlflow_conn_id
         self.deferrable = deferrable
         # By the name of the link: Airflow calls `get_link` on the worker after `execute`, with this same object.
@@ -135,10 +138,10 @@ class MlflowTrainingRunSensor(BaseSensorOperator):
             self.link_urls |= logged.link_urls
             return logged.report
 
-        with airflow_outcome(context, log_refusal):
+        with airflow_outcome(context, log_refusal if self.log_to_run else None):
             if wrong:
                 raise together(_CHECK, wrong)
-            if not self._logged_start:
+            if self.log_to_run and not self._logged_start:
                 run_log.log_start(hook, context, run_id)
                 self._logged_start = True
             found = training_run.find_trained_model(hook, run_id, model_uri, self.logged_model_name.strip() or None)

@@ -104,7 +104,7 @@ def log_report(
     report: ReleaseReport,
     *,
     released: ReleasedVersion | None = None,
-    in_release: bool = True,
+    release_dag_id: str = "",
 ) -> str:
     """Log the report, metrics, tags and description of one attempt on its training run.
 
@@ -116,7 +116,7 @@ def log_report(
     without it describe the exact release if there is one.
 
     :param released: the registered version, None for a refused or accepted attempt without a version.
-    :param in_release: False for a refusal by the watch, before a DAG run of the release.
+    :param release_dag_id: the DAG of the release, for a refusal by the watch before a DAG run of the release.
     :return: the address of the attempt's report.
     """
     run_id = report.trained_model.training_run_id
@@ -130,9 +130,9 @@ def log_report(
     sha256 = report.artifact.sha256 if report.artifact else ""
     name = report.trained_model.model_name or ""
     version_tags = _version_tags(report, released) if released else {}
-    found = _attempt_tags(context, run_id, status, reason)
+    found = _attempt_tags(context, run_id, status, reason, release_dag_id)
     if not unchanged:
-        found |= _emptied(before) | _dag_run_tags(context) | ({} if in_release else {tags.DAG_RUN_ID: ""})
+        found |= _emptied(before) | _dag_run_tags(context) | ({tags.DAG_RUN_ID: ""} if release_dag_id else {})
         found |= {tags.STATUS: status, tags.REASON: reason, tags.REASON_CODE: report.reason_code or ""}
         found |= {tags.REGISTERED_MODEL: name, tags.SHA256: sha256} | version_tags
     if reduced:
@@ -286,15 +286,17 @@ def _version_tags(report: ReleaseReport, released: ReleasedVersion) -> dict[str,
     return found
 
 
-def _attempt_tags(context: Context, training_run_id: str, status: str, reason: str = "") -> dict[str, str]:
+def _attempt_tags(
+    context: Context, training_run_id: str, status: str, reason: str = "", release_dag_id: str = ""
+) -> dict[str, str]:
     at = tags.now()
     attempt = f"{status} {at}"
-    conf = dict(context["dag_run"].conf or {})
+    again = outcome_log.rerun_link(context, training_run_id, tags.VALUE_MAX_CHARACTERS, release_dag_id)
     return {
         tags.ATTEMPTED_AT: at,
         tags.LAST_ATTEMPT: f"{attempt}: {reason}" if reason else attempt,
         tags.LAST_ATTEMPT_URL: _dag_run_url(context),
-        tags.RERUN_URL: airflow_urls.rerun_url(training_run_id, conf, tags.VALUE_MAX_CHARACTERS),
+        tags.RERUN_URL: again,
     }
 
 

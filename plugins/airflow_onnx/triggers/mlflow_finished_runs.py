@@ -25,10 +25,11 @@ RETRIED = (Refused, Transient, AirflowNotFoundException, AirflowRuntimeError)
 class MlflowFinishedRunsTrigger(BaseEventTrigger):
     """Trigger that polls MLflow and fires for each poll that finds new finished runs. It never ends.
 
-    The event only starts a DAG run of `watch_training`, which searches MLflow itself. After a restart of the triggerer
+    The event only starts a DAG run of the watch, which searches MLflow itself. After a restart of the triggerer
     the same runs may fire again. That DAG run then finds nothing to start.
 
-    :param experiments: names or ids of MLflow's experiments, or ``*``.
+    :param experiments: patterns of MLflow's experiments.
+    :param routed: the patterns of the routes. Runs of other experiments send no event.
     :param run_filter: more conditions in MLflow's filter language, or an empty string.
     :param lookback_h: the longest time that a poll searches, in hours.
     :param poll_interval_s: seconds between two polls.
@@ -38,6 +39,7 @@ class MlflowFinishedRunsTrigger(BaseEventTrigger):
         self,
         *,
         experiments: list[str],
+        routed: list[str],
         run_filter: str,
         mlflow_conn_id: str,
         lookback_h: float,
@@ -45,6 +47,7 @@ class MlflowFinishedRunsTrigger(BaseEventTrigger):
     ) -> None:
         super().__init__()
         self.experiments = experiments
+        self.routed = routed
         self.run_filter = run_filter
         self.mlflow_conn_id = mlflow_conn_id
         self.lookback_h = lookback_h
@@ -57,6 +60,7 @@ class MlflowFinishedRunsTrigger(BaseEventTrigger):
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
                 "experiments": self.experiments,
+                "routed": self.routed,
                 "run_filter": self.run_filter,
                 "mlflow_conn_id": self.mlflow_conn_id,
                 "lookback_h": self.lookback_h,
@@ -66,7 +70,7 @@ class MlflowFinishedRunsTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll for ever. After an error the trigger goes on, since nothing would start it again."""
-        scope = Scope(experiments=tuple(self.experiments), run_filter=self.run_filter)
+        scope = Scope(experiments=tuple(self.experiments), run_filter=self.run_filter, routed=tuple(self.routed))
         poller = RunPoller(scope, self.lookback_h, self.asset_state_store)
         while True:
             try:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_onnx import defaults
-from airflow_onnx.dag_runs import ACTIVE_STATES, MOVE_ALIAS_DAG_ID, RELEASE_DAG_ID
+from airflow_onnx.dag_roles import DagRole
+from airflow_onnx.dag_runs import ACTIVE_STATES
 
-WATCH_DAG_ID = "watch_training"
 RELEASES_MAX = 200
 # The tags of a release that has just ended may be some seconds old.
 ENDED_WITHIN = timedelta(seconds=60)
@@ -59,6 +59,11 @@ class AirflowRelease:
     tasks: tuple[TaskState, ...] = ()
 
     @property
+    def ids(self) -> tuple[str, str]:
+        """The ids of the DAG and of the DAG run."""
+        return self.dag_id, self.dag_run_id
+
+    @property
     def is_active(self) -> bool:
         """True while the DAG run is queued or running."""
         return self.state in ACTIVE_STATES
@@ -77,27 +82,27 @@ class AirflowRelease:
         return self.dag_run_id.removeprefix("release__") if self.dag_run_id.startswith("release__") else ""
 
 
-def releases_in_progress() -> list[AirflowRelease]:
-    """Return the active DAG runs with their tasks, and those that have just ended, the newest first."""
+def releases_in_progress(dag_ids: Collection[str]) -> list[AirflowRelease]:
+    """Return the active DAG runs of the DAGs with their tasks, and those that have just ended, the newest first."""
     from airflow.models.dagrun import DagRun
     from sqlalchemy import and_, or_
 
     ended = and_(DagRun.state.notin_(ACTIVE_STATES), DagRun.end_date >= datetime.now(UTC) - ENDED_WITHIN)
-    return _releases(DagRun.dag_id == RELEASE_DAG_ID, or_(DagRun.state.in_(ACTIVE_STATES), ended))
+    return _releases(DagRun.dag_id.in_(dag_ids), or_(DagRun.state.in_(ACTIVE_STATES), ended))
 
 
-def moves_in_progress() -> list[AirflowRelease]:
-    """Return the active DAG runs that move an alias, the newest first."""
+def moves_in_progress(dag_ids: Collection[str]) -> list[AirflowRelease]:
+    """Return the active DAG runs of DAGs that move an alias, the newest first."""
     from airflow.models.dagrun import DagRun
 
-    return _releases(DagRun.dag_id == MOVE_ALIAS_DAG_ID, DagRun.state.in_(ACTIVE_STATES))
+    return _releases(DagRun.dag_id.in_(dag_ids), DagRun.state.in_(ACTIVE_STATES))
 
 
-def newest_releases() -> list[AirflowRelease]:
-    """Return the newest DAG runs in any state."""
+def newest_releases(dag_ids: Collection[str]) -> list[AirflowRelease]:
+    """Return the newest DAG runs of the DAGs in any state."""
     from airflow.models.dagrun import DagRun
 
-    return _releases(DagRun.dag_id == RELEASE_DAG_ID, limit=50)
+    return _releases(DagRun.dag_id.in_(dag_ids), limit=50)
 
 
 def release(dag_id: str, dag_run_id: str) -> AirflowRelease | None:
@@ -116,7 +121,7 @@ def _releases(*conditions: Any, limit: int = RELEASES_MAX) -> list[AirflowReleas
     with create_session() as session:
         query = select(DagRun).where(*conditions).order_by(DagRun.run_after.desc()).limit(limit)
         runs = list(session.scalars(query).unique())
-        tasks = _tasks(session, runs[0].dag_id, [run.run_id for run in runs]) if runs else {}
+        tasks = _tasks(session, runs) if runs else {}
         return [
             AirflowRelease(
                 dag_id=run.dag_id,
@@ -127,25 +132,26 @@ def _releases(*conditions: Any, limit: int = RELEASES_MAX) -> list[AirflowReleas
                 ended_at=run.end_date,
                 note=run.note or "",
                 started_by=run.triggering_user_name or "",
-                tasks=tuple(tasks.get(run.run_id, ())),
+                tasks=tuple(tasks.get((run.dag_id, run.run_id), ())),
             )
             for run in runs
         ]
 
 
-def _tasks(session: Any, dag_id: str, run_ids: Sequence[str]) -> dict[str, list[TaskState]]:
+def _tasks(session: Any, runs: Sequence[Any]) -> dict[tuple[str, str], list[TaskState]]:
     from airflow.models.taskinstance import TaskInstance as Row
     from sqlalchemy import select
 
-    columns = (Row.run_id, Row.task_id, Row.state, Row.queued_dttm, Row.start_date, Row.end_date, Row.pool)
-    query = select(*columns).where(Row.dag_id == dag_id, Row.run_id.in_(run_ids), Row.task_id.in_(STEPS))
-    found: dict[str, list[TaskState]] = {}
-    for run_id, task_id, state, queued_at, started_at, ended_at, pool in session.execute(query):
+    columns = (Row.dag_id, Row.run_id, Row.task_id, Row.state, Row.queued_dttm, Row.start_date, Row.end_date, Row.pool)
+    dag_ids, run_ids = {run.dag_id for run in runs}, {run.run_id for run in runs}
+    query = select(*columns).where(Row.dag_id.in_(dag_ids), Row.run_id.in_(run_ids), Row.task_id.in_(STEPS))
+    found: dict[tuple[str, str], list[TaskState]] = {}
+    for dag_id, run_id, task_id, state, queued_at, started_at, ended_at, pool in session.execute(query):
         task = TaskState(
             task_id=task_id, state=state and str(state), queued_at=queued_at, started_at=started_at,
             ended_at=ended_at, pool=pool,
         )  # fmt: skip
-        found.setdefault(run_id, []).append(task)
+        found.setdefault((dag_id, run_id), []).append(task)
     for tasks in found.values():
         tasks.sort(key=lambda task: list(STEPS).index(task.task_id))
     return found
@@ -164,33 +170,36 @@ def waiting_for_measurement(releases: Iterable[AirflowRelease]) -> list[AirflowR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchState:
-    """State of the watch. `triggerer_at` is the newest heartbeat of a triggerer, which polls MLflow."""
+    """State of the watches. `triggerer_at` is the newest heartbeat of a triggerer, which polls MLflow.
+
+    `paused` are the ids of the paused ones.
+    """
 
     exists: bool
-    is_paused: bool
+    paused: tuple[str, ...]
     last_run_at: datetime | None
     triggerer_at: datetime | None
     pool_exists: bool
 
 
 def watch_state() -> WatchState:
-    """Return the state of the watch and of the measuring pool."""
+    """Return the state of the watches and of the measuring pool."""
     from airflow.jobs.job import Job
-    from airflow.models.dag import DagModel
+    from airflow.models.dag import DagModel, DagTag
     from airflow.models.dagrun import DagRun
     from airflow.models.pool import Pool
     from airflow.utils.session import create_session
     from sqlalchemy import func, select
 
     with create_session() as session:
-        paused = session.execute(
-            select(DagModel.is_paused, DagModel.is_stale).where(DagModel.dag_id == WATCH_DAG_ID)
-        ).first()
-        ran = session.scalar(select(func.max(DagRun.start_date)).where(DagRun.dag_id == WATCH_DAG_ID))
+        watches = select(DagModel.dag_id, DagModel.is_paused).join(DagTag, DagTag.dag_id == DagModel.dag_id)
+        query = watches.where(DagTag.name == DagRole.WATCH, DagModel.is_stale.is_(False))
+        paused: dict[str, bool] = dict(session.execute(query).tuples().all())
+        ran = session.scalar(select(func.max(DagRun.start_date)).where(DagRun.dag_id.in_(paused)))
         triggerer = select(func.max(Job.latest_heartbeat)).where(Job.job_type == "TriggererJob", Job.state == "running")
         return WatchState(
-            exists=paused is not None and not paused.is_stale,
-            is_paused=bool(paused and paused.is_paused),
+            exists=bool(paused),
+            paused=tuple(sorted(dag_id for dag_id, is_paused in paused.items() if is_paused)),
             last_run_at=ran,
             triggerer_at=session.scalar(triggerer),
             pool_exists=session.scalar(select(Pool.id).where(Pool.pool == defaults.MEASURE_POOL)) is not None,

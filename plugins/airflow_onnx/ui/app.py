@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from airflow_onnx.dag_runs import MOVE_ALIAS_DAG_ID, RELEASE_DAG_ID
-
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import Receive, Scope, Send
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 URL_PREFIX = "/onnx-release"
 NO_RIGHT = {
     "title": "You may not see the releases",
-    "text": f"These pages need the right to read the DAG runs of {RELEASE_DAG_ID}. Ask an administrator.",
+    "text": "These pages need the right to read the DAG runs of a release DAG. Ask an administrator.",
 }
 STATIC = Path(__file__).parent / "static"
 # The browser loads only this page's own files: text from the address cannot run as code.
@@ -53,20 +51,22 @@ def make_app() -> FastAPI:
     """Return the app.
 
     A user who is not signed in is redirected to Airflow's login, and from there back to the page. Each page needs read
-    access to the DAG runs of `release_onnx`. The static files contain no data and need only a signed-in user.
+    access to the DAG runs of a release DAG, and shows no release of a DAG without it. The static files contain no data
+    and need only a signed-in user.
     """
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
     from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
     from fastapi import Depends, FastAPI, Request
     from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-    from airflow_onnx.ui.pages import Templates, noting, release_pages
+    from airflow_onnx.ui.access import may_read, may_read_moves
+    from airflow_onnx.ui.pages import Templates, release_pages
     from onnx_release.report.html import TEMPLATES as REPORT_TEMPLATES
 
     app = FastAPI(title="ONNX release", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.may_read = requires_access_dag("GET", DagAccessEntity.RUN, RELEASE_DAG_ID)
+    app.state.may_read = may_read
     app.state.may_read_its_dag = requires_access_dag("GET", DagAccessEntity.RUN)
-    app.state.may_read_moves = noting(requires_access_dag("GET", DagAccessEntity.RUN, MOVE_ALIAS_DAG_ID))
+    app.state.may_read_moves = may_read_moves
     templates = Templates()
 
     def serving(path: Path) -> Callable[[], Response]:
@@ -74,9 +74,9 @@ def make_app() -> FastAPI:
 
     for path in (*STATIC.iterdir(), REPORT_TEMPLATES / "release.css"):
         app.add_api_route(f"/{path.name}", serving(path), response_model=None, dependencies=[Depends(get_user)])
-    may_read = [Depends(app.state.may_read), Depends(app.state.may_read_moves)]
-    app.add_api_route("/trigger", serving(STATIC / "trigger.html"), response_model=None, dependencies=may_read)
-    app.include_router(release_pages(templates).router(app.state.may_read_its_dag), dependencies=may_read)
+    rights = [Depends(app.state.may_read), Depends(app.state.may_read_moves)]
+    app.add_api_route("/trigger", serving(STATIC / "trigger.html"), response_model=None, dependencies=rights)
+    app.include_router(release_pages(templates).router(app.state.may_read_its_dag), dependencies=rights)
 
     async def refuse(request: Request, error: Any) -> Response:
         wants_page = "text/html" in request.headers.get("accept", "")

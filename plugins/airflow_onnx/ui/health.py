@@ -12,7 +12,7 @@ import httpx
 
 from airflow_onnx import defaults
 from airflow_onnx.ui import numbers
-from airflow_onnx.ui.airflow_state import WATCH_DAG_ID, WatchState, watch_state
+from airflow_onnx.ui.airflow_state import WatchState, watch_state
 from airflow_onnx.ui.refreshed import Refreshed
 from airflow_onnx.ui.release_index import Snapshot
 
@@ -78,9 +78,10 @@ def store_address(extra: dict[str, Any]) -> str:
 
 def _watch(state: WatchState) -> HealthLine:
     if not state.exists:
-        return HealthLine(name="Watch", text=f"Airflow has no DAG {WATCH_DAG_ID}", is_ok=False)
-    if state.is_paused:
-        return HealthLine(name="Watch", text="is paused: finished training runs are not released", is_ok=False)
+        return HealthLine(name="Watch", text="Airflow has no DAG that watches MLflow", is_ok=False)
+    if state.paused:
+        text = f"{', '.join(state.paused)} is paused: finished training runs are not released"
+        return HealthLine(name="Watch", text=text, is_ok=False)
     beat = state.triggerer_at
     if beat is None or datetime.now(UTC) - beat > _SILENT_AFTER:
         return HealthLine(name="Watch", text="is on, but no triggerer polls MLflow", is_ok=False)

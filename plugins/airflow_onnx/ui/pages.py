@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from airflow.api_fastapi.core_api.security import GetUserDep
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from airflow_onnx import airflow_urls, validation
-from airflow_onnx.dag_runs import RELEASE_DAG_ID
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_records import ModelVersionEntry
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
@@ -52,25 +51,9 @@ class Templates:
         base = str(request.scope.get("root_path", ""))
         airflow = base.removesuffix("/onnx-release")
         text = self._env.get_template(template).render(
-            base=base, airflow=airflow, now=datetime.now(UTC), dag_id=RELEASE_DAG_ID, words=WORDS, **context
+            base=base, airflow=airflow, now=datetime.now(UTC), words=WORDS, **context
         )
         return HTMLResponse(text, status_code=status)
-
-
-def noting(check: Callable[[Request, Any], None]) -> Callable[..., None]:
-    """Return a dependency that notes if the user may read the moves of aliases. It refuses no request.
-
-    :param check: raises an error for a user who may not read them.
-    """
-
-    def note(request: Request, user: GetUserDep) -> None:
-        try:
-            check(request, user)
-        except HTTPException:
-            return
-        request.state.may_read_moves = True
-
-    return note
 
 
 class ReleasePages:
@@ -103,8 +86,8 @@ class ReleasePages:
 
     def releases(self, request: Request) -> Response:
         """Return the list of releases."""
-        snapshot = self._index.snapshot()
-        releases = self._releases(snapshot)
+        snapshot = self._snapshot(request)
+        releases = self._releases(request, snapshot)
         return self._templates.page(
             request,
             "list.html",
@@ -116,16 +99,23 @@ class ReleasePages:
 
     def release(self, request: Request, run_id: str) -> Response:
         """Return the release of a training run, or one attempt of it."""
-        snapshot = self._index.snapshot()
+        snapshot = self._snapshot(request)
         try:
-            record = snapshot.of_run(validation.validate_run_id(run_id)) or self._newer(run_id, snapshot)
+            record = snapshot.of_run(validation.validate_run_id(run_id)) or self._newer(request, run_id, snapshot)
         except ParameterRefused:
             record = None
         if record is None:
             return self._missing(request, "This training run has no release", snapshot)
         return self._release(request, record, snapshot, attempt=request.query_params.get("attempt", "")[:100])
 
-    def _newer(self, run_id: str, snapshot: Snapshot) -> ReleaseRecord | None:
+    def _snapshot(self, request: Request) -> Snapshot:
+        """Return the releases that the user may see."""
+        snapshot = self._index.snapshot()
+        if not getattr(request.state, "hidden_dags", ()):
+            return snapshot
+        return replace(snapshot, records=tuple(one for one in snapshot.records if _may_see(request, one)))
+
+    def _newer(self, request: Request, run_id: str, snapshot: Snapshot) -> ReleaseRecord | None:
         """Return the release of a training run that the index does not have yet."""
         if snapshot.server is None or snapshot.problem:
             return None
@@ -134,7 +124,8 @@ class ReleasePages:
                 run = rest.run(run_id)
         except (Refused, Transient):
             return None
-        return ReleaseRecord.from_run(run, "") if run.tags.get(tags.STATUS) else None
+        record = ReleaseRecord.from_run(run, "")
+        return record if record.status and _may_see(request, record) else None
 
     def dag_run(self, request: Request) -> Response:
         """Return the release of a DAG run, for the tab of Airflow's page of the run."""
@@ -142,19 +133,19 @@ class ReleasePages:
         found = airflow_state.release(dag_id, run_id)
         if found is None or not found.tasks:
             return self._missing(request, "This DAG run is not a release", None)
-        snapshot = self._index.snapshot()
+        snapshot = self._snapshot(request)
         record = record_of(found, snapshot)
         if record is not None:
             url = "" if found.is_active else airflow_urls.dag_run_url(dag_id, run_id)
             return self._release(request, record, snapshot, dag_run=found, dag_run_url=url)
-        view = dag_run_view(found, self._releases(snapshot), datetime.now(UTC))
+        view = dag_run_view(found, self._releases(request, snapshot), datetime.now(UTC))
         return self._templates.page(request, "release_page.html", view=view, problem=snapshot.problem)
 
     def _release(
         self, request: Request, record: ReleaseRecord, snapshot: Snapshot, *, attempt: str = "",
         dag_run: AirflowRelease | None = None, dag_run_url: str = "",
     ) -> Response:  # fmt: skip
-        releases = self._releases(snapshot)
+        releases = self._releases(request, snapshot)
         reports, problem = StoredReports(), snapshot.problem
         if snapshot.server and not problem:
             with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
@@ -163,13 +154,13 @@ class ReleasePages:
                     dag_run_url=dag_run_url,
                 )  # fmt: skip
         if dag_run is None and not attempt:
-            dag_run = self._dag_run_of(record)
+            dag_run = self._dag_run_of(request, record)
         view = release_view(record, reports, snapshot, releases, dag_run, datetime.now(UTC), _moves(request))
         return self._templates.page(request, "release_page.html", view=view, problem=problem)
 
     def model(self, request: Request, name: str) -> Response:
         """Return a registered model."""
-        snapshot = self._index.snapshot()
+        snapshot = self._snapshot(request)
         try:
             validation.validate_model_name(name)
         except ParameterRefused:
@@ -184,14 +175,14 @@ class ReleasePages:
                 problem = "" if error.code == "not_found" else str(error)
             except Transient as error:
                 problem = str(error)
-        view = model_view(name, model, versions, snapshot, self._releases(snapshot), _moves(request))
+        view = model_view(name, model, versions, snapshot, self._releases(request, snapshot), _moves(request))
         if not (view.versions or view.attempts or problem):
             return self._missing(request, "There is no model of this name", snapshot)
         return self._templates.page(request, "model_page.html", view=view, problem=problem)
 
     def compare(self, request: Request, name: str) -> Response:
         """Return the differences of two versions."""
-        snapshot = self._index.snapshot()
+        snapshot = self._snapshot(request)
         chosen = sorted({int(text) for text in request.query_params.getlist("v") if text.isdecimal()})
         names = [f"v{version}" for version in chosen]
         comparison, problem = None, "" if len(chosen) == 2 else "Choose two versions."
@@ -220,21 +211,23 @@ class ReleasePages:
             text, status = "", 404
         return self._templates.page(request, "message.html", status, title=title, text=text, can_read=True)
 
-    def _dag_run_of(self, record: ReleaseRecord) -> AirflowRelease | None:
-        # Only DAG runs of the DAG whose right was checked.
-        if not record.dag_run_id:
+    def _dag_run_of(self, request: Request, record: ReleaseRecord) -> AirflowRelease | None:
+        # Only DAG runs of a DAG whose right was checked.
+        dag_id = airflow_urls.dag_id_of(record.dag_run_url)
+        if not record.dag_run_id or dag_id not in _release_dags(request):
             return None
         try:
-            return airflow_state.release(RELEASE_DAG_ID, record.dag_run_id)
+            return airflow_state.release(dag_id, record.dag_run_id)
         except Exception as error:  # noqa: BLE001 - a database may raise anything; the page then has no steps
             log.warning("The page of a release shows no steps: %s", type(error).__name__)
             return None
 
-    def _releases(self, snapshot: Snapshot) -> Releases:
+    def _releases(self, request: Request, snapshot: Snapshot) -> Releases:
         """Return the DAG runs in progress; without MLflow the newest ones in any state."""
         read = airflow_state.newest_releases if snapshot.problem else airflow_state.releases_in_progress
+        dag_ids = _release_dags(request)
         try:
-            return Releases(read())
+            return Releases(read(dag_ids), dag_ids=dag_ids)
         except Exception as error:  # noqa: BLE001 - a database may raise anything; the list then has MLflow's states
             log.warning("The page of releases shows no states of Airflow: %s", type(error).__name__)
             return Releases((), known=False)
@@ -259,12 +252,26 @@ def _report_of(rest: MlflowRest, name: str, version: int, entries: Mapping[int, 
     return stored.report
 
 
+def _release_dags(request: Request) -> set[str]:
+    """Return the release DAGs that the user may read."""
+    found: set[str] = getattr(request.state, "release_dags", set())
+    return found
+
+
+def _may_see(request: Request, record: ReleaseRecord) -> bool:
+    """Return True unless the release is that of a DAG without the right. The tag with the DAG is not trusted.
+
+    An author of the tag can show or hide their own release by it, and no other.
+    """
+    return airflow_urls.dag_id_of(record.dag_run_url) not in getattr(request.state, "hidden_dags", ())
+
+
 def _moves(request: Request) -> list[AirflowRelease]:
     """Return the moves of aliases that have not ended, none for a user who may not read them."""
-    if not getattr(request.state, "may_read_moves", False):
+    if not (dag_ids := getattr(request.state, "move_dags", ())):
         return []
     try:
-        return airflow_state.moves_in_progress()
+        return airflow_state.moves_in_progress(dag_ids)
     except Exception as error:  # noqa: BLE001 - a database may raise anything; the page then has no moves
         log.warning("A page of releases shows no moves of aliases: %s", type(error).__name__)
         return []

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
+from airflow_onnx.airflow_urls import dag_id_of
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.ui.airflow_state import AirflowRelease
 from airflow_onnx.ui.model_view import MoveView, moves_of, proposed_version
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
-from airflow_onnx.ui.states import Releases, dag_id_of, state_of
+from airflow_onnx.ui.states import Releases, state_of
 from airflow_onnx.ui.stored_report import StoredReports
 from airflow_onnx.ui.view import Row, StepView, row_of, row_of_dag_run, steps_of
 from onnx_release.records import ReleaseReport

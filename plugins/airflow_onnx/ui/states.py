@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from urllib.parse import unquote, urlsplit
 
-from airflow_onnx.dag_runs import RELEASE_DAG_ID
+from airflow_onnx.airflow_urls import dag_id_of
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease, TaskState, waiting_for_measurement
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
@@ -50,19 +49,22 @@ class Progress:
 class Releases:
     """The DAG runs in progress, found by training run or by DAG run.
 
+    :param dag_ids: the DAGs whose DAG runs were read.
     :param known: False if the database cannot be read. Then the tags alone decide.
     """
 
-    def __init__(self, found: Sequence[AirflowRelease], *, known: bool = True) -> None:
+    def __init__(self, found: Sequence[AirflowRelease], *, dag_ids: Collection[str] = (), known: bool = True) -> None:
         self.known = known
+        self.dag_ids = dag_ids
         self.all = found
         self._of_training_run = {one.training_run_id: one for one in reversed(found) if one.training_run_id}
-        self._of_dag_run = {one.dag_run_id: one for one in found}
-        self._queue = [one.dag_run_id for one in waiting_for_measurement(found)]
+        self._of_dag_run = {one.ids: one for one in found}
+        self._queue = [one.ids for one in waiting_for_measurement(found)]
 
     def of(self, record: ReleaseRecord) -> AirflowRelease | None:
         """Return the DAG run in progress that releases the training run of a record."""
-        return self._of_training_run.get(record.run_id) or self._of_dag_run.get(record.dag_run_id)
+        ids = dag_id_of(record.dag_run_url), record.dag_run_id
+        return self._of_training_run.get(record.run_id) or self._of_dag_run.get(ids)
 
     def waiting_count(self) -> int:
         """Return the number of releases that wait for the measuring slot."""
@@ -72,8 +74,8 @@ class Releases:
         """Return the state of a DAG run in progress, with its present step."""
         if not release.is_active:
             return Progress(state="running", text="has just ended; the result is being read")
-        if release.dag_run_id in self._queue:
-            before = self._queue.index(release.dag_run_id)
+        if release.ids in self._queue:
+            before = self._queue.index(release.ids)
             place = f"{before} before it" if before else "next in the queue"
             return Progress(state="waiting", text=f"waits for the measuring slot, {place}")
         task = _present(release.tasks)
@@ -123,17 +125,7 @@ def is_abandoned(record: ReleaseRecord, releases: Releases, now: datetime | None
     """Return True for a release whose tags say "running" although no DAG run of it is active."""
     if record.status not in _UNFINISHED or not releases.known or releases.of(record):
         return False
-    if dag_id_of(record.dag_run_url) not in ("", RELEASE_DAG_ID):
-        return False  # Another DAG of the factory `release_dag`: its DAG runs are not read here.
+    if (dag_id := dag_id_of(record.dag_run_url)) and dag_id not in releases.dag_ids:
+        return False  # The DAG was removed, or the user may not read it.
     started = record.attempted_at
     return started is None or (now or datetime.now(UTC)) - started > _JUST_STARTED
-
-
-def dag_id_of(dag_run_url: str) -> str:
-    """Return the DAG's id in the address of a DAG run, else an empty string. The address is not trusted."""
-    try:
-        parts = urlsplit(dag_run_url).path.split("/")
-    except ValueError:
-        return ""
-    at = parts.index("dags") if "dags" in parts else -1
-    return unquote(parts[at + 1]) if 0 <= at < len(parts) - 1 else ""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from airflow_onnx.airflow_urls import dag_id_of
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease, TaskState
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot, Speed
@@ -121,6 +122,7 @@ class Row:
 
     :param text: result, reason or present step.
     :param note: a fact beside it, for example about the newest attempt.
+    :param dag_id: the DAG of the DAG run; `release_dag_id` is the one that repeats the release with `conf`.
     """
 
     run_id: str
@@ -139,6 +141,8 @@ class Row:
     at: datetime | None = None
     conf: str = ""
     waits_for_approval: bool = False
+    dag_id: str = ""
+    release_dag_id: str = ""
 
     @property
     def word(self) -> str:
@@ -231,8 +235,10 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
         speed=SpeedView.of(record.speed),
         size=numbers.size(record.size_bytes),
         at=record.attempted_at,
-        conf=again_conf(record.rerun_url),
         waits_for_approval=bool(release and release.waits_for_approval),
+        dag_id=dag_id_of(record.dag_run_url),
+        conf=again(record.rerun_url, "conf"),
+        release_dag_id=again(record.rerun_url, "dag"),
     )
 
 
@@ -242,6 +248,7 @@ def row_of_dag_run(release: AirflowRelease, state: str, releases: Releases, now:
     text = releases.progress(release, now).text if in_progress else "See the DAG run in Airflow."
     return Row(
         run_id="",
+        dag_id=release.dag_id,
         dag_run_id=release.dag_run_id,
         state=state,
         model=str(release.conf.get("model_name") or ""),
@@ -298,22 +305,25 @@ def _time_of(task: TaskState, now: datetime | None) -> str:
     return numbers.duration(((task.ended_at or now or datetime.now(UTC)) - task.started_at).total_seconds())
 
 
-def again_conf(rerun_url: str) -> str:
-    """Return the parameters in the address of a repeated release. The address is not trusted: no other part is used."""
+def again(rerun_url: str, name: str) -> str:
+    """Return a part of the query in the address of a repeated release. The address is not trusted.
+
+    No other part is used. The trigger page checks that the DAG is a release DAG.
+    """
     try:
-        return parse_qs(urlsplit(rerun_url).query).get("conf", [""])[0]
+        return parse_qs(urlsplit(rerun_url).query).get(name, [""])[0]
     except ValueError:
         return ""
 
 
 def _without_record(snapshot: Snapshot, releases: Releases, wanted: Filter) -> list[AirflowRelease]:
     """Return the DAG runs without a record that pass the filter."""
-    known = {one.dag_run_id for record in snapshot.records if (one := releases.of(record))}
+    known = {one.ids for record in snapshot.records if (one := releases.of(record))}
     text = wanted.q.lower()
     return [
         release
         for release in releases.all
-        if release.dag_run_id not in known
+        if release.ids not in known
         and (release.is_active or snapshot.problem)
         and wanted.model in ("", str(release.conf.get("model_name") or ""))
         and (not text or text in f"{release.dag_run_id} {release.note} {release.conf.get('model_name', '')}".lower())

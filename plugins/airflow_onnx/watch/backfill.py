@@ -32,12 +32,15 @@ class BackfillOptions(Record):
 
 
 class Backlog(Record):
-    """Progress of a backfill, as ids of training runs. Airflow's database stores it while the task is deferred."""
+    """Progress of a backfill, as ids of training runs. Airflow's database stores it while the task is deferred.
+
+    `active` has the DAG of each release in progress.
+    """
 
     begin_ms: int
     end_ms: int
     pending: tuple[str, ...]
-    active: tuple[str, ...]
+    active: dict[str, str]
     started: int = 0
 
     @property
@@ -46,9 +49,12 @@ class Backlog(Record):
         return TimeSpan(begin_ms=self.begin_ms, end_ms=self.end_ms)
 
     @property
-    def active_dag_run_ids(self) -> list[str]:
-        """The DAG runs of the releases in progress."""
-        return [dag_runs.release_dag_run_id(run_id) for run_id in self.active]
+    def active_dag_runs(self) -> dict[str, list[str]]:
+        """The DAG runs of the releases in progress, by the id of their DAG."""
+        found: dict[str, list[str]] = {}
+        for run_id, dag_id in self.active.items():
+            found.setdefault(dag_id, []).append(dag_runs.release_dag_run_id(run_id))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Backfill:
             begin_ms=span.begin_ms,
             end_ms=span.end_ms,
             pending=tuple(decision.training_run_id for decision in decisions if decision.action == "release"),
-            active=tuple(decision.training_run_id for decision in decisions if decision.action == "wait"),
+            active={decision.training_run_id: decision.dag_id for decision in decisions if decision.action == "wait"},
         )
 
     def advance(self, backlog: Backlog) -> tuple[Backlog, bool]:
@@ -86,19 +92,20 @@ class Backfill:
         :return: the new backlog, and True if releases of new runs delay the old ones.
         """
         pending, started = list(backlog.pending), 0
-        active = [
-            run_id
-            for run_id, dag_run_id in zip(backlog.active, backlog.active_dag_run_ids, strict=True)
-            if dag_runs.state(dag_run_id) is State.ACTIVE and not self._waits_for_approval(run_id)
-        ]
+        active = {
+            run_id: dag_id
+            for run_id, dag_id in backlog.active.items()
+            if dag_runs.state(dag_id, dag_runs.release_dag_run_id(run_id)) is State.ACTIVE
+            and not self._waits_for_approval(run_id)
+        }
         since_ms = hours_ago_ms(self.options.lookback_h)
-        delayed = bool(pending) and new_releases_active(self.decider.rest, list(self.decider.experiments), since_ms)
+        delayed = bool(pending) and new_releases_active(self.decider, since_ms)
         while pending and not delayed and len(active) < self.options.at_once:
             run_id = pending.pop(0)
-            if self._start(run_id):
-                active.append(run_id)
+            if dag_id := self._start(run_id):
+                active[run_id] = dag_id
                 started += 1
-        changed = backlog.replace(pending=tuple(pending), active=tuple(active), started=backlog.started + started)
+        changed = backlog.replace(pending=tuple(pending), active=active, started=backlog.started + started)
         return changed, delayed
 
     def _waits_for_approval(self, run_id: str) -> bool:
@@ -106,13 +113,12 @@ class Backfill:
         attempt = self.decider.rest.run(run_id).tags.get(tags.LAST_ATTEMPT, "")
         return attempt.startswith(f"{run_log.WAITING} ")
 
-    def _start(self, run_id: str) -> bool:
+    def _start(self, run_id: str) -> str:
+        """Start the release and return its DAG, or an empty text if none was started."""
         # Decided again: the run may have been released or deleted since the backfill began.
         try:
             decision = self.decider.run(run_id)
         except Refused as error:
             log.warning("The training run %s is skipped: %s", run_id, error)
-            return False
-        if decision.action != "release":
-            return False
-        return self.starter.start(decision)
+            return ""
+        return decision.dag_id if decision.action == "release" and self.starter.start(decision) else ""

@@ -70,7 +70,7 @@ class RunPoller:
     async def _update_experiments(self, rest: AsyncMlflowRest, now_ms: int) -> None:
         # An experiment may be created at any time.
         if not self._experiment_ids or now_ms - self._experiments_ms >= EXPERIMENTS_EVERY_MS:
-            self._experiment_ids = list(self.scope.watched(await rest.experiments()))
+            self._experiment_ids = list(self.scope.released(await rest.experiments()))
             self._experiments_ms = now_ms
 
     async def _advance(self, now_ms: int) -> None:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow_records import Experiment
 from airflow_onnx.hooks.mlflow_rest import PAGE_SIZE, RunQuery
 from airflow_onnx.tracking import tags
 
-ALL_EXPERIMENTS = "*"
 FILTER_MAX_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """The training runs that a deployment releases.
+    """The training runs that a watch releases.
 
-    :param experiments: names or ids of experiments, or ``*`` for all.
+    :param experiments: patterns of experiments: see `matches`.
     :param run_filter: more conditions in MLflow's filter language, for example ``tags.release = 'yes'``.
+    :param routed: the patterns of the watch's routes. A run of another experiment has no release.
     """
 
     experiments: tuple[str, ...]
     run_filter: str = ""
+    routed: tuple[str, ...] = ("*",)
 
     def __post_init__(self) -> None:
         if len(self.run_filter) > FILTER_MAX_CHARACTERS:
@@ -37,12 +39,15 @@ class Scope:
 
     def watched(self, experiments: Sequence[Experiment]) -> dict[str, Experiment]:
         """Return the watched ones of MLflow's experiments by id. A configured experiment may not exist yet."""
-        names = set(self.experiments)
-        return {
-            experiment.experiment_id: experiment
-            for experiment in experiments
-            if ALL_EXPERIMENTS in names or names & {experiment.experiment_id, experiment.name}
-        }
+        return {one.experiment_id: one for one in experiments if matches_any(self.experiments, one)}
+
+    def released(self, experiments: Sequence[Experiment]) -> dict[str, Experiment]:
+        """Return the watched experiments with a route.
+
+        A search for new runs has only these: the runs of the others belong to another watch, and are not tagged.
+        """
+        watched = self.watched(experiments)
+        return {key: one for key, one in watched.items() if matches_any(self.routed, one)}
 
     def new_runs(self, experiment_ids: Sequence[str], since_ms: int, page_size: int = PAGE_SIZE) -> RunQuery:
         """Return the query for finished runs without the tag ``watched`` that ended at or after `since_ms`.
@@ -91,6 +96,19 @@ class TimeSpan:
                 code="empty_range",
             )
         return cls(begin_ms=int(begin.timestamp() * 1000), end_ms=int(end.timestamp() * 1000))
+
+
+def matches(pattern: str, experiment: Experiment) -> bool:
+    """Return True if the pattern is the name or the id of the experiment, or if its wildcards match the name.
+
+    The wildcards are those of `fnmatch`, as in ``radio-*``. Unlike a regular expression, no pattern can take long.
+    """
+    return pattern in (experiment.name, experiment.experiment_id) or fnmatchcase(experiment.name, pattern)
+
+
+def matches_any(patterns: Iterable[str], experiment: Experiment) -> bool:
+    """Return True if one of the patterns matches."""
+    return any(matches(pattern, experiment) for pattern in patterns)
 
 
 def parse_time(text: str, parameter: str) -> datetime:

@@ -13,6 +13,7 @@ RELEASED_BEFORE = "released_before"
 STILL_RUNNING = "still_running"
 DELETED = "run_deleted"
 NOT_FINISHED = "run_not_finished"
+NOT_ROUTED = "not_routed"
 # Followed by a slash and the code or the state of the earlier attempt.
 TRIED_BEFORE = "tried_before"
 
@@ -21,7 +22,8 @@ _MEANINGS = {
     IN_PROGRESS: "The release of the run is in progress.",
     RELEASED_BEFORE: "The run is released as a version.",
     STILL_RUNNING: "The training goes on.",
-    TRIED_BEFORE: "An earlier release did not succeed. Clear its DAG run, or trigger release_onnx manually.",
+    NOT_ROUTED: "No route of the watch matches the experiment.",
+    TRIED_BEFORE: "An earlier release did not succeed. Clear its DAG run, or trigger the release DAG manually.",
 }
 
 

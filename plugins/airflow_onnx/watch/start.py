@@ -10,7 +10,7 @@ from typing import Any, Literal
 from airflow_onnx import airflow_urls, dag_runs, run_notes
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
+from airflow_onnx.hooks.mlflow_rest import RunQuery
 from airflow_onnx.tracking import run_log, tags
 from airflow_onnx.watch.decide import Decider, Decision
 from onnx_release.errors import Refused, ReleaseError, Transient
@@ -39,20 +39,20 @@ class ReleaseStarter:
 
     def start(self, decision: Decision) -> bool:
         """Start the run's release. Return False if it was started before, or if Airflow refuses its parameters."""
-        run_id, dag_run_id, conf = decision.training_run_id, decision.dag_run_id, self.decider.conf(decision)
+        run_id, dag_id, dag_run_id = decision.training_run_id, decision.dag_id, decision.dag_run_id
         started_tags = {
             tags.STATUS: "triggered",
             tags.ATTEMPTED_AT: tags.now(),
             tags.REASON: "",
             tags.REASON_CODE: "",
             tags.DAG_RUN_ID: dag_run_id,
-            tags.DAG_RUN_URL: airflow_urls.dag_run_url(dag_runs.RELEASE_DAG_ID, dag_run_id),
-            tags.RERUN_URL: airflow_urls.rerun_url(run_id, conf, tags.VALUE_MAX_CHARACTERS),
+            tags.DAG_RUN_URL: airflow_urls.dag_run_url(dag_id, dag_run_id),
+            tags.RERUN_URL: airflow_urls.rerun_url(dag_id, run_id, decision.conf, tags.VALUE_MAX_CHARACTERS),
         }
         self.decider.rest.set_tags(run_id, started_tags)
         try:
             note = run_notes.title(decision.run_name, run_id, decision.model_name)
-            started = dag_runs.start(dag_run_id, conf, note)
+            started = dag_runs.start(dag_id, dag_run_id, decision.conf, note)
         except Refused as error:
             # The other runs do not wait until a person corrects this one.
             self._record_refusal(decision, error)
@@ -75,9 +75,7 @@ class ReleaseStarter:
 
     def _record_refusal(self, decision: Decision, refusal: Refused) -> None:
         """Log the report and the tags of a release that is refused."""
-        watch = SimpleNamespace(
-            dag_id=self.dag_run.dag_id, run_id=self.dag_run.run_id, conf=self.decider.conf(decision)
-        )
+        watch = SimpleNamespace(dag_id=self.dag_run.dag_id, run_id=self.dag_run.run_id, conf=decision.conf)
         context: Any = {"dag_run": watch}
         trained_model = TrainedModel(
             training_run_id=decision.training_run_id,
@@ -87,7 +85,7 @@ class ReleaseStarter:
         )
         report = run_log.refused_report(context, refusal, trained_model)
         try:
-            run_log.log_report(self.hook, context, report, in_release=False)
+            run_log.log_report(self.hook, context, report, release_dag_id=decision.dag_id)
         except (Refused, Transient) as failure:
             # The other runs do not wait until the artifacts' store is repaired.
             log.warning("The report of the refusal is not logged in MLflow: %s", failure)
@@ -111,7 +109,7 @@ def start_new_releases(starter: ReleaseStarter, lookback_h: float) -> list[Decis
     return decisions
 
 
-def new_releases_active(rest: MlflowRest, experiment_ids: list[str], since_ms: int) -> bool:
+def new_releases_active(decider: Decider, since_ms: int) -> bool:
     """Return True while the release of a run that has just ended is queued or running."""
     new: Origin = "new"
     conditions = [
@@ -122,6 +120,5 @@ def new_releases_active(rest: MlflowRest, experiment_ids: list[str], since_ms: i
         # It waits for a person, not for a worker.
         f"tags.`{tags.STATUS}` != '{run_log.WAITING}'",
     ]
-    query = RunQuery(experiment_ids=experiment_ids, filter=" AND ".join(conditions))
-    ids = (dag_runs.release_dag_run_id(run.run_id) for run in rest.runs(query))
-    return any(dag_runs.state(dag_run_id) is State.ACTIVE for dag_run_id in ids)
+    query = RunQuery(experiment_ids=list(decider.released_experiments), filter=" AND ".join(conditions))
+    return any(decider.release_state(run) is State.ACTIVE for run in decider.rest.runs(query))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_onnx.cli import plan
+from airflow_onnx.dag import watch_dag
 from airflow_onnx.dag_runs import State
 from tests.edge.watch.watching import Lab
 from tests.refusals import refused
@@ -18,7 +19,9 @@ from tests.refusals import refused
 @pytest.fixture(autouse=True)
 def no_dag_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests have no Airflow database."""
-    monkeypatch.setattr(plan, "_dag_state", lambda _: State.ABSENT)
+    monkeypatch.setattr(plan, "_dag_state", lambda *_: State.ABSENT)
+    watch = watch_dag("watch", release_dag_id="release", routes=[{"experiment": "*", "params": {"model_name": "m"}}])
+    monkeypatch.setattr(plan, "_watch_params", lambda _: watch.params.dump())
 
 
 def arguments(experiment: str, **changes: Any) -> Any:
@@ -27,8 +30,8 @@ def arguments(experiment: str, **changes: Any) -> Any:
         "filter": None,
         "from_date": "2020-01-01",
         "to_date": None,
-        "mlflow_conn_id": "mlflow_default",
-        "model_name": "m",
+        "mlflow_conn_id": None,
+        "dag_id": None,
         "newest_first": False,
         "at_once": 2,
         "wide": False,
@@ -88,13 +91,22 @@ def test_a_summary_counts_the_runs_by_reason_and_names_three(
     assert sum(" no_pytorch_model " in line for line in wide) == 5
 
 
-def test_the_deployments_parameters_decide_as_in_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_routes_of_the_watch_decide(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     run = lab.run(model=False)
     lab.hook.client.log_text(run, "weights", "best.ckpt")
     given = {"factory": "our.nets:make", "input_spec": [{"name": "x", "dtype": "float32", "shape": ["batch", 3]}]}
     assert plan.make_plan(arguments(lab.experiment_id))["totals"] == {"runs": 1, "refuse": 1}
-    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__WATCH_RELEASE_PARAMS", json.dumps(given))
-    assert plan.make_plan(arguments(lab.experiment_id))["totals"] == {"runs": 1, "release": 1}
+    routes = [{"experiment": lab.experiment_id, "dag_id": "other", "params": given}]
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__WATCH_ROUTES", json.dumps(routes))
+    watch = watch_dag("watch", release_dag_id="release").params.dump()
+    monkeypatch.setattr(plan, "_watch_params", lambda _: watch)
+    found = plan.make_plan(arguments(lab.experiment_id))
+    assert (found["totals"], found["runs"][0]["dag_id"]) == ({"runs": 1, "release": 1}, "other")
+    assert watch["experiments"] == [lab.experiment_id], "an experiment with a route is watched"
+    elsewhere = [{"experiment": "elsewhere-*", "dag_id": "other", "params": {}}]
+    monkeypatch.setattr(plan, "_watch_params", lambda _: watch | {"routes": elsewhere})
+    found = plan.make_plan(arguments(lab.experiment_id))
+    assert (found["totals"], found["groups"][0]["reason_code"]) == ({"runs": 1, "skip": 1}, "not_routed")
 
 
 @pytest.mark.parametrize(

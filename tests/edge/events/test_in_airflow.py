@@ -143,7 +143,7 @@ def test_a_statsd_server_gets_the_metrics_of_the_release(found: dict[str, Any]) 
 def test_the_teardown_is_the_only_task_with_the_callback(tmp_path: Path) -> None:
     from airflow_onnx.dag import release_dag
 
-    dag = release_dag()
+    dag = release_dag("release_onnx")
     with_callback = {task.task_id for task in dag.tasks if task.on_success_callback or task.on_failure_callback}
     assert with_callback == {"clean_work"}
     with pytest.raises(TypeError, match="on_refused has 'slack'"):

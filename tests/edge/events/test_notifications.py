@@ -44,7 +44,7 @@ def context_of(xcoms: dict[tuple[str, str], Any], states: dict[str, str] | None 
         get_task_breadcrumbs=lambda dag_id, run_id: rows,
     )
     run = SimpleNamespace(dag_id="release_onnx", run_id="manual__1", conf={"training_run_id": RUN, **conf})
-    return {"ti": ti, "dag_run": run, "dag": release_dag()}
+    return {"ti": ti, "dag_run": run, "dag": release_dag("release_onnx")}
 
 
 def released(**changes: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def links_of(task: Any) -> dict[str, str]:
 
 def test_each_task_has_the_links_and_airflow_may_show_them() -> None:
     allowed = set(get_provider_info()["extra-links"])
-    for task in release_dag().tasks:
+    for task in release_dag("release_onnx").tasks:
         links = list(task.operator_extra_links)
         assert {link.name for link in links} >= EVERYWHERE, task.task_id
         assert {f"{type(link).__module__}.{type(link).__name__}" for link in links} <= allowed

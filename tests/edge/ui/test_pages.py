@@ -90,7 +90,7 @@ def test_a_user_without_the_right_gets_a_page_that_names_it(path: str) -> None:
     with client_of(app) as client:
         answer = client.get(URL_PREFIX + path)
     assert answer.status_code == 403
-    assert "read the DAG runs of release_onnx" in answer.text
+    assert "read the DAG runs of a release DAG" in answer.text
 
 
 @pytest.mark.parametrize("path", ["/releases", "/releases?state=refused", "/"])

@@ -50,7 +50,7 @@ def user() -> Iterator[TestClient]:
 
 
 def test_the_address_in_the_tag_is_the_pages() -> None:
-    assert urlsplit(airflow_urls.rerun_url("abc", {}, 4000)).path.endswith(f"{URL_PREFIX}/trigger")
+    assert urlsplit(airflow_urls.rerun_url("release", "abc", {}, 4000)).path.endswith(f"{URL_PREFIX}/trigger")
 
 
 def test_a_browser_that_is_not_signed_in_is_sent_to_the_login_and_back(stranger: TestClient) -> None:

@@ -15,7 +15,7 @@ from airflow_onnx.ui.model_view import moves_of
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
 from airflow_onnx.ui.roll_backs import roll_backs
 from airflow_onnx.ui.states import Releases, dag_id_of, state_of
-from airflow_onnx.ui.view import Filter, again_conf, list_view, row_of
+from airflow_onnx.ui.view import Filter, again, list_view, row_of
 from onnx_release.records import AliasMove
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -47,7 +47,7 @@ def dag_run(*tasks: TaskState, run_id: str = f"release__{RUN}", state: str = "ru
 
 
 def shown(found: ReleaseRecord, *active: AirflowRelease, **snapshot: Any) -> Any:
-    releases = Releases(active)
+    releases = Releases(active, dag_ids={"release_onnx"})
     read = Snapshot(**snapshot)
     return row_of(found, state_of(found, releases, read, NOW), read, releases, NOW)
 
@@ -161,7 +161,7 @@ def test_without_mlflow_the_newest_dag_runs_are_listed_with_airflows_states() ->
 
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "http://[", "", "http://evil.test/x?conf=%7B%7D"])
 def test_of_a_hostile_address_only_its_parameters_are_used(address: str) -> None:
-    assert again_conf(address) in ("", "{}")
+    assert again(address, "conf") in ("", "{}")
     assert dag_id_of(address) == ""
 
 

@@ -32,9 +32,9 @@ def test_a_backfill_reports_every_run_of_its_interval_and_releases_the_releasabl
     )
     ensure_version(lab.hook, request)
     with pytest.raises(TaskDeferred) as deferred:
-        lab.backfill(model_name=name)
+        lab.backfill(params={"model_name": name})
     assert set(lab.supervisor.confs) == {f"release__{new}"}
-    report = by_run(_finish(lab, deferred.value, model_name=name))
+    report = by_run(_finish(lab, deferred.value, params={"model_name": name}))
     assert report[gone] == ("skip", "the run logged a model, but its files are gone")
     assert report[deleted] == ("skip", "the run was deleted")
     assert report[failed] == ("skip", "the run ended as KILLED")
@@ -50,7 +50,7 @@ def test_a_backfill_keeps_the_given_number_of_releases_in_progress_in_order(lab:
     assert list(lab.supervisor.confs) == [f"release__{run}" for run in runs[:1:-1]]
     trigger = deferred.value.trigger
     assert isinstance(trigger, ReleaseDagRunsTrigger)
-    assert set(trigger.dag_run_ids) == set(lab.supervisor.confs)
+    assert {dag_id: set(ids) for dag_id, ids in trigger.dag_runs.items()} == {"release_onnx": set(lab.supervisor.confs)}
     lab.supervisor.states[f"release__{runs[3]}"] = "success"
     with pytest.raises(TaskDeferred):
         _resume(lab, deferred.value, at_once="2", order="newest")

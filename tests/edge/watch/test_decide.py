@@ -106,7 +106,7 @@ def test_a_tag_of_the_run_or_its_experiment_names_the_registered_model(lab: Lab,
         lab.hook.client.set_tag(run, f"{TAG}.model_name", "beacons-onnx")
     else:
         lab.hook.client.set_experiment_tag(lab.experiment_id, f"{TAG}.model_name", "beacons-onnx")
-    lab.start(release_params='{"alias": "nightly"}', model_name="other")
+    lab.start(params={"alias": "nightly", "model_name": "other"})
     conf = lab.supervisor.confs[f"release__{run}"]
     assert conf == {"training_run_id": run, "model_name": "beacons-onnx", "alias": "nightly"}
 
@@ -140,7 +140,7 @@ def test_a_version_of_reduced_precision_is_no_exact_release(lab: Lab) -> None:
         )
         ensure_version(lab.hook, request)
     only = f"attributes.run_id = '{int8}'"
-    report = lab.start(model_name=name, run_filter=only, release_params='{"tune": true, "tune_precisions": ["int8"]}')
+    report = lab.start(params={"model_name": name, "tune": True, "tune_precisions": ["int8"]}, run_filter=only)
     assert by_run(report)[int8] == ("skip", f"released as version 2 of '{name}'")
-    assert by_run(lab.start(model_name=name))[exact][0] == "release"
+    assert by_run(lab.start(params={"model_name": name}))[exact][0] == "release"
     assert set(lab.supervisor.confs) == {f"release__{exact}"}

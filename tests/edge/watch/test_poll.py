@@ -125,6 +125,7 @@ def test_an_experiment_may_be_created_later(hook: MlflowHook, monkeypatch: pytes
 def make_trigger(experiment: str, **changes: Any) -> MlflowFinishedRunsTrigger:
     arguments = {
         "experiments": [experiment],
+        "routed": ["*"],
         "run_filter": "",
         "mlflow_conn_id": "mlflow_default",
         "lookback_h": 24.0,
@@ -170,7 +171,7 @@ def test_waiting_for_releases_ends_when_enough_have_ended(
     supervisor = Supervisor(states={str(number): names[letter] for number, letter in enumerate(states)})
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
     trigger = ReleaseDagRunsTrigger(
-        dag_run_ids=list(supervisor.states), ended_min=ended_min, wait_max_s=0.3, poll_interval_s=0.1
+        dag_runs={"release": list(supervisor.states)}, ended_min=ended_min, wait_max_s=0.3, poll_interval_s=0.1
     )
     path, arguments = trigger.serialize()
     assert ReleaseDagRunsTrigger(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)

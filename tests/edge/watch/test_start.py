@@ -7,7 +7,6 @@ import time
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx.operators.start_releases import StartReleasesOperator
 from onnx_release.errors import Transient
 from tests.edge.airflow_stand_in import api_error
 from tests.edge.releasing import TAG
@@ -59,7 +58,7 @@ def test_a_crash_before_the_last_tag_starts_no_second_release(lab: Lab, monkeypa
 def test_parameters_that_airflow_refuses_are_tagged_and_other_runs_are_released(lab: Lab) -> None:
     first, second = lab.run(ended_h_ago=0.3), lab.run()
     lab.supervisor.fails_with = api_error(400, "Invalid input for param opset: 99 is greater than the maximum")
-    lab.start(release_params='{"opset": 99}')
+    lab.start()
     assert "opset" in lab.tags(first)[f"{TAG}.reason"]
     assert lab.tags(first)[f"{TAG}.reason_code"] == "airflow_refused"
     assert set(lab.supervisor.confs) == {f"release__{second}"}
@@ -93,5 +92,5 @@ def test_bad_parameters_are_refused_by_name(lab: Lab, arguments: dict[str, str],
 
 
 def test_an_empty_list_of_experiments_starts_nothing(lab: Lab) -> None:
-    operator = StartReleasesOperator(task_id="start_releases", experiments="[]")
+    operator = lab.operator(experiments="[]")
     assert operator.execute(context("scheduled"))["totals"] == {"runs": 0}

@@ -17,7 +17,7 @@ from tests.edge.airflow_stand_in import Supervisor
 HOUR_MS = 3_600_000
 
 
-@dataclass
+@dataclass(eq=False)
 class Lab:
     """A separate experiment with runs whose end can be set, and a stand-in for Airflow."""
 
@@ -37,10 +37,11 @@ class Lab:
     def tags(self, run_id: str) -> dict[str, str]:
         return dict(self.hook.client.get_run(run_id).data.tags)
 
-    def operator(self, **arguments: Any) -> StartReleasesOperator:
-        return StartReleasesOperator(
-            task_id="start_releases", experiments=json.dumps([self.experiment_id]), **arguments
-        )
+    def operator(self, params: dict[str, Any] | None = None, **arguments: Any) -> StartReleasesOperator:
+        """Return the operator of a watch with one route, which has these parameters."""
+        routes = [{"experiment": "*", "dag_id": "release_onnx", "params": params or {}}]
+        given = {"experiments": json.dumps([self.experiment_id]), "routes": json.dumps(routes)} | arguments
+        return StartReleasesOperator(task_id="start_releases", **given)
 
     def start(self, run_type: str = "scheduled", **arguments: Any) -> Any:
         return self.operator(**arguments).execute(context(run_type))

@@ -2,7 +2,8 @@
 // Each is one call of Airflow's own API, as the signed-in user, after a confirmation that names what changes.
 "use strict";
 
-const MOVE_DAG = "move_alias";
+// The tag that `move_alias_dag` gives its DAG.
+const MOVE_TAG = "onnx-release:move-alias";
 
 const airflowBase = () => document.body.dataset.airflow;
 
@@ -66,11 +67,13 @@ async function move(form) {
     expected_version: alias.dataset.version ? Number(alias.dataset.version) : null,
     reason: form.elements.reason.value.trim(),
   };
+  const [dag] = (await callAirflow(`/dags?tags=${encodeURIComponent(MOVE_TAG)}&limit=1`)).dags;
+  if (!dag) throw new Error("Airflow has no DAG that moves an alias. See docs/promotion.md.");
   const body = JSON.stringify({ logical_date: null, conf });
-  const run = await callAirflow(`/dags/${MOVE_DAG}/dagRuns`, { method: "POST", body });
+  const run = await callAirflow(`/dags/${encodeURIComponent(dag.dag_id)}/dagRuns`, { method: "POST", body });
   const text = `The move of @${conf.alias} to v${conf.version}`;
   const failed = `${text} was refused or has failed. Its log has the reason.`;
-  return { dag: MOVE_DAG, run: run.dag_run_id, sent: `${text} is sent.`, success: `${text} is done.`, failed };
+  return { dag: dag.dag_id, run: run.dag_run_id, sent: `${text} is sent.`, success: `${text} is done.`, failed };
 }
 
 async function answer(form, dialog) {

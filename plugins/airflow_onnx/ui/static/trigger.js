@@ -1,9 +1,10 @@
 // Form for a release: built from the parameters of the DAG, filled in from the address. Posts the changed parameters.
 // All text from the address and the server is set as text, never as markup. page.js has the theme and followInAirflow.
 
-const DAG_ID = "release_onnx";
+// The tag that `release_dag` gives each of its DAGs. No other DAG is started here.
+const RELEASE_TAG = "onnx-release:release";
 const BASE = window.location.pathname.replace(/\/onnx-release\/trigger$/, "");
-const API = `${BASE}/api/v2/dags/${DAG_ID}`;
+const API = `${BASE}/api/v2/dags`;
 // Airflow opens only a section of this name in its own form.
 const FIRST_SECTION = { name: "Run Parameters", title: "The release" };
 const EXPERTS = "Experts: ";
@@ -34,8 +35,8 @@ async function call(url, options = {}) {
     window.location.assign(`${BASE}/api/v2/auth/login?next=${next}`);
     throw new Error("Signing in …");
   }
-  if (answer.status === 403) throw new Error("Your account may not do this in Airflow. Ask an administrator for the right to trigger release_onnx.");
-  if (answer.status === 404) throw new Error("Airflow has no DAG release_onnx yet. Check its DAG list for import errors.");
+  if (answer.status === 403) throw new Error("Your account may not do this in Airflow. Ask an administrator for the right to trigger the DAG.");
+  if (answer.status === 404) throw new Error("Airflow has no such DAG. Check its DAG list for import errors.");
   if (!answer.ok) throw new Error(detailText(body.detail) || `Airflow answered with status ${answer.status}.`);
   return body;
 }
@@ -351,7 +352,24 @@ function noteText(conf) {
   return conf.model_name ? `${source} → ${plain(conf.model_name)}` : source;
 }
 
-async function submit(event) {
+// Returns the release DAG of the address. Without one it is the only release DAG, or the user chooses.
+async function releaseDag() {
+  const given = new URLSearchParams(window.location.search).get("dag");
+  if (given) return given;
+  const { dags } = await call(`${API}?tags=${encodeURIComponent(RELEASE_TAG)}&limit=100`);
+  if (dags.length === 0) throw new Error("Airflow has no release DAG yet. Check its DAG list for import errors.");
+  if (dags.length === 1) return dags[0].dag_id;
+  byId("dags").querySelector("ul").replaceChildren(...dags.map((dag) => {
+    const query = new URLSearchParams(window.location.search);
+    query.set("dag", dag.dag_id);
+    return make("li", {}, make("a", { href: `?${query}`, textContent: dag.dag_display_name || dag.dag_id }));
+  }));
+  byId("dags").hidden = false;
+  byId("form").hidden = true;
+  return "";
+}
+
+async function submit(event, dagId) {
   event.preventDefault();
   showAll = true;
   const conf = check();
@@ -364,13 +382,13 @@ async function submit(event) {
   byId("problem").hidden = true;
   setStatus("Starting …");
   try {
-    const run = await call(`${API}/dagRuns`, {
+    const run = await call(`${API}/${encodeURIComponent(dagId)}/dagRuns`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ logical_date: null, conf, note: noteText(conf) }),
     });
     setStatus("Started. Opening the DAG run …");
-    followInAirflow(`${window.location.origin}${BASE}/dags/${DAG_ID}/runs/${encodeURIComponent(run.dag_run_id)}`, false);
+    followInAirflow(`${window.location.origin}${BASE}/dags/${encodeURIComponent(dagId)}/runs/${encodeURIComponent(run.dag_run_id)}`, false);
   } catch (error) {
     showRefusal(error.message);
     byId("submit").disabled = false;
@@ -397,7 +415,11 @@ async function begin() {
   } catch (error) {
     fail(error.message);
   }
-  const { params } = await call(`${API}/details`);
+  const dagId = await releaseDag();
+  if (!dagId) return;
+  const { params, tags } = await call(`${API}/${encodeURIComponent(dagId)}/details`);
+  if (!tags.some((tag) => tag.name === RELEASE_TAG)) throw new Error(`${dagId} is not a DAG of releases. Nothing can be started here.`);
+  byId("dag").textContent = dagId;
   const unknown = Object.keys(conf).filter((name) => !Object.hasOwn(params, name));
   for (const [name, param] of Object.entries(params)) {
     addField(name, param, Object.hasOwn(conf, name) ? conf[name] : param.value ?? null);
@@ -409,7 +431,7 @@ async function begin() {
   if (left.length) fail(`The address has unknown parameters or values, which are left out: ${left.join(", ")}`);
   check();
   for (const field of fields.values()) if (isShown(field)) field.place.details.open = true;
-  byId("form").addEventListener("submit", submit);
+  byId("form").addEventListener("submit", (event) => submit(event, dagId));
   byId("submit").disabled = false;
 }
 

@@ -1,0 +1,114 @@
+"""Options of Airflow's section `[onnx_release]`: one table for their readers, for Airflow and for docs/options.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from airflow_onnx import defaults
+from onnx_release import limits
+
+Kind = Literal["string", "boolean", "integer", "float"]
+SECTION = "onnx_release"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option.
+
+    :param help: one sentence or two.
+    :param default: the value as text; None for one that depends on the host, which `default_words` describes.
+    :param argument: the argument of a factory, or the parameter of a DAG run, that precedes the option. Empty: none.
+    """
+
+    help: str
+    default: str | None = ""
+    example: str | None = None
+    kind: Kind = "string"
+    default_words: str = ""
+    argument: str = ""
+
+
+OPTIONS: Mapping[str, Option] = {
+    "bucket": Option(
+        help="Bucket of the released artifacts. It must exist.", example="models", argument="bucket",
+        default_words="none: a release without a bucket is refused",
+    ),
+    "prefix": Option(
+        help="Folder in the bucket for the released artifacts, for a bucket that others use too.",
+        example="teams/radio", argument="prefix", default_words="the root of the bucket",
+    ),
+    "allow_pickle": Option(
+        help="Load pickled models. A pickle can run any code on the worker.", default="False", kind="boolean"
+    ),
+    "pickle_experiments": Option(
+        help="Experiments of MLflow whose pickled models are loaded: ids, names, or patterns of names.",
+        example="radio/*, 12",
+    ),
+    "factory_packages": Option(
+        help="Packages whose functions may build a model for a training run that logged only weights.",
+        example="our_models, radio.nets",
+    ),
+    "protected_aliases": Option(
+        help="Aliases that move only after a person approved it in Airflow.", example="champion, production"
+    ),
+    "staging_uri": Option(
+        help="Folder through which the tasks of a release pass the artifact.", default=None,
+        example="s3://onnx-staging/releases", default_words="`onnx_release_staging` in `AIRFLOW_HOME`",
+    ),
+    "staging_conn_id": Option(
+        help="Connection of type s3store or aws for a staging folder in S3.", default=defaults.S3_CONN_ID
+    ),
+    "cache_folder": Option(
+        help="Folder on the worker's own disk that caches downloads.", default=None,
+        example="/var/cache/onnx_release", default_words="`onnx_release_cache` in `AIRFLOW_HOME`",
+    ),
+    "cache_max_bytes": Option(
+        help="Size limit of the cache folder in bytes; 0 disables the cache.",
+        default=str(defaults.CACHE_MAX_BYTES), kind="integer",
+    ),
+    "placement": Option(
+        help="Queue, pool, executor and Kubernetes resources by kind of task, a JSON object.",
+        example='{"export": {"queue": "gpu"}, "measure": {"queue": "measuring"}}', argument="placement",
+    ),
+    "preload": Option(
+        help="Import PyTorch, ONNX Runtime and MLflow in the scheduler, from which LocalExecutor forks the tasks.",
+        default="False", kind="boolean",
+    ),
+    "measure_lock": Option(
+        help="Absolute path of the file that a task locks while it measures. All workers of a host share it.",
+        default=None, example="/run/onnx_release/measure.lock",
+        default_words="`onnx_release_measure.lock` in the temporary folder",
+    ),
+    "measure_lock_timeout_s": Option(
+        help="Seconds that a task waits for another measurement on its host.",
+        default=f"{limits.MEASURE_LOCK_TIMEOUT_S:g}", kind="float",
+    ),
+    "watch_experiments": Option(
+        help="Names, ids or patterns of the MLflow experiments whose finished runs are released; * for all.",
+        example="radio-*, 17", argument="experiments", default_words="the experiments of the routes that are set",
+    ),
+    "watch_filter": Option(
+        help="More conditions for these runs in MLflow's filter language.", example="tags.release = 'yes'",
+        argument="run_filter",
+    ),
+    "watch_routes": Option(
+        help="Release DAG and parameters by experiment, a JSON list. The first match counts.",
+        example='[{"experiment": "radio-*", "dag_id": "release_radio", "params": {"alias": "nightly"}}]',
+        argument="routes", default_words="every experiment to the watch's `release_dag_id`",
+    ),
+    "watch_cron": Option(
+        help="Schedule of the watch between asset events. It is also the interval of a backfill.",
+        default=defaults.WATCH_CRON, argument="cron",
+    ),
+    "watch_poll_s": Option(
+        help="Seconds between two polls for finished training runs.", default=str(defaults.WATCH_POLL_S), kind="float",
+        argument="poll_s",
+    ),
+    "pages": Option(help="Show the pages of releases in Airflow.", default="True", kind="boolean"),
+    "pages_mlflow_conn_id": Option(
+        help="Connection of type mlflow whose releases the pages show.", default=defaults.MLFLOW_CONN_ID,
+        example="mlflow_production",
+    ),
+}  # fmt: skip

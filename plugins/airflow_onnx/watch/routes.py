@@ -1,0 +1,91 @@
+"""Routes of the watch: the release DAG and the parameters for the runs of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from airflow.sdk import Param
+from pydantic import Field
+
+from airflow_onnx import defaults, params
+from airflow_onnx.hooks.mlflow_records import Experiment
+from airflow_onnx.release_params import release_params
+from airflow_onnx.watch.queries import matches
+from onnx_release.records.base import Record
+
+ROUTES_MAX = 200
+PATTERN_MAX_CHARACTERS = 200
+# The watch sets them.
+_OF_THE_RUN = ("training_run_id", "model_uri")
+# A route has the rules for the values of the form, not its texts.
+_TEXTS = ("section", "title", "description_md", "examples", "pattern_words")
+
+
+class Route(Record):
+    """One route: the runs of the experiments that match the pattern go to the DAG, with these parameters."""
+
+    experiment: str
+    dag_id: str
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The routes of one watch in order."""
+
+    routes: tuple[Route, ...]
+
+    @classmethod
+    def read(cls, value: Any) -> Routes:
+        """Read the routes of a parameter.
+
+        :raises ParameterRefused: for a wrong field, with the number of the route.
+        """
+        given = params.value(value) or []
+        params.require_valid("routes", routes_param(given))
+        return cls(tuple(Route.from_dict(one) for one in given))
+
+    def of(self, experiment: Experiment | None) -> Route | None:
+        """Return the first route that matches the experiment."""
+        if experiment is None:
+            return None
+        return next((route for route in self.routes if matches(route.experiment, experiment)), None)
+
+    @property
+    def patterns(self) -> list[str]:
+        """The patterns in order."""
+        return [route.experiment for route in self.routes]
+
+
+def with_dag_id(routes: Iterable[Any], dag_id: str | None) -> list[Any]:
+    """Return the routes with the DAG of the watch where one names none. Another value stays unchanged."""
+    named = {"dag_id": dag_id} if dag_id else {}
+    return [{**named, **route} if isinstance(route, dict) else route for route in routes]
+
+
+def routes_param(default: list[Any], section: str = "") -> Param:
+    """Return the field of the form, whose schema checks every route and every parameter of a release."""
+    rules = {
+        name: {key: rule for key, rule in param.schema.items() if key not in _TEXTS}
+        for name, param in release_params().items()
+        if name not in _OF_THE_RUN
+    }
+    route = {
+        "type": "object",
+        "required": ["experiment", "dag_id"],
+        "additionalProperties": False,
+        "properties": {
+            "experiment": {"type": "string", "minLength": 1, "maxLength": PATTERN_MAX_CHARACTERS},
+            "dag_id": {"type": "string", "pattern": defaults.DAG_ID.regexp},
+            "params": {"type": "object", "additionalProperties": False, "properties": rules},
+        },
+    }
+    return params.field(
+        default, "array", section, "Routes",
+        "The release DAG of each experiment, with parameters of its releases: "
+        '[{"experiment": "radio-*", "dag_id": "release_radio", "params": {"alias": "nightly"}}]. The first match '
+        "counts; * matches any text. An experiment without a match is not released.",
+        items=route, maxItems=ROUTES_MAX,
+    )  # fmt: skip
