@@ -39,7 +39,9 @@ CONTEXT: Any = {
 
 
 def sensor(**arguments: Any) -> MlflowTrainingRunSensor:
-    return MlflowTrainingRunSensor(task_id="wait_for_training", model_name="m", **{"deferrable": True} | arguments)
+    return MlflowTrainingRunSensor(
+        task_id="wait_for_training", model_name="m", **{"deferrable": True, "log_to_run": True} | arguments
+    )
 
 
 def trigger(run_id: str) -> MlflowRunTrigger:

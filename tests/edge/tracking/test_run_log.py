@@ -166,7 +166,9 @@ def test_a_release_by_model_uri_is_repeated_by_model_uri(hook: MlflowHook, run_i
     uri = form.format(run=run_id, model=model_id)
     run = SimpleNamespace(dag_id="release_onnx", run_id="uri", conf={"model_uri": uri})
     context = Release(run_id, "by-uri").context | {"dag_run": run}
-    trained = MlflowTrainingRunSensor(task_id="wait", model_uri=uri, model_name="by-uri").execute(context)
+    trained = MlflowTrainingRunSensor(task_id="wait", model_uri=uri, model_name="by-uri", log_to_run=True).execute(
+        context
+    )
     assert (trained["training_run_id"], trained["model_uri"]) == (run_id, uri)
     assert rerun_conf(tags_of(hook, run_id)["rerun_url"]) == {"model_uri": uri}
 
@@ -175,7 +177,7 @@ def test_a_sensor_that_pokes_tags_the_start_once(hook: MlflowHook) -> None:
     run = hook.client.create_run(hook.client.create_experiment("poked"))
     context: Any = {"dag_run": SimpleNamespace(dag_id="release_onnx", run_id="poke", conf={})}
     sensor = MlflowTrainingRunSensor(
-        task_id="wait", training_run_id=run.info.run_id, model_name="poked", deferrable=False
+        task_id="wait", training_run_id=run.info.run_id, model_name="poked", deferrable=False, log_to_run=True
     )
     assert not sensor.poke(context).is_done
     assert tags_of(hook, run.info.run_id)["status"] == "running"
