@@ -235,7 +235,7 @@ def _name_graph_outputs(program: Any, names: tuple[str, ...]) -> None:
         raise ExportRefused(
             "The exported graph",
             f"has {len(values)} outputs, but the model returns {len(placeholders)} values",
-            "Return tensors only.",
+            "Return only tensors from `forward`, and log the model again.",
             code="output_count",
         )
     if len({id(values[index]) for index in chosen}) < len(chosen):

@@ -81,10 +81,10 @@ def is_settled(batch: BatchLatency, latency: LatencyReport) -> bool:
 
 
 def published_speedup(batch: BatchLatency, latency: LatencyReport) -> str:
-    """Return a speedup as text. One that is not settled has no plain number, only the ends of its interval."""
+    """Return a speedup as text. One that is not settled has no plain number, only the lower end of its interval."""
     if is_settled(batch, latency):
         return speedup_text(batch.speedup, batch.speedup_low, batch.speedup_high)
-    return f"not settled, {three_digits(batch.speedup_low)}x to {three_digits(batch.speedup_high)}x"
+    return f"not settled, at least {three_digits(batch.speedup_low)}x"
 
 
 def is_warning(report: ReleaseReport) -> bool:

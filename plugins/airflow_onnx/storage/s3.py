@@ -356,7 +356,7 @@ def require_object(folder: S3Folder, path: str, size_max_bytes: int) -> int:
         raise StorageRefused(
             f"The object {folder.uri}/{path}",
             f"has {size} bytes; the limit is {size_max_bytes}",
-            "Give fewer rows.",
+            "Use a file with fewer rows.",
             code="object_too_large",
         )
     return int(size)

@@ -12,7 +12,8 @@ import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import model_registry, tags
-from airflow_onnx.tracking.version_tags import version_description, version_tags
+from airflow_onnx.tracking.version_tags import version_tags
+from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.release_report import build_report
 from tests.core import records
 from tests.refusals import refused
@@ -91,7 +92,7 @@ def test_a_version_has_eight_tags_and_a_first_line_without_markup() -> None:
     assert list(found) == [f"onnx.{name}" for name in names]
     assert all(found.values())
     assert re.fullmatch(r"\d\.\d\dx \[.+\] at batch \d+|not settled, at least .+", found["onnx.speed"])
-    first, blank, *_ = version_description(report).splitlines()
+    first, blank, *_ = summary_markdown(report).splitlines()
     assert (first.startswith("Released"), blank) == (True, "")
     assert not set(first) & set("*#`<>")
 
