@@ -162,22 +162,28 @@ def test_a_missing_provider_is_refused_and_not_replaced(square: Path) -> None:
         OnnxRuntimeRunner(square, OnnxRuntimeOptions(providers=(absent, "CPUExecutionProvider")))
 
 
+def process_of(process: OnnxRuntimeProcess) -> psutil.Process:
+    """Return the process that waits. The services of other tests are children too."""
+    assert process._waiting is not None
+    return psutil.Process(process._waiting.pid)
+
+
 def test_a_separate_process_waits_for_its_model_and_runs_it(square: Path) -> None:
     x = np.array([[1.0, 2.0]], np.float32)
     with OnnxRuntimeProcess() as process:
-        (waiting,) = psutil.Process().children()
+        waiting = process_of(process)
         (outputs,) = process.run(square, [{"x": x}])
         assert not waiting.is_running()
         # A second strategy of the export runs in a new process.
         (again,) = process.run(square, [{"x": x}])
     np.testing.assert_array_equal(outputs["y"], x * x)
     np.testing.assert_array_equal(again["n"], 2 * x)
-    assert psutil.Process().children() == []
+    assert process._waiting is None
 
 
 def test_an_unused_process_ends_and_its_files_are_removed() -> None:
     with OnnxRuntimeProcess() as process:
-        (waiting,) = psutil.Process().children()
+        waiting = process_of(process)
         home = process._scratch
         assert home.is_dir()
     assert not waiting.is_running()
@@ -192,7 +198,7 @@ def test_a_refusal_in_the_separate_process_keeps_its_code(square: Path) -> None:
 
 def test_a_crash_of_the_separate_process_has_its_own_code(square: Path) -> None:
     with OnnxRuntimeProcess() as process:
-        (waiting,) = psutil.Process().children()
+        waiting = process_of(process)
         waiting.send_signal(signal.SIGABRT)
         with refused("onnxruntime_crashed", "SIGABRT"):
             process.run(square, [])
@@ -200,7 +206,7 @@ def test_a_crash_of_the_separate_process_has_its_own_code(square: Path) -> None:
 
 def test_a_separate_process_that_is_killed_is_transient(square: Path) -> None:
     with OnnxRuntimeProcess() as process:
-        (waiting,) = psutil.Process().children()
+        waiting = process_of(process)
         waiting.kill()
         with pytest.raises(Transient, match="SIGKILL"):
             process.run(square, [])
