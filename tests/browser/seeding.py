@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 
 from airflow_onnx.tracking import tags
-from airflow_onnx.tracking.version_tags import released_status, version_tags
+from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.errors import TrainedModelRefused
 from onnx_release.records import AliasMove, BenchmarkReport, CheckReport, SideLatency, TrainedModel
 from onnx_release.report.gates import warning
 from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.metrics import release_metrics
 from onnx_release.report.release_report import build_report
+from onnx_release.report.short_view import release_state
 from tests.core import records
 
 HOSTILE = "<script>alert(1)</script>"
@@ -127,7 +128,7 @@ class Seeder:
             run_name, ago=ago, metrics=metrics, status="released", registered_model=model, sha256=artifact.sha256,
             latency_verdict=verdict, warning=warning(report), precision="exact", dag_run_id=f"release__{run_name}", dag_run_url=f"http://evil.test/dags/release_onnx/runs/release__{run_name}",
         )  # fmt: skip
-        number = self.version(model, run_id, aliases, version_tags(report, artifact, released_status(report)))
+        number = self.version(model, run_id, aliases, version_tags(report, artifact, release_state(report)))
         self.tag(run_id, version=str(number))
         report = report.replace(trained_model=report.trained_model.replace(training_run_id=run_id))
         self.file(run_id, f"{tags.ROOT}/{model}/report.json", json.dumps(report.to_dict()))

@@ -163,7 +163,7 @@ def test_the_champion_is_a_third_side_and_has_a_table_of_its_own() -> None:
     assert "faster: 1.3 times as fast [1.1, 1.5]" in text
     assert "1 kB1.2 kB +20 %" in text
     assert "worse by 10 %, allowed 1 %" in text
-    assert "MAE 0.002between the outputs of both" in text
+    assert "MAE 0.002 between the outputs of both" in text
     start = html.index('<svg class="plot"')
     plot = ElementTree.fromstring(html[start : html.index("</svg>", start) + 6])
     assert [mark.get("class") for mark in plot.findall(".//g")] == ["reference", "candidate", "champion"]
