@@ -32,6 +32,8 @@ AGE_S = 3.0
 REREAD_S = 300.0
 RELEASES_MAX = 20_000
 _PAGE_SIZE = 50
+# More news than this is read in large pages, by the next refresh.
+_NEWS_MAX = 500
 _FULL_PAGE_SIZE = 500
 _FULL_TIMEOUT_S = 30.0
 _TEXT_MAX = 600
@@ -201,9 +203,9 @@ def _read(rest: MlflowRest, last: Snapshot, *, is_full: bool) -> Snapshot:
     changed = list(islice(found, _PAGE_SIZE))
     is_last = len(changed) < _PAGE_SIZE
     if known and not is_last and known.get(changed[-1].run_id) != changed[-1]:
-        changed += takewhile(lambda one: known.get(one.run_id) != one, found)
+        changed += islice(takewhile(lambda one: known.get(one.run_id) != one, found), _NEWS_MAX)
     merged = known | {record.run_id: record for record in changed}
-    complete_at = time.monotonic() if is_last else last.complete_at
+    complete_at = time.monotonic() if is_last else None if len(changed) > _NEWS_MAX else last.complete_at
     newest_first = sorted(merged.values(), key=lambda one: one.attempted_at or _NEVER, reverse=True)
     return replace(now, records=tuple(newest_first[:RELEASES_MAX]), complete_at=complete_at)
 
