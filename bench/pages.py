@@ -14,7 +14,7 @@ from bench.figure import Figure, Result, Setting, part, progress
 from bench.servers import EXPERIMENT, MODEL_NAME, embedded_stack
 from bench.watch.airflow_runs import wait_for
 from bench.watch.stores import HOUR_MS, Store
-from stack import mlflow_server, processes
+from stack import mlflow_server, postgres, processes
 from stack.context import Context
 
 LIST = Figure("page_list_s", "s", at_most=0.3, condition="opens without MLflow")
@@ -65,7 +65,8 @@ def measure(setting: Setting) -> Iterator[Result]:
     with embedded_stack() as context:
         begin = time.monotonic()
         hour_ms = HOUR_MS * 100 * 24 // count
-        Store(context, METRICS).fill(count, last_ms=int(1000 * time.time()), step_ms=hour_ms)
+        store = Store(context, postgres.uri(context.layout, postgres.MLFLOW), METRICS)
+        store.fill(count, last_ms=int(1000 * time.time()), step_ms=hour_ms)
         progress(f"{count} releases inserted in {time.monotonic() - begin:.0f} s")
         reader = Reader(context)
         read_s = reader.await_all(count)

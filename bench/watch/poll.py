@@ -18,6 +18,7 @@ from bench.figure import Figure, Result, Setting, part, progress
 from bench.servers import EXPERIMENT, MODEL_NAME, environment, mlflow_servers
 from bench.watch.stores import SPAN_H, Store
 from onnx_release.latency.statistics import Interval, ratio_of_medians
+from stack.mlflow_server import sqlite_store
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest
@@ -49,7 +50,7 @@ def measure(setting: Setting) -> Iterator[Result]:
         tempfile.TemporaryDirectory(prefix="bench-") as home,
         environment(AIRFLOW_HOME=home),
     ):
-        stores = [Store(server) for server in servers]
+        stores = [Store(server, sqlite_store(server)) for server in servers]
         begin = time.monotonic()
         for store, count in zip(stores, (few, many), strict=True):
             store.fill(count)

@@ -22,7 +22,6 @@ from mlflow.store.tracking.dbmodels import models as tracking
 from bench.servers import EXPERIMENT, MODEL_NAME
 from stack.context import Context
 from stack.minio import RELEASE_BUCKET
-from stack.mlflow_server import sqlite_store
 
 HOUR_MS = 3_600_000
 SPAN_H = {"100_days": 100 * 24.0, "24_h": 24.0}
@@ -76,12 +75,13 @@ class OldRun:
 class Store:
     """Database of one server, changed directly while no other client writes to the server.
 
+    :param database: the server's database.
     :param metrics: the metrics of each old run beside those of its training.
     """
 
-    def __init__(self, context: Context, metrics: Sequence[str] = ("onnx_release/size_bytes",)) -> None:
+    def __init__(self, context: Context, database: str, metrics: Sequence[str] = ("onnx_release/size_bytes",)) -> None:
         self.context = context
-        self._engine = sqlalchemy.create_engine(sqlite_store(context))
+        self._engine = sqlalchemy.create_engine(database)
         self._client = mlflow.MlflowClient(context.mlflow_url, context.mlflow_url)
         self._experiment_id = self._client.create_experiment(EXPERIMENT)
         self._new: list[str] = []

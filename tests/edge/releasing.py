@@ -364,6 +364,7 @@ def assert_refused(hook: MlflowHook, release: Release, *words: str) -> dict[str,
     assert tags["onnx_release.status"] == "refused"
     for word in words:
         assert word in tags["onnx_release.reason"]
+    assert tags["onnx_release.headline"].startswith("Refused: ")
     text = mlflow.artifacts.load_text(f"runs:/{release.training_run_id}/onnx_release/{release.model_name}/report.json")
     report: dict[str, Any] = json.loads(text)
     assert report["status"] == "refused"

@@ -76,7 +76,7 @@ def log_start(hook: MlflowHook, context: Context, training_run_id: str) -> None:
         before = dict(_run(hook, training_run_id).data.tags)
         if not _has_current_release(hook, training_run_id, before):
             found |= _emptied(before) | _dag_run_tags(context)
-            found |= {tags.STATUS: "running", tags.REASON: "", tags.REASON_CODE: ""}
+            found |= {tags.STATUS: "running", tags.HEADLINE: "", tags.REASON: "", tags.REASON_CODE: ""}
             found |= _description(before, found, Result(headline="A release is in progress."), is_current=True)
         _set_tags(hook, training_run_id, found, before)
     except Refused as failure:
@@ -133,7 +133,8 @@ def log_report(
     found = _attempt_tags(context, run_id, status, reason, release_dag_id)
     if not unchanged:
         found |= _emptied(before) | _dag_run_tags(context) | ({tags.DAG_RUN_ID: ""} if release_dag_id else {})
-        found |= {tags.STATUS: status, tags.REASON: reason, tags.REASON_CODE: report.reason_code or ""}
+        found |= {tags.STATUS: status, tags.HEADLINE: report.headline}
+        found |= {tags.REASON: reason, tags.REASON_CODE: report.reason_code or ""}
         found |= {tags.REGISTERED_MODEL: name, tags.SHA256: sha256} | version_tags
     if reduced:
         of_reduced = {name: version_tags.get(name, "") for name in _OF_A_REDUCED_RELEASE} | {tags.SHA256: sha256}
@@ -204,7 +205,8 @@ def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: T
     is_current = not _has_current_release(hook, training_run_id, before)
     if is_current:
         found |= _emptied(before) | _dag_run_tags(context)
-        found |= {tags.STATUS: outcome.status, tags.REASON: outcome.reason, tags.REASON_CODE: outcome.code}
+        found |= {tags.STATUS: outcome.status, tags.HEADLINE: outcome.headline}
+        found |= {tags.REASON: outcome.reason, tags.REASON_CODE: outcome.code}
     result = Result(headline=shorten(outcome.headline), next_step=shorten(outcome.next_step))
     found |= _description(before, found, result, is_current=is_current)
     _set_tags(hook, training_run_id, found, before)

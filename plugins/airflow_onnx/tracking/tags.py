@@ -22,6 +22,7 @@ LOGGED_MODEL_NAME = f"{ROOT}.logged_model_name"
 
 # The state of the release.
 STATUS = f"{ROOT}.status"
+HEADLINE = f"{ROOT}.headline"
 REASON = f"{ROOT}.reason"
 REASON_CODE = f"{ROOT}.reason_code"
 DAG_RUN_ID = f"{ROOT}.dag_run_id"

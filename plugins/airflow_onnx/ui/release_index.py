@@ -64,6 +64,7 @@ class ReleaseRecord:
     experiment: str
     model_name: str
     status: str
+    headline: str
     reason: str
     reason_code: str
     version: str
@@ -97,6 +98,7 @@ class ReleaseRecord:
             experiment=experiment,
             model_name=found.get(tags.REGISTERED_MODEL) or found.get(tags.MODEL_NAME, ""),
             status=found.get(tags.STATUS, ""),
+            headline=found.get(tags.HEADLINE, ""),
             reason=found.get(tags.REASON, ""),
             reason_code=found.get(tags.REASON_CODE, ""),
             version=found.get(tags.VERSION, ""),

@@ -205,7 +205,8 @@ def list_view(snapshot: Snapshot, releases: Releases, wanted: Filter, now: datet
 def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Releases, now: datetime) -> Row:
     """Return the row of a release with tags in MLflow."""
     release = releases.of(record)
-    text, note = record.reason, ""
+    # The state has its own column.
+    text, note = record.headline.partition(": ")[2] or record.reason, ""
     if release and state in ("running", "waiting"):
         text = releases.progress(release, now).text
         note = f"Version {record.version} is released." if record.status == "released" else ""

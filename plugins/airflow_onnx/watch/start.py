@@ -43,6 +43,7 @@ class ReleaseStarter:
         started_tags = {
             tags.STATUS: "triggered",
             tags.ATTEMPTED_AT: tags.now(),
+            tags.HEADLINE: "",
             tags.REASON: "",
             tags.REASON_CODE: "",
             tags.DAG_RUN_ID: dag_run_id,
@@ -90,7 +91,7 @@ class ReleaseStarter:
             # The other runs do not wait until the artifacts' store is repaired.
             log.warning("The report of the refusal is not logged in MLflow: %s", failure)
             found = {tags.STATUS: "refused", tags.REASON: str(refusal), tags.REASON_CODE: refusal.code}
-            found |= {tags.DAG_RUN_ID: "", tags.ATTEMPTED_AT: tags.now()}
+            found |= {tags.HEADLINE: report.headline, tags.DAG_RUN_ID: "", tags.ATTEMPTED_AT: tags.now()}
             self.decider.rest.set_tags(decision.training_run_id, tags.shortened(found))
 
     def _tag_watched(self, training_run_id: str, text: str) -> None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from airflow_onnx.hooks.mlflow_server import MlflowServer
+from airflow_onnx.ui import release_index
 from airflow_onnx.ui.app import HEADERS, URL_PREFIX, make_app
 from airflow_onnx.ui.pages import TEMPLATES
 from airflow_onnx.ui.release_index import ReleaseIndex
@@ -126,6 +127,20 @@ def test_a_refresh_reads_the_changed_releases_only(seeded: Seeder) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert {record.run_id for record in before.records} <= {record.run_id for record in index.snapshot().records}
+
+
+def test_more_news_than_the_newest_pages_have_are_all_read(seeded: Seeder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(release_index, "_PAGE_SIZE", 2)
+    monkeypatch.setattr(release_index, "_NEWS_MAX", 1)
+    index = ReleaseIndex(lambda: MlflowServer(conn_id="c", tracking_uri=seeded.url, ui_url=seeded.url))
+    while index.snapshot().complete_at is None:
+        time.sleep(0.1)
+    new = {seeded.refused(f"news-{number}", "pages-news", ago=timedelta(0)) for number in range(6)}
+    deadline = time.monotonic() + 120
+    while not new <= {record.run_id for record in index.snapshot().records}:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert index.snapshot().complete_at is not None
 
 
 def test_the_page_of_a_release_has_its_report_the_way_to_load_it_and_links_to_known_hosts_only(

@@ -118,7 +118,9 @@ def test_figures_have_three_digits_and_an_unsettled_speedup_only_its_lower_bound
 
 def test_filters_counts_and_pages() -> None:
     records = [record(f"{number:032x}", status="released", registered_model="net") for number in range(120)]
-    records += [record("f" * 32, status="refused", reason="hold NaN", registered_model="gru")]
+    records += [
+        record("f" * 32, status="refused", headline="Refused: it is NaN.", reason="hold NaN", registered_model="gru")
+    ]
     snapshot = Snapshot(records=tuple(records))
     view = list_view(snapshot, Releases(()), Filter(), NOW)
     assert (view.total, view.counts["released"], view.counts["refused"], view.pages, len(view.rows)) == (
@@ -131,7 +133,7 @@ def test_filters_counts_and_pages() -> None:
     last = list_view(snapshot, Releases(()), Filter.parse({"page": "99"}), NOW)
     assert (last.filter.page, len(last.rows)) == (3, 21)
     found = list_view(snapshot, Releases(()), Filter.parse({"q": "nan"}), NOW)
-    assert [row.model for row in found.rows] == ["gru"]
+    assert [(row.model, row.text) for row in found.rows] == [("gru", "it is NaN.")]
     refused = list_view(snapshot, Releases(()), Filter.parse({"state": "refused", "model": "net"}), NOW)
     assert (refused.total, len(refused.rows)) == (120, 0)
 
