@@ -35,13 +35,13 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(stack: RunningStack, client: mlflow.MlflowClient) -> Ended:
-    """Release at the same time: with success, with a bucket that does not exist, and with a killed process."""
+    """Release at the same time: with success, with a file of inputs that does not exist, and with a killed process."""
     run_id = run_python(stack, "-m", "tests.system.small_runs", "events", "81")
     client.set_terminated(run_id)
     conf = {"training_run_id": run_id, "model_name": MODEL, **QUICK}
     killed, refused, released = (Dag(stack, name, "release_notified") for name in ("killed", "refused", "released"))
     killed.trigger(**conf)
-    refused.trigger(**conf, bucket="no-such-bucket")
+    refused.trigger(**conf, inputs_uri=f"runs:/{run_id}/no/such.npz")
     released.trigger(**conf)
     task = f"{killed.path}/taskInstances/export"
     pid = wait_for(
@@ -92,7 +92,7 @@ def test_each_notifier_is_called_once_with_the_end_of_its_release(ended: Ended) 
     assert released["figures"]["size_bytes"] > 0
     assert released["version_url"].endswith(f"/models/{MODEL}/versions/1")
     assert (refused["status"], refused["dag_run_id"], refused["task"]) == ("refused", "refused", "prepare_work")
-    assert (refused["code"], refused["training_run_id"]) == ("no_bucket", ended.run_id)
+    assert (refused["code"], refused["training_run_id"]) == ("not_found", ended.run_id)
     assert refused["next_step"]
     assert (failed["status"], failed["dag_run_id"], failed["task"]) == ("failed", "killed", "export")
     assert "its process was killed" in failed["headline"]
