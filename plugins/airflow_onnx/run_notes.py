@@ -1,8 +1,8 @@
 """Notes of the DAG runs of a release: training run and model, and at the end the result.
 
-The watch gives the note of the start with its trigger. A task cannot change the note of its DAG run. Its last task
-leaves the note in XCom, and this listener writes it where Airflow has its database: in the scheduler, or in the API
-server if a person marks the DAG run.
+The watch gives the note of the start with its trigger. Another DAG run gets one from its parameters when it starts. A
+task cannot change the note of its DAG run. The last task leaves the note in XCom, and this listener writes it where
+Airflow has its database: in the scheduler, or in the API server if a person marks the DAG run.
 """
 
 from __future__ import annotations
@@ -60,6 +60,13 @@ def joined(before: str, new: str) -> str:
 
 
 @hookimpl
+def on_dag_run_running(dag_run: Any, msg: str) -> None:
+    """Write the title of a DAG run that has no note."""
+    if _has_parameters(dag_run) and not dag_run.note:
+        dag_run.note = _first_title(dag_run)
+
+
+@hookimpl
 def on_dag_run_success(dag_run: Any, msg: str) -> None:
     """Write the result into the note of a DAG run."""
     _write(dag_run)
@@ -73,6 +80,12 @@ def on_dag_run_failed(dag_run: Any, msg: str) -> None:
 
 def _has_parameters(dag_run: Any) -> bool:
     return any((dag_run.conf or {}).get(name) for name in _PARAMETERS)
+
+
+def _first_title(dag_run: Any) -> str:
+    """Return the title from the parameters: the scheduler has no connection to MLflow for the name of the run."""
+    conf = dag_run.conf or {}
+    return title(None, str(conf.get(_PARAMETERS[0]) or conf.get(_PARAMETERS[1]) or ""), conf.get("model_name"))
 
 
 def _has_role(dag_run: Any) -> bool:
@@ -95,4 +108,6 @@ def _write(dag_run: Any) -> None:
     # Airflow's session has locked the row of the DAG run. It commits later, and refuses a savepoint here.
     new = session.scalar(query.limit(1))
     if isinstance(new, str):
-        dag_run.note = joined(dag_run.note or "", new)
+        first = _first_title(dag_run)
+        before = [line for line in (dag_run.note or "").splitlines() if line.rstrip() != first]
+        dag_run.note = joined("\n".join(before), new)

@@ -30,7 +30,7 @@ Base.metadata.create_all(settings.engine)
 now = datetime.now(UTC)
 with create_session() as session:
     session.execute(text("PRAGMA foreign_keys=OFF"))
-    for run_id, conf in (("a", {"training_run_id": "x"}), ("b", {"other": 1})):
+    for run_id, conf in (("a", {"training_run_id": "x", "model_name": "net"}), ("b", {"other": 1})):
         run = DagRun(dag_id="release_onnx", run_id=run_id, run_after=now, conf=conf, run_type=DagRunType.MANUAL)
         session.add(run)
         session.flush()
@@ -38,12 +38,14 @@ with create_session() as session:
             dag_run_id=run.id, task_id="clean_work", map_index=-1, key="onnx_release_note", dag_id="release_onnx",
             run_id=run_id, value="small → m\\n✖ Refused: y is NaN.", timestamp=now,
         ))
-for state, note in ((DagRunState.FAILED, "by anna"), (DagRunState.SUCCESS, None)):
+for state, note in ((DagRunState.RUNNING, None), (DagRunState.FAILED, "by anna"), (DagRunState.SUCCESS, None)):
     # The scheduler forbids any commit but its own.
     with create_session() as session, prohibit_commit(session) as guard:
         for run in session.scalars(select(DagRun)):
             if note:
-                run.note = note
+                started = run.note
+                run.note = f"{started}\\n{note}" if started else note
+                print(started)
             run.set_state(state)
             run.notify_dagrun_state_changed(msg="test")
         guard.commit()
@@ -83,5 +85,6 @@ def test_the_listener_writes_the_note_of_a_release_alone(tmp_path: Path) -> None
     }
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-3:-1] == ["x → net", "None"], done.stdout[-2000:]
     expected = [("a", "by anna  \nsmall → m  \n✖ Refused: y is NaN."), ("b", "by anna")]
     assert done.stdout.splitlines()[-1] == str(expected), done.stdout[-2000:] + done.stderr[-2000:]
