@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from airflow_onnx import validation
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.tracking import tags
-from onnx_release.errors import ParameterRefused, Refused, ReportRefused, Transient, shorten
+from onnx_release.errors import ParameterRefused, RecordRefused, Refused, ReportRefused, Transient, shorten
 from onnx_release.records import ReleaseReport
 
 REPORT_BYTES_MAX = 2_000_000
@@ -98,7 +98,7 @@ def read_report(rest: MlflowRest, run_id: str, path: str) -> ReleaseReport:
     content = rest.run_file(run_id, path, REPORT_BYTES_MAX)
     try:
         return ReleaseReport.from_dict(json.loads(content))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (RecordRefused, ValueError, TypeError, RecursionError) as error:
         raise ReportRefused(
             f"The report {path}",
             f"cannot be read: {shorten(error, 200)}",

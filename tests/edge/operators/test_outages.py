@@ -90,7 +90,7 @@ def test_wrong_keys_are_refused(
     assert_nothing_left(hook, release)
 
 
-def test_a_missing_bucket_is_refused(hook: MlflowHook, release: Release, judged: Release) -> None:
+def test_a_missing_bucket_is_refused(hook: MlflowHook, release: Release, judged: Release, administrator: None) -> None:
     release.params["bucket"] = "no-such-bucket"
     with failed("no_bucket", "no-such-bucket"):
         release.after(judged, "parity_latency").run("upload")

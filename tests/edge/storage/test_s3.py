@@ -116,7 +116,7 @@ def test_a_missing_object_reads_as_none(folder: s3.S3Folder) -> None:
     assert s3.read_digest(folder, "nothing") is None
 
 
-def test_a_missing_bucket_is_refused_with_its_name_and_connection(folder: s3.S3Folder) -> None:
+def test_a_missing_bucket_is_refused_with_its_name_and_connection(administrator: None, folder: s3.S3Folder) -> None:
     with refused("no_bucket", "no-such-bucket", "minio_default"):
         s3.require_bucket(dataclasses.replace(folder, bucket="no-such-bucket"))
 

@@ -58,7 +58,8 @@ def test_the_first_given_name_counts_and_blanks_do_not() -> None:
 
 
 def wait(run_id: str, name: str = "") -> Any:
-    return MlflowTrainingRunSensor(task_id="wait", training_run_id=run_id, model_name=name).execute(CONTEXT)
+    sensor = MlflowTrainingRunSensor(task_id="wait", training_run_id=run_id, model_name=name, log_to_run=True)
+    return sensor.execute(CONTEXT)
 
 
 def test_parameter_then_tag_of_the_run_then_of_the_experiment_then_experiment_and_model(hook: MlflowHook) -> None:

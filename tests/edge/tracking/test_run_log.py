@@ -229,7 +229,7 @@ def test_a_recorded_refusal_is_not_replaced_by_a_failure(hook: MlflowHook, relea
 
 
 def test_a_refusal_during_an_outage_of_mlflow_is_recorded_by_the_teardown(
-    hook: MlflowHook, release: Release, judged: Release, monkeypatch: pytest.MonkeyPatch
+    hook: MlflowHook, release: Release, judged: Release, administrator: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release.run("wait")
     release.after(judged, "parity_latency")

@@ -74,7 +74,7 @@ def test_of_several_models_the_one_of_the_last_step_is_chosen(hook: MlflowHook) 
 
 
 def test_models_that_cannot_be_released_are_skipped_with_the_reason(
-    hook: MlflowHook, model_folder: Path, tmp_path: Path
+    hook: MlflowHook, administrator: None, model_folder: Path, tmp_path: Path
 ) -> None:
     with mlflow.start_run() as run:
         good, damaged, empty, failed, deleted = (

@@ -18,7 +18,9 @@ from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run, context
 
 
-def test_a_backfill_reports_every_run_of_its_interval_and_releases_the_releasable(lab: Lab, model_folder: Path) -> None:
+def test_a_backfill_reports_every_run_of_its_interval_and_releases_the_releasable(
+    lab: Lab, administrator: None, model_folder: Path
+) -> None:
     new, gone, deleted = lab.run(), lab.run(), lab.run()
     failed, released = lab.run(status="KILLED"), lab.run()
     outside = lab.run(ended_h_ago=30)
