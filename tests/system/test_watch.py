@@ -113,7 +113,7 @@ def crashed(stack: RunningStack, client: mlflow.MlflowClient) -> CrashedBackfill
         ended_at = begin + timedelta(minutes=2 + 3 * number)
         client.set_terminated(run, end_time=int(ended_at.timestamp() * 1000))
     span = ["--from-date", begin.isoformat(), "--to-date", (begin + timedelta(minutes=19)).isoformat()]
-    plan = json.loads(airflow(stack, "onnx-release", "plan", *span, "--output", "json"))
+    plan = json.loads(airflow(stack, "onnx-release", "plan", "--dag-id", WATCH_DAG_ID, *span, "--output", "json"))
     assert not any(release_of(stack, run) for run in old), "a plan starts nothing"
     conf = ["--max-active-runs", "2", "--dag-run-conf", '{"at_once": 1}']
     airflow(stack, "backfill", "create", "--dag-id", WATCH_DAG_ID, *span, *conf)

@@ -221,6 +221,7 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
             note = f"The newest attempt was {outcome}: {record.last_attempt.partition(': ')[2]}".removesuffix(": ")
     aliases = snapshot.aliases.get(record.model_name, {})
     is_released = record.status == "released"
+    dag_id = dag_id_of(record.dag_run_url)
     return Row(
         run_id=record.run_id,
         dag_run_id=record.dag_run_id,
@@ -237,9 +238,10 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
         size=numbers.size(record.size_bytes),
         at=record.attempted_at,
         waits_for_approval=bool(release and release.waits_for_approval),
-        dag_id=dag_id_of(record.dag_run_url),
+        dag_id=dag_id,
         conf=again(record.rerun_url, "conf"),
-        release_dag_id=again(record.rerun_url, "dag"),
+        # A refusal by the watch has the DAG run of the watch.
+        release_dag_id=again(record.rerun_url, "dag") or (dag_id if dag_id in releases.dag_ids else ""),
     )
 
 
