@@ -26,7 +26,7 @@ from onnx_release.report.numbers import limit_text, measured_text, size_text, sp
 TITLES = {
     "check": "static checks",
     "comparable": "same dtype, shape and places of NaN",
-    "mae": "mean absolute error",
+    "mae": "mean absolute error of the worst column",
     "max_abs": "largest absolute error",
     "tolerance": "largest error over the tolerance",
     "sqnr_db": "signal to noise",

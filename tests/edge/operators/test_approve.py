@@ -56,7 +56,7 @@ def test_an_approval_moves_both_aliases_and_records_the_person(
     assert question.options == ["Approve", "Reject"]
     assert question.subject == f"Move champion of {asking.model_name} to version 1?"
     assert "the parameter promotion is approve" in str(question.body)
-    assert "| mean absolute error | positions |" in str(question.body)
+    assert "| mean absolute error of the worst column | positions |" in str(question.body)
 
     with failed("no_approval", "champion"):
         asking.run("promote")
