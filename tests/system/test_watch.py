@@ -8,7 +8,8 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from stack import processes
 from stack.layout import tool
 from stack.release import WATCH_DAG_ID
+from stack.setup import MEASURE_POOL
 
 from .embedded import WATCHED, RunningStack
 
@@ -44,6 +46,15 @@ def kill(stack: RunningStack, *names: str) -> None:
         assert record, name
         os.killpg(record.pid, signal.SIGKILL)
         wait_for(f"{name} does not die", lambda record=record: not record.is_alive())
+
+
+@contextmanager
+def measuring_held(stack: RunningStack) -> Iterator[None]:
+    """Let no release end: the pool of the measurements has no slot during the block."""
+    path, pool = f"/pools/{MEASURE_POOL}", {"pool": MEASURE_POOL, "include_deferred": False}
+    stack.api.patch(path, {**pool, "slots": 0})
+    yield
+    stack.api.patch(path, {**pool, "slots": 1})
 
 
 def wait_for(failure: str, condition: Callable[[], Any]) -> Any:
@@ -116,10 +127,11 @@ def crashed(stack: RunningStack, client: mlflow.MlflowClient) -> CrashedBackfill
     plan = json.loads(airflow(stack, "onnx-release", "plan", "--dag-id", WATCH_DAG_ID, *span, "--output", "json"))
     assert not any(release_of(stack, run) for run in old), "a plan starts nothing"
     conf = ["--max-active-runs", "2", "--dag-run-conf", '{"at_once": 1}']
-    airflow(stack, "backfill", "create", "--dag-id", WATCH_DAG_ID, *span, *conf)
-    note = wait_for("the backfill has not begun", lambda: release_of(stack, old[0]))["note"]
-    client.set_terminated(first)
-    wait_for("no event started the release of the first run", lambda: release_of(stack, first))
+    with measuring_held(stack):
+        airflow(stack, "backfill", "create", "--dag-id", WATCH_DAG_ID, *span, *conf)
+        note = wait_for("the backfill has not begun", lambda: release_of(stack, old[0]))["note"]
+        client.set_terminated(first)
+        wait_for("no event started the release of the first run", lambda: release_of(stack, first))
     client.set_terminated(second)
     kill(stack, "airflow-triggerer", "airflow-scheduler")
     client.set_terminated(third)
