@@ -14,7 +14,7 @@ from bench.figure import Figure, Result, Setting, part, progress
 from bench.servers import EXPERIMENT, MODEL_NAME, embedded_stack
 from bench.watch.airflow_runs import wait_for
 from bench.watch.stores import HOUR_MS, OldRun, Store
-from stack import mlflow_server, postgres, processes
+from stack import mlflow_server, postgres, processes, supervisor
 from stack.context import Context
 
 LIST = Figure("page_list_s", "s", at_most=0.3, condition="opens without MLflow")
@@ -126,6 +126,8 @@ class Reader:
 
     def without_mlflow(self) -> dict[str, Any]:
         """Stop MLflow; return the seconds of the list, and True if it names the outage beside the known releases."""
+        # The supervisor would start it again, and its process would outlive the stack.
+        processes.stop(self._context.layout, [supervisor.NAME])
         processes.stop(self._context.layout, [mlflow_server.NAME])
         progress("MLflow stopped")
         slowest_s, names_it = 0.0, False
