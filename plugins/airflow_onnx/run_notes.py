@@ -62,7 +62,7 @@ def joined(before: str, new: str) -> str:
 @hookimpl
 def on_dag_run_running(dag_run: Any, msg: str) -> None:
     """Write the title of a DAG run that has no note."""
-    if _has_parameters(dag_run) and not dag_run.note:
+    if _source(dag_run) and not dag_run.note:
         dag_run.note = _first_title(dag_run)
 
 
@@ -78,14 +78,15 @@ def on_dag_run_failed(dag_run: Any, msg: str) -> None:
     _write(dag_run)
 
 
-def _has_parameters(dag_run: Any) -> bool:
-    return any((dag_run.conf or {}).get(name) for name in _PARAMETERS)
+def _source(dag_run: Any) -> str:
+    """Return the training run or the model URI of a release, empty for any other DAG run."""
+    conf = dag_run.conf or {}
+    return next((str(found) for name in _PARAMETERS if (found := conf.get(name))), "")
 
 
 def _first_title(dag_run: Any) -> str:
     """Return the title from the parameters: the scheduler has no connection to MLflow for the name of the run."""
-    conf = dag_run.conf or {}
-    return title(None, str(conf.get(_PARAMETERS[0]) or conf.get(_PARAMETERS[1]) or ""), conf.get("model_name"))
+    return title(None, _source(dag_run), (dag_run.conf or {}).get("model_name"))
 
 
 def _has_role(dag_run: Any) -> bool:
@@ -100,7 +101,7 @@ def _write(dag_run: Any) -> None:
     from sqlalchemy.orm import object_session
 
     session = object_session(dag_run)
-    if session is None or not (_has_parameters(dag_run) or _has_role(dag_run)):
+    if session is None or not (_source(dag_run) or _has_role(dag_run)):
         return
     query = select(XComModel.value).where(
         XComModel.dag_id == dag_run.dag_id, XComModel.run_id == dag_run.run_id, XComModel.key == XCOM_KEY

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -190,16 +190,7 @@ def model_view(
         )
         for one in records[:ATTEMPTS_MAX]
     )
-    speeds = [
-        Point(version=row.version, value=speed.speedup, low=speed.low, high=speed.high if speed.speedup else None)
-        for row in rows
-        if (record := of_version.get(str(row.version))) and (speed := record.speed)
-    ]
-    sizes = [
-        Point(version=row.version, value=record.size_bytes)
-        for row in rows
-        if (record := of_version.get(str(row.version))) and record.size_bytes
-    ]
+    shown = {row.version: record for row in rows if (record := of_version.get(str(row.version)))}
     return ModelView(
         name=name,
         aliases=tuple(
@@ -209,10 +200,23 @@ def model_view(
         attempts=attempts,
         moves=moves[:MOVES_MAX],
         moving=(moving := moves_of(name, moves_now)),
-        sizes=chart(sizes, subject="Size", unit="B"),
-        speeds=chart(speeds, subject="Speedup", unit="x", limit=1.0),
+        sizes=chart(list(_sizes(shown)), subject="Size", unit="B"),
+        speeds=chart(list(_speeds(shown)), subject="Speedup", unit="x", limit=1.0),
         is_live=bool(moving) or any(one.state in ("running", "waiting") for one in attempts),
     )
+
+
+def _sizes(records: Mapping[int, ReleaseRecord]) -> Iterator[Point]:
+    for version, record in records.items():
+        if record.size_bytes:
+            yield Point(version=version, value=record.size_bytes)
+
+
+def _speeds(records: Mapping[int, ReleaseRecord]) -> Iterator[Point]:
+    for version, record in records.items():
+        if speed := record.speed:
+            high = speed.high if speed.speedup else None
+            yield Point(version=version, value=speed.speedup, low=speed.low, high=high)
 
 
 def _version_row(

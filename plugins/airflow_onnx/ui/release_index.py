@@ -207,7 +207,11 @@ def _read(rest: MlflowRest, last: Snapshot, *, is_full: bool) -> Snapshot:
     if known and not is_last and known.get(changed[-1].run_id) != changed[-1]:
         changed += islice(takewhile(lambda one: known.get(one.run_id) != one, found), _NEWS_MAX)
     merged = known | {record.run_id: record for record in changed}
-    complete_at = time.monotonic() if is_last else None if len(changed) > _NEWS_MAX else last.complete_at
+    complete_at = last.complete_at
+    if is_last:
+        complete_at = time.monotonic()
+    elif len(changed) > _NEWS_MAX:
+        complete_at = None
     newest_first = sorted(merged.values(), key=lambda one: one.attempted_at or _NEVER, reverse=True)
     return replace(now, records=tuple(newest_first[:RELEASES_MAX]), complete_at=complete_at)
 
