@@ -7,6 +7,7 @@ on the services' PYTHONPATH.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -17,8 +18,9 @@ GROUP = "apache_airflow_provider"
 
 def write_metadata(folder: Path) -> None:
     """Write distribution metadata from pyproject.toml into `folder`."""
-    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    name, version = project["name"], project["version"]
+    settings = tomllib.loads((REPO / "pyproject.toml").read_text())
+    project, source = settings["project"], (REPO / settings["tool"]["hatch"]["version"]["path"]).read_text()
+    name, version = project["name"], re.findall(r'^__version__ = "(.+)"$', source, re.MULTILINE)[0]
     target = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     target.mkdir(parents=True, exist_ok=True)
     (target / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")

@@ -8,3 +8,5 @@ import os
 
 # ONNX Runtime gathers usage data for its maker, among them names of files and graphs. It reads this at its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+__version__ = "0.2.0"

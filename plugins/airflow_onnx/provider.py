@@ -18,7 +18,7 @@ def _option(option: Option) -> dict[str, Any]:
         "default": option.default,
         "example": option.example,
         "type": option.kind,
-        "version_added": "0.1.0",
+        "version_added": "0.2.0",
     }
 
 
