@@ -38,6 +38,7 @@ ONE_WORKER = (
     "tests/edge/operators",
     "tests/edge/[s-z]",
     "tests/edge",
+    "tests/core/cli",
 )
 # Single models that share nothing. Workers take them one by one at the end, so that all end at about the same time.
 ONE_BY_ONE = "tests/zoo"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 
 class ReleaseError(Exception):
@@ -32,7 +32,7 @@ class ReleaseError(Exception):
         # The problem may end with a library's sentence.
         return f"{self.subject} {self.problem.rstrip('.')}. {self.action}"
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the class and the parts as a JSON-safe dict, for another process."""
         return {
             "class": type(self).__name__,
@@ -42,13 +42,14 @@ class ReleaseError(Exception):
         }
 
     @staticmethod
-    def from_dict(data: Mapping[str, str]) -> ReleaseError:
+    def from_dict(data: Mapping[str, Any]) -> ReleaseError:
         """Return the error that `to_dict` described. A class that is not in `STAGES` becomes `Refused`."""
         parts = data["subject"], data["problem"], data["action"]
         if data["class"] == Transient.__name__:
             return Transient(*parts)
         cls = next((stage for stage in STAGES if stage.__name__ == data["class"]), Refused)
-        return cls(*parts, code=data["code"])
+        faults = map(ReleaseError.from_dict, data.get("faults", ()))
+        return cls(*parts, code=data["code"], faults=[fault for fault in faults if isinstance(fault, Refused)])
 
 
 class Transient(ReleaseError):
@@ -61,24 +62,27 @@ class Refused(ReleaseError):
     A subclass for each stage lists its codes in `codes`: code -> one sentence for the documentation.
 
     :param code: the stable name of the reason, for programs and tests.
+    :param faults: the single refusals of a message that has several, else empty.
     """
 
     codes: ClassVar[Mapping[str, str]] = {}
     # The codes for which the worker or the deployment is at fault. The training run is not refused for them.
     deployment_codes: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, subject: str, problem: str, action: str, *, code: str) -> None:
+    def __init__(self, subject: str, problem: str, action: str, *, code: str, faults: Sequence[Refused] = ()) -> None:
         super().__init__(subject, problem, action)
         self.code = code
+        self.faults = tuple(faults)
 
     @property
     def is_of_deployment(self) -> bool:
         """True if neither the model nor a parameter is at fault."""
         return self.code in self.deployment_codes
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the class and the parts, with the code, as a JSON-safe dict."""
-        return super().to_dict() | {"code": self.code}
+        faults = {"faults": [fault.to_dict() for fault in self.faults]} if self.faults else {}
+        return super().to_dict() | {"code": self.code} | faults
 
 
 class RecordRefused(Refused):
@@ -275,6 +279,16 @@ class ReportRefused(Refused):
     }
 
 
+class CommandRefused(Refused):
+    """A call of the command `onnx-release` that cannot be carried out."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "model_not_found": "The model is neither an existing path nor a readable MLflow URI.",
+        "no_tracking_uri": "The command has an MLflow URI, and the environment names no MLflow server.",
+        "wrong_argument": "An argument of the command has a value that cannot be used.",
+    }
+
+
 STAGES: tuple[type[Refused], ...] = (
     RecordRefused,
     ParameterRefused,
@@ -288,6 +302,7 @@ STAGES: tuple[type[Refused], ...] = (
     LatencyRefused,
     TuningRefused,
     ReportRefused,
+    CommandRefused,
 )
 
 

@@ -24,7 +24,6 @@ class TrackingRefused(Refused):
         "factory_kwargs": "The arguments of the model factory are not a JSON object.",
         "inputs_uri_form": "The URI of an .npz file has no known form.",
         "mlflow_address": "The Airflow connection to MLflow has no usable server address.",
-        "model_not_found": "The model of the doctor command is neither an existing path nor a readable MLflow URI.",
         "artifacts_not_served": "The artifacts are in a store that MLflow's server does not serve.",
         "mlflow_permission": "MLflow refuses the account of the connection.",
         "mlflow_refused": "MLflow refuses a request, for example a wrong filter.",

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 
-from airflow_onnx.tracking import tags
 from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.errors import TrainedModelRefused
 from onnx_release.records import AliasMove, BenchmarkReport, CheckReport, SideLatency, TrainedModel
@@ -19,6 +18,7 @@ from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.metrics import release_metrics
 from onnx_release.report.release_report import build_report
 from onnx_release.report.short_view import release_state
+from onnx_release.training_runs import tags
 from tests.core import records
 
 HOSTILE = "<script>alert(1)</script>"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pytest
@@ -19,56 +15,17 @@ from airflow.sdk.execution_time import task_runner
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import s3
-from airflow_onnx.tracking import tags
-from stack import minio, mlflow_server, processes, setup
-from stack.context import Context
-from stack.credentials import Credentials
-from stack.layout import Layout
-from stack.ports import Ports
+from onnx_release.training_runs import tags
+from stack import setup
 from tests.edge.airflow_stand_in import Supervisor
 from tests.edge.releasing import Release, new_release, trained_run
 from tests.edge.watch.watching import Lab
-from tests.guard import guarded
-
-
-@dataclass(frozen=True)
-class Services:
-    """The running services, and the Airflow connections that lead to them."""
-
-    context: Context
-
-    def stop(self, name: str) -> None:
-        """Stop one of them, as an outage does."""
-        processes.stop(self.context.layout, [name])
-
-    def start(self, name: str, **variables: str) -> None:
-        """Start one of them, with more environment variables, and wait until it answers."""
-        service = {minio.NAME: minio, mlflow_server.NAME: mlflow_server}[name]
-        database = mlflow_server.sqlite_store(self.context)
-        command = minio.command(self.context) if service is minio else mlflow_server.command(self.context, database)
-        processes.start(self.context.layout, dataclasses.replace(command, env=command.env | variables))
-        processes.await_ready(self.context.layout, name, partial(service.is_healthy, self.context))
-
-    def serve(self, uri: str) -> Any:
-        """Load a version as a consumer does, whose environment has the keys to the store."""
-        keys = self.context.credentials
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MLFLOW_S3_ENDPOINT_URL", self.context.minio_url)
-            patch.setenv("AWS_ACCESS_KEY_ID", keys.minio_access_key)
-            patch.setenv("AWS_SECRET_ACCESS_KEY", keys.minio_secret_key)
-            return mlflow.pyfunc.load_model(uri)
+from tests.services import Services, running_services
 
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    layout = Layout(tmp_path_factory.mktemp("services") / "state")
-    layout.create()
-    running = Services(Context(layout, Ports.free(), Credentials.generate()))
-    minio.prepare(running.context)
-    with guarded(layout.home):
-        running.start(minio.NAME)
-        minio.set_up(running.context)
-        running.start(mlflow_server.NAME)
+    with running_services(tmp_path_factory.mktemp("services") / "state") as running:
         yield running
 
 

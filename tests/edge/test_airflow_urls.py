@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from airflow_onnx import airflow_urls
-from airflow_onnx.tracking import tags
+from onnx_release.training_runs import tags
 
 DAG = "release & co"
 LENGTH = tags.VALUE_MAX_CHARACTERS

@@ -114,8 +114,13 @@ def combined(faults: Sequence[Refused], package: TrainedPackage, model: LoadedMo
             actions.append(f"Log the model again: {code}.")
         if notes:
             actions.append(f"Then note also: {'; '.join(notes)}.")
-    subject = first.subject if len(faults) == 1 else "The model"
-    return type(first)(subject, problem, " ".join(actions), code=first.code)
+    if len(faults) == 1:
+        return type(first)(first.subject, problem, " ".join(actions), code=first.code)
+    last, own = faults[-1], {fault.action for fault in faults}
+    # A list of the faults has the further advice once, at its end.
+    advice = " ".join((last.action, *(action for action in actions if action not in own)))
+    listing = (*faults[:-1], type(last)(last.subject, last.problem, advice, code=last.code))
+    return type(first)("The model", problem, " ".join(actions), code=first.code, faults=listing)
 
 
 @contextmanager

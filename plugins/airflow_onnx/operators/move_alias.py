@@ -21,7 +21,7 @@ from airflow_onnx.operators import approval
 from airflow_onnx.operators.approval import Approval
 from airflow_onnx.storage import s3
 from airflow_onnx.task_outcome import airflow_outcome
-from airflow_onnx.tracking import alias_log, model_registry, promotion, tags, version_files
+from airflow_onnx.tracking import alias_log, model_registry, promotion, version_files
 from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from airflow_onnx.tracking.run_description import escaped
@@ -29,6 +29,7 @@ from onnx_release.errors import ParameterRefused
 from onnx_release.records import AliasMove, FileDigest, ModelVersion
 from onnx_release.records.base import Record
 from onnx_release.scratch import scratch_folder
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

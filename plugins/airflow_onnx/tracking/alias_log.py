@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.log_lines import one_line
-from airflow_onnx.tracking import model_registry, tags
+from airflow_onnx.tracking import model_registry
 from onnx_release.errors import Refused, shorten
 from onnx_release.records import AliasMove
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

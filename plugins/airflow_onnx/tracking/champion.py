@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx.tracking import model_registry, tags, version_files
+from airflow_onnx.tracking import model_registry, version_files
 from airflow_onnx.tracking.promotion import Candidate, Promoter
 from onnx_release.errors import Refused, shorten
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from onnx_release.benchmark.setup import ChampionOptions

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.storage import s3
-from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused, shorten
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.records.base import Record
 from onnx_release.scratch import scratch_folder
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook

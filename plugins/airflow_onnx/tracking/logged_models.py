@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Literal
 
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.tracking import tags
+from onnx_release.training_runs import tags
 
 Kind = Literal["pt2", "pickle"]
 """``pt2``: an exported program. ``pickle``: a pickle, or TorchScript, which has the same file name."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import validation
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.tracking import tags, weight_files
+from airflow_onnx.tracking import weight_files
 from onnx_release.errors import Refused, Transient
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused, Transient
 from onnx_release.records import ModelVersion
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook

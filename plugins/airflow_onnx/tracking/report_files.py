@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_onnx import validation
-from airflow_onnx.tracking import tags
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_PAGE
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.artifact import Precision
 from onnx_release.scratch import scratch_folder
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook

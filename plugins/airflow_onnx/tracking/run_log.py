@@ -10,11 +10,12 @@ from airflow_onnx import airflow_urls, outcome_log, step_times
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.events import release_end
 from airflow_onnx.links import ReportLink, RerunLink, TrainingRunLink
-from airflow_onnx.tracking import model_registry, report_files, run_description, tags
+from airflow_onnx.tracking import model_registry, report_files, run_description
 from airflow_onnx.tracking.run_description import Result, described
 from onnx_release.errors import Refused, Transient, shorten
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.artifact import Precision
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -13,9 +13,10 @@ from typing import Literal
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_records import TrainingRun
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.tracking import logged_models, tags, weight_files
+from airflow_onnx.tracking import logged_models, weight_files
 from airflow_onnx.tracking.logged_models import Choice, LoggedModel, Unusable
 from onnx_release.errors import Refused
+from onnx_release.training_runs import tags
 
 Kind = Literal["pt2", "pickle", "file"]
 """Kind of a trained model: that of a logged model, or ``file`` for a file of weights or of a model."""

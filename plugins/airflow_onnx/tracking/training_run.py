@@ -10,11 +10,12 @@ from airflow_onnx import validation
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_records import TrainingRun
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.tracking import tags, trained_models, weight_files
+from airflow_onnx.tracking import trained_models, weight_files
 from airflow_onnx.tracking.trained_models import FoundModel
 from onnx_release.errors import shorten
 from onnx_release.records import TrainedModel
 from onnx_release.scratch import scratch_folder
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import airflow_urls
 from airflow_onnx.storage import s3
-from airflow_onnx.tracking import model_registry, run_log, tags
+from airflow_onnx.tracking import model_registry, run_log
 from airflow_onnx.tracking.run_log import ReleasedVersion
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import ModelVersion, TrainedModel
 from onnx_release.scratch import scratch_folder
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -7,9 +7,9 @@ from typing import Any
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.storage import s3
-from airflow_onnx.tracking import tags
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import OnnxArtifact, ReleaseReport
+from onnx_release.training_runs import tags
 
 _REPORT_MAX_BYTES = 2**26
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from airflow_onnx.tracking import tags
 from onnx_release.records import LatencyReport, OnnxArtifact, ReleaseReport
+from onnx_release.training_runs import tags
 
 # Until its alias is decided.
 REGISTERED = "registered"

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.tracking import tags
 from onnx_release import limits
+from onnx_release.training_runs import tags
 
 Listing = Callable[[str], Iterable[tuple[str, bool]]]
 """Function that returns the entries of an artifact folder as pairs: path, and True for a folder. "" is the root."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from airflow_onnx import defaults
 from airflow_onnx.hooks.mlflow_records import ModelVersionEntry, RegisteredModel
-from airflow_onnx.tracking import alias_log, tags
+from airflow_onnx.tracking import alias_log
 from airflow_onnx.tracking.version_tags import REGISTERED
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import AirflowRelease
@@ -18,6 +18,7 @@ from airflow_onnx.ui.roll_backs import roll_backs
 from airflow_onnx.ui.states import WORDS, Releases, model_of, state_of
 from airflow_onnx.ui.view import SpeedView
 from onnx_release.records import AliasMove
+from onnx_release.training_runs import tags
 
 ATTEMPTS_MAX = 20
 VERSIONS_MAX = 50

@@ -17,7 +17,6 @@ from airflow_onnx import airflow_urls, validation
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_records import ModelVersionEntry
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.tracking import tags
 from airflow_onnx.ui import airflow_state, numbers, sources
 from airflow_onnx.ui.airflow_state import AirflowRelease
 from airflow_onnx.ui.comparison import compare
@@ -30,6 +29,7 @@ from airflow_onnx.ui.stored_report import StoredReports, stored_reports
 from airflow_onnx.ui.view import Filter, list_view
 from onnx_release.errors import ParameterRefused, Refused, Transient
 from onnx_release.records import ReleaseReport
+from onnx_release.training_runs import tags
 
 log = logging.getLogger(__name__)
 

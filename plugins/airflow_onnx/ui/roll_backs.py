@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from airflow_onnx.tracking import alias_log, tags
+from airflow_onnx.tracking import alias_log
 from onnx_release.records import AliasMove
+from onnx_release.training_runs import tags
 
 
 def roll_backs(moves: Sequence[AliasMove]) -> dict[int, AliasMove]:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 from airflow_onnx import validation
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.tracking import tags
 from onnx_release.errors import ParameterRefused, RecordRefused, Refused, ReportRefused, Transient, shorten
 from onnx_release.records import ReleaseReport
+from onnx_release.training_runs import tags
 
 REPORT_BYTES_MAX = 2_000_000
 ATTEMPTS_MAX = 50

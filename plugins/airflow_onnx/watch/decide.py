@@ -15,7 +15,7 @@ from airflow_onnx import airflow_urls, dag_runs, params, validation
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow_records import Experiment, TrainingRun
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.tracking import model_name, pickle_permission, tags, trained_models, weight_files
+from airflow_onnx.tracking import model_name, pickle_permission, trained_models, weight_files
 from airflow_onnx.tracking.trained_models import FoundModel
 from airflow_onnx.watch import reasons
 from airflow_onnx.watch.queries import Scope, TimeSpan
@@ -23,6 +23,7 @@ from airflow_onnx.watch.routes import Route, Routes
 from onnx_release.errors import Refused, shorten, without_folders
 from onnx_release.records.artifact import Precision
 from onnx_release.records.base import Record
+from onnx_release.training_runs import tags
 
 HOUR_MS = 3_600_000
 _REASON_CHARACTERS = 200

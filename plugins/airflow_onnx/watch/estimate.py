@@ -8,8 +8,8 @@ from statistics import median
 
 from airflow_onnx import defaults
 from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
-from airflow_onnx.tracking import tags
 from onnx_release.records.base import Record
+from onnx_release.training_runs import tags
 
 # An estimate uses at most this many earlier releases.
 RELEASES_MAX = 50

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow_records import Experiment
 from airflow_onnx.hooks.mlflow_rest import PAGE_SIZE, RunQuery
-from airflow_onnx.tracking import tags
+from onnx_release.training_runs import tags
 
 FILTER_MAX_CHARACTERS = 2000
 

@@ -11,10 +11,11 @@ from airflow_onnx import airflow_urls, dag_runs, run_notes
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import RunQuery
-from airflow_onnx.tracking import run_log, tags
+from airflow_onnx.tracking import run_log
 from airflow_onnx.watch.decide import Decider, Decision
 from onnx_release.errors import Refused, ReleaseError, Transient
 from onnx_release.records import TrainedModel
+from onnx_release.training_runs import tags
 
 log = logging.getLogger(__name__)
 

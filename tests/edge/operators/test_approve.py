@@ -11,7 +11,8 @@ import pytest
 from airflow.sdk.exceptions import TaskAwaitingInput
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking import alias_log, tags
+from airflow_onnx.tracking import alias_log
+from onnx_release.training_runs import tags
 from tests.edge.airflow_stand_in import Supervisor, answer
 from tests.edge.airflow_task import run_task
 from tests.edge.releasing import Release, new_release, tags_of, versions_of

@@ -18,10 +18,11 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
-from airflow_onnx.tracking import alias_log, tags
+from airflow_onnx.tracking import alias_log
 from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.records import OnnxArtifact
 from onnx_release.report.release_report import build_report, write_report
+from onnx_release.training_runs import tags
 from tests.core import records
 from tests.edge.airflow_stand_in import Supervisor, answer
 from tests.edge.releasing import Release, new_release, tags_of

@@ -16,8 +16,8 @@ from torch import nn
 from airflow_onnx import validation
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
-from airflow_onnx.tracking.tags import VERSION_PRECISION
 from onnx_release.records import TrainedModel
+from onnx_release.training_runs.tags import VERSION_PRECISION
 from tests.core.tuning.tuned_models import time_by_size
 from tests.edge.conftest import Services
 from tests.edge.releasing import TAG, Release, TwoHeads, new_release, tags_of, trained_run, versions_of

@@ -7,9 +7,10 @@ import uuid
 import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking import alias_log, model_registry, promotion, tags
+from airflow_onnx.tracking import alias_log, model_registry, promotion
 from onnx_release.errors import Transient
 from onnx_release.records import AliasMove
+from onnx_release.training_runs import tags
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import mlflow
 import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking import model_registry, tags
+from airflow_onnx.tracking import model_registry
 from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.release_report import build_report
+from onnx_release.training_runs import tags
 from tests.core import records
 from tests.refusals import refused
 

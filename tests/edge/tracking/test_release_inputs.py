@@ -16,10 +16,10 @@ import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx.cli import doctor
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking import tags, training_run
+from airflow_onnx.tracking import training_run
 from airflow_onnx.tracking.release_inputs import ReleaseInputs
+from onnx_release.training_runs import tags
 from tests.edge.releasing import SIGNATURE, Release, TwoHeads, assert_refused, new_release, trained_run
 from tests.refusals import failed, refused
 
@@ -219,50 +219,3 @@ def _break_a_weight(release: Release) -> None:
     artifact["files"] = [file.to_dict() for file in files]
     artifact["sha256"] = release.returned["check"]["sha256"] = folder_sha256(files)
     artifact["size_bytes"] = sum(file.size_bytes for file in files)
-
-
-def test_the_doctor_prints_findings_and_returns_an_exit_code(
-    hook: MlflowHook, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_id = trained_run()
-    capsys.readouterr()
-    assert doctor.main([f"{_trained_model(hook, run_id).model_uri}", "--json"]) == 0
-    findings = json.loads(capsys.readouterr().out)
-    assert {finding["code"] for finding in findings} >= {"exported", "parity"}
-
-    weights = weights_run("model/state_dict.pth")
-    uri = f"runs:/{weights}/model/state_dict.pth"
-    capsys.readouterr()
-    assert doctor.main([uri, "--json"]) == 1
-    (finding,) = json.loads(capsys.readouterr().out)
-    assert (finding["severity"], finding["code"]) == ("error", "no_input_spec")
-    assert doctor.main([uri, "--factory", FACTORY, "--input-spec", INPUTS]) == 0
-    printed = capsys.readouterr().out
-    assert "warning  no_example" in printed
-    assert printed.endswith("No error was found. Latency was not measured.\n")
-
-
-@pytest.mark.parametrize("model", ["runs:/0123456789abcdef0123456789abcdef/model", "no/such/file.pth"])
-def test_the_doctor_refuses_a_model_that_does_not_exist(
-    hook: MlflowHook, capsys: pytest.CaptureFixture[str], model: str
-) -> None:
-    assert doctor.main([model]) == 1
-    printed = capsys.readouterr().out
-    assert printed.startswith("error    model_not_found: ")
-    assert printed.endswith("A release would refuse this model: 1 error.\n")
-
-
-def test_the_doctor_returns_2_for_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        doctor.main(["model", "--factory-kwargs", "{"])
-    assert caught.value.code == 2
-    assert "--factory-kwargs" in capsys.readouterr().err
-
-
-def test_the_doctor_needs_no_airflow() -> None:
-    code = "import sys; sys.modules['airflow'] = None; import airflow_onnx.cli.doctor as d; d.parser(); print('fine')"
-    path = ":".join(str(Path(__file__).parents[3] / name) for name in ("include", "plugins"))
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.strip() == "fine", done.stderr

@@ -7,8 +7,8 @@ import uuid
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_onnx.tracking import tags
 from airflow_onnx.tracking.model_registry import VersionRequest, ensure_version
+from onnx_release.training_runs import tags
 from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run
 

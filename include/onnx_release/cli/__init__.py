@@ -1,0 +1,1 @@
+"""Command `onnx-release`: the work of a release in a shell, without Airflow."""
