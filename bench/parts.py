@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench import airflow_parts, gemm, pages, profile, release, speed
+from bench import airflow_parts, gemm, pages, profile, release, small, speed, timing
 from bench.figure import Part
 from bench.scale import workers
 from bench.watch import backfill, delay, poll
@@ -14,6 +14,7 @@ PARTS = (
     speed.own,
     speed.fp32,
     speed.repeatability,
+    timing.measure,
     gemm.measure,
     speed.compiled,
     speed.int8,
@@ -23,6 +24,7 @@ PARTS = (
     release.upload,
     airflow_parts.dag_parse,
     airflow_parts.tasks,
+    small.measure,
     pages.measure,
     delay.measure,
     poll.measure,

@@ -13,14 +13,14 @@ from bench.models import LARGE
 from bench.servers import clear_store, object_store
 from bench.sides import Side, Step, cost_of, in_detail, interleave, median_and_range, peak, peak_of, ratio, wall
 
-EXPORT_WALL = Figure("export_wall_ratio", at_most=0.75)
+EXPORT_WALL = Figure("export_wall_ratio", at_most=0.55)
 EXPORT_PEAK = Figure("export_peak_over_model", at_most=0.35)
-RELEASE_WALL = Figure("release_wall_ratio", at_most=0.8)
+RELEASE_WALL = Figure("release_wall_ratio", at_most=0.55)
 RELEASE_PEAK = Figure("release_peak_over_model", at_most=2.2)
-ORIGINAL_WALL = Figure("release_vs_original", at_most=0.9)
+ORIGINAL_WALL = Figure("release_vs_original", at_most=0.75)
 ORIGINAL_PEAK = Figure("release_vs_original_peak", at_most=0.6)
 OVERHEAD = Figure("artifact_overhead", at_most=1.01)
-UPLOAD = Figure("upload_ratio", at_most=1.3)
+UPLOAD = Figure("upload_ratio", at_most=1.0)
 # Steps of a release before its upload.
 STEPS = ("export", "check", "compare")
 

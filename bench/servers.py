@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.sides import Step
 from stack import interrupts, lifecycle, minio, mlflow_server, processes, setup
@@ -28,15 +29,15 @@ CLIENT = {**NO_TELEMETRY, "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 @contextlib.contextmanager
-def embedded_stack() -> Iterator[Context]:
-    """Run the embedded stack; it watches `EXPERIMENT` and releases its runs with the parameters `QUICK`."""
+def embedded_stack(parameters: Mapping[str, Any] = QUICK) -> Iterator[Context]:
+    """Run the embedded stack; it watches `EXPERIMENT` and releases its runs with these parameters."""
     ports = Ports.free()
     variables = {
         "AIRFLOW_PORT": str(ports.airflow),
         "MLFLOW_PORT": str(ports.mlflow),
         "MINIO_PORT": str(ports.minio),
         "WATCH_EXPERIMENTS": EXPERIMENT,
-        "WATCH_ROUTES": json.dumps([{"experiment": "*", "params": QUICK}]),
+        "WATCH_ROUTES": json.dumps([{"experiment": "*", "params": dict(parameters)}]),
     }
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, environment(**variables, **CLIENT):
         layout = Layout(Path(folder, "state").resolve())

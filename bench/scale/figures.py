@@ -21,7 +21,7 @@ FIGURES = {
     for figure in (
         *(Figure(f"releases_per_hour_w{workers}", "/h") for workers in WORKERS),
         *(Figure(f"workers_ratio_w{workers}") for workers in WORKERS[1:]),
-        Figure("moved_over_artifact"),
+        Figure("moved_over_artifact", at_most=4.2),
         Figure("cache_hit_rate", ""),
     )
 }

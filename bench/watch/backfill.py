@@ -25,7 +25,7 @@ from stack.layout import tool
 from stack.release import WATCH_DAG_ID
 from stack.setup import client_environment
 
-BACKFILL = Figure("backfill_ratio", at_most=2.0)
+BACKFILL = Figure("backfill_ratio", at_most=1.3)
 SCHEDULER = "airflow-scheduler"
 INTERVAL = timedelta(minutes=10)
 DAYS_AGO = 3

@@ -1,4 +1,4 @@
-"""Delay between the end of a training run and the start of its release."""
+"""Delay between the end of a training run and the start of its release, alone and in a burst."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from airflow_onnx.defaults import WATCH_CRON, WATCH_POLL_S
 from bench.figure import Figure, Result, Setting, part
 from bench.servers import QUICK, embedded_stack
 from bench.sides import median_and_range
+from bench.watch.burst import Burst
 from bench.watch.training_runs import Watched, train_runs
 
 
@@ -23,18 +24,20 @@ def cron_interval_s() -> float:
 
 
 DELAY = Figure("run_to_release_s", "s", at_most=10.0, condition=f"all <= {cron_interval_s():g}")
+WAIT = Figure("watch_wait_s", "s", at_most=5.0)
+RATE = Figure("burst_rate", at_least=0.8)
 # A second start of a run would happen within this time after a burst.
 SETTLE_S = 30.0
 # Runs that end one after the other, and runs that end at the same time.
-USUAL, FULL, REHEARSAL = (5, 8), (12, 20), (1, 2)
+USUAL, FULL, REHEARSAL = (5, 20), (12, 20), (1, 2)
 
 
-@part("watch", 6, DELAY)
+@part("watch", 8, DELAY, WAIT, RATE)
 def measure(setting: Setting) -> Iterator[Result]:
     """Measure from the end of a training run, by its client's clock, to the start of its DAG run of `release_onnx`.
 
     Runs end one after the other, each on an idle stack; then many end within a second. A first run makes sure that the
-    watch is active.
+    watch is active. While the many are released, more runs end, and the wait of the watch's task is measured.
     """
     singles, burst = setting.choose(USUAL, FULL, REHEARSAL)
     with embedded_stack() as context:
@@ -47,7 +50,8 @@ def measure(setting: Setting) -> Iterator[Result]:
         for run in alone:
             alone_s += watched.delays([run])
             watched.await_releases([run])
-        burst_s = watched.delays(together)
+        many = Burst(context, watched, together).measure()
+        burst_s = many["delays_s"]
         time.sleep(SETTLE_S)
         facts = watched.facts([first, *alone, *together])
     detail = {
@@ -56,7 +60,6 @@ def measure(setting: Setting) -> Iterator[Result]:
         "in_full": list(FULL),
         "first_s": first_s,
         "singles_s": alone_s,
-        "burst_s": burst_s,
         "burst_max_s": max(burst_s),
         "burst_median_s": median_and_range(burst_s)[0],
         "cron_interval_s": cron_interval_s(),
@@ -67,3 +70,6 @@ def measure(setting: Setting) -> Iterator[Result]:
     value, spread = median_and_range(alone_s)
     condition = in_time and facts["each_started_once"]
     yield DELAY.result(value, detail | facts, spread, n=len(alone_s), condition=condition)
+    waits = many["watch_waits_s"]
+    yield WAIT.result(max(waits), many, (min(waits), max(waits)), n=len(waits))
+    yield RATE.result(many["rate"], {"see": WAIT.name}, n=burst)

@@ -52,7 +52,7 @@ def log_models(meter: Meter, size: str, *seeds: str) -> dict[str, Any]:
         if size:
             model, arguments = _reference_model(size, int(seed)), mlflow_arguments()
         else:
-            model, signal = _small_model(int(seed))
+            model, signal = small_model(int(seed))
             arguments = {"signature": SIGNATURE, "input_example": signal[:4].numpy(), "pip_requirements": ["torch"]}
         mlflow.pytorch.log_model(model, name="model", **arguments)
         # This status leaves the run without a moment in which it is finished.
@@ -70,8 +70,8 @@ def _reference_model(size: str, seed: int) -> nn.Module:
     return model
 
 
-def _small_model(seed: int) -> tuple[nn.Module, torch.Tensor]:
-    """Fit a small network to a linear target for a few steps."""
+def small_model(seed: int) -> tuple[nn.Module, torch.Tensor]:
+    """Return a small network that is fitted to a linear target in a few steps, and its inputs."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(FEATURES, 64), nn.GELU(), nn.Linear(64, 2))
     signal = torch.randn(128, FEATURES)

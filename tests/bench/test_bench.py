@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import operator
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,7 +19,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bench import __main__ as command
-from bench import airflow_parts, document, profile, results, sides
+from bench import airflow_parts, cpu, document, profile, results, sides
 from bench.figure import Figure, NotMeasured, Part, Result, Setting
 from bench.gemm_steps import Gemm, products_of
 from bench.parts import PARTS, chosen
@@ -241,6 +243,23 @@ def test_the_timed_functions_of_a_profile_exist(step: str) -> None:
     for target in profile.SPANS[step]:
         module, _, path = target.partition(":")
         assert callable(operator.attrgetter(path)(import_module(module))), target
+
+
+def test_cpu_time_of_a_process_includes_its_ended_children() -> None:
+    burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); print(flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert 0.3 <= cpu.tree_s(process.pid) < 30.0
+    before = cpu.ended_children_s()
+    process.communicate(b"\n")
+    assert cpu.ended_children_s() - before >= 0.3
+    assert cpu.tree_s(process.pid) == 0.0
+
+
+def test_the_use_between_two_readings_is_their_difference_by_name() -> None:
+    assert cpu.difference({"tasks": 3.0, "new": 1.0}, {"tasks": 1.0, "old": 5.0}) == {"tasks": 2.0, "new": 1.0}
 
 
 def test_the_page_explains_every_figure() -> None:

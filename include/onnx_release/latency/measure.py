@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,6 +86,10 @@ class Round:
         return self.cpu_wait_share is None or self.cpu_wait_share <= CPU_WAIT_SHARE_MAX
 
 
+class _TimeUp(Exception):
+    """End of the measurement before the end of a round, which a busy host has made longer than the last one."""
+
+
 @dataclass(slots=True)
 class _Clock:
     """Time of one measurement. `round_s` is the time that the next round needs."""
@@ -102,10 +107,12 @@ class _Clock:
         """Return True if another round ends in time."""
         return self.elapsed_s + self.round_s <= self.max_s
 
-    def run_round(self, runners: Sequence[Runner], sample: Sample, calls: Sequence[int], first: int) -> Round:
+    def run_round(
+        self, runners: Sequence[Runner], sample: Sample, calls: Sequence[int], first: int, *, until: float = math.inf
+    ) -> Round:
         """Run a round and keep its duration."""
         begin = self.elapsed_s
-        done = run_round(runners, sample, calls, first)
+        done = run_round(runners, sample, calls, first, until=until)
         self.round_s = self.elapsed_s - begin
         return done
 
@@ -153,9 +160,13 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
     clock.round_s = sum((1 + count) * fastest for count, fastest in zip(calls, _fastest_s(warmup), strict=True))
     rounds: list[Round] = []
     progress = Progress()
+    end = clock.began + clock.max_s
     for look_s in _look_times(plan):
         while clock.allows_round() and (clock.elapsed_s < look_s or len(rounds) < plan.rounds_min):
-            rounds.append(clock.run_round(runners, sample, calls, first=len(rounds) % len(runners)))
+            try:
+                rounds.append(clock.run_round(runners, sample, calls, first=len(rounds) % len(runners), until=end))
+            except _TimeUp:
+                break
             if progress.is_due():
                 _log_progress(sample, rounds, clock, plan)
         quiet = [one for one in rounds if one.is_quiet]
@@ -267,7 +278,9 @@ def _fastest_s(rounds: Sequence[Round]) -> list[float]:
     return [min(min(block.wall_s) for block in blocks) for blocks in zip(*(one.blocks for one in rounds), strict=True)]
 
 
-def run_round(runners: Sequence[Runner], sample: Sample, calls: Sequence[int], first: int) -> Round:
+def run_round(
+    runners: Sequence[Runner], sample: Sample, calls: Sequence[int], first: int, *, until: float = math.inf
+) -> Round:
     """Time one block of each runner, one after the other.
 
     Args:
@@ -275,14 +288,15 @@ def run_round(runners: Sequence[Runner], sample: Sample, calls: Sequence[int], f
         sample: the input of every call.
         calls: timed calls per block, one number for each runner.
         first: the position of the runner that starts; the others follow in order.
+        until: the time of `time.perf_counter` after which no call begins.
     """
     wait = CpuWait()
     places = [(first + step) % len(runners) for step in range(len(runners))]
-    blocks = {place: _time_block(runners[place], sample, calls[place]) for place in places}
+    blocks = {place: _time_block(runners[place], sample, calls[place], until) for place in places}
     return Round(blocks=tuple(blocks[place] for place in range(len(runners))), cpu_wait_share=wait.share())
 
 
-def _time_block(runner: Runner, sample: Sample, calls: int) -> Block:
+def _time_block(runner: Runner, sample: Sample, calls: int, until: float) -> Block:
     # A model may write into its input. The copy protects the other side and the next block.
     inputs = {name: array.copy() for name, array in sample.inputs.items()}
     # This call is not timed: it refills the caches and threads after the other side.
@@ -291,6 +305,8 @@ def _time_block(runner: Runner, sample: Sample, calls: int) -> Block:
     cpu_begin = time.process_time()
     for _ in range(calls):
         begin = time.perf_counter()
+        if begin > until:
+            raise _TimeUp
         outputs = runner.run(inputs)
         walls.append(time.perf_counter() - begin)
     cpu_s = (time.process_time() - cpu_begin) / calls

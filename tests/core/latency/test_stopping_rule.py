@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from types import SimpleNamespace
 from typing import Self
 
@@ -141,6 +142,15 @@ def test_a_measurement_ends_within_a_tenth_after_its_time(
     max_s = plan.measure_max_s if budget else plan.reported_max_s
     assert machine.now == pytest.approx(measured.measured_s)
     assert 0.5 * max_s < machine.now <= 1.1 * max_s
+
+
+def test_a_round_that_a_busy_host_makes_longer_than_the_others_is_left_out(machine: Machine) -> None:
+    plan = MeasurePlan(rounds_min=10**9)
+    # The last seconds of the time become a hundred times slower.
+    slow = (5e-3 * (100.0 if machine.now > plan.measure_max_s - 1.0 else 1.0) for _ in count())
+    measured = measure(sides(machine, slow, always(5e-3)), SAMPLE, plan, LatencyBudget())
+    assert machine.now <= 1.02 * plan.measure_max_s
+    assert measured.speedup == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("factor", "low", "high"), [(0.5, 0.4, 0.6), (2.0, 1.8, 2.2)])
