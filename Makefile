@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format generated screenshots zoo bench
+.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format generated screenshots zoo bench adopt
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ zoo: $(STAMP) ## Export every model of tests/zoo and print the outcome (ONLY=nam
 bench: $(STAMP) ## Measure and write bench/results.json (ONLY="export big": these parts; ROUNDS=n; FULL=1; REHEARSE=1)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m bench $(addprefix --only ,$(ONLY)) $(addprefix --rounds ,$(ROUNDS)) \
 	  $(if $(FULL),--full) $(if $(REHEARSE),--rehearse)
+
+# It needs a package index: pip installs Airflow, MLflow and torch once for each version, then the wheel's dependencies.
+adopt: $(STAMP) ## Install the wheel into a stock Airflow, release two models, print the seconds (AIRFLOW=3.2.2; JSON=file; KEEP=1)
+	@$(BIN)/python -m adoption $(addprefix --airflow ,$(AIRFLOW)) $(addprefix --json ,$(JSON)) $(if $(KEEP),--keep)
 
 # Installation: again only when a list of packages has changed. A failed one writes no stamp, so the next call repeats it.
 # On Linux without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids the CUDA packages.

@@ -80,7 +80,9 @@ def adopt(deployment: Deployment, wheel: Path, watch: Stopwatch) -> Outcome:
         deployment.stop_airflow()
         deployment.start_airflow()
         deployment.await_dags(DAG_IDS)
-    changes = compare(before, deployment.environment.packages())
+    environment = deployment.environment
+    environment.run(["python", "-m", "pip", "check"], environment.folder)
+    changes = compare(before, environment.packages())
     with watch.step("first release: trigger to alias"):
         deployment.airflow("dags", "trigger", FIRST.dag_id, "--conf", json.dumps({"training_run_id": run_id}))
         _await_release(deployment, FIRST)
@@ -104,7 +106,6 @@ def _install(deployment: Deployment, wheel: Path) -> None:
     version = environment.run(["airflow", "version"], environment.folder, AIRFLOW_HOME=str(deployment.home))
     requirements = [f"apache-airflow=={version.splitlines()[-1]}", f"airflow-onnx-release[worker] @ {wheel.as_uri()}"]
     environment.run(["python", "-m", "pip", "install", *requirements], environment.folder)
-    environment.run(["python", "-m", "pip", "check"], environment.folder)
 
 
 def _add_connections(deployment: Deployment) -> None:

@@ -1,7 +1,7 @@
 """Approval of a version by a person, in Airflow's human-in-the-loop state.
 
 The task is in the state ``awaiting_input``: it occupies no worker, pool or triggerer. An answer in Airflow's UI or API,
-or the end of the time, resumes it in the method `execute_complete`.
+or the end of the time, resumes it in the method `execute_complete`. In Airflow 3.2 it is deferred to a trigger instead.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param
-from airflow.sdk.exceptions import TaskAwaitingInput
 
+from airflow_onnx import compat
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.log_lines import one_line
 from onnx_release.errors import Transient, shorten
@@ -41,8 +41,8 @@ class Approval(Record):
         return same and alias in self.aliases and bool(self.at)
 
 
-def awaiting_answer(context: Context, requested: Approval, body: str, timeout_h: float) -> TaskAwaitingInput:
-    """Show a question in Airflow, and return the exception that puts the task into the state ``awaiting_input``.
+def awaiting_answer(context: Context, requested: Approval, body: str, timeout_h: float) -> BaseException:
+    """Show a question in Airflow, and return the exception that ends the task until a person answers.
 
     :param requested: the approval to give. Airflow passes it as a dict to `execute_complete`.
     :param body: Markdown. Foreign text in it must be `run_description.escaped`.
@@ -51,22 +51,20 @@ def awaiting_answer(context: Context, requested: Approval, body: str, timeout_h:
     # make its text in `execute`. Remove when the task SDK publishes it.
     from airflow.sdk.execution_time.hitl import upsert_hitl_detail
 
+    options = [APPROVE, REJECT]
     comment = Param(
         "", type=["null", "string"], title="Comment", maxLength=_COMMENT_MAX_CHARACTERS,
         description="The reason. It is kept in the alias log, or with the rejection.",
     )  # fmt: skip
     upsert_hitl_detail(
         ti_id=context["ti"].id,
-        options=[APPROVE, REJECT],
+        options=options,
         subject=f"Move {', '.join(requested.aliases)} of {requested.model_name} to version {requested.version}?",
         body=body,
         params={"comment": comment.serialize()},
     )
-    return TaskAwaitingInput(
-        method_name="execute_complete",
-        kwargs={"requested": requested.to_dict()},
-        timeout=timedelta(hours=timeout_h),
-    )
+    kwargs = {"requested": requested.to_dict()}
+    return compat.awaiting_input(context["ti"].id, kwargs, options, {"comment": comment}, timedelta(hours=timeout_h))
 
 
 def approved(requested: Approval, event: dict[str, Any]) -> Approval:

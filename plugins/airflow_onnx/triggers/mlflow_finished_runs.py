@@ -10,6 +10,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from airflow_onnx import compat
 from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.watch.poll import RunPoller
@@ -71,7 +72,7 @@ class MlflowFinishedRunsTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll for ever. After an error the trigger goes on, since nothing would start it again."""
         scope = Scope(experiments=tuple(self.experiments), run_filter=self.run_filter, routed=tuple(self.routed))
-        poller = RunPoller(scope, self.lookback_h, self.asset_state_store)
+        poller = RunPoller(scope, self.lookback_h, compat.asset_state_store(self))
         while True:
             try:
                 server = MlflowServer.from_connection(await BaseHook.aget_connection(self.mlflow_conn_id))
