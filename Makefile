@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test test lint format generated screenshots zoo bench adopt
+.PHONY: help demo up down status clean-demo env compose-up compose-down compose-test \
+  test lint format generated docs screenshots zoo bench adopt
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,10 +55,15 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generated: $(STAMP) ## Write docs/refusals.md, docs/options.md and docs/report.schema.json from the code
+generated: $(STAMP) ## Write the pages of docs/ that are made from the code, and docs/report.schema.json
 	$(BIN)/python docs/refusals.py
 	$(BIN)/python docs/options.py
+	$(BIN)/python docs/tags.py
 	PYTHONPATH=include $(BIN)/python -m onnx_release.records.schema
+
+docs: $(STAMP) ## Build the site of the documentation in build/site; an unknown link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Read it: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000"
 
 screenshots: $(STAMP) ## Take the pictures of README and docs (needs Chromium; STACK_HOME=folder: releases of a stack there)
 	@$(BIN)/python -m docs.screenshots

@@ -15,7 +15,9 @@ PAGE = DOCS / "options.md"
 HEAD = """\
 # Options
 
-Which value counts? The first of these that is set:
+Which settings has a deployment, and which value counts?
+
+The first of these that is set:
 
 1. the parameter of the DAG run: a field of the form, or a key of `conf`
 2. the argument of the factory in the DAG file, such as `release_dag("release_churn", bucket="models")`

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import runpy
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from airflow_onnx import errors as edge
+from docs.refusal_actions import action
 from onnx_release import errors as core
 from onnx_release.errors import Refused
 
@@ -80,6 +82,19 @@ def test_every_code_has_a_sentence(stage: type[Refused]) -> None:
         assert code == code.lower()
         assert meaning[0].isupper()
         assert meaning.endswith(".")
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.__name__)
+def test_every_code_has_an_action(stage: type[Refused]) -> None:
+    """A code whose text has a value of the release needs an entry in docs/refusal_actions.toml."""
+    actions = {code: action(stage.__name__, code) for code in stage.codes}
+    assert [code for code, text in actions.items() if not text.strip().endswith((".", ")"))] == []
+
+
+def test_the_table_of_actions_has_no_other_code() -> None:
+    table = tomllib.loads((ROOT / "docs" / "refusal_actions.toml").read_text())
+    codes = {code for stage in STAGES.values() for code in stage.codes}
+    assert {code for entries in table.values() for code in entries} - codes == set()
 
 
 def test_the_page_of_codes_is_up_to_date() -> None:

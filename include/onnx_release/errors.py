@@ -43,7 +43,10 @@ class ReleaseError(Exception):
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> ReleaseError:
-        """Return the error that `to_dict` described. A class that is not in `STAGES` becomes `Refused`."""
+        """Return the error that `to_dict` described.
+
+        :param data: the dict. A class that is not in `STAGES` becomes `Refused`.
+        """
         parts = data["subject"], data["problem"], data["action"]
         if data["class"] == Transient.__name__:
             return Transient(*parts)

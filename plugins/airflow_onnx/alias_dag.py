@@ -30,7 +30,12 @@ def move_alias_dag(
     dag_display_name: str = "",
     tags: Sequence[str] = TAGS,
 ) -> DAG:
-    """Make the DAG that verifies a version, waits for an approval if the alias is protected, and moves the alias."""
+    """Make the DAG that verifies a version, waits for an approval if the alias is protected, and moves the alias.
+
+    :param dag_id: the id of the DAG.
+    :param dag_display_name: the name in Airflow's UI. Empty: the id.
+    :param tags: tags for Airflow's list of DAGs.
+    """
     with new_dag(
         dag_id, DagRole.MOVE_ALIAS, _TEXT,
         dag_display_name=dag_display_name,

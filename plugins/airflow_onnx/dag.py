@@ -68,6 +68,7 @@ def release_dag(
 ) -> DAG:
     """Make the DAG that exports, tunes, checks, measures, uploads, registers and promotes the model of a training run.
 
+    :param dag_id: the id of the DAG. Links, pages, plan and notes follow it.
     :param placement: as the option of the same name, for this DAG. Its fields precede those of the option.
     :param schedule: a schedule of Airflow, for a DAG with the parameter `model_uri`, such as ``models:/radio@new``.
     :param outlets: more assets that get an event when a version is promoted.
@@ -75,6 +76,7 @@ def release_dag(
     :param on_released: notifiers of Airflow, or functions of the context, for the end of a release with a version.
         They find a `ReleaseEnd` as ``release`` in the context: see docs/events.md. `on_refused` and `on_failed` are
         those for a model or a parameter at fault, and for a server or a program at fault.
+    :param dag_display_name: the name in Airflow's UI. Empty: the id. `tags` are tags for its list of DAGs.
     :param max_active_runs: releases in progress. A waiting release takes no resources; the executor's slots and the
         pool for measurements limit the running tasks.
     :param default_args: arguments of each task, for example ``{"owner": "radio"}``.
@@ -123,9 +125,11 @@ def release_task_group(
     The ids of the tasks have no prefix, so a DAG has at most one such group. The DAG gets the parameters of a release
     that it does not have.
 
+    :param group_id: the id of the group in Airflow's graph.
     :param training_run_id: the id of the training run, or the template or output of a task that returns it; likewise
         `model_uri`. Exactly one of both is needed. Empty: the parameter of the DAG run.
-    :param parameters: as in `release_dag`, likewise the other arguments.
+    :param parameters: as in `release_dag`, likewise `placement`, `outlets`, `wait_timeout`, `on_released`,
+        `on_refused` and `on_failed`.
     """
     form = _release_form(parameters)
     placed = places.places(placement)
@@ -163,11 +167,14 @@ def watch_dag(
 ) -> DAG:
     """Make the DAG that finds finished training runs in MLflow and starts the release of each.
 
+    :param dag_id: the id of the DAG.
     :param release_dag_id: the DAG of each route that names none. Without any route it releases every watched run.
     :param routes: the release DAG of each experiment, with parameters: see docs/own-dags.md. None: the option
         `watch_routes`.
     :param cron: the schedule between asset events, and the interval of a backfill. None: the option `watch_cron`.
     :param poll_s: seconds between two polls of MLflow. None: the option `watch_poll_s`.
+    :param dag_display_name: the name in Airflow's UI. Empty: the id. `tags` are tags for its list of DAGs.
+    :param default_args: arguments of its task, for example ``{"owner": "radio"}``.
     :param parameters: defaults of the parameters in docs/parameters.md, such as `experiments` and `run_filter`.
     :raises Refused: for a wrong argument. Airflow shows it as the import error of the DAG file.
     """

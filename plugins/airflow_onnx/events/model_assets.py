@@ -22,7 +22,12 @@ RELEASED_VERSIONS = AssetAlias("onnx_released_versions")
 def model_asset(model_name: str, alias: str) -> Asset:
     """Return the asset of a model and alias, for the `schedule` of a DAG.
 
-    :raises ParameterRefused: if the model name or the alias is not valid.
+    Args:
+        model_name: The name of the registered model.
+        alias: The alias whose moves are events of the asset.
+
+    Raises:
+        ParameterRefused: The model name or the alias is not valid.
     """
     return Asset(f"models:/{validation.validate_model_name(model_name)}@{validation.validate_alias(alias)}")
 

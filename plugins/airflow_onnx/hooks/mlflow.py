@@ -102,6 +102,7 @@ class MlflowHook(BaseHook):
     def download(self, artifact_uri: str, folder: Path) -> Path:
         """Download a model, an artifact folder or a file and return its local path.
 
+        :param artifact_uri: ``runs:/…``, ``models:/…`` or ``mlflow-artifacts:/…``.
         :param folder: created here, and removed again after a partial download.
         """
         from mlflow.artifacts import download_artifacts
@@ -121,7 +122,10 @@ class MlflowHook(BaseHook):
         return Path(local)
 
     def model_files(self, model_uri: str) -> Iterator[tuple[str, int]]:
-        """Yield path and size in bytes of each file of a logged model, ``models:/m-…``."""
+        """Yield path and size in bytes of each file of a logged model.
+
+        :param model_uri: ``models:/m-…``.
+        """
         model_id, folders = model_uri.removeprefix("models:/"), [""]
         with self.mlflow_errors(f"The model {model_uri}", _ARTIFACT_ACTION):
             self.require_served(model_uri)
@@ -133,14 +137,23 @@ class MlflowHook(BaseHook):
                         yield item.path, item.file_size or 0
 
     def log_files(self, run_id: str, artifact_path: str, files: Sequence[Path]) -> None:
-        """Upload files into a folder of the run's artifacts."""
+        """Upload files into a folder of the run's artifacts.
+
+        :param run_id: the run's id.
+        :param artifact_path: the folder below the run's artifacts.
+        :param files: local files. Each keeps its name.
+        """
         with self.mlflow_errors(f"The run {run_id}"):
             self.require_served(f"runs:/{run_id}/{artifact_path}")
             for file in files:
                 self.client.log_artifact(run_id, str(file), artifact_path)
 
     def log_metrics(self, run_id: str, metrics: dict[str, float]) -> None:
-        """Log metrics of step 0 at the current time. MLflow's client splits large batches."""
+        """Log metrics of step 0 at the current time. MLflow's client splits large batches.
+
+        :param run_id: the run's id.
+        :param metrics: value by name.
+        """
         from mlflow.entities import Metric
 
         now_ms = int(1000 * time.time())
@@ -149,7 +162,11 @@ class MlflowHook(BaseHook):
             self.client.log_batch(run_id, metrics=rows)
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
-        """Set tags of a run in one call. A tag without a value is deleted."""
+        """Set tags of a run in one call.
+
+        :param run_id: the run's id.
+        :param tags: text by name. A tag with an empty text is deleted.
+        """
         from mlflow.entities import RunTag
         from mlflow.exceptions import MlflowException
 
@@ -167,6 +184,7 @@ class MlflowHook(BaseHook):
     def require_served(self, artifact_uri: str) -> None:
         """Raise for artifacts that MLflow's client would read or write itself, with this worker's own credentials.
 
+        :param artifact_uri: as in `download`.
         :raises TrackingRefused: for a store that the tracking server does not serve.
         """
         location = self.location(artifact_uri)
@@ -184,7 +202,11 @@ class MlflowHook(BaseHook):
         )
 
     def location(self, uri: str, depth: int = 0) -> str:
-        """Return the place of an artifact, or of the run or model around it, as MLflow's client finds it."""
+        """Return the place of an artifact, or of the run or model around it, as MLflow's client finds it.
+
+        :param uri: ``runs:/…``, ``models:/…``, or another address, which is returned unchanged.
+        :param depth: the number of sources that were followed to this URI.
+        """
         if found := re.match(r"runs:/([^/]+)", uri):
             return str(self.client.get_run(found[1]).info.artifact_uri)
         if depth < _SOURCES_MAX and (found := re.fullmatch(r"models:/([^/@]+)/(\d+)(?:/.*)?", uri)):

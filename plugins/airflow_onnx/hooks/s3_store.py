@@ -84,6 +84,7 @@ def aws_extra(conn: Connection) -> dict[str, Any]:
 def s3_hook(conn: Connection, *, config: dict[str, Any] | None = None, **arguments: Any) -> S3Hook:
     """Return Airflow's S3 hook for a connection.
 
+    :param conn: a connection of type `s3store` or `aws`.
     :param config: options of botocore's client, which replace those of the connection.
     :param arguments: more arguments of the hook.
     """

@@ -61,6 +61,7 @@ class StartReleasesOperator(BaseOperator):
     :param until: end of the range, which is not part of it. Empty for now.
     :param order: ``oldest`` or ``newest`` first.
     :param at_once: releases of a range that are in progress at the same time.
+    :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     """
 
     template_fields: Sequence[str] = (

@@ -28,7 +28,6 @@ class _Precisions(Record):
 class OnnxTuneOperator(MeasuringStepOperator):
     """Tunes the exported model and returns the `OnnxArtifact` of the winner, or the exported one.
 
-    :param artifact: the `OnnxArtifact` that the export returned.
     :param work_uri: the work folder of the DAG run, as `PrepareWorkFolderOperator` returned it.
     :param enabled: tune, or return the exported artifact.
     :param precisions: the precisions that may ship, of ``exact``, ``float16`` and ``int8``. Without ``exact`` the

@@ -34,6 +34,8 @@ class PrepareWorkFolderOperator(BaseOperator):
     :param trained_model: the `TrainedModel` that the sensor returned.
     :param bucket: the bucket of the upload; likewise `prefix`, the folder in it.
     :param files: URIs of the user's ``.npz`` files by the parameter of the release.
+    :param mlflow_conn_id: an Airflow connection of type `mlflow`.
+    :param s3_conn_id: an Airflow connection of type `s3store` or `aws`.
     :param keep_s: the age in seconds at which the folder of an unfinished release is removed.
     :param log_to_run: log the report of a refusal to the training run in MLflow.
     """
@@ -108,6 +110,8 @@ class CleanWorkFolderOperator(BaseOperator):
     :param target_uri: the ``s3://`` folder of this DAG run's upload, or empty if none began. Objects are removed only
         if it is a folder of the training run's releases below `bucket` and `prefix`.
     :param version: the result of the promotion, or empty.
+    :param mlflow_conn_id: an Airflow connection of type `mlflow`.
+    :param s3_conn_id: the connection that the upload used.
     """
 
     template_fields: Sequence[str] = (
