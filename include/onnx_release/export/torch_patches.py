@@ -1,6 +1,6 @@
 """Private functions of torch that the export replaces or calls, each with the condition for its removal.
 
-``pyproject.toml`` limits torch to the versions that these were tested with, and
+``docs/compatibility.md`` lists the versions of torch that these were tested with, and
 ``tests/core/export/test_torch_patches.py`` checks that they exist with the expected signatures.
 
 Other files use more private names. Those outside of this folder do not import this file, because it loads the ONNX
