@@ -177,7 +177,8 @@ def missing_packages(names: list[str], reason: str = "") -> DeploymentRefused:
     return DeploymentRefused(
         f"The worker's Python environment lacks the {noun} {', '.join(names)}",
         f"({reason})" if reason else "and cannot run this task",
-        "The model is not at fault. Install requirements.txt on the workers, then clear the task.",
+        "The model is not at fault. Install them on the workers (pip install 'airflow-onnx-release[worker]'), then "
+        "clear the task.",
         code="missing_package",
     )
 
