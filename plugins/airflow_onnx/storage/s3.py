@@ -95,14 +95,17 @@ def folder_at(s3_conn_id: str, uri: str, rerun: str | None = "upload") -> S3Fold
 
 
 def require_bucket(folder: S3Folder) -> None:
-    """Raise `StorageRefused` if the bucket does not exist or the account has no access to it."""
+    """Raise `StorageRefused` if the bucket does not exist or the account may not list the folder.
+
+    The right to list may be limited to a prefix. A HEAD request of the bucket would need it for the whole bucket.
+    """
     from botocore.exceptions import ClientError
 
     with store_errors(folder, f"The bucket '{folder.bucket}'"):
         try:
-            folder.hook.get_conn().head_bucket(Bucket=folder.bucket)
+            folder.hook.get_conn().list_objects_v2(Bucket=folder.bucket, Prefix=folder.prefix, MaxKeys=1)
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "404":
+            if error.response.get("Error", {}).get("Code") not in ("404", "NoSuchBucket"):
                 raise
             subject = f"The bucket '{folder.bucket}' (connection '{folder.hook.aws_conn_id}')"
             action = "Create the bucket, or name another one."
