@@ -23,6 +23,8 @@ from stack.errors import StackError
 from stack.layout import REPO
 
 _PINS = REPO / "requirements.txt"
+# The servers of Airflow 3.2 do not start with a later FastAPI. Airflow 3.3 requires the same itself.
+_HELD = {"3.2": ("fastapi<0.137",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def fresh(cache: Path, versions: Mapping[str, str]) -> Environment:
     shutil.rmtree(environment.venv, ignore_errors=True)
     if not base.exists():
         environment.folder.mkdir(parents=True, exist_ok=True)
-        _install(environment, [f"{name}=={version}" for name, version in versions.items()])
+        held = _HELD.get(versions["apache-airflow"].rpartition(".")[0], ())
+        _install(environment, [*(f"{name}=={version}" for name, version in versions.items()), *held])
         environment.venv.rename(base)
     shutil.copytree(base, environment.venv, symlinks=True, copy_function=_link)
     return environment

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
 
 from airflow_onnx.storage import s3
 from onnx_release.errors import Transient
@@ -121,11 +124,49 @@ def test_a_missing_bucket_is_refused_with_its_name_and_connection(administrator:
         s3.require_bucket(dataclasses.replace(folder, bucket="no-such-bucket"))
 
 
+def test_an_account_of_one_prefix_passes_the_checks_there_and_only_there(
+    services: Services, folder: s3.S3Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = services.context.credentials
+    root = StaticProvider(keys.minio_access_key, keys.minio_secret_key)
+    admin = MinioAdmin(endpoint=f"127.0.0.1:{services.context.ports.minio}", credentials=root, secure=False)
+    (tmp_path / "policy.json").write_text(json.dumps(_rights(folder.bucket, "teams/churn")))
+    admin.user_add("team", "secret-of-the-team")
+    admin.policy_add("team", tmp_path / "policy.json")
+    admin.policy_set("team", user="team")
+    stored = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"])
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_MINIO_TEAM", json.dumps(stored | {"login": "team", "password": "secret-of-the-team"})
+    )
+
+    own = s3.folder_at("minio_team", f"s3://{folder.bucket}/teams/churn/model/run")
+    s3.require_bucket(own)
+    s3.require_write_access(own)
+    with refused("access_denied", "minio_team"):
+        s3.require_bucket(s3.folder_at("minio_team", f"s3://{folder.bucket}/teams/radio/model/run"))
+
+
+def _rights(bucket: str, prefix: str) -> dict[str, object]:
+    """Return the policy of docs/own-dags.md for a folder in a shared bucket."""
+    objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+    below = {"StringLike": {"s3:prefix": [f"{prefix}/*"]}}
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": objects, "Resource": [f"arn:aws:s3:::{bucket}/{prefix}/*"]},
+            {
+                "Effect": "Allow",
+                "Action": ["s3:ListBucket"],
+                "Resource": [f"arn:aws:s3:::{bucket}"],
+                "Condition": below,
+            },
+        ],
+    }
+
+
 def test_wrong_keys_are_refused_in_every_call(
     folder: s3.S3Folder, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     wrong = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"]) | {"password": "wrong"}
     monkeypatch.setenv("AIRFLOW_CONN_MINIO_WRONG", json.dumps(wrong))
     bad = dataclasses.replace(folder, hook=S3Hook("minio_wrong"))
@@ -139,8 +180,6 @@ def test_wrong_keys_are_refused_in_every_call(
 
 
 def test_an_outage_is_transient(folder: s3.S3Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     connection = json.loads(os.environ["AIRFLOW_CONN_MINIO_DEFAULT"])
     extra = json.loads(connection["extra"])
     extra["endpoint_url"] = "http://127.0.0.1:9"
