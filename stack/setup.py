@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from stack.airflow import python_path
 from stack.airflow_api import AirflowApi
 from stack.context import Context
+from stack.environment import NO_TELEMETRY
 from stack.minio import REGION, RELEASE_ACCOUNT, S3_CONFIG
 from stack.private import write_private
 
@@ -80,6 +81,7 @@ def client_environment(context: Context) -> dict[str, str]:
 
 def write_env_file(context: Context) -> None:
     """Write the exports (mode 600) for ``source .local/env``; PYTHONPATH is for the `airflow` command line."""
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in client_environment(context).items()]
+    variables = {**NO_TELEMETRY, **client_environment(context)}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     lines.append(f'export PYTHONPATH={shlex.quote(python_path(context))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
     write_private(context.layout.env_file, "\n".join(lines) + "\n")

@@ -77,7 +77,7 @@ def test_airflow_can_format_the_defaults() -> None:
     assert {name: default.format() for name, default in defaults.items()} == defaults
 
 
-def test_the_command_line_offers_the_plan() -> None:
+def test_the_command_line_offers_plan_and_check() -> None:
     (function,) = get_provider_info()["cli"]
     (group,) = imported(function)()
-    assert [command.name for command in group.subcommands] == ["plan"]
+    assert [command.name for command in group.subcommands] == ["plan", "check"]

@@ -41,6 +41,18 @@ PLAN_ARGUMENTS = (
     ARG_VERBOSE,
 )
 
+CHECK_ARGUMENTS = (
+    Arg(("--dag-id",), help="A DAG of releases or a watch. May be repeated. Default: all", action="append"),
+    Arg(
+        ("--experiment",),
+        help="Name, id or pattern of an experiment besides those of the watches. May be repeated",
+        action="append",
+    ),
+    Arg(("--json",), help="The same as --output json", action="store_true"),
+    ARG_OUTPUT,
+    ARG_VERBOSE,
+)
+
 
 def get_commands() -> list[CLICommand]:
     """Return the commands below ``airflow onnx-release``."""
@@ -50,4 +62,15 @@ def get_commands() -> list[CLICommand]:
         func=lazy_load_command("airflow_onnx.cli.plan.plan"),
         args=PLAN_ARGUMENTS,
     )
-    return [GroupCommand(name="onnx-release", help="Release training runs as ONNX models", subcommands=(plan,))]
+    check = ActionCommand(
+        name="check",
+        help="Check everything that a release needs, and list the problems with the next step for each",
+        description=(
+            "Check connections, rights, bucket, pool, packages of this host, DAGs, components and clocks. Objects, a "
+            "run and a registered model are made under marked names and deleted again. Exit status: 0 without a "
+            "problem, 1 with one, 2 if no check could be made"
+        ),
+        func=lazy_load_command("airflow_onnx.cli.check.check"),
+        args=CHECK_ARGUMENTS,
+    )
+    return [GroupCommand(name="onnx-release", help="Release training runs as ONNX models", subcommands=(plan, check))]

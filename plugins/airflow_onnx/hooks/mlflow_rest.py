@@ -17,6 +17,7 @@ from airflow_onnx.hooks.mlflow_records import Experiment, ModelVersionEntry, Reg
 from airflow_onnx.hooks.mlflow_server import MISSING_CODES, MlflowServer
 from onnx_release.errors import Transient
 
+Method = Literal["GET", "POST", "PUT", "DELETE"]
 REQUEST_TIMEOUT_S = 30.0
 PAGE_SIZE = 200
 
@@ -40,16 +41,16 @@ class RunQuery:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One request. The arguments of a GET travel in its address, those of a POST as JSON."""
+    """One request. The arguments of a GET travel in its address, those of the others as JSON."""
 
-    method: Literal["GET", "POST"]
+    method: Method
     path: str
     arguments: dict[str, Any]
 
     def request(self, client: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         if self.method == "GET":
             return client.build_request("GET", self.path, params=self.arguments)
-        return client.build_request("POST", self.path, json=self.arguments)
+        return client.build_request(self.method, self.path, json=self.arguments)
 
     def next_page(self, answer: dict[str, Any]) -> _Call | None:
         """Return the call for the page after this answer, or None after the last page."""
@@ -245,6 +246,24 @@ class MlflowRest:
         """
         info: dict[str, Any] = self._send(_Call("GET", f"logged-models/{model_id}", {}))["model"]["info"]
         return info
+
+    def call(self, method: Method, path: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a call that has no method of its own, below ``api/2.0/mlflow/``."""
+        return self._send(_Call(method, path, arguments))
+
+    def raw(self, method: Method, path: str, content: bytes = b"") -> httpx.Response:
+        """Return the answer to a request that is not JSON.
+
+        :param path: the path below the server's address.
+        """
+        call, url = _Call(method, path, {}), f"{self.server.tracking_uri}/{path}"
+        try:
+            response = self._client.request(method, url, content=content)
+        except httpx.TransportError as error:
+            raise self.server.unreachable(_subject(call), error) from error
+        if response.is_error:
+            raise _error(self.server, call, response)
+        return response
 
     def _rows(self, first: _Call, key: str) -> Iterator[dict[str, Any]]:
         call: _Call | None = first

@@ -11,7 +11,6 @@ from airflow.sdk import BaseHook
 
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.address import server_address
-from onnx_release.errors import Refused, Transient
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook
@@ -24,8 +23,8 @@ CLIENT_CONFIG: dict[str, Any] = {
     "response_checksum_validation": "when_required",
     "s3": {"addressing_style": "path"},
 }
-# The Test button waits for the answer.
-_TEST_CONFIG: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
+# A person, or a task before its work, waits for the answers of a check.
+PROBE_CONFIG: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
 
 
 class S3StoreHook(BaseHook):
@@ -48,22 +47,20 @@ class S3StoreHook(BaseHook):
         return s3_hook(self.get_connection(self.s3_conn_id)).get_conn()
 
     def test_connection(self) -> tuple[bool, str]:
-        """Find the bucket of the releases and begin an upload, for the Test button of the connection form."""
-        from airflow_onnx.storage import s3
-        from airflow_onnx.storage.s3_errors import require_connection
+        """Put, read, copy and delete an object below the prefix of the releases, for the Test button of the form."""
+        from airflow_onnx.preflight.checks import State, Subject
+        from airflow_onnx.preflight.store import StoreProbe
 
         bucket = settings.bucket()
         if not bucket:
             return False, "The test needs a bucket. Set the option [onnx_release] bucket."
-        try:
-            require_connection(self.s3_conn_id)
-            hook = s3_hook(self.get_connection(self.s3_conn_id), config=_TEST_CONFIG)
-            folder = s3.S3Folder(hook=hook, bucket=bucket, prefix=f"{settings.prefix()}/connection-test/".lstrip("/"))
-            s3.require_bucket(folder)
-            s3.require_write_access(folder)
-        except (Refused, Transient) as error:
-            return False, str(error)
-        endpoint = hook.conn_config.endpoint_url or "Amazon S3"
+        subject = Subject(self.conn_type)
+        probe = StoreProbe(self.s3_conn_id, f"s3://{bucket}/{settings.prefix()}")
+        probe.run(subject)
+        problems = [f"{check.found}. {check.action}" for check in subject.checks if check.state is State.FAILED]
+        if problems:
+            return False, " ".join(problems)
+        endpoint = probe.folder.hook.conn_config.endpoint_url or "Amazon S3"
         return True, f"The store at {endpoint} answers, and the bucket '{bucket}' can be written."
 
 

@@ -14,7 +14,7 @@ from airflow_onnx.events import lineage
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import release_links
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
-from airflow_onnx.operators.preflight import require_packages
+from airflow_onnx.preflight.packages import require_packages
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import run_log
 from airflow_onnx.tracking.promotion import MoveRules, Promoter

@@ -14,8 +14,8 @@ from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import RerunLink, release_links
 from airflow_onnx.log_lines import wrapped
-from airflow_onnx.operators.preflight import Preflight
 from airflow_onnx.operators.promote import HEADLINE_KEY
+from airflow_onnx.preflight.release import Preflight
 from airflow_onnx.storage import s3, staging
 from airflow_onnx.task_outcome import TaskOutcome, airflow_outcome, dag_run_outcome
 from airflow_onnx.tracking import model_registry, run_log, training_run, unrecorded

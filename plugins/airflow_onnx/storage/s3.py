@@ -112,14 +112,14 @@ def require_bucket(folder: S3Folder) -> None:
             raise StorageRefused(subject, "does not exist", action, code="no_bucket") from error
 
 
-def require_write_access(folder: S3Folder) -> None:
+def require_write_access(folder: S3Folder, path: str = "write-test") -> None:
     """Raise `StorageRefused` if the account may not write below the prefix. No object is written.
 
     An upload in parts is begun and aborted. The account needs the right to abort for a killed upload too.
     """
     with store_errors(folder, "A test of the write access"):
         client = folder.hook.get_conn()
-        place = {"Bucket": folder.bucket, "Key": folder.key("write-test")}
+        place = {"Bucket": folder.bucket, "Key": folder.key(path)}
         begun = client.create_multipart_upload(**place)
         client.abort_multipart_upload(**place, UploadId=begun["UploadId"])
 

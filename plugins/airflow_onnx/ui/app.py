@@ -61,6 +61,7 @@ def make_app() -> FastAPI:
 
     from airflow_onnx.ui.access import may_read, may_read_moves
     from airflow_onnx.ui.pages import Templates, release_pages
+    from airflow_onnx.ui.preflight_page import PreflightPage
     from onnx_release.report.html import TEMPLATES as REPORT_TEMPLATES
 
     app = FastAPI(title="ONNX release", docs_url=None, redoc_url=None, openapi_url=None)
@@ -76,6 +77,7 @@ def make_app() -> FastAPI:
         app.add_api_route(f"/{path.name}", serving(path), response_model=None, dependencies=[Depends(get_user)])
     rights = [Depends(app.state.may_read), Depends(app.state.may_read_moves)]
     app.add_api_route("/trigger", serving(STATIC / "trigger.html"), response_model=None, dependencies=rights)
+    app.include_router(PreflightPage(templates).router(), dependencies=rights)
     app.include_router(release_pages(templates).router(app.state.may_read_its_dag), dependencies=rights)
 
     async def refuse(request: Request, error: Any) -> Response:

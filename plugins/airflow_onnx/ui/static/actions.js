@@ -195,8 +195,34 @@ async function showQuestions() {
   }
 }
 
+// The check of the deployment. Its result is in the live part of the page.
+async function checkDeployment(event) {
+  const button = event.target.closest && event.target.closest("button[data-check]");
+  if (!button) return;
+  const problem = document.getElementById("check-problem");
+  problem.hidden = true;
+  button.disabled = true;
+  button.textContent = "Checking…";
+  try {
+    const headers = { Accept: "application/json", "Content-Type": "application/json" };
+    const answer = await fetch(`${document.body.dataset.base}/check`, { method: "POST", credentials: "same-origin", headers, body: "{}" });
+    if (answer.status === 403 || answer.status === 401) throw new Error("Your account may not trigger the DAGs of releases, so it may not check them.");
+    const body = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(typeof body.detail === "string" ? body.detail : `The check was not made (${answer.status}).`);
+    document.getElementById("announcement").textContent = body.summary;
+    await refresh();
+  } catch (error) {
+    problem.textContent = error.message;
+    problem.hidden = false;
+  } finally {
+    button.disabled = false;
+    button.textContent = "Check now";
+  }
+}
+
 document.addEventListener("DOMContentLoaded", () => {
   showQuestions();
+  document.addEventListener("click", checkDeployment);
   document.addEventListener("refreshed", showQuestions);
   document.addEventListener("click", openDialog);
   document.addEventListener("submit", submitDialog);

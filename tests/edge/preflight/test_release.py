@@ -14,7 +14,8 @@ import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.operators import preflight
+from airflow_onnx.preflight import packages
+from airflow_onnx.preflight import release as preflight
 from airflow_onnx.storage import s3
 from tests.edge.conftest import Services
 from tests.edge.releasing import Release, assert_refused, tags_of
@@ -140,6 +141,6 @@ def test_an_outage_of_the_store_does_not_stop_the_export(waiting: Release, servi
 
 
 def test_packages_are_checked_by_the_worker_that_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    preflight.require_packages(("torch", "onnxruntime"))
+    packages.require_packages(("torch", "onnxruntime"))
     with refused("missing_package", "no_such_package", "The model is not at fault"):
-        preflight.require_packages(("torch", "no_such_package"))
+        packages.require_packages(("torch", "no_such_package"))

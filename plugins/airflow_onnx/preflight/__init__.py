@@ -1,0 +1,1 @@
+"""Checks of a deployment: everything that a release needs, before the first one and before each export."""
