@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +25,9 @@ from onnx_release.trained.arrays import Arrays
 
 # The functions of the arithmetic. Some call each other.
 _ARITHMETIC = ("_ratio", "_interval", "_ends", "_is_conclusive", "summarize")
-_SIDE = 64
+# Shapes of the matrices, and the duration of a call from which on they are large.
+_SMALL, _LARGE, _LARGE_FROM_S = (64, 64), (768, 768), 4e-3
+_TRIALS = 50
 
 
 def decide(meter: Meter, folder: str, first_rounds: str) -> dict[str, Any]:
@@ -116,21 +117,32 @@ class _Rounds:
         measure.run_round = timed
 
 
-@dataclass(slots=True)
 class _Worker:
-    """Runner whose calls are products of matrices, so many that a call takes these seconds on a quiet host."""
+    """Runner whose calls are products of matrices, so many that a call takes these seconds on a quiet host.
 
-    seconds: float
-    name: str = "products"
-    _products: int = 0
+    Few large products are like a model. A busy host makes each product slower, because its threads wait for each other.
+    """
 
-    def __post_init__(self) -> None:
-        self._products = max(1, round(self.seconds / _product_s()))
+    name = "products"
+
+    def __init__(self, seconds: float) -> None:
+        self._matrix = torch.ones(_LARGE if seconds > _LARGE_FROM_S else _SMALL)
+        self._result = torch.empty_like(self._matrix)
+        self._products = max(1, round(seconds / self._product_s()))
+
+    def _product_s(self) -> float:
+        """Return the time of one product: the least of many, which a busy host does not change."""
+        times = []
+        for _ in range(_TRIALS):
+            began = time.perf_counter()
+            torch.mm(self._matrix, self._matrix, out=self._result)
+            times.append(time.perf_counter() - began)
+        return min(times)
 
     def run(self, inputs: Arrays) -> Arrays:
         for _ in range(self._products):
-            torch.mm(_MATRIX, _MATRIX, out=_RESULT)
-        return {"y": _RESULT[:1, :1].numpy()}
+            torch.mm(self._matrix, self._matrix, out=self._result)
+        return {"y": self._result[:1, :1].numpy()}
 
     def close(self) -> None: ...
 
@@ -138,17 +150,3 @@ class _Worker:
         return self
 
     def __exit__(self, *exception: object) -> None: ...
-
-
-_MATRIX, _RESULT = torch.ones(_SIDE, _SIDE), torch.empty(_SIDE, _SIDE)
-
-
-@functools.cache
-def _product_s() -> float:
-    """Return the time of one product: the least of many, which a busy host does not change."""
-    times = []
-    for _ in range(2000):
-        began = time.perf_counter()
-        torch.mm(_MATRIX, _MATRIX, out=_RESULT)
-        times.append(time.perf_counter() - began)
-    return min(times)

@@ -55,11 +55,6 @@ class AirflowApi:
         else:
             self.post("/connections", connection)
 
-    def ensure_pool(self, name: str, slots: int, description: str) -> None:
-        """Create a pool. An existing pool keeps its slots, which a person may have changed."""
-        if not self.call("GET", f"/pools/{name}").ok:
-            self.post("/pools", {"name": name, "slots": slots, "description": description})
-
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """Return the XCom value of a task under `key`, or None when there is none."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/xcomEntries/{key}"

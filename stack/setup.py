@@ -1,4 +1,4 @@
-"""Connections and pool in Airflow, and shell exports for clients."""
+"""Connections in Airflow, and shell exports for clients."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from stack.environment import NO_TELEMETRY
 from stack.minio import REGION, RELEASE_ACCOUNT, S3_CONFIG
 from stack.private import write_private
 
-# The name that `airflow_onnx.defaults` gives it. A task without its pool waits for ever, without an error.
-MEASURE_POOL = "onnx_measure"
-
 
 def configure_airflow(context: Context) -> None:
-    """Create the connections and the pool through the API: one second instead of ten by the command line."""
+    """Create the connections through the API: one second instead of ten by the command line."""
     api = AirflowApi(context)
     for connection in connections(context):
         api.put_connection(connection)
-    api.ensure_pool(MEASURE_POOL, 1, "Latency is measured alone: one task at a time.")
 
 
 def connections(context: Context) -> list[dict[str, Any]]:

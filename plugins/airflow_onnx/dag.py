@@ -190,7 +190,12 @@ def watch_dag(
         ),
         # A backfill may go back to this date, which is before any run.
         start_date=datetime(2018, 1, 1, tzinfo=UTC),
-        default_args=default_args or {},
+        default_args={
+            **places.arguments(places.WATCH),
+            # The next free slot of the executor is for it: its work takes a second, and starts all others.
+            "priority_weight": defaults.WATCH_PRIORITY,
+            **(default_args or {}),
+        },
     ) as dag:  # fmt: skip
         StartReleasesOperator(
             task_id="start_releases",

@@ -48,6 +48,14 @@ SHA_PREFIX_LENGTH = 16
 MLFLOW_CONN_ID = "mlflow_default"
 S3_CONN_ID = "minio_default"
 MEASURE_POOL = "onnx_measure"
+EXPORT_POOL = "onnx_export"
+WATCH_POOL = "onnx_watch"
+# Decisions of the watch at the same time. Each takes about a second.
+WATCH_SLOTS = 2
+# Slots of Airflow's default pool, for exports on more hosts than the scheduler's.
+EXPORT_SLOTS_MAX = 128
+# Of the tasks of a release, the last one has the highest priority, which is their number.
+WATCH_PRIORITY = 1000
 
 # The trigger polls MLflow at this interval. A search goes back this far: a run may be reported late, or by a clock
 # that is wrong.

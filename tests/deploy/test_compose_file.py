@@ -14,7 +14,6 @@ from airflow_onnx import defaults
 from airflow_onnx.provider import get_provider_info
 from deploy.compose import REPO
 from stack.minio import RELEASE_BUCKET
-from stack.setup import MEASURE_POOL
 
 TEXT = (REPO / "docker-compose.yaml").read_text()
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
@@ -80,7 +79,6 @@ def test_the_buckets_accounts_and_the_pool_are_those_of_the_package() -> None:
     assert f"arn:aws:s3:::{RELEASE_BUCKET}/*" in policy["Statement"][1]["Resource"]
     assert f"store/{RELEASE_BUCKET} " in (REPO / "deploy/minio/setup.sh").read_text()
     assert f"AIRFLOW__ONNX_RELEASE__BUCKET: {RELEASE_BUCKET}\n" in (REPO / "docker-compose.yaml").read_text()
-    assert MEASURE_POOL == defaults.MEASURE_POOL
     assert f'MEASURE_POOL = "{defaults.MEASURE_POOL}"' in (REPO / "deploy/container/set_up.py").read_text()
 
 

@@ -39,7 +39,6 @@ from stack.minio import RELEASE_BUCKET
 from stack.ports import Ports, free_ports
 from stack.processes import Command, Record
 from stack.release import Release
-from stack.setup import MEASURE_POOL
 
 from .embedded import RunningStack, run_stack, stack_environment
 
@@ -245,10 +244,6 @@ def test_settings_of_the_user_do_not_reach_the_services(monkeypatch: pytest.Monk
     assert "somebody else's" not in clean_environment().values()
 
 
-def test_the_pool_has_the_name_that_the_dag_uses() -> None:
-    assert MEASURE_POOL == defaults.MEASURE_POOL
-
-
 def test_the_state_of_an_earlier_version_is_refused(layout: Layout) -> None:
     (layout.airflow_home / "airflow.db").touch()
     done = run_stack("up", stack_environment(layout.home))
@@ -384,13 +379,15 @@ def test_airflow_wants_the_password(running_stack: RunningStack) -> None:
     assert requests.get(f"{url}/api/v2/connections", timeout=120).status_code == 401
 
 
-def test_connections_and_the_pool_are_there(running_stack: RunningStack) -> None:
+def test_connections_and_the_pools_are_there(running_stack: RunningStack) -> None:
     found = {row["connection_id"]: row for row in running_stack.api.get("/connections")["connections"]}
     context = running_stack.context
     assert f"{found['mlflow_default']['host']}:{found['mlflow_default']['port']}" == context.mlflow_url
     assert found["minio_default"]["login"] == minio.RELEASE_ACCOUNT
     assert json.loads(found["minio_default"]["extra"])["endpoint_url"] == context.minio_url
-    assert running_stack.api.get(f"/pools/{MEASURE_POOL}")["slots"] == 1
+    names = (defaults.MEASURE_POOL, defaults.EXPORT_POOL, defaults.WATCH_POOL)
+    # Four slots of the executor: one is left for all other tasks.
+    assert [running_stack.api.get(f"/pools/{name}")["slots"] for name in names] == [2, 1, defaults.WATCH_SLOTS]
 
 
 def test_airflow_knows_the_connection_type_and_its_test_button_works(running_stack: RunningStack) -> None:

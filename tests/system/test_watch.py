@@ -17,10 +17,10 @@ from typing import Any
 import mlflow
 import pytest
 
+from airflow_onnx import defaults
 from stack import processes
 from stack.layout import tool
 from stack.release import WATCH_DAG_ID
-from stack.setup import MEASURE_POOL
 
 from .embedded import WATCHED, RunningStack
 
@@ -51,10 +51,10 @@ def kill(stack: RunningStack, *names: str) -> None:
 @contextmanager
 def measuring_held(stack: RunningStack) -> Iterator[None]:
     """Let no release end: the pool of the measurements has no slot during the block."""
-    path, pool = f"/pools/{MEASURE_POOL}", {"pool": MEASURE_POOL, "include_deferred": False}
+    path, pool = f"/pools/{defaults.MEASURE_POOL}", {"pool": defaults.MEASURE_POOL, "include_deferred": False}
     stack.api.patch(path, {**pool, "slots": 0})
     yield
-    stack.api.patch(path, {**pool, "slots": 1})
+    stack.api.patch(path, {**pool, "slots": 2})
 
 
 def wait_for(failure: str, condition: Callable[[], Any]) -> Any:

@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import bdtr, stdtrit
 
 Times = npt.NDArray[np.float64]
 """Times of shape (rounds, calls per round), all positive."""
@@ -77,8 +78,6 @@ class RatioOfMedians:
 
     def _rounds_interval(self, tail: float) -> tuple[float, float]:
         """Return the interval of the rounds' median ratio by the sign test, which assumes no distribution."""
-        from scipy.special import bdtr  # here: it takes a while to import, and few callers need an interval
-
         count = len(self.paired)
         # The true median is below the k-th smallest ratio with the probability of fewer than k heads in `count` throws.
         rank = int(np.searchsorted(bdtr(np.arange(count), count, 0.5), tail, side="right"))
@@ -87,8 +86,6 @@ class RatioOfMedians:
 
     def _repeats_interval(self, tail: float) -> tuple[float, float]:
         """Return Student's interval for the mean of the repeats' logarithms, around the estimate."""
-        from scipy.special import stdtrit
-
         count = len(self.repeats)
         if count < _REPEATS_MIN:
             return self.value, self.value

@@ -19,8 +19,10 @@ from airflow_onnx.deployment.options import SECTION
 from airflow_onnx.errors import DeploymentRefused
 from onnx_release.errors import RecordRefused
 
-LIGHT, EXPORT, MEASURE = "light", "export", "measure"
-KINDS = (LIGHT, EXPORT, MEASURE)
+LIGHT, EXPORT, MEASURE, WATCH = "light", "export", "measure", "watch"
+KINDS = (LIGHT, EXPORT, MEASURE, WATCH)
+# By kind of task. Airflow has the default pool.
+_POOLS = {EXPORT: defaults.EXPORT_POOL, MEASURE: defaults.MEASURE_POOL, WATCH: defaults.WATCH_POOL}
 
 
 def arguments(kind: str, placed: Mapping[str, Place] | None = None) -> dict[str, Any]:
@@ -32,12 +34,24 @@ def arguments(kind: str, placed: Mapping[str, Place] | None = None) -> dict[str,
     place = (places() if placed is None else placed).get(kind, Place())
     return {
         "queue": place.queue or conf.get("operators", "default_queue"),
-        "pool": place.pool or (defaults.MEASURE_POOL if kind == MEASURE else "default_pool"),
+        "pool": _pool(kind, place),
         "pool_slots": place.pool_slots or 1,
         "executor": place.executor,
         # Importing the Kubernetes client takes longer than parsing the DAG, so only a KubernetesExecutor pays for it.
         "executor_config": kubernetes.executor_config(place, alone=kind == MEASURE) if _on_kubernetes() else {},
     }
+
+
+def pool(kind: str) -> str:
+    """Return the pool of one kind of task, by the option.
+
+    :raises DeploymentRefused: as in `arguments`.
+    """
+    return _pool(kind, places().get(kind, Place()))
+
+
+def _pool(kind: str, place: Place) -> str:
+    return place.pool or _POOLS.get(kind, "default_pool")
 
 
 def places(given: Mapping[str, Any] | None = None) -> dict[str, Place]:
@@ -46,6 +60,9 @@ def places(given: Mapping[str, Any] | None = None) -> dict[str, Place]:
     :param given: the argument of a factory.
     :raises DeploymentRefused: for an unknown kind, or a wrong field, which the message names.
     """
+    # Without its slots a pool is not created, and its tasks would wait for ever.
+    for option in ("export_slots", "measure_slots"):
+        settings.given_slots(option)
     found = _read(f"The option [{SECTION}] placement", settings.placement())
     for kind, place in _read("The argument placement", given or {}).items():
         changed = {name: getattr(place, name) for name in place.model_fields_set}

@@ -21,6 +21,7 @@ MODULES = (
     "mlflow",
     "onnxruntime",
     "onnxscript",
+    "scipy.special",
     "torch.onnx",
     "torch._dynamo",
     "airflow.providers.amazon.aws.hooks.s3",

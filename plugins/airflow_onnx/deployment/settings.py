@@ -15,6 +15,7 @@ from typing import Any
 from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowConfigException
 
+from airflow_onnx import defaults
 from airflow_onnx.deployment.options import OPTIONS, SECTION
 from airflow_onnx.errors import DeploymentRefused
 from onnx_release.records.artifact import Precision
@@ -136,6 +137,47 @@ def placement() -> dict[str, Any]:
     :raises DeploymentRefused: for a value that is not a JSON object.
     """
     return dict(_json("placement", dict))
+
+
+def given_slots(option: str) -> int | None:
+    """Return `export_slots` or `measure_slots` as it is set, or None without it.
+
+    :raises DeploymentRefused: for a value that is not a whole number above 0.
+    """
+    return int(_number(option, whole=True)) if _text(option) else None
+
+
+def export_slots() -> int:
+    """Return the slots of the pool of the exports when it is created.
+
+    With LocalExecutor a slot of the executor is left beside the exports and measurements: a light task, such as that of
+    the watch, never waits for the end of an export.
+
+    :raises DeploymentRefused: as in `given_slots`.
+    """
+    if given := given_slots("export_slots"):
+        return given
+    if not _is_local():
+        return defaults.EXPORT_SLOTS_MAX
+    from onnx_release.latency.host import usable_cpus
+
+    left = conf.getint("core", "parallelism") - measure_slots() - 1
+    return max(1, min(usable_cpus(), left))
+
+
+def measure_slots() -> int:
+    """Return the slots of the measuring pool when it is created.
+
+    With LocalExecutor all tasks share the host and its lock, so a second task can load and compare meanwhile.
+
+    :raises DeploymentRefused: as in `given_slots`.
+    """
+    return given_slots("measure_slots") or (2 if _is_local() else 1)
+
+
+def _is_local() -> bool:
+    """Return True if LocalExecutor runs all tasks, by its name or its path."""
+    return str(conf.get("core", "executor")).rpartition(".")[2] == "LocalExecutor"
 
 
 def preload() -> bool:

@@ -72,11 +72,12 @@ def _parsed(tmp_path: Path, **settings: Any) -> dict[str, Any]:
     return found
 
 
-def test_without_settings_only_measuring_has_its_own_pool(tmp_path: Path) -> None:
+def test_without_settings_the_tasks_that_take_long_have_their_own_pools(tmp_path: Path) -> None:
     found = _parsed(tmp_path)
     assert found["errors"] == []
     others = {name: task for name, task in found["tasks"].items() if task != ["default", "default_pool", 1, False]}
-    assert others == {name: ["default", "onnx_measure", 1, False] for name in ("tune", "parity_latency")}
+    measuring = {name: ["default", "onnx_measure", 1, False] for name in ("tune", "parity_latency")}
+    assert others == measuring | {"export": ["default", "onnx_export", 1, False]}
     assert not found["kubernetes"]
 
 
@@ -144,6 +145,13 @@ def test_a_wrong_field_is_named_with_its_value(
 ) -> None:
     _set(monkeypatch, placement={kind: fields})
     with refused("wrong_placement", f"placement, '{kind}',", field, value, "docs/placement.md"):
+        placement.arguments("light")
+
+
+@pytest.mark.parametrize(("option", "value"), [("export_slots", "0"), ("measure_slots", "1.5")])
+def test_wrong_slots_are_a_mistake_of_the_placement(monkeypatch: pytest.MonkeyPatch, option: str, value: str) -> None:
+    monkeypatch.setenv(f"AIRFLOW__ONNX_RELEASE__{option.upper()}", value)
+    with refused("wrong_option", option, value):
         placement.arguments("light")
 
 

@@ -1,50 +1,105 @@
-"""Creation of the measuring pool at the start of a component, with a database of its own."""
+"""Creation of the pools at the start of a component, and the order in which Airflow's scheduler queues tasks then."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-SCRIPT = """
-from airflow import settings
+from tests.edge.events.airflow_home import ROOT, run_in_airflow
+
+DAGS = {name: (ROOT / "dags" / name).read_text() for name in ("release_onnx.py", "watch_training.py")}
+# A component starts twice; between the two a person changes the slots of a pool.
+CREATE = """
 from airflow.jobs.job import Job
-from airflow.models import team
-from airflow.models.base import Base
 from airflow.models.pool import Pool
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-settings.initialize()
-Base.metadata.create_all(settings.engine)
 Job()
 with create_session() as session:
-    session.scalar(select(Pool)).slots = 3
+    found["made"] = {pool.pool: pool.slots for pool in session.scalars(select(Pool))}
+    for pool in session.scalars(select(Pool)):
+        pool.slots = 5
 Job()
 with create_session() as session:
-    print([(pool.pool, pool.slots) for pool in session.scalars(select(Pool))])
+    found["kept"] = [pool.slots for pool in session.scalars(select(Pool))]
+"""
+# Six releases are ready to export, six to compare, and one to check. Then a decision of the watch becomes ready. The
+# scheduler has the executor's four slots to give away.
+QUEUE = """
+from datetime import UTC, datetime
+
+from airflow.dag_processing.dagbag import sync_bag_to_db
+from airflow.jobs.job import Job
+from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+from airflow.models.dagbundle import DagBundleModel
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.utils.db import add_default_pool_if_not_exists
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState, TaskInstanceState
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
+
+add_default_pool_if_not_exists()
+job = Job()
+with create_session() as session:
+    session.add(DagBundleModel(name="bundle"))
+sync_bag_to_db(bag, "bundle", None)
+ready = ["export", "parity_latency"] * 6 + ["check", "start_releases"]
+with create_session() as session:
+    for number, task_id in enumerate(ready):
+        dag_id = "watch_training" if task_id == "start_releases" else "release_onnx"
+        dag = SerializedDagModel.get(dag_id, session=session).dag
+        day = datetime(2026, 1, 1 + number, tzinfo=UTC)
+        run = dag.create_dagrun(
+            run_id=f"run-{number:02}", logical_date=day, run_after=day, run_type=DagRunType.MANUAL,
+            triggered_by=DagRunTriggeredByType.TEST, state=DagRunState.RUNNING, session=session,
+        )
+        run.get_task_instance(task_id, session=session).state = TaskInstanceState.SCHEDULED
+scheduler = SchedulerJobRunner(job)
+with create_session() as session:
+    queued = []
+    # The scheduler looks again, without the full pools, while the executor has free slots.
+    for _ in range(3):
+        queued += scheduler._executable_task_instances_to_queued(4 - len(queued), session=session)
+    found["queued"] = [instance.task_id for instance in queued]
 """
 
 
+def found_in(home: Path, script: str, **options: str) -> dict[str, Any]:
+    options = {f"AIRFLOW__{name.upper()}": value for name, value in options.items()}
+    return run_in_airflow(home, DAGS, script, AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"), **options)
+
+
 @pytest.mark.parametrize(
-    ("placement", "pool"), [("{}", "onnx_measure"), ('{"measure": {"pool": "quiet_hosts"}}', "quiet_hosts")]
-)
-def test_a_component_creates_the_missing_pool_and_changes_no_existing_one(
-    tmp_path: Path, placement: str, pool: str
+    ("options", "pools"),
+    [
+        # Four slots of the executor: two for measuring, one for exports, and one for all others.
+        (
+            {"core__executor": "LocalExecutor", "core__parallelism": "4"},
+            {"onnx_measure": 2, "onnx_export": 1, "onnx_watch": 2},
+        ),
+        (
+            {"core__executor": "CeleryExecutor", "onnx_release__export_slots": "3"},
+            {"onnx_measure": 1, "onnx_export": 3, "onnx_watch": 2},
+        ),
+        (
+            {"onnx_release__placement": json.dumps({"measure": {"pool": "quiet"}}), "onnx_release__measure_slots": "7",
+             "core__executor": "CeleryExecutor"},
+            {"quiet": 7, "onnx_export": 128, "onnx_watch": 2},
+        ),
+    ],
+)  # fmt: skip
+def test_a_component_creates_the_missing_pools_and_changes_no_existing_one(
+    tmp_path: Path, options: dict[str, str], pools: dict[str, int]
 ) -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    env |= {
-        "AIRFLOW_HOME": str(tmp_path),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}",
-        "AIRFLOW__ONNX_RELEASE__PLACEMENT": placement,
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "include", ROOT / "plugins"))),
-    }
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines()[-1] == f"[('{pool}', 3)]", done.stdout[-2000:] + done.stderr[-2000:]
+    found = found_in(tmp_path, CREATE, **options)
+    assert found["made"] == pools
+    assert set(found["kept"]) == {5}
+
+
+def test_the_watch_is_first_and_tasks_that_take_long_leave_a_slot(tmp_path: Path) -> None:
+    found = found_in(tmp_path, QUEUE, core__executor="LocalExecutor", core__parallelism="4")
+    assert found["queued"] == ["start_releases", "parity_latency", "parity_latency", "check"]
