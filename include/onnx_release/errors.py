@@ -180,6 +180,7 @@ class ArtifactRefused(Refused):
     codes: ClassVar[Mapping[str, str]] = {
         "not_a_folder": "A path that must be an artifact folder is a file, a link or missing.",
         "special_file": "An artifact folder contains a symbolic link or a special file.",
+        "single_file_too_large": "A model as one file exceeds the 2 GB of the ONNX format.",
         "changed_files": "Files of an artifact folder are missing, extra or changed.",
         "wrong_sha256": "The sha256 in an artifact's record is not the digest of the files that it lists.",
         "changed_content": "A fetched folder has another digest than an earlier task of the release recorded.",

@@ -35,6 +35,8 @@ BOUND_ELEMENTS_MAX = 2**24
 # External data has a fixed name: MLflow's writer uses a random one, which would change the sha256 at each save.
 MODEL_FILE = "model.onnx"
 EXTERNAL_DATA_FILE = "model.onnx.data"
+# Weights up to this size are in the ONNX file itself, so one file is the whole model.
+SINGLE_FILE_MAX_BYTES = 16 * 2**20
 REPORT_FILE = "report.json"
 REPORT_PAGE = "report.html"
 # They are written after the digest of the folder was taken.

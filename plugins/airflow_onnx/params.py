@@ -15,6 +15,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import ParamValidationError
 
 from airflow_onnx.defaults import NamePattern
+from onnx_release import limits
 from onnx_release.errors import ParameterRefused, RecordRefused, shorten
 from onnx_release.records.base import Record
 
@@ -189,6 +190,15 @@ def optional_integer(argument: Any, name: str, low: int, high: int) -> int | Non
     """
     number = value(argument)
     return None if number in (None, "") else _in_range(number, name, low, high)
+
+
+def single_file_max_bytes(argument: Any) -> int:
+    """Read the parameter `single_file_max_bytes`. Empty: the default.
+
+    :raises ParameterRefused: for another value, or one outside the limits.
+    """
+    size = optional_integer(argument, "single_file_max_bytes", 0, limits.PROTO_MAX_BYTES)
+    return limits.SINGLE_FILE_MAX_BYTES if size is None else size
 
 
 def integers(argument: Any, name: str, low: int, high: int) -> tuple[int, ...]:

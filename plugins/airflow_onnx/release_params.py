@@ -15,6 +15,7 @@ RELEASE = "Run Parameters"
 MODEL = "Experts: the model and its export"
 PARITY = "Experts: same numbers (parity)"
 LATENCY = "Experts: fast enough (latency)"
+SERVING = "Experts: where it runs (serving)"
 TUNING = "Experts: faster still (tuning)"
 PROMOTION = "Experts: who decides (champion, approval)"
 DESTINATION = "Experts: where to (alias, store, connections)"
@@ -28,6 +29,7 @@ def release_params() -> dict[str, Param]:
         **_parity_params(),
         **_latency_params(),
         **_tuning_params(),
+        **_serving_params(),
         **_promotion_params(),
         **_destination_params(),
     }
@@ -213,6 +215,17 @@ def _tuning_params() -> dict[str, Param]:
             "Largest loss of the metric on that sample, as a fraction of PyTorch's or the champion's: 0.01 is one "
             "percent.",
             minimum=0,
+        ),
+    }  # fmt: skip
+
+
+def _serving_params() -> dict[str, Param]:
+    return {
+        "single_file_max_bytes": field(
+            limits.SINGLE_FILE_MAX_BYTES, "integer", SERVING, "One file up to (bytes)",
+            "Weights up to this size are stored in model.onnx itself, so that one file is the whole model. Larger "
+            "weights are in model.onnx.data beside it. 0: always beside it.",
+            minimum=0, maximum=limits.PROTO_MAX_BYTES,
         ),
     }  # fmt: skip
 

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from onnx_release import limits
 from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.export import diagnostics
@@ -33,6 +34,7 @@ class ExportStepOptions(Record):
         allow_pickle: True if the deployment lets the training run's own code run.
         factory: The factory that builds the model of a state dict.
         input_spec: The inputs of a model without a signature (see `InputSpec`).
+        single_file_max_bytes: The largest size of all weights for one file. 0: weights are always external.
     """
 
     opset: int | None = None
@@ -40,13 +42,14 @@ class ExportStepOptions(Record):
     allow_pickle: bool = False
     factory: FactoryOptions | None = None
     input_spec: Any = None
+    single_file_max_bytes: int = limits.SINGLE_FILE_MAX_BYTES
 
 
 def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> OnnxArtifact:
     """Export a trained model to an artifact folder.
 
-    The folder has ``model.onnx``, its external data, ``MLmodel``, requirements and the input example. It appears when
-    all files are complete.
+    The folder has ``model.onnx``, external data of a large model, ``MLmodel``, requirements and the input example. It
+    appears when all files are complete.
 
     Args:
         trained: The folder of an MLflow model, or a file with a model or weights.
@@ -61,7 +64,9 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
     prepared = prepare(package, model)
     package, contract, verifier = prepared.package, prepared.contract, prepared.verifier
     with fresh_folder(out) as folder, verifier:
-        export_options = ExportOptions(opset=options.opset, device=options.device)
+        export_options = ExportOptions(
+            opset=options.opset, device=options.device, single_file_max_bytes=options.single_file_max_bytes
+        )
         result = export_onnx(model, folder, contract, export_options, verifier)
         # A session on the GPU needs both PyTorch's export and ONNX Runtime there.
         providers = CUDA_PROVIDERS if result.device == "cuda" and cuda_available() else CPU_PROVIDERS

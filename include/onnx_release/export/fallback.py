@@ -32,8 +32,8 @@ from onnx_release.trained.module_state import ModuleState
 _log = logging.getLogger(__name__)
 # Longest reason in a log line. The record has all of it.
 _REASON_MAX_CHARACTERS = 100
-# Faults of the model, which no strategy removes.
-_FINAL = ("train_mode", "random_outputs", "stateful_model")
+# Faults of the model or of an option, which no strategy removes.
+_FINAL = ("train_mode", "random_outputs", "stateful_model", "single_file_too_large")
 
 Verify = Callable[[Path, "ExportResult"], str | None]
 """Verification of a written model: returns the reason why it is unfit, or None."""
@@ -46,10 +46,12 @@ class ExportOptions:
     Attributes:
         opset: The ONNX opset. None: the exporter's default.
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA if it is available).
+        single_file_max_bytes: The largest size of all weights for one file. 0: weights are always external.
     """
 
     opset: int | None = None
     device: str = "auto"
+    single_file_max_bytes: int = limits.SINGLE_FILE_MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class ExportResult:
 def export_onnx(
     model: LoadedModel, folder: Path, contract: ModelContract, options: ExportOptions, verify: Verify | None = None
 ) -> ExportResult:
-    """Write ``model.onnx`` and its external data, by the first strategy whose result passes verification.
+    """Write ``model.onnx``, and external data of a large model, by the first strategy whose result passes verification.
 
     If no result passes, the first strategy that wrote a model is taken again. The later steps refuse that model, and
     their reports have the details.
@@ -115,7 +117,7 @@ def export_onnx(
         from torch.export.passes import move_to_device_pass
 
         model = move_to_device_pass(model, device)
-    return _Fallback(model, folder, contract, ExportOptions(opset=options.opset, device=device), verify).run()
+    return _Fallback(model, folder, contract, replace(options, device=device), verify).run()
 
 
 def require_exportable(model: LoadedModel, contract: ModelContract) -> None:
@@ -214,7 +216,7 @@ class _Fallback:
         graph_cleanup.restore_varying_outputs(graph, self.contract.varying_axes)
         inputs, outputs = graph_cleanup.specs_of(graph.inputs), graph_cleanup.specs_of(graph.outputs)
         require_contract(inputs, outputs, self.contract)
-        graph_cleanup.save_model(model, self.folder, self.model)
+        graph_cleanup.save_model(model, self.folder, self.model, self.options.single_file_max_bytes)
         opset = int(model.opset_imports[""])
         if self.options.opset not in (None, opset):
             raise ExportRefused(

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from onnx_release import limits
+from onnx_release.artifact import onnx_file
 from onnx_release.export.contract import varying_axes
 from onnx_release.records import TensorSpec
 from onnx_release.trained.load import LoadedModel
@@ -125,22 +126,25 @@ def specs_of(values: Iterable[ir.Value]) -> tuple[TensorSpec, ...]:
     )
 
 
-def save_model(graph: ir.Model, folder: Path, model: LoadedModel) -> None:
-    """Write ``model.onnx`` and the external data with the weights.
+def save_model(
+    graph: ir.Model, folder: Path, model: LoadedModel, single_file_max_bytes: int = limits.SINGLE_FILE_MAX_BYTES
+) -> None:
+    """Write ``model.onnx``, and the external data of larger weights.
 
-    Pages of a memory-mapped weight file are released while the weights are written.
+    Pages of a memory-mapped weight file are released while external data is written.
 
     Args:
         graph: The graph.
         folder: The folder to write to.
         model: The loaded model, whose weights the graph shares.
+        single_file_max_bytes: As in `onnx_file.save`.
     """
     pages = pages_of(model)
-    ir.save(
+    onnx_file.save(
         graph,
-        folder / limits.MODEL_FILE,
-        external_data=limits.EXTERNAL_DATA_FILE,
-        callback=lambda tensor, _: pages.read(tensor.nbytes),
+        folder,
+        single_file_max_bytes,
+        read=pages.read,
         # One thread copies into the page cache at a third of the speed of two. The bytes are the same.
         max_workers=_WRITERS,
         max_in_flight_bytes=limits.MAPPED_PAGES_KEPT_BYTES,

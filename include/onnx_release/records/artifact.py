@@ -135,7 +135,7 @@ class TuneReport(Record):
 
 
 class OnnxArtifact(Record):
-    """Exported model folder: ``model.onnx``, its external data, and the files of its MLflow package.
+    """Exported model folder: ``model.onnx``, external data of a large model, and the files of its MLflow package.
 
     Attributes:
         staging_uri: The staged folder; None for a folder that only the current process uses. A release report never

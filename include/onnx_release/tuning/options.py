@@ -8,7 +8,7 @@ from pydantic import Field
 
 from onnx_release.benchmark.setup import BenchmarkOptions, require_precisions
 from onnx_release.errors import TuningRefused
-from onnx_release.limits import METRIC_LOSS_MAX, TUNE_MAX_S
+from onnx_release.limits import METRIC_LOSS_MAX, SINGLE_FILE_MAX_BYTES, TUNE_MAX_S
 from onnx_release.records import Precision
 from onnx_release.records.base import Record
 
@@ -20,7 +20,8 @@ class TuneOptions(Record):
     be released. `max_s` is the longest duration. `opset` is the opset that the release requires; None: any.
     `evaluation` is the path of an ``.npz`` file (see `task_metrics.read_evaluation_sample`); None: no evaluation
     sample. `metric_loss_max` is the largest loss on it, relative to PyTorch's metric. `allowed_domains` are operator
-    domains besides ONNX's own, as in `static_checks.CheckOptions`.
+    domains besides ONNX's own, as in `static_checks.CheckOptions`. `single_file_max_bytes` is that of the export, for
+    the package of the chosen variant.
     """
 
     benchmark: BenchmarkOptions = Field(default_factory=BenchmarkOptions)
@@ -30,6 +31,7 @@ class TuneOptions(Record):
     evaluation: str | None = None
     metric_loss_max: float = METRIC_LOSS_MAX
     allowed_domains: tuple[str, ...] = ()
+    single_file_max_bytes: int = SINGLE_FILE_MAX_BYTES
 
     @property
     def allow_pickle(self) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from onnx_release.artifact import onnx_file
 from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.latency.evaluate import require_valid_latency_options
 from onnx_release.latency.host_lock import HostLock
-from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.parity.limits import require_limits
 from onnx_release.parity.task_metrics import read_evaluation_sample
 from onnx_release.records import OnnxArtifact, Precision, TuneReport
@@ -50,8 +49,8 @@ def tune_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, out: Path
     with scratch_folder() as scratch:
         search = _prepare_search(setup, trained, scratch, options, time_limit)
         chosen = search.run(plan_variants(artifact, search.builder.facts, options, setup.threads))
-        report = _report(search, artifact, chosen)
-        return artifact.replace(tuning=report) if chosen is None else _package(chosen, setup, out, report)
+        tuned = artifact if chosen is None else _package(chosen, setup, out, options)
+        return tuned.replace(tuning=_report(search, artifact, chosen))
 
 
 def _prepare_search(
@@ -99,13 +98,11 @@ def _report(search: Search, artifact: OnnxArtifact, chosen: AcceptedVariant | No
     )
 
 
-def _package(chosen: AcceptedVariant, setup: BenchmarkSetup, out: Path, report: TuneReport) -> OnnxArtifact:
+def _package(chosen: AcceptedVariant, setup: BenchmarkSetup, out: Path, options: TuneOptions) -> OnnxArtifact:
     """Write the package of the chosen variant and return its record."""
     artifact, variant = setup.artifact, chosen.variant
     with fresh_folder(out) as target:
-        for name in (MODEL_FILE, EXTERNAL_DATA_FILE):
-            if (chosen.folder / name).exists():
-                shutil.copyfile(chosen.folder / name, target / name)
+        onnx_file.repack(chosen.folder, target, options.single_file_max_bytes)
         write_package(
             target,
             PackageSpec(
@@ -129,5 +126,4 @@ def _package(chosen: AcceptedVariant, setup: BenchmarkSetup, out: Path, report: 
         precision=variant.precision,
         variant=variant.name,
         session_options=variant.session_options,
-        tuning=report,
     )

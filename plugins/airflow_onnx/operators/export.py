@@ -31,6 +31,7 @@ class OnnxExportOperator(ReleaseStepOperator):
         folder, which the export then makes. A later release removes it after a week.
     :param opset: the ONNX opset to write; empty for the exporter's default.
     :param device: ``cpu``, ``cuda``, or ``auto`` for CUDA if the worker has it.
+    :param single_file_max_bytes: the largest size of all weights in bytes for one file; 0 for external data always.
     :param model_source: ``factory``, ``factory_kwargs``, ``weights_key`` and ``input_spec``, each a value or its JSON;
         docs/parameters.md describes them.
     :param optional_tasks: by task id, true or false or its JSON. The export skips each downstream task with false:
@@ -43,6 +44,7 @@ class OnnxExportOperator(ReleaseStepOperator):
         "work_uri",
         "opset",
         "device",
+        "single_file_max_bytes",
         "model_source",
         "optional_tasks",
     )
@@ -54,6 +56,7 @@ class OnnxExportOperator(ReleaseStepOperator):
         work_uri: str = "",
         opset: Any = None,
         device: str = "auto",
+        single_file_max_bytes: Any = limits.SINGLE_FILE_MAX_BYTES,
         model_source: dict[str, Any] | None = None,
         optional_tasks: dict[str, Any] | None = None,
         **kwargs: Any,
@@ -62,6 +65,7 @@ class OnnxExportOperator(ReleaseStepOperator):
         self.work_uri = work_uri
         self.opset = opset
         self.device = device
+        self.single_file_max_bytes = single_file_max_bytes
         self.model_source = model_source
         self.optional_tasks = optional_tasks
 
@@ -89,6 +93,7 @@ class OnnxExportOperator(ReleaseStepOperator):
             allow_pickle=pickle_permission.is_allowed(run.hook, run.trained_model.model_uri),
             factory=source.factory(),
             input_spec=source.input_spec(),
+            single_file_max_bytes=params.single_file_max_bytes(self.single_file_max_bytes),
         )
         work = self._work_folder(run)
         with (

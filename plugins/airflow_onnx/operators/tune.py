@@ -37,6 +37,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
     :param metric_loss_max: the largest loss of the metric on it, as a fraction of PyTorch's metric.
     :param allowed_domains: operator domains that the serving runtime supports, besides ONNX's own.
     :param opset: the opset of the release, if it sets one.
+    :param single_file_max_bytes: that of the export.
     :param alias: the alias that the release moves.
     :param stage: the legacy stage that the release sets. An alias or stage that a reduced precision cannot have is
         refused before the upload.
@@ -52,6 +53,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
         "metric_loss_max",
         "allowed_domains",
         "opset",
+        "single_file_max_bytes",
         "alias",
         "stage",
     )
@@ -68,6 +70,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
         metric_loss_max: Any = limits.METRIC_LOSS_MAX,
         allowed_domains: Any = (),
         opset: Any = None,
+        single_file_max_bytes: Any = limits.SINGLE_FILE_MAX_BYTES,
         alias: str = defaults.ALIAS,
         stage: str = "",
         **kwargs: Any,
@@ -81,6 +84,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
         self.metric_loss_max = metric_loss_max
         self.allowed_domains = allowed_domains
         self.opset = opset
+        self.single_file_max_bytes = single_file_max_bytes
         self.alias = alias
         self.stage = stage
 
@@ -140,6 +144,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
             },
             benchmark=self.benchmark_options(run, source, scratch).to_dict(),
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
+            single_file_max_bytes=params.single_file_max_bytes(self.single_file_max_bytes),
             evaluation=fetch_inputs(
                 run.hook, self.s3_conn_id, evaluation_uri, scratch / "evaluation", "evaluation_uri"
             ),

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_release import limits
+from onnx_release.artifact import onnx_file
 from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
@@ -72,10 +74,17 @@ def test_an_attention_mask_is_a_warning(log_and_export: Callable[..., Exported])
     ]
 
 
-def test_a_changed_byte_of_the_weights_is_found(exported: Exported) -> None:
-    data = exported.folder / EXTERNAL_DATA_FILE
+@pytest.fixture
+def external(exported: Exported) -> Exported:
+    """The artifact with its weights in external data."""
+    onnx_file.save(ir.load(exported.folder / MODEL_FILE), exported.folder, 0)
+    return _recorded(exported)
+
+
+def test_a_changed_byte_of_the_weights_is_found(external: Exported) -> None:
+    data = external.folder / EXTERNAL_DATA_FILE
     data.write_bytes(b"\1" + data.read_bytes()[1:])
-    assert f"{EXTERNAL_DATA_FILE} changed" in _errors(_check(exported), "bytes")[0]
+    assert f"{EXTERNAL_DATA_FILE} changed" in _errors(_check(external), "bytes")[0]
 
 
 def test_a_record_whose_digest_differs_from_its_files_is_found(exported: Exported) -> None:
@@ -133,13 +142,13 @@ def _location(path: str) -> Callable[[onnx.ModelProto], None]:
 
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "../outside.data", "sub/../../outside.data", "..\\outside.data"])
-def test_external_data_outside_the_folder_is_found(exported: Exported, location: str) -> None:
-    (exported.folder.parent / "outside.data").write_bytes((exported.folder / EXTERNAL_DATA_FILE).read_bytes())
-    assert "outside the artifact" in _errors(_check(_edited(exported, _location(location))), "external_data")[0]
+def test_external_data_outside_the_folder_is_found(external: Exported, location: str) -> None:
+    (external.folder.parent / "outside.data").write_bytes((external.folder / EXTERNAL_DATA_FILE).read_bytes())
+    assert "outside the artifact" in _errors(_check(_edited(external, _location(location))), "external_data")[0]
 
 
-def test_missing_external_data_is_found(exported: Exported) -> None:
-    assert "missing" in _errors(_check(_edited(exported, _location("other.data"))), "external_data")[0]
+def test_missing_external_data_is_found(external: Exported) -> None:
+    assert "missing" in _errors(_check(_edited(external, _location("other.data"))), "external_data")[0]
 
 
 def test_external_data_of_a_tensor_in_an_inner_graph_is_found(exported: Exported) -> None:
@@ -154,20 +163,20 @@ def test_external_data_of_a_tensor_in_an_inner_graph_is_found(exported: Exported
     assert "/etc/passwd" in _errors(_check(_edited(exported, edit)), "external_data")[0]
 
 
-def test_a_link_in_place_of_the_data_is_found(exported: Exported) -> None:
-    data = exported.folder / EXTERNAL_DATA_FILE
-    data.rename(exported.folder.parent / "elsewhere")
-    data.symlink_to(exported.folder.parent / "elsewhere")
-    report = _check(exported)
+def test_a_link_in_place_of_the_data_is_found(external: Exported) -> None:
+    data = external.folder / EXTERNAL_DATA_FILE
+    data.rename(external.folder.parent / "elsewhere")
+    data.symlink_to(external.folder.parent / "elsewhere")
+    report = _check(external)
     assert "symbolic link" in _errors(report, "bytes")[0]
     assert _errors(report, "external_data")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_infinity_in_the_data_file_are_found_and_counted(exported: Exported, value: float) -> None:
-    data = exported.folder / EXTERNAL_DATA_FILE
+def test_nan_and_infinity_in_the_data_file_are_found_and_counted(external: Exported, value: float) -> None:
+    data = external.folder / EXTERNAL_DATA_FILE
     data.write_bytes(np.full(3, value, np.float32).tobytes() + data.read_bytes()[12:])
-    assert "has 3 NaN or infinite" in _warnings(_check(_recorded(exported)), "weights")[0]
+    assert "has 3 NaN or infinite" in _warnings(_check(_recorded(external)), "weights")[0]
 
 
 def test_nan_in_a_constant_node_is_found(exported: Exported) -> None:
@@ -276,13 +285,13 @@ def test_a_batch_norm_in_training_mode_is_found(exported: Exported) -> None:
     ]
 
 
-def test_every_finding_is_listed(exported: Exported) -> None:
+def test_every_finding_is_listed(external: Exported) -> None:
     def edit(model: onnx.ModelProto) -> None:
         _location("../outside.data")(model)
         model.graph.node[0].domain = "com.example"
         model.ir_version = 9
 
-    changed = _edited(exported, edit)
+    changed = _edited(external, edit)
     (changed.folder / "extra").write_text("")
     report = _check(changed)
     codes = {finding.code for finding in report.findings if finding.severity == "error"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
@@ -82,8 +83,15 @@ def test_the_record_describes_the_written_files(released: Exported) -> None:
     assert artifact.export_batch_size == 4
 
 
-def test_weights_are_external_data_in_a_file_with_a_fixed_name(released: Exported) -> None:
-    model = onnx.load(released.folder / MODEL_FILE, load_external_data=False)
+def test_the_onnx_file_of_a_small_model_is_the_whole_model(released: Exported, tmp_path: Path) -> None:
+    assert [file.path for file in released.artifact.files if file.path.startswith(MODEL_FILE)] == [MODEL_FILE]
+    shutil.copyfile(released.folder / MODEL_FILE, tmp_path / MODEL_FILE)
+    assert _run(tmp_path, image=image(3)).keys() == {"positions", "uncertainties"}
+
+
+def test_larger_weights_are_external_data_in_a_file_with_a_fixed_name(trained_pt2: Path, tmp_path: Path) -> None:
+    export_trained(trained_pt2, tmp_path / "out", ExportStepOptions(device="cpu", single_file_max_bytes=0))
+    model = onnx.load(tmp_path / "out" / MODEL_FILE, load_external_data=False)
     outside = [tensor for tensor in model.graph.initializer if tensor.external_data]
     assert {entry.value for t in outside for entry in t.external_data if entry.key == "location"} == {
         EXTERNAL_DATA_FILE
