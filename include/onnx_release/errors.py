@@ -106,6 +106,7 @@ class ParameterRefused(Refused):
         "unknown_precision": "The parameter `precision_limits` names a precision without own limits.",
         "not_a_list": "A parameter is not a list of whole numbers, or is empty.",
         "missing_value": "A required parameter is empty.",
+        "target_runtimes": "A version of ONNX Runtime is not exact, or there are too many.",
         "not_in_range": "A parameter is not a whole number, or is outside its limits.",
         "unknown_parameter": "A release has no parameter of this name.",
         "wrong_parameter": "A parameter has a value of another kind, or names an unknown limit.",
@@ -199,11 +200,12 @@ class RunnerRefused(Refused):
         "onnxruntime_crashed": "The process that runs ONNX Runtime crashed.",
         "session_option": "A session option is unknown or has a value that cannot be used.",
         "no_cuda": "The artifact is packaged for a GPU, and the worker has none.",
+        "runtime_unavailable": "A version of ONNX Runtime of `target_runtimes` cannot be installed on the worker.",
         "provider_missing": "The installed ONNX Runtime lacks an execution provider.",
         "step_too_long": "The process of a step ran longer than a pickle may.",
         "step_crashed": "The process of a step crashed or ended without an answer.",
     }
-    deployment_codes: ClassVar[frozenset[str]] = frozenset({"no_cuda", "provider_missing"})
+    deployment_codes: ClassVar[frozenset[str]] = frozenset({"no_cuda", "provider_missing", "runtime_unavailable"})
 
 
 class ExportRefused(Refused):
@@ -278,6 +280,7 @@ class ReportRefused(Refused):
         "unreadable_report": "A report file is missing or is not JSON.",
         "check_failed": "A static check of the artifact found an error.",
         "benchmark_failed": "Parity or latency of the artifact did not pass.",
+        "target_runtime_failed": "A version of ONNX Runtime of `target_runtimes` does not load or run the model.",
         "incomplete_report": "The uploaded report has no check or no benchmark.",
         "other_bytes": "The uploaded objects or the version have another sha256 than the judged artifact.",
     }

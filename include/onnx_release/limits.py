@@ -50,6 +50,12 @@ NO_CODE_SUFFIXES = (".pt2", ".safetensors")
 # Ends of the names of the index of weights in several files (Hugging Face's format).
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 
+# Other versions of ONNX Runtime that a release is tested in: exact versions, their largest number, and the longest run
+# of one version in s.
+TARGET_RUNTIME_PATTERN = r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"
+TARGET_RUNTIMES_MAX = 8
+TARGET_RUNTIME_MAX_S = 900.0
+
 # The size limit of a protocol buffer, and so of a model without external data.
 PROTO_MAX_BYTES = 2**31 - 1
 

@@ -227,6 +227,13 @@ def _serving_params() -> dict[str, Param]:
             "weights are in model.onnx.data beside it. 0: always beside it.",
             minimum=0, maximum=limits.PROTO_MAX_BYTES,
         ),
+        "target_runtimes": field(
+            [], "array", SERVING, "Other versions of ONNX Runtime",
+            "Exact versions, one a line, such as 1.20.1. Each is installed beside this worker's own, loads the model, "
+            "and must return PyTorch's outputs. Empty: only the worker's version.",
+            may_be_empty=True, items={"type": "string", "pattern": f"^{limits.TARGET_RUNTIME_PATTERN}$"},
+            maxItems=limits.TARGET_RUNTIMES_MAX,
+        ),
     }  # fmt: skip
 
 

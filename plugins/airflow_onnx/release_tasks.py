@@ -143,6 +143,7 @@ class ReleaseTasks:
             artifact=self._artifact,
             check=task_record("check"),
             margins={"margin": json_param("champion_margin"), **json_params("metric_loss_max")},
+            target_runtimes=json_param("target_runtimes"),
             **self._policy,
             **self._measuring,
             **self._step,

@@ -46,6 +46,8 @@ def test_a_bucket_has_no_default_and_the_refusal_names_the_places_to_set_it() ->
         ({"uncertainty_of": {"y": 1}}, "wrong_parameter", "uncertainty_of"),
         ({"input_spec": [{"name": "x", "dtype": "double", "shape": [2]}]}, "input_spec", "'double'"),
         ({"input_spec": [{"name": "x", "kind": "image"}]}, "wrong_field", "kind"),
+        ({"target_runtimes": ["1.20.1", "1.20.1 --pre"]}, "target_runtimes", "--pre"),
+        ({"target_runtimes": "latest"}, "target_runtimes", "latest"),
         ({"model_name": "a/b"}, "wrong_name", "'a/b'"),
         ({"mae_mx": 1e-3}, "unknown_parameter", "Use 'mae_max'"),
         ({"\x1b[31m" * 50: 1}, "unknown_parameter", "docs/parameters.md"),

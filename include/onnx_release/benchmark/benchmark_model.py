@@ -20,10 +20,18 @@ from onnx_release.parity.compare_model import Comparison, FailedCase
 from onnx_release.parity.divergence.search import find_divergence
 from onnx_release.parity.limits import require_limits
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
-from onnx_release.records import BenchmarkReport, ChampionComparison, LatencyReport, OnnxArtifact, ParityReport
+from onnx_release.records import (
+    BenchmarkReport,
+    ChampionComparison,
+    LatencyReport,
+    OnnxArtifact,
+    ParityReport,
+    RuntimeReport,
+)
 from onnx_release.report.champion import judge_champion
 from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
 from onnx_release.samples.sample import Sample
+from onnx_release.serving.target_runtimes import RuntimeComparison
 from onnx_release.trained.mapped_weights import pages_dropped_after
 
 _log = logging.getLogger(__name__)
@@ -46,19 +54,17 @@ def benchmark_artifact(
         Refused: The folder has other bytes, the model cannot be loaded, or an option cannot be used.
     """
     require_valid_latency_options(options.latency_budget, options.measure_plan)
-    parity, latency, champion = _compare(trained, folder, artifact, options, timed=True)
-    passed = latency is not None and latency.passed and (champion is None or champion.passed)
-    return BenchmarkReport(sha256=artifact.sha256, passed=passed, parity=parity, latency=latency, champion=champion)
+    return _compare(trained, folder, artifact, options, timed=True)
 
 
 def compare_artifact(trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions) -> ParityReport:
     """Compare as `benchmark_artifact` does, without a measurement of latency."""
-    return _compare(trained, folder, artifact, options, timed=False)[0]
+    return _compare(trained, folder, artifact, options, timed=False).parity
 
 
 def _compare(
     trained: Path, folder: Path, artifact: OnnxArtifact, options: BenchmarkOptions, *, timed: bool
-) -> tuple[ParityReport, LatencyReport | None, ChampionComparison | None]:
+) -> BenchmarkReport:
     require_limits(options.limits_for(artifact.precision), artifact.outputs)
     setup = BenchmarkSetup.load(trained, folder, artifact, options)
     samples = setup.samples()
@@ -66,7 +72,9 @@ def _compare(
     with pages_dropped_after(setup.model), setup.reference(mha_fastpath=False) as reference:
         comparison.run_reference(reference, samples)
         comparison.repeat_first(reference)
-    latency = compared = None
+    latency: LatencyReport | None = None
+    compared: ChampionComparison | None = None
+    runtimes: tuple[RuntimeReport, ...] = ()
     try:
         candidate = setup.candidate()
     except Refused as refusal:
@@ -75,13 +83,34 @@ def _compare(
         with candidate:
             comparison.run_candidate(candidate)
             if timed and comparison.report().passed:
+                runtimes = _run_in_runtimes(setup, comparison)
                 with open_champion(setup, candidate, samples) as champion:
                     latency = _measure_latency(setup, candidate, samples, champion)
                 compared = judge_champion(champion.compared, latency) if champion else None
     parity = comparison.report()
     if comparison.failed_case is not None:
         parity = _explain_failure(setup, parity, comparison.failed_case)
-    return parity, latency, compared
+    parts = (latency, *([compared] if compared else []), *runtimes)
+    return BenchmarkReport(
+        sha256=artifact.sha256,
+        passed=all(part is not None and part.passed for part in parts),
+        parity=parity,
+        latency=latency,
+        champion=compared,
+        runtimes=runtimes,
+    )
+
+
+def _run_in_runtimes(setup: BenchmarkSetup, comparison: Comparison) -> tuple[RuntimeReport, ...]:
+    """Return the reports of the target versions of ONNX Runtime."""
+    of_runtimes = RuntimeComparison(
+        artifact=setup.artifact,
+        folder=setup.folder,
+        expected=comparison.expected,
+        limits=comparison.limits,
+        threads=setup.threads,
+    )
+    return tuple(of_runtimes.run(environment) for environment in setup.options.target_runtimes)
 
 
 def _explain_failure(setup: BenchmarkSetup, parity: ParityReport, case: FailedCase) -> ParityReport:

@@ -33,6 +33,7 @@ from onnx_release.runners.pytorch import PyTorchOptions, PyTorchRunner
 from onnx_release.samples.edge_cases import probing_samples, read_npz
 from onnx_release.samples.generate import make_samples
 from onnx_release.samples.sample import Sample
+from onnx_release.serving.runtime_environment import RuntimeEnvironment
 from onnx_release.trained.example import bind_package
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import LoadedModel, load_trained
@@ -96,6 +97,7 @@ class BenchmarkOptions(Record):
     reproduction_folder: str | None = None
     lock: LockOptions = Field(default_factory=LockOptions)
     champion: ChampionOptions | None = None
+    target_runtimes: tuple[RuntimeEnvironment, ...] = ()
     evaluation_path: str | None = None
 
     def limits_for(self, precision: str) -> ParityLimits:

@@ -34,6 +34,7 @@ from onnx_release.records.reports import (
     ParityReport,
     SideLatency,
 )
+from onnx_release.records.serving import RuntimeReport, ServingLayout
 from onnx_release.records.tensors import TensorSpec
 
 __all__ = [
@@ -61,7 +62,9 @@ __all__ = [
     "Precision",
     "Record",
     "ReleaseReport",
+    "RuntimeReport",
     "S3Object",
+    "ServingLayout",
     "SideLatency",
     "StepTime",
     "TensorSpec",

@@ -9,6 +9,7 @@ from pydantic import Field
 from onnx_release.records.artifact import Finding
 from onnx_release.records.base import Record
 from onnx_release.records.measures import Measures
+from onnx_release.records.serving import RuntimeReport
 from onnx_release.records.tensors import TensorSpec
 
 
@@ -312,7 +313,8 @@ class ChampionComparison(Record):
 class BenchmarkReport(Record):
     """Parity and latency of one artifact. A model that failed parity has no `latency`.
 
-    `champion` is the comparison with the version in production; None without one.
+    `champion` is the comparison with the version in production; None without one. `runtimes` are the other versions of
+    ONNX Runtime that the release names.
     """
 
     sha256: str
@@ -320,3 +322,4 @@ class BenchmarkReport(Record):
     parity: ParityReport
     latency: LatencyReport | None = None
     champion: ChampionComparison | None = None
+    runtimes: tuple[RuntimeReport, ...] = ()

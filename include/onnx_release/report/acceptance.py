@@ -11,10 +11,12 @@ from onnx_release.records import (
     LatencyReport,
     OnnxArtifact,
     ParityReport,
+    RuntimeReport,
 )
 from onnx_release.report.gates import gate_sentence, gates
 
-_Part = CheckReport | BenchmarkReport | ParityReport | LatencyReport | ChampionComparison
+_Measured = ParityReport | RuntimeReport | LatencyReport | ChampionComparison
+_Part = CheckReport | BenchmarkReport | _Measured
 
 
 def acceptance(
@@ -39,8 +41,10 @@ def report_failures(check: CheckReport | None, benchmark: BenchmarkReport | None
         ]
         found += _unnamed("check", check, found)
     if benchmark is not None:
-        failures = []
-        parts = (("parity", benchmark.parity), ("latency", benchmark.latency), ("champion", benchmark.champion))
+        failures: list[str] = []
+        parts: list[tuple[str, _Measured | None]] = [("parity", benchmark.parity)]
+        parts += [(f"ONNX Runtime {report.version}", report) for report in benchmark.runtimes]
+        parts += [("latency", benchmark.latency), ("champion", benchmark.champion)]
         for name, part in parts:
             if part is not None:
                 named = [f"{name}: {failure}" for failure in part.failures]
@@ -62,6 +66,7 @@ def _gaps(artifact: OnnxArtifact | None, check: CheckReport | None, benchmark: B
         # A model that failed parity is not timed.
         if benchmark.latency is not None or benchmark.parity.passed:
             parts["latency"] = benchmark.latency
+        parts |= {f"ONNX Runtime {one.version}": one for one in benchmark.runtimes}
         if benchmark.champion is not None:
             parts["champion"] = benchmark.champion
     for name, report in parts.items():

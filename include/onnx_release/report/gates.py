@@ -19,6 +19,7 @@ from onnx_release.records import (
     OutputParity,
     ParityReport,
     ReleaseReport,
+    RuntimeReport,
 )
 from onnx_release.report.champion import champion_gates
 from onnx_release.report.numbers import limit_text, measured_text, size_text, speedup_text, three_digits
@@ -37,6 +38,8 @@ TITLES = {
     "parity": "comparison with PyTorch",
     "unseen_batch_sizes": "unseen batch sizes",
     "invented_inputs": "invented inputs",
+    "runtime_loads": "load of the model",
+    "runtime_parity": "comparison with PyTorch",
     "speedup": "speedup",
     "p95_ms": "95th percentile",
     "provider": "execution provider",
@@ -52,6 +55,10 @@ TITLES = {
 _AT_LEAST = ("sqnr_db", "column_sqnr_db", "cosine", "agreement")
 _UNITS = {"sqnr_db": "dB", "column_sqnr_db": "dB"}
 _SHORT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
+# The reason of these gates has the place and the value.
+_EXPLAINED = (
+    "check", "parity", "comparable", "runtime_loads", "runtime_parity", "provider", "latency", "champion",
+)  # fmt: skip
 _SENTENCE_CHARACTERS = 300
 
 
@@ -63,6 +70,7 @@ def gates(check: CheckReport | None, benchmark: BenchmarkReport | None) -> tuple
         found.append(_count("check", "file", errors, "errors", passed=check.passed))
     if benchmark is not None:
         found += _parity_gates(benchmark.parity)
+        found += (gate for report in benchmark.runtimes for gate in _runtime_gates(report))
         if benchmark.latency is not None:
             found += _latency_gates(benchmark.latency)
             if benchmark.champion is not None:
@@ -146,6 +154,14 @@ def _parity_gates(parity: ParityReport) -> Iterator[Gate]:
     yield invented if invented.verdict == "passed" else invented.replace(verdict="warning")
 
 
+def _runtime_gates(report: RuntimeReport) -> Iterator[Gate]:
+    """Yield the gates of one version of ONNX Runtime: it loads the model, and its outputs are PyTorch's."""
+    subject = f"ONNX Runtime {report.version}"
+    yield Gate(name="runtime_loads", subject=subject, verdict="passed" if report.loads else "refused")
+    if report.loads:
+        yield _count("runtime_parity", subject, len(report.failures), "failures", passed=report.passed)
+
+
 def _output_gates(output: str, comparisons: list[OutputParity]) -> Iterator[Gate]:
     if any(not one.passed and all(limit.passed for limit in one.applied) for one in comparisons):
         yield Gate(name="comparable", subject=output, verdict="refused")
@@ -211,8 +227,7 @@ def _refused_gate(report: ReleaseReport) -> str | None:
     refused = refused or [gate for gate in report.gates if gate.verdict == "not settled" and gate.name in of_latency]
     if not refused:
         return None
-    if refused[0].name in ("check", "parity", "comparable", "provider", "latency", "champion"):
-        # The reason has the place and the value.
+    if refused[0].name in _EXPLAINED:
         return f"{_bare(report.reasons[0]).split(';')[0]}{_others(len(report.reasons) - 1)}"
     return f"{gate_sentence(refused[0])}{_others(sum(gate.name != 'parity' for gate in refused) - 1)}"
 
@@ -288,6 +303,8 @@ def _advice(report: ReleaseReport, gate: Gate) -> str:
         return "Compare the figures of both in the report. Release again with another champion_margin, or without auto"
     if gate.name in ("provider", "latency"):
         return "Read the reasons, correct the worker, and release again"
+    if gate.name.startswith("runtime_"):
+        return "Export with an older opset, or remove this version from the parameter target_runtimes"
     if gate.name == "check":
         findings = report.check.findings if report.check else ()
         fix = next((finding.fix for finding in findings if finding.severity == "error" and finding.fix), None)

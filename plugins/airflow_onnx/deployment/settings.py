@@ -60,6 +60,11 @@ def cache_max_bytes() -> int:
     return int(_number("cache_max_bytes", whole=True, zero=True))
 
 
+def runtimes_folder() -> Path:
+    """Return the folder on the worker's own disk with environments of other versions of ONNX Runtime."""
+    return cache_folder().with_name(f"{cache_folder().name}_runtimes")
+
+
 def _airflow_home() -> Path:
     return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser().resolve()
 

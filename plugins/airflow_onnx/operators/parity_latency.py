@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params, step_times
+from airflow_onnx.deployment import settings
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.operators.release_step import StepRun
@@ -30,6 +31,7 @@ from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from onnx_release.benchmark.setup import BenchmarkOptions
+    from onnx_release.serving.runtime_environment import RuntimeEnvironment
 
 
 class OnnxParityLatencyOperator(MeasuringStepOperator):
@@ -38,6 +40,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
     Unless the policy is ``candidate``, the champion is measured in the same rounds: the version that has its alias.
 
     :param check: the `CheckReport` of the same artifact.
+    :param target_runtimes: exact versions of ONNX Runtime in which the artifact is loaded and compared too.
     :param policy: fields of `PromotionPolicy`; empty for no champion.
     :param rules: fields of `MoveRules`, each a value or its JSON.
     :param margins: ``margin`` and ``metric_loss_max`` of `ChampionOptions`, each a value or its JSON.
@@ -48,6 +51,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
     template_fields: Sequence[str] = (
         *MeasuringStepOperator.template_fields,
         "check",
+        "target_runtimes",
         "policy",
         "rules",
         "margins",
@@ -59,6 +63,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         self,
         *,
         check: Any,
+        target_runtimes: Any = (),
         policy: dict[str, Any] | None = None,
         rules: dict[str, Any] | None = None,
         margins: dict[str, Any] | None = None,
@@ -67,6 +72,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.check = check
+        self.target_runtimes = target_runtimes
         self.policy = policy
         self.rules = rules
         self.margins = margins
@@ -84,7 +90,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         run.evidence["check"] = params.record(CheckReport, self.check, "check")
         with scratch_folder() as scratch:
-            options = self._with_champion(run, artifact, scratch)
+            options = self._with_champion(run, artifact, scratch).replace(target_runtimes=self._environments())
             with (
                 staging.open_staging(artifact.staging_uri).local_folder(artifact) as folder,
                 worker_cache.trained_model(run.hook, run.trained_model.model_uri, artifact.trained_sha256) as trained,
@@ -92,6 +98,9 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
                 report = benchmark(trained.path, folder, artifact, options)
             run.evidence["benchmark"] = report
             self._log_parity(report.parity)
+            for runtime in report.runtimes:
+                for text in (*runtime.failures, *runtime.warnings):
+                    self._log_wrapped(logging.WARNING, f"ONNX Runtime {runtime.version}: {text}")
             if report.latency:
                 step_times.leave_wait(run.context, report.latency.waited_s)
                 self._log_latency(report.latency)
@@ -100,13 +109,19 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
             if not report.passed:
                 if self.log_to_run:
                     report_files.log_reproduction(run.hook, run.trained_model, scratch / "reproduction")
-                raise ReportRefused(
-                    f"The artifact {artifact.sha256}",
-                    f"did not pass: {'; '.join(report_failures(None, report))}",
-                    "The report on the training run has every figure.",
-                    code="benchmark_failed",
-                )
+                raise _refusal(artifact, report, report_failures(None, report))
         return report
+
+    def _environments(self) -> tuple[RuntimeEnvironment, ...]:
+        """Return the environments of the target runtimes. They are made here: the benchmark may run without network."""
+        versions = params.value(self.target_runtimes) or ()
+        if not versions:
+            return ()
+        from onnx_release.serving.runtime_environment import prepare_environments, require_versions
+
+        versions = require_versions([versions] if isinstance(versions, str) else versions)
+        self.log.info("Preparing the environments of ONNX Runtime %s.", ", ".join(versions))
+        return prepare_environments(versions, settings.runtimes_folder())
 
     def _with_champion(self, run: StepRun, artifact: OnnxArtifact, scratch: Path) -> BenchmarkOptions:
         """Return the options of the benchmark, with the champion unless its alias does not move."""
@@ -174,3 +189,22 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
     def _log_wrapped(self, level: int, text: str) -> None:
         for line in wrapped(text):
             self.log.log(level, "%s", line)
+
+
+def _refusal(artifact: OnnxArtifact, report: BenchmarkReport, failures: Sequence[str]) -> ReportRefused:
+    """Return the refusal of a model that did not pass. A failure only in target runtimes has a code of its own."""
+    failed = [f"ONNX Runtime {runtime.version}" for runtime in report.runtimes if not runtime.passed]
+    others = (report.parity, report.latency, report.champion)
+    if failed and all(part.passed for part in others if part is not None):
+        return ReportRefused(
+            f"The artifact {artifact.sha256}",
+            f"does not pass in {', '.join(failed)}: {'; '.join(failures)}",
+            "Export with an older opset, or remove the version from the parameter 'target_runtimes'.",
+            code="target_runtime_failed",
+        )
+    return ReportRefused(
+        f"The artifact {artifact.sha256}",
+        f"did not pass: {'; '.join(failures)}",
+        "The report on the training run has every figure.",
+        code="benchmark_failed",
+    )

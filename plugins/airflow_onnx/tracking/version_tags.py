@@ -17,7 +17,10 @@ def version_tags(report: ReleaseReport, artifact: OnnxArtifact, status: str = RE
     from onnx_release.report.numbers import size_text
 
     latency = report.benchmark.latency if report.benchmark else None
-    return {
+    # The runtimes of an earlier release of the same bytes stay true.
+    runtimes = [one.version for one in report.benchmark.runtimes if one.passed] if report.benchmark else []
+    of_serving = {tags.VERSION_RUNTIMES: ", ".join(runtimes)} if runtimes else {}
+    return of_serving | {
         tags.VERSION_STATUS: status,
         tags.VERSION_SHA256: artifact.sha256,
         tags.VERSION_SIZE: size_text(artifact.size_bytes),

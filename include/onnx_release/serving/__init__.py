@@ -1,0 +1,1 @@
+"""Serving: other versions of ONNX Runtime, and layouts of model servers."""
