@@ -88,12 +88,9 @@ VERSION_OPSET = "onnx.opset"
 VERSION_PRECISION = "onnx.precision"
 """``exact``, ``int8`` or ``float16``."""
 VERSION_SPEED = "onnx.speed"
-<<<<<<< HEAD:include/onnx_release/training_runs/tags.py
 """Speedup at the serving batch size, with its interval."""
-=======
-# The versions of ONNX Runtime in which the artifact was loaded and compared.
 VERSION_RUNTIMES = "onnx.runtimes"
->>>>>>> e4d8243 (target_runtimes: load and compare the artifact in other versions of ONNX Runtime):plugins/airflow_onnx/tracking/tags.py
+"""Other versions of ONNX Runtime that loaded the artifact and returned PyTorch\'s outputs (`target_runtimes`)."""
 VERSION_TRAINING_RUN = "onnx.training_run"
 """Id of the training run."""
 VERSION_DAG_RUN = "onnx.dag_run"
