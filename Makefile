@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status clean-demo env compose-up compose-down compose-test \
-  test lint format generated docs screenshots zoo bench adopt
+  test lint format generated docs wheel screenshots zoo bench adopt
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ generated: $(STAMP) ## Write the pages of docs/ that are made from the code, and
 	$(BIN)/python docs/options.py
 	$(BIN)/python docs/tags.py
 	PYTHONPATH=include $(BIN)/python -m onnx_release.records.schema
+
+wheel: $(STAMP) ## Build the wheel in dist/ and check its description as PyPI does
+	@rm -rf dist && $(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*.whl
 
 docs: $(STAMP) ## Build the site of the documentation in build/site; an unknown link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

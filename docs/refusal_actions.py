@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -20,7 +21,8 @@ _TABLE: dict[str, dict[str, str]] = tomllib.loads((ROOT / "docs" / "refusal_acti
 def action(stage: str, code: str) -> str:
     """Return the action for a code, or an empty text if neither the table nor the code has one."""
     found = _TABLE.get(stage, {}).get(code) or _TABLE["any_stage"].get(code)
-    return found or _in_code().get((stage, code), "")
+    # The texts of the code are plain, and a table is Markdown.
+    return found or re.sub(r"([*|])", r"\\\1", _in_code().get((stage, code), "")).replace("<", "&lt;")
 
 
 @cache

@@ -34,7 +34,7 @@ def test_the_workflow_calls_the_makefile() -> None:
     runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     called = {target for run in runs for target in re.findall(r"\bmake ([a-z-]+)", run)}
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert {"lint", "test", "docs"} <= called <= targets
+    assert {"lint", "test", "docs", "wheel"} <= called <= targets
 
 
 def test_the_workflow_tests_every_supported_python() -> None:
