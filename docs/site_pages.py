@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
+# The theme must not have it: its script would ask the host for figures of the repository.
+REPOSITORY: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
 # Pages of the site that are files of the root, which a code host shows too.
 ROOT_PAGES = {
     "index.md": "README.md",
@@ -131,7 +134,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     folder = ROOT if source in ROOT_PAGES else ROOT / "docs"
     text = _PICTURE.sub(_both_pictures, markdown)
     text = _IMAGE.sub(r"\1\2", text)
-    return _LINK.sub(lambda found: _link(found, folder, config.repo_url or ""), text)
+    return _LINK.sub(lambda found: _link(found, folder, REPOSITORY), text)
 
 
 def _both_pictures(found: re.Match[str]) -> str:
@@ -150,6 +153,6 @@ def _link(found: re.Match[str], folder: Path, repository: str) -> str:
     if name.startswith("docs/"):
         return f"[{found['text']}]({name.removeprefix('docs/')}{anchor})"
     if path.exists():
-        return f"[{found['text']}]({repository.rstrip('/')}/blob/main/{name})" if repository else found["text"]
+        return f"[{found['text']}]({repository}/blob/main/{name})"
     # The strict build names it as a broken link.
     return found[0]
