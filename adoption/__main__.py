@@ -41,8 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the state folder and the environment")
     options = parser.parse_args(arguments)
     interrupts.install()
+    versions = environments.pins(options.airflow)
+    folder = CACHE / environments.key(versions)
     try:
-        return _run(options.airflow, options.json, options.keep)
+        with environments.locked(folder):
+            return _run(folder, versions, options.json, options.keep)
     except StackError as error:
         make_error_console().print(f"adopt: {error}")
         return 1
@@ -51,12 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(airflow: str, file: Path | None, keep: bool) -> int:
-    watch, versions = Stopwatch(make_console()), environments.pins(airflow)
-    with watch.step(f"environment with Airflow {airflow}, MLflow and torch", counted=False):
-        environment = environments.fresh(CACHE, versions)
-    home = Path(tempfile.mkdtemp(prefix="state-", dir=environment.folder))
+def _run(folder: Path, versions: dict[str, str], file: Path | None, keep: bool) -> int:
+    watch = Stopwatch(make_console())
+    with watch.step(f"environment with Airflow {versions['apache-airflow']}, MLflow and torch", counted=False):
+        environment = environments.fresh(folder, versions)
+    home = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
     deployment = Deployment(Context(Layout(home), Ports.free(), Credentials.generate()), environment)
+    deployment.context.layout.create()
     try:
         with watch.step("start of the S3 store, MLflow and the stock Airflow", counted=False):
             deployment.start_store_and_mlflow()

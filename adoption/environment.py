@@ -8,11 +8,13 @@ links: pip replaces files and never writes into one, so the copy takes seconds a
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +22,11 @@ from adoption.packages import frozen
 from stack import children
 from stack.environment import clean_environment
 from stack.errors import StackError
-from stack.layout import REPO
+from stack.layout import REPO, check_machine
 
 _PINS = REPO / "requirements.txt"
+# Without the CUDA packages of torch.
+INSTALLED_BYTES = 3 * 1024**3
 # The servers of Airflow 3.2 do not start with a later FastAPI. Airflow 3.3 requires the same itself.
 _HELD = {"3.2": ("fastapi<0.137",)}
 
@@ -73,13 +77,24 @@ def key(versions: Mapping[str, str]) -> str:
     return f"python-{sys.version_info.major}.{sys.version_info.minor}-{names}"
 
 
-def fresh(cache: Path, versions: Mapping[str, str]) -> Environment:
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Refuse a second process: it would replace the environment under the programs of the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StackError(f"Another `make adopt` uses {folder}. Wait until it ends.") from None
+        yield
+
+
+def fresh(folder: Path, versions: Mapping[str, str]) -> Environment:
     """Return a fresh environment with these packages alone; install them first if that was never done."""
-    environment = Environment(cache / key(versions))
-    base = environment.folder / "base"
+    environment, base = Environment(folder), folder / "base"
     shutil.rmtree(environment.venv, ignore_errors=True)
     if not base.exists():
-        environment.folder.mkdir(parents=True, exist_ok=True)
+        check_machine(folder, INSTALLED_BYTES)
         held = _HELD.get(versions["apache-airflow"].rpartition(".")[0], ())
         _install(environment, [*(f"{name}=={version}" for name, version in versions.items()), *held])
         environment.venv.rename(base)

@@ -44,8 +44,6 @@ class Deployment:
 
     def start_store_and_mlflow(self) -> None:
         """Start both, and create the buckets and an account with the rights that the documentation lists."""
-        layout = self.context.layout
-        layout.create()
         minio.prepare(self.context)
         self._start([minio.command(self.context)])
         minio.set_up(self.context)
