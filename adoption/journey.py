@@ -83,6 +83,8 @@ def adopt(deployment: Deployment, wheel: Path, watch: Stopwatch) -> Outcome:
     environment = deployment.environment
     environment.run(["python", "-m", "pip", "check"], environment.folder)
     changes = compare(before, environment.packages())
+    with watch.step("airflow onnx-release check"):
+        deployment.airflow("onnx-release", "check")
     with watch.step("first release: trigger to alias"):
         deployment.airflow("dags", "trigger", FIRST.dag_id, "--conf", json.dumps({"training_run_id": run_id}))
         _await_release(deployment, FIRST)

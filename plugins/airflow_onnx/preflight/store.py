@@ -138,8 +138,9 @@ class StoreProbe:
     def clock(self) -> Clock:
         """Compare the clock of this host with the store's."""
         began = time.time()
-        with self._errors("The bucket"):
-            answer = self._client.head_bucket(Bucket=self.folder.bucket)
+        with self._errors("The listing"):
+            # Not a HEAD request of the bucket: the right to list may be limited to the folder.
+            answer = self._client.list_objects_v2(Bucket=self.folder.bucket, Prefix=self.folder.prefix, MaxKeys=1)
         return parse_date(answer["ResponseMetadata"]["HTTPHeaders"].get("date", ""), began)
 
     @property
