@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from stack.airflow_api import AirflowApi
@@ -108,3 +110,13 @@ def describe(home: Path, environment: dict[str, str]) -> Context:
     assert context is not None
     assert str(context.ports.airflow) == environment["AIRFLOW_PORT"]
     return context
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Every live process that works inside the state folder, which is where all of the stack's do."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(home):
+                found.append(process)
+    return found

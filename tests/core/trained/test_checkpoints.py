@@ -15,173 +15,40 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file, save_model
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 
-from onnx_release.trained.load import load_unchecked, value_findings
 from onnx_release.trained.mapped_weights import pages_of
-from onnx_release.trained.mlflow_model import TrainedPackage
-from onnx_release.trained.model_factory import FactoryOptions
 from onnx_release.trained.state_dict import format_of_file
-from tests.core.judging import Judged, judge
+from tests.core.judging import judge
 from tests.core.models import Payload
+from tests.core.trained import checkpoints
+from tests.core.trained.checkpoints import (
+    Gain,
+    Lightning,
+    Mixed,
+    Net,
+    Normed,
+    OldNormed,
+    RandomTable,
+    Scaled,
+    Setting,
+    Settings,
+    Tied,
+    assert_released,
+    assert_same,
+    load,
+    options,
+    renamed,
+    scaled,
+    stored,
+)
 from tests.refusals import refused
 
 ROW = [{"name": "x", "dtype": "float32", "shape": ["batch", 8]}]
 IDS = [{"name": "ids", "dtype": "int64", "shape": ["batch", 6], "vocabulary_size": 4000}]
 
 
-class Net(nn.Module):
-    """A batch norm between two layers."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.enc = nn.Sequential(nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU())
-        self.head = nn.Linear(width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(self.enc(x))
-        return scores
-
-
-class Tied(nn.Module):
-    """A language model whose head shares the weight of the embedding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.e, self.mid, self.head = nn.Embedding(4000, 16), nn.Linear(16, 16), nn.Linear(16, 4000, bias=False)
-        self.head.weight = self.e.weight
-
-    def forward(self, ids: Tensor) -> Tensor:
-        scores: Tensor = self.head(torch.relu(self.mid(self.e(ids))))
-        return scores
-
-
-class Scaled(nn.Module):
-    """A layer after a buffer of means."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(8, 3)
-        self.register_buffer("mean", torch.zeros(8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.linear(x - self.mean)
-        return scores
-
-
-class Values(nn.Module):
-    """Values that `__init__` reads from tensors, and tensors in containers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
-        self.scale = torch.ones(3).numpy() * 2
-        self.anchors = [torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 5.0, 6.0])]
-        self.norm = {"mean": torch.ones(8) * 0.5, "spread": torch.ones(8) * 2}
-        self.linear = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.linear((x - self.norm["mean"]) / self.norm["spread"]) * (1 - sum(self.rates))
-        return torch.cat([hidden * anchor * float(self.scale[0]) for anchor in self.anchors], 1)
-
-
-class Lazy(nn.Module):
-    """Layers that take their sizes from the weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden, self.norm, self.head = nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.LazyLinear(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(torch.relu(self.norm(self.hidden(x))))
-        return scores
-
-
-class Gain(nn.Module):
-    """Extra state beside the weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.gain = nn.Linear(8, 3), 2.0
-
-    def get_extra_state(self) -> dict[str, float]:
-        return {"gain": self.gain}
-
-    def set_extra_state(self, state: dict[str, float]) -> None:
-        self.gain = state["gain"]
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.linear(x) * self.gain
-        return scores
-
-
-class Normed(nn.Module):
-    """Weight norm as a parametrization; its hook reads the names of the older function."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.linear(x)
-        return scores
-
-
-class OldNormed(nn.Module):
-    """Weight norm and spectral norm as hooks, which compute a plain attribute before each call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.utils.weight_norm(nn.Linear(8, 3))
-        self.last = nn.utils.spectral_norm(nn.Linear(3, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.last(self.linear(x))
-        return scores
-
-
-class Mixed(nn.Module):
-    """Buffers of int8 and complex numbers, an LSTM, and a submodule with a wrapper's name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.module, self.rnn = nn.Linear(8, 3), nn.LSTM(3, 4, batch_first=True)
-        self.register_buffer("signs", torch.tensor([1, -1, 1], dtype=torch.int8))
-        self.register_buffer("phases", torch.ones(3, dtype=torch.complex64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.rnn((self.module(x) * self.signs * self.phases.real)[:, None])[0]
-        return scores
-
-
-class RandomTable(nn.Module):
-    """A random tensor and a layer that no state dict has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.table, self.more = nn.Linear(8, 3), torch.randn(3), [nn.Linear(3, 3)]
-
-
-class Lightning(nn.Module):
-    """A Lightning module: the network, the weights of a loss, a metric."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.model, self.loss_fn, self.val_acc = network, nn.CrossEntropyLoss(torch.ones(3)), nn.BatchNorm1d(2)
-
-
-class Setting:
-    """An object of the training code."""
-
-
-class Settings(dict[str, int]):
-    """A dict of the training code, with an attribute."""
-
-    name = "run"
-
-
-def options(name: str, **more: Any) -> FactoryOptions:
-    return FactoryOptions(path=f"{__name__}:{name}" if name else "", allowed=("tests.core",), **more)
+ROWS = np.random.default_rng(3).standard_normal((3, 8)).astype(np.float32)
 
 
 @pytest.fixture
@@ -190,46 +57,6 @@ def net() -> Net:
     model = Net()
     model.enc[1].running_mean.normal_()  # type: ignore[operator, union-attr]
     return model.eval()
-
-
-def stored(path: Path, content: Any, **more: Any) -> Path:
-    torch.save(content, path, **more)
-    return path
-
-
-def load(path: Path, factory: FactoryOptions, *, allow_pickle: bool = False) -> tuple[nn.Module, dict[str, str]]:
-    """Return the loaded model, and the messages of its findings by code."""
-    package = TrainedPackage(
-        format=format_of_file(path), data_path=path, inputs=(), outputs=(), example=None, pytorch_version="unknown"
-    )
-    model, findings = load_unchecked(package, allow_pickle=allow_pickle, factory=factory)
-    assert isinstance(model, nn.Module)
-    return model, {finding.code: finding.message for finding in (*findings, *value_findings(model))}
-
-
-def assert_same(model: nn.Module, expected: nn.Module) -> None:
-    x = torch.randn(4, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(model(x), expected.eval()(x))
-
-
-def assert_released(judged: Judged, expected: nn.Module, **feed: Any) -> None:
-    with torch.no_grad():
-        reference = expected.eval()(*(torch.from_numpy(array) for array in feed.values())).numpy()
-    [output] = judged.run(**feed).values()
-    np.testing.assert_allclose(output, reference, atol=1e-4)
-    assert output.dtype == reference.dtype
-
-
-def renamed(model: nn.Module, rename: Callable[[str], str]) -> dict[str, Any]:
-    return {rename(name): value for name, value in model.state_dict().items()}
-
-
-def scaled(model: nn.Module, factor: float) -> dict[str, Any]:
-    return {name: value * factor for name, value in model.state_dict().items()}
-
-
-ROWS = np.random.default_rng(3).standard_normal((3, 8)).astype(np.float32)
 
 
 def test_a_lightning_checkpoint_with_a_compiled_network_and_its_command_line_is_released(
@@ -243,7 +70,7 @@ def test_a_lightning_checkpoint_with_a_compiled_network_and_its_command_line_is_
         "epoch": 3,
     }
     path = stored(tmp_path / "last.ckpt", content)
-    judged = judge(path, tmp_path / "onnx", factory=f"{__name__}:Net", input_spec=ROW, allow_pickle=False)
+    judged = judge(path, tmp_path / "onnx", factory=f"{checkpoints.__name__}:Net", input_spec=ROW, allow_pickle=False)
     assert_released(judged, net, x=ROWS)
     assert judged.artifact is not None
     assert "loss_fn.weight" in next(f.message for f in judged.artifact.findings if f.code == "unused_weights")
@@ -252,7 +79,7 @@ def test_a_lightning_checkpoint_with_a_compiled_network_and_its_command_line_is_
 def test_half_precision_weights_of_a_float32_model_are_released_in_float32(net: Net, tmp_path: Path) -> None:
     half = copy.deepcopy(net).half()
     path = stored(tmp_path / "w.pt", half.state_dict() | {"enc.1.running_var": torch.ones(16).double()})
-    judged = judge(path, tmp_path / "onnx", factory=f"{__name__}:Net", input_spec=ROW)
+    judged = judge(path, tmp_path / "onnx", factory=f"{checkpoints.__name__}:Net", input_spec=ROW)
     assert_released(judged, half.float(), x=ROWS)
     assert judged.artifact is not None
     messages = [f.message for f in judged.artifact.findings if f.code == "weights_dtype"]
@@ -267,7 +94,7 @@ def test_a_shared_tensor_is_stored_once(tmp_path: Path, once: bool) -> None:
         save_model(model, str(path))
     else:
         path = stored(tmp_path / "w.pth", model.state_dict())
-    judged = judge(path, tmp_path / "onnx", factory=f"{__name__}:Tied", input_spec=IDS)
+    judged = judge(path, tmp_path / "onnx", factory=f"{checkpoints.__name__}:Tied", input_spec=IDS)
     assert_released(judged, model, ids=np.arange(12).reshape(2, 6))
     assert judged.artifact is not None
     assert judged.artifact.size_bytes < 1.2 * 4000 * 16 * 4
@@ -275,12 +102,12 @@ def test_a_shared_tensor_is_stored_once(tmp_path: Path, once: bool) -> None:
 
 @pytest.mark.parametrize("name", ["Values", "Lazy", "Gain"])
 def test_a_model_with_values_lazy_layers_or_extra_state_is_released(tmp_path: Path, name: str) -> None:
-    model: nn.Module = globals()[name]()
+    model: nn.Module = getattr(checkpoints, name)()
     model(torch.randn(4, 8))
     if isinstance(model, Gain):
         model.gain = 3.5
     path = stored(tmp_path / "w.pth", model.state_dict())
-    judged = judge(path, tmp_path / "onnx", factory=f"{__name__}:{name}", input_spec=ROW)
+    judged = judge(path, tmp_path / "onnx", factory=f"{checkpoints.__name__}:{name}", input_spec=ROW)
     assert_released(judged, model, x=ROWS)
 
 
@@ -354,7 +181,7 @@ def test_code_beside_weights_does_not_run(net: Net, tmp_path: Path) -> None:
 def test_an_opaque_hyperparameter_is_refused_only_if_the_factory_needs_it(net: Net, tmp_path: Path) -> None:
     content = {"state_dict": net.state_dict(), "hyper_parameters": {"width": [Setting()], "loss": Setting()}}
     path = stored(tmp_path / "w.ckpt", content)
-    with refused("opaque_argument", "width has tests.core.trained.test_checkpoints.Setting"):
+    with refused("opaque_argument", "width has tests.core.trained.checkpoints.Setting"):
         load(path, options("Net"))
     assert_same(load(path, options("Net", kwargs={"width": 16}))[0], net)
 
@@ -466,7 +293,7 @@ def _sharded(folder: Path, model: nn.Module, suffix: str) -> Path:
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
 def test_a_folder_with_an_index_and_its_files_is_one_model(net: Net, tmp_path: Path, suffix: str) -> None:
     _sharded(tmp_path, net, suffix)
-    judged = judge(tmp_path, tmp_path / "onnx", factory=f"{__name__}:Net", input_spec=ROW)
+    judged = judge(tmp_path, tmp_path / "onnx", factory=f"{checkpoints.__name__}:Net", input_spec=ROW)
     assert_released(judged, net, x=ROWS)
 
 
@@ -486,7 +313,7 @@ def test_a_missing_file_and_a_path_outside_the_folder_are_refused(net: Net, tmp_
 def test_a_large_model_is_mapped_only_if_that_is_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, mapped: bool
 ) -> None:
-    trained: nn.Module = globals()[name]()
+    trained: nn.Module = getattr(checkpoints, name)()
     inputs = torch.arange(12).reshape(2, 6) if name == "Tied" else torch.randn(2, 8)
     trained(inputs)
     monkeypatch.setattr("onnx_release.limits.META_MODEL_MIN_BYTES", 0)

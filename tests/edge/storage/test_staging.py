@@ -3,62 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import logging
 import os
-import sys
-import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
-import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx.deployment import settings
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.storage import s3, staging, worker_cache
+from airflow_onnx.storage import s3, staging
 from onnx_release.errors import Refused
-from onnx_release.records import FileDigest, OnnxArtifact
-from tests.edge.operators.test_refused import pickled_run
+from onnx_release.records import FileDigest
 from tests.edge.releasing import (
     ORDER,
     Release,
-    TwoHeads,
     assert_nothing_left,
     new_release,
     objects_of,
     trained_run,
     versions_of,
 )
+from tests.edge.storage.workers import BUCKET, Transfers, Workers
 from tests.refusals import failed, refused
-
-BUCKET = "heimdall-models"
-CACHE = "AIRFLOW__ONNX_RELEASE__CACHE_FOLDER"
-
-
-class Workers:
-    """Separate workers: each has its own cache and temporary folder."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self._folder, self._patch = folder, patch
-
-    def go(self, name: str) -> Path:
-        """Run the next tasks on this worker. A worker that was used before still has its disk."""
-        here = self._folder / name
-        (here / "tmp").mkdir(parents=True, exist_ok=True)
-        self._patch.setenv(CACHE, str(here / "cache"))
-        self._patch.setattr(tempfile, "tempdir", str(here / "tmp"))
-        return here
-
-
-@pytest.fixture
-def workers(connections: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workers:
-    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__STAGING_URI", f"s3://{BUCKET}/staging/{tmp_path.name}")
-    return Workers(tmp_path / "workers", monkeypatch)
 
 
 def staged(release: Release) -> list[str]:
@@ -70,51 +38,6 @@ def size_of(release: Release, task: str, path: str) -> int:
     """Return the size in bytes of one file in a task's record."""
     (size,) = (file["size_bytes"] for file in release.returned[task]["files"] if file["path"] == path)
     return int(size)
-
-
-class Transfers(Counter[str]):
-    """Bytes by kind of transfer: ``put``, ``copy``, ``fetch`` and ``read`` in the store, ``download`` from MLflow."""
-
-    def take(self) -> dict[str, int]:
-        """Return the counts and start again from zero."""
-        taken = dict(self)
-        self.clear()
-        return taken
-
-
-@pytest.fixture
-def transfers(monkeypatch: pytest.MonkeyPatch) -> Transfers:
-    counted = Transfers()
-    put, copy, fetch, read, download = s3.put, s3.copy, s3.fetch, s3.read_digest, MlflowHook.download
-
-    def counting_put(folder: s3.S3Folder, local: Path, file: FileDigest, *more: Any) -> Any:
-        counted["put"] += file.size_bytes
-        return put(folder, local, file, *more)
-
-    def counting_copy(source: s3.S3Folder, target: s3.S3Folder, file: FileDigest, *more: Any) -> Any:
-        counted["copy"] += file.size_bytes
-        return copy(source, target, file, *more)
-
-    def counting_fetch(folder: s3.S3Folder, files: Any, target: Path) -> None:
-        counted["fetch"] += sum(file.size_bytes for file in files)
-        fetch(folder, files, target)
-
-    def counting_read(*arguments: Any) -> FileDigest | None:
-        found = read(*arguments)
-        counted["read"] += found.size_bytes if found else 0
-        return found
-
-    def counting_download(hook: MlflowHook, uri: str, folder: Path) -> Path:
-        local = download(hook, uri, folder)
-        counted["download"] += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return local
-
-    monkeypatch.setattr(s3, "put", counting_put)
-    monkeypatch.setattr(s3, "copy", counting_copy)
-    monkeypatch.setattr(s3, "fetch", counting_fetch)
-    monkeypatch.setattr(s3, "read_digest", counting_read)
-    monkeypatch.setattr(MlflowHook, "download", counting_download)
-    return counted
 
 
 def run_on_separate_workers(release: Release, workers: Workers, last: str) -> Any:
@@ -164,19 +87,6 @@ def test_on_one_worker_nothing_is_fetched_twice(release: Release, workers: Worke
     assert transfers.take() == {"fetch": release.returned["export"]["size_bytes"]}
     release.run("parity_latency")
     assert transfers.take() == {}
-
-
-@pytest.fixture
-def staged_release(release: Release, judged: Release, workers: Workers) -> Release:
-    """A release after its verdict, with its artifact staged in the store as the export does it."""
-    workers.go("export")
-    release.returned = json.loads(json.dumps(judged.returned))
-    release.returned["wait"]["model_name"] = release.model_name
-    release.skipped = set(judged.skipped)
-    work = staging.open_staging(release.run("prepare"))
-    artifact = OnnxArtifact.from_dict(judged.returned["export"])
-    release.returned["export"] = work.stage(staging.ARTIFACT, artifact, judged.artifact_folder).to_dict()
-    return release
 
 
 def overwrite(release: Release, path: str, content: bytes) -> str:
@@ -294,108 +204,6 @@ def test_an_artifact_staged_in_another_store_is_fetched_and_put(
     assert transfers["put"] > size
     assert "copy" not in transfers
     assert staged_release.run("register", "promote")["version"] == 1
-
-
-def test_a_damaged_cache_entry_is_fetched_again(
-    staged_release: Release, workers: Workers, transfers: Transfers, caplog: pytest.LogCaptureFixture
-) -> None:
-    here = workers.go("one")
-    staged_release.run("check")
-    (model,) = (here / "cache" / "entries").glob("*/model.onnx")
-    model.write_bytes(bytes(model.stat().st_size))
-    transfers.clear()
-    with caplog.at_level(logging.WARNING):
-        assert staged_release.run("check")["passed"]
-    assert "is damaged" in caplog.text
-    assert transfers == {"fetch": staged_release.returned["export"]["size_bytes"]}
-
-
-def test_a_cache_that_is_turned_off_leaves_nothing_on_the_worker(
-    staged_release: Release, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_MAX_BYTES", "0")
-    here = workers.go("one")
-    staged_release.run("check", "parity_latency", "upload", "register", "promote")
-    # The lock of the latency measurement belongs to the host and stays.
-    assert [str(path) for path in (here / "tmp").iterdir()] == [settings.measure_lock()]
-    assert not (here / "cache").exists()
-
-
-@pytest.mark.parametrize("text", ["-1", "10 GiB", "", "1.5"])
-def test_a_cache_limit_that_is_not_a_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_MAX_BYTES", text)
-    with refused("wrong_option", "cache_max_bytes"):
-        settings.cache_max_bytes()
-
-
-def test_a_logged_model_is_cached_for_another_release(
-    hook: MlflowHook, run_id: str, workers: Workers, transfers: Transfers
-) -> None:
-    workers.go("one")
-    uri = new_release(run_id).to("wait")["model_uri"]
-    with worker_cache.trained_model(hook, uri) as first:
-        assert (first.path / "MLmodel").is_file()
-    assert transfers.take()["download"] > 0
-    with worker_cache.trained_model(hook, uri) as second:
-        assert second == first
-    assert transfers.take() == {}
-
-
-def test_with_pickles_allowed_a_model_is_cached_by_digest_only(
-    hook: MlflowHook, run_id: str, workers: Workers, transfers: Transfers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
-    workers.go("one")
-    uri = new_release(run_id).to("wait")["model_uri"]
-    for _ in range(2):
-        with worker_cache.trained_model(hook, uri) as found:
-            assert transfers.take()["download"] > 0
-    with worker_cache.trained_model(hook, uri, found.sha256):
-        assert transfers.take() == {}, "a digest from the release's own records is found"
-
-
-def test_an_overwritten_file_of_a_run_is_fetched_again(hook: MlflowHook, workers: Workers, tmp_path: Path) -> None:
-    workers.go("one")
-    with mlflow.start_run() as run:
-        log_weights(tmp_path, seed=1)
-        uri = f"runs:/{run.info.run_id}/weights.pt"
-        with worker_cache.trained_model(hook, uri) as before:
-            content = before.path.read_bytes()
-        log_weights(tmp_path, seed=2)
-        with worker_cache.trained_model(hook, uri) as after:
-            assert len(after.path.read_bytes()) == len(content), "the listing is the same"
-            assert after.path.read_bytes() != content
-        workers.go("two")
-        with (
-            refused("changed_content", before.sha256),
-            worker_cache.trained_model(hook, uri, before.sha256),
-        ):
-            pytest.fail("the model was returned")
-
-
-def log_weights(folder: Path, seed: int) -> None:
-    torch.manual_seed(seed)
-    torch.save(TwoHeads().state_dict(), folder / "weights.pt")
-    mlflow.log_artifact(str(folder / "weights.pt"))
-
-
-def test_a_pickled_model_with_own_code_does_not_change_its_cached_copy(
-    hook: MlflowHook, workers: Workers, transfers: Transfers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
-    code = tmp_path / "own_code" / "own_net.py"
-    code.parent.mkdir()
-    code.write_text("from tests.edge.releasing import TwoHeads\n\n\nclass OwnNet(TwoHeads):\n    pass\n")
-    with monkeypatch.context() as training:
-        training.syspath_prepend(str(code.parent))
-        own_net = importlib.import_module("own_net")
-        release = new_release(pickled_run(own_net.OwnNet(), code_paths=[str(code)]))
-        monkeypatch.delitem(sys.modules, "own_net")
-    workers.go("one")
-    release.to("check")
-    transfers.clear()
-    release.run("parity_latency")
-    assert transfers == {}, "Python wrote no bytecode beside the code"
 
 
 def test_old_work_folders_are_deleted_and_other_folders_stay(workers: Workers, tmp_path: Path) -> None:
