@@ -63,9 +63,10 @@ def test_a_changed_file_is_refused_even_with_its_old_times(folder: Path, change:
         require_bytes(folder, artifact)
 
 
-def test_a_record_whose_sha256_is_not_that_of_its_files_is_refused(folder: Path) -> None:
-    with refused("wrong_sha256", "0" * 64):
-        require_bytes(folder, described(folder).replace(sha256="0" * 64))
+@pytest.mark.parametrize("digit", "0f")
+def test_a_record_whose_sha256_is_not_that_of_its_files_is_refused(folder: Path, digit: str) -> None:
+    with refused("wrong_sha256", digit * 64):
+        require_bytes(folder, described(folder).replace(sha256=digit * 64))
 
 
 def test_the_digest_covers_paths_and_bytes_in_any_order(folder: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_report_never_contains_the_staged_folder() -> None:
 
 
 def test_a_fresh_folder_appears_whole(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "model"
+    target = tmp_path / "very" / "deep" / "model"
     with fresh_folder(target) as work:
         (work / "file").write_text("new")
         assert work.parent == target.parent
@@ -140,6 +141,18 @@ def test_a_fresh_folder_replaces_an_older_one_as_a_whole(folder: Path) -> None:
         (work / "only").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["only"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_fresh_folder_replaces_a_file_or_a_link_and_not_the_folder_behind_it(folder: Path, tmp_path: Path) -> None:
+    before = describe_folder(folder)
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "link").symlink_to(folder)
+    for target in (tmp_path / "file", tmp_path / "link"):
+        with fresh_folder(target) as work:
+            (work / "new").write_text("new")
+        assert [file.path for file in describe_folder(target)] == ["new"]
+    verify_folder(folder, before)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "file", "link"}
 
 
 def test_a_failure_keeps_the_older_folder_and_leaves_nothing_beside_it(folder: Path) -> None:
@@ -157,5 +170,8 @@ def test_a_failure_keeps_the_older_folder_and_leaves_nothing_beside_it(folder: P
 
 
 def test_a_disk_error_is_transient(folder: Path) -> None:
-    with pytest.raises(Transient, match="cannot be written"), fresh_folder(folder / "b.txt" / "below_a_file"):
+    with (
+        pytest.raises(Transient, match="cannot be written: File exists"),
+        fresh_folder(folder / "b.txt" / "below_a_file"),
+    ):
         pytest.fail("the body must not run")

@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-import hashlib
-import os
-import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from onnx_release.latency.evaluate import evaluate_latency, require_valid_latency_options
-from onnx_release.latency.host import CpuWait, cgroup_quota, describe_host, usable_cpus
 from onnx_release.limits import LatencyBudget, MeasurePlan
 from onnx_release.records import BatchLatency, LatencyReport
 from tests.core import records
@@ -135,88 +129,117 @@ def test_another_provider_than_requested_is_refused_under_either_policy(on_miss:
     assert "ran on AzureExecutionProvider, not on CPUExecutionProvider" in report.failures[0]
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    ("budget", "plan", "invalid"),
+    ("name", "valid", "invalid"),
     [
-        ({"batch_size": 0}, {}, "batch_size is 0"),
-        ({"speedup_min": float("nan")}, {}, "speedup_min is nan"),
-        ({"speedup_goal": 0.0}, {}, "speedup_goal is 0.0"),
-        ({"p95_max_ms": -1.0}, {}, "p95_max_ms is -1.0"),
-        ({}, {"threads": 0}, "threads is 0"),
-        ({}, {"warmup_rounds": -1}, "warmup_rounds is -1"),
-        ({}, {"rounds_min": 9}, "rounds_min is 9"),
-        ({}, {"measure_min_s": float("nan")}, "measure_min_s is nan"),
-        ({}, {"measure_max_s": float("inf")}, "measure_max_s is inf"),
-        ({}, {"measure_max_s": 0.0}, "measure_max_s is 0.0"),
-        ({}, {"confidence": 1.0}, "confidence is 1.0"),
-        ({}, {"interval_width_max": 0.0}, "interval_width_max is 0.0"),
+        ("batch_size", [1, 2], [0, -1]),
+        ("speedup_min", [1e-9, 3.0], [0.0, -1.0, INF, NAN]),
+        ("speedup_goal", [1e-9, 3.0], [0.0, -1.0, INF, NAN]),
+        ("p95_max_ms", [None, 1e-9, 3.0], [0.0, -1.0, NAN]),
+        ("threads", [None, 1, 2], [0, -1]),
+        ("warmup_rounds", [0, 1], [-1, -2]),
+        ("rounds_min", [10, 11], [9, 8]),
+        ("measure_min_s", [0.0, 0.1], [-0.1, INF, NAN]),
+        ("measure_max_s", [1e-9, 3.0], [0.0, -1.0, INF, NAN]),
+        ("reported_max_s", [1e-9, 3.0], [0.0, -1.0, INF, NAN]),
+        ("confidence", [0.5, 0.9, 0.99], [0.49, 0.991, 1.0, NAN]),
+        ("interval_width_max", [1e-9, 3.0], [0.0, -1.0, NAN]),
     ],
 )
-def test_invalid_numbers_are_refused(budget: dict[str, Any], plan: dict[str, Any], invalid: str) -> None:
-    with refused("invalid_latency_options", invalid):
-        require_valid_latency_options(LatencyBudget(**budget), MeasurePlan(**plan))
+def test_numbers_within_their_bounds_are_accepted_and_others_refused(
+    name: str, valid: list[Any], invalid: list[Any]
+) -> None:
+    def require(value: Any) -> None:
+        budget = {name: value} if name in LatencyBudget.model_fields else {}
+        require_valid_latency_options(LatencyBudget(**budget), MeasurePlan(**{} if budget else {name: value}))
+
+    for value in valid:
+        require(value)
+    for value in invalid:
+        with refused("invalid_latency_options", f"{name} is {value}, not ") as caught:
+            require(value)
+        assert ";" not in caught.value.problem
+
+
+def test_every_invalid_number_is_named() -> None:
+    with refused("invalid_latency_options", "batch_size is 0", "; rounds_min is 9, not 10 or more"):
+        require_valid_latency_options(LatencyBudget(batch_size=0), MeasurePlan(rounds_min=9))
 
 
 def test_the_defaults_are_valid() -> None:
     require_valid_latency_options(LatencyBudget(), MeasurePlan())
 
 
-def test_the_host_is_described() -> None:
-    host = describe_host()
-    assert 1 <= host.usable_cpus <= host.logical_cpus
-    assert host.cpu_model
-    assert usable_cpus() == host.usable_cpus
+@pytest.mark.parametrize("on_miss", ["warn", "ask"])
+def test_a_budget_that_does_not_refuse_makes_every_miss_a_warning(on_miss: str) -> None:
+    report = _evaluate(_batch(0.8, 0.9, 0.95), on_miss=on_miss, p95_max_ms=1.0)
+    assert (report.passed, report.verdict, report.failures) == (True, "warning", ())
+    assert report.warnings == (
+        "speedup at batch 1 is 0.90 [0.80, 0.95], below the required 1",
+        "p95 at batch 1 is 1.2 ms, above 1 ms",
+    )
+
+
+def test_a_missed_goal_of_a_model_that_does_not_pass_is_not_reached() -> None:
+    for report in (_evaluate(_batch(1.6, 1.7, 1.8, rounds=9)), _evaluate(_batch(1.6, 1.7, 1.8), p95_max_ms=1.0)):
+        assert not report.passed
+        assert not report.goal_reached
+
+
+def test_a_refused_model_has_one_failure_and_no_remark_about_the_same_interval() -> None:
+    report = _evaluate(_batch(0.2, 0.5, 0.9, conclusive=False), _batch(0.4, 1.5, 2.6, batch_size=32, conclusive=False))
+    assert report.failures == ("speedup at batch 1 is 0.50 [0.20, 0.90], below the required 1",)
+    assert [warning.partition(":")[0] for warning in report.warnings] == ["batch 32"]
 
 
 @pytest.mark.parametrize(
-    ("files", "cpus"),
+    ("rounds", "reason"),
     [
-        ({"cpu.max": "150000 100000"}, 1.5),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
-        ({}, None),
-        ({"cpu.max": "nonsense"}, None),
+        (9, "fewer than 10 rounds were measured (after 9 rounds in 4 s); raise measure_max_s"),
+        (10, "the interval still contains it after 10 rounds in 4 s; lower speedup_min, or measure longer on a "),
+        (11, "the interval still contains it after 11 rounds in 4 s; lower speedup_min, or measure longer on a "),
     ],
 )
-def test_a_containers_quota_limits_the_usable_cpus(tmp_path: Path, files: dict[str, str], cpus: float | None) -> None:
-    for name, text in files.items():
-        file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
-    assert cgroup_quota(tmp_path) == cpus
+def test_a_speedup_that_is_not_settled_has_its_reason(rounds: int, reason: str) -> None:
+    [failure] = _evaluate(_batch(0.9, 1.1, 1.2, rounds=rounds)).failures
+    assert failure.startswith(f"speedup at batch 1 is 0.90 to 1.20, not settled against the required 1: {reason}")
 
 
-def test_the_wait_for_a_cpu_is_a_share() -> None:
-    wait = CpuWait()
-    sum(range(10**6))
-    share = wait.share()
-    assert share is None or 0 <= share <= 1
+def test_ten_rounds_settle_a_speedup() -> None:
+    assert _evaluate(_batch(1.1, 1.2, 1.3, rounds=10)).verdict == "passed"
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count waiting")
-def test_threads_that_share_one_cpu_wait_for_it() -> None:
-    # hashlib releases the interpreter's lock, so both threads are ready to run on one CPU.
-    affinity = os.sched_getaffinity(0)
-    block = bytes(1 << 22)
+def test_an_interval_without_a_value_is_refused() -> None:
+    assert _evaluate(_batch(NAN, NAN, NAN)).verdict == "refused"
 
-    def work() -> None:
-        os.sched_setaffinity(0, {min(affinity)})
-        for _ in range(20):
-            hashlib.sha256(block)
-        done.wait()
 
-    done = threading.Barrier(3)
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    wait = CpuWait()
-    for thread in threads:
-        thread.start()
-    # A thread's count ends with the thread. So read the counts while both threads wait at the barrier.
-    while done.n_waiting < 2:
-        time.sleep(0.01)
-    share = wait.share()
-    done.wait()
-    for thread in threads:
-        thread.join()
-    assert share is not None
-    assert share > 0.2
+@pytest.mark.parametrize(("p95_max_ms", "passes"), [(1.19, False), (1.2, True), (1.3, True)])
+def test_a_p95_may_reach_its_limit(p95_max_ms: float, passes: bool) -> None:
+    assert _evaluate(records.batch(), p95_max_ms=p95_max_ms).passed is passes
+
+
+def test_the_serving_batch_size_is_the_budgets() -> None:
+    slow = [_batch(0.4, 0.5, 0.6, batch_size=size) for size in (1, 32)]
+    assert _evaluate(*slow, _batch(1.6, 1.7, 1.8, batch_size=8), batch_size=8).verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    ("active", "failure"),
+    [
+        (("TensorrtExecutionProvider", "CPUExecutionProvider"), "ran on TensorrtExecutionProvider, CPUExecution"),
+        ((), "ran on nothing, not on CPUExecutionProvider"),
+    ],
+)
+def test_only_the_first_provider_counts(active: tuple[str, ...], failure: str) -> None:
+    assert _evaluate(records.batch(), active=("CPUExecutionProvider", "AzureExecutionProvider")).passed
+    report = _evaluate(records.batch(), active=active, p95_max_ms=1.0)
+    assert failure in report.failures[0]
+    assert "p95 at batch 1" in report.failures[1]
+
+
+@pytest.mark.parametrize(("share", "remarks"), [(None, 0), (0.0, 0), (0.05, 0), (0.06, 1)])
+def test_a_share_of_waiting_above_the_limit_is_a_remark(share: float | None, remarks: int) -> None:
+    assert len(_evaluate(records.batch(cpu_wait_share=share)).warnings) == remarks

@@ -208,10 +208,10 @@ def test_valid_limits_are_accepted() -> None:
 
 def test_a_report_of_passed_comparisons_passes() -> None:
     report = evaluate_parity(
-        records.artifact(), [records.comparison(), records.comparison(batch_size=2)], ParityLimits()
+        records.artifact(), [records.comparison(batch_size=size) for size in (2, 1, 3)], ParityLimits()
     )
     assert report.passed
-    assert (report.batch_sizes, report.unseen_batch_sizes) == ((1, 2), (1,))
+    assert (report.batch_sizes, report.unseen_batch_sizes) == ((1, 2, 3), (1, 3))
     assert report.limits["mae_max"] == 1e-5
 
 
@@ -236,6 +236,31 @@ def test_a_report_with_a_gap_or_a_failure_fails(comparisons: list[OutputParity],
     report = evaluate_parity(records.artifact(), comparisons, ParityLimits())
     assert not report.passed
     assert part in "; ".join(report.failures)
+
+
+def test_each_failed_output_has_one_line_with_its_first_failed_sample_and_a_count() -> None:
+    compared = [
+        records.comparison(output=output, sample=sample, batch_size=size, passed=not failures, failures=failures)
+        for output, sample, size, failures in (
+            ("y", "example", 1, ()),
+            ("y", "first", 2, ("too far", "rounded")),
+            ("y", "second", 4, ("farther",)),
+            ("a", "example", 1, ("far",)),
+            ("z", "example", 1, ()),
+        )
+    ]
+    lines = evaluate_parity(records.artifact(), compared, ParityLimits()).failures
+    assert lines[:2] == (
+        "output 'y' (first, batch 2): too far; rounded; 2 of 3 comparisons failed",
+        "output 'a' (example, batch 1): far; 1 of 1 comparisons failed",
+    )
+
+
+def test_values_of_another_output_do_not_count_for_one_without_a_finite_value() -> None:
+    empty = _one(np.ones((0, 2)), np.ones((0, 2)))
+    others = [records.comparison(output=name, batch_size=size) for name in ("a", "z") for size in (2, 3)]
+    report = evaluate_parity(records.artifact(), [empty, *others], ParityLimits())
+    assert "output 'y' has no finite value" in report.failures[0]
 
 
 def test_a_side_that_does_not_run_fails_the_report() -> None:
