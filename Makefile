@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status clean-demo env compose-up compose-down compose-test \
-  test lint format generated docs wheel screenshots zoo bench adopt
+  test lint format generated docs wheel screenshots zoo bench adopt coverage mutation
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,17 @@ lint: $(STAMP) ## Check format, lint rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# A child process with a clean environment finds tests/coverage on its import path. -n 2: the tests compute all the time.
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
+coverage: $(STAMP) ## Measure lines and branches that the tests of core, edge and pages run (minutes; ROOMS="tests/core/parity": a part)
+	@rm -rf .coverage && mkdir .coverage
+	@PYTHONPATH=$(CURDIR)/tests/coverage $(BIN)/coverage run -m pytest -q -n 2 $(or $(ROOMS),tests/core tests/edge tests/browser)
+	@$(BIN)/coverage combine -q
+	@$(BIN)/python -m tests.coverage.rooms
+
+mutation: $(STAMP) ## Change the code that decides about a release and list the changes that no test notices (ONLY=parity/limits: one module)
+	@PYTHONPATH=include:plugins:. $(BIN)/python -m tests.mutation $(addprefix --only ,$(ONLY))
 
 format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
