@@ -59,8 +59,9 @@ def _run(folder: Path, versions: dict[str, str], file: Path | None, keep: bool) 
     with watch.step(f"environment with Airflow {versions['apache-airflow']}, MLflow and torch", counted=False):
         environment = environments.fresh(folder, versions)
     home = Path(tempfile.mkdtemp(prefix="state-", dir=folder))
-    deployment = Deployment(Context(Layout(home), Ports.free(), Credentials.generate()), environment)
-    deployment.context.layout.create()
+    layout = Layout(home)
+    layout.create()
+    deployment = Deployment(Context(layout, Ports.free(), Credentials.load_or_generate(home)), environment)
     try:
         with watch.step("start of the S3 store, MLflow and the stock Airflow", counted=False):
             deployment.start_store_and_mlflow()

@@ -10,6 +10,9 @@ from uuid import UUID
 from airflow.sdk import Param
 from airflow.sdk import exceptions as airflow_exceptions
 
+# States of a task that waits for the answer of a person: that of Airflow 3.3, and that of 3.2.
+WAITING_FOR_ANSWER = ("awaiting_input", "deferred")
+
 
 def awaiting_input(
     ti_id: UUID, kwargs: dict[str, Any], options: Sequence[str], params: Mapping[str, Param], timeout: timedelta

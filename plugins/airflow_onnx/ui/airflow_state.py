@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow_onnx import defaults
+from airflow_onnx.compat import WAITING_FOR_ANSWER
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.dag_runs import ACTIVE_STATES
 
@@ -71,7 +72,7 @@ class AirflowRelease:
     @property
     def waits_for_approval(self) -> bool:
         """True while the task `approve` waits for a person."""
-        return any(task.task_id == "approve" and task.state == "awaiting_input" for task in self.tasks)
+        return any(task.task_id == "approve" and task.state in WAITING_FOR_ANSWER for task in self.tasks)
 
     @property
     def training_run_id(self) -> str:

@@ -84,7 +84,7 @@ class Releases:
             text = f"ends: {failed} did not pass" if failed else "runs"
             text = "waits for its start" if release.state == "queued" else text
             return Progress(state="waiting" if release.state == "queued" else "running", text=text)
-        is_waiting = task.task_id == "wait_for_training" or task.state == "awaiting_input"
+        is_waiting = task.task_id == "wait_for_training" or release.waits_for_approval
         if task.state == "up_for_retry":
             return Progress(state="running", text=f"{STEPS[task.task_id]} failed and will be tried again")
         since = numbers.since(task.started_at, now) if task.state in ("running", "deferred") else ""
