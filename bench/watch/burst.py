@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from airflow_onnx.defaults import MEASURE_POOL
 from bench import cpu
 from bench.figure import progress
 from bench.watch import airflow_runs
 from bench.watch.training_runs import RELEASE_MAX_S, Watched
 from stack.context import Context
+from stack.release import DAG_ID
 
 IDLE_S = 10.0
 # Training runs without a model end at this interval: each needs a decision of the watch.
@@ -45,8 +48,17 @@ class Burst:
             "releases_per_hour": 3600 * len(self._runs) / wall_s,
             "cpu_s": used_s,
             "rate_of_the_tasks_alone": used_s.get("tasks", 0.0) / cpu.cpus() / wall_s,
+            "speedups": sorted(self._speedups(rows)),
             **self._watch_waits(began),
         }
+
+    def _speedups(self, rows: list[dict[str, Any]]) -> Iterator[float]:
+        """Yield the speedup at the serving batch size of each release."""
+        for row in rows:
+            report = self._watched.runs.api.xcom(DAG_ID, row["dag_run_id"], "parity_latency")
+            latency = report["latency"]
+            size = latency["budget"]["batch_size"]
+            yield next(batch["speedup"] for batch in latency["batches"] if batch["batch_size"] == size)
 
     def _follow(self) -> None:
         """Wait for all releases; meanwhile a run without a model ends now and then."""
@@ -78,6 +90,13 @@ class Burst:
             "late_runs": len(self._late_ends),
             "end_to_decision_s": [at - end for at, end in zip(decided, self._late_ends, strict=True) if at],
         }
+
+
+def with_one_slot(context: Context, watched: Watched, runs: list[str]) -> dict[str, Any]:
+    """Measure a burst whose comparisons wait for each other's measurements: the measuring pool has one slot."""
+    pool = {"pool": MEASURE_POOL, "slots": 1, "include_deferred": False}
+    watched.runs.api.patch(f"/pools/{MEASURE_POOL}", pool)
+    return Burst(context, watched, runs).measure()
 
 
 def _time(text: str) -> float:

@@ -12,7 +12,7 @@ from airflow_onnx.defaults import WATCH_CRON, WATCH_POLL_S
 from bench.figure import Figure, Result, Setting, part
 from bench.servers import QUICK, embedded_stack
 from bench.sides import median_and_range
-from bench.watch.burst import Burst
+from bench.watch.burst import Burst, with_one_slot
 from bench.watch.training_runs import Watched, train_runs
 
 
@@ -29,17 +29,18 @@ RATE = Figure("burst_rate", at_least=0.8)
 # A second start of a run would happen within this time after a burst.
 SETTLE_S = 30.0
 # Runs that end one after the other, and runs that end at the same time.
-USUAL, FULL, REHEARSAL = (5, 20), (12, 20), (1, 2)
+# The last number: runs that end at the same time when the measuring pool has one slot.
+USUAL, FULL, REHEARSAL = (5, 20, 8), (12, 20, 20), (1, 2, 1)
 
 
-@part("watch", 8, DELAY, WAIT, RATE)
+@part("watch", 11, DELAY, WAIT, RATE)
 def measure(setting: Setting) -> Iterator[Result]:
     """Measure from the end of a training run, by its client's clock, to the start of its DAG run of `release_onnx`.
 
     Runs end one after the other, each on an idle stack; then many end within a second. A first run makes sure that the
     watch is active. While the many are released, more runs end, and the wait of the watch's task is measured.
     """
-    singles, burst = setting.choose(USUAL, FULL, REHEARSAL)
+    singles, burst, again = setting.choose(USUAL, FULL, REHEARSAL)
     with embedded_stack() as context:
         watched = Watched(context)
         first, *alone = train_runs(context, range(1 + singles))
@@ -53,6 +54,7 @@ def measure(setting: Setting) -> Iterator[Result]:
         many = Burst(context, watched, together).measure()
         burst_s = many["delays_s"]
         time.sleep(SETTLE_S)
+        one_slot = with_one_slot(context, watched, train_runs(context, range(100, 100 + again)))
         facts = watched.facts([first, *alone, *together])
     detail = {
         "singles": singles,
@@ -72,4 +74,4 @@ def measure(setting: Setting) -> Iterator[Result]:
     yield DELAY.result(value, detail | facts, spread, n=len(alone_s), condition=condition)
     waits = many["watch_waits_s"]
     yield WAIT.result(max(waits), many, (min(waits), max(waits)), n=len(waits))
-    yield RATE.result(many["rate"], {"see": WAIT.name}, n=burst)
+    yield RATE.result(many["rate"], {"see": WAIT.name, "with_one_measuring_slot": one_slot}, n=burst)
