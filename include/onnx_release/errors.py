@@ -184,6 +184,7 @@ class ArtifactRefused(Refused):
         "single_file_too_large": "A model as one file exceeds the 2 GB of the ONNX format.",
         "changed_files": "Files of an artifact folder are missing, extra or changed.",
         "wrong_sha256": "The sha256 in an artifact's record is not the digest of the files that it lists.",
+        "other_outputs": "Two models to compare have outputs of other names.",
         "changed_content": "A fetched folder has another digest than an earlier task of the release recorded.",
     }
 
@@ -291,8 +292,12 @@ class CommandRefused(Refused):
 
     codes: ClassVar[Mapping[str, str]] = {
         "model_not_found": "The model is neither an existing path nor a readable MLflow URI.",
+        "no_access": "MLflow or a store refuses the account of the environment.",
+        "foreign_source": "A version or a run has its files at a place that the command line does not name.",
+        "no_release": "A folder or a version has no report of a release, so there is nothing to verify it against.",
         "no_tracking_uri": "The command has an MLflow URI, and the environment names no MLflow server.",
         "wrong_argument": "An argument of the command has a value that cannot be used.",
+        "output_exists": "The output exists, and is not a folder of this command that may be overwritten.",
     }
 
 

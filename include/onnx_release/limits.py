@@ -39,8 +39,12 @@ EXTERNAL_DATA_FILE = "model.onnx.data"
 SINGLE_FILE_MAX_BYTES = 16 * 2**20
 REPORT_FILE = "report.json"
 REPORT_PAGE = "report.html"
-# They are written after the digest of the folder was taken.
-REPORTS = frozenset({REPORT_FILE, REPORT_PAGE})
+REPORT_SUMMARY = "report.md"
+SAMPLE_FILE = "sample.npz"
+# They are written after the digest of the folder was taken: reports, and outputs that depend on the host.
+REPORTS = frozenset({REPORT_FILE, REPORT_PAGE, REPORT_SUMMARY, SAMPLE_FILE})
+# A larger sample is not stored beside its model, and not read.
+SAMPLE_MAX_BYTES = 2**26
 
 # Ends of the names of files with a PyTorch model or its weights, in lower case, for str.endswith. pathlib's
 # suffix of ".pth.tar" is ".tar".

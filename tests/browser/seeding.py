@@ -12,7 +12,7 @@ import httpx
 
 from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.errors import TrainedModelRefused
-from onnx_release.records import AliasMove, BenchmarkReport, CheckReport, SideLatency, TrainedModel
+from onnx_release.records import AliasMove, BenchmarkReport, CheckReport, TrainedModel
 from onnx_release.report.gates import warning
 from onnx_release.report.markdown import summary_markdown
 from onnx_release.report.metrics import release_metrics
@@ -20,19 +20,13 @@ from onnx_release.report.release_report import build_report
 from onnx_release.report.short_view import release_state
 from onnx_release.training_runs import tags
 from tests.core import records
+from tests.core.records import side
 
 HOSTILE = "<script>alert(1)</script>"
 NAN = (
     "The weights hold NaN or infinity: n.0.weight has 1 of 160. The training diverged: train again with a lower "
     "learning rate or clipped gradients."
 )
-
-
-def side(p50_ms: float) -> SideLatency:
-    """Return times of one side around a median."""
-    return records.batch().reference.replace(
-        p50_ms=p50_ms, p95_ms=1.25 * p50_ms, quantiles_ms=records.quantiles(p50_ms)
-    )
 
 
 @dataclass

@@ -121,3 +121,8 @@ def benchmark(**changes: Any) -> BenchmarkReport:
 
 def check(**changes: Any) -> CheckReport:
     return CheckReport(**{"sha256": SHA, "passed": True, "findings": (), **changes})
+
+
+def side(p50_ms: float) -> SideLatency:
+    """Return times of one side around a median."""
+    return batch().reference.replace(p50_ms=p50_ms, p95_ms=1.25 * p50_ms, quantiles_ms=quantiles(p50_ms))

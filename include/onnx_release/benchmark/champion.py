@@ -9,11 +9,11 @@ from pathlib import Path
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.benchmark.setup import BenchmarkSetup, ChampionOptions
-from onnx_release.errors import Refused, shorten
-from onnx_release.limits import MODEL_FILE
+from onnx_release.errors import ArtifactRefused, Refused, shorten
+from onnx_release.limits import MODEL_FILE, ParityLimits
 from onnx_release.parity.compare_model import Comparison, run
 from onnx_release.parity.task_metrics import read_evaluation_sample
-from onnx_release.records import ChampionComparison, ChampionMetric, OnnxArtifact
+from onnx_release.records import ChampionComparison, ChampionMetric, OnnxArtifact, ParityReport
 from onnx_release.runners import Runner
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.sample import Sample
@@ -66,19 +66,43 @@ def _compare(
     setup: BenchmarkSetup, options: ChampionOptions, runners: tuple[Runner, Runner], samples: Sequence[Sample]
 ) -> ChampionComparison:
     """Run champion and candidate on the samples. A champion that does not run them has a problem."""
-    champion, candidate = runners
-    comparison = Comparison(artifact=setup.artifact, limits=setup.options.limits_for(setup.artifact.precision))
+    limits = setup.options.limits_for(setup.artifact.precision)
     try:
-        comparison.expected = [(sample, run(champion, sample)) for sample in samples if sample.decides]
-        names = {name for _, outputs in comparison.expected for name in outputs}
-        if missing := {spec.name for spec in setup.artifact.outputs} ^ names:
-            return _record(setup, options, problem=f"the outputs differ: {', '.join(sorted(missing))}")
-        comparison.run_candidate(candidate)
+        agreement = compare_runners(runners, samples, setup.artifact, limits)
         metrics = _metrics(setup, runners)
     except Refused as refusal:
         return _record(setup, options, problem=shorten(refusal))
-    agreement = comparison.report().worst_per_output()
-    return _record(setup, options).replace(agreement=agreement, metrics=metrics)
+    return _record(setup, options).replace(agreement=agreement.worst_per_output(), metrics=metrics)
+
+
+def compare_runners(
+    runners: tuple[Runner, Runner], samples: Sequence[Sample], artifact: OnnxArtifact, limits: ParityLimits
+) -> ParityReport:
+    """Compare the outputs of two released models on the same inputs.
+
+    Args:
+        runners: The earlier model and the later one.
+        samples: The inputs. Those that do not decide are left out.
+        artifact: The record of the later model.
+        limits: The limits on the difference.
+
+    Raises:
+        RunnerRefused: The earlier model does not run a sample.
+        ArtifactRefused: `other_outputs`, if the outputs have other names.
+    """
+    before, after = runners
+    comparison = Comparison(artifact=artifact, limits=limits)
+    comparison.expected = [(sample, run(before, sample)) for sample in samples if sample.decides]
+    names = {name for _, outputs in comparison.expected for name in outputs}
+    if missing := {spec.name for spec in artifact.outputs} ^ names:
+        raise ArtifactRefused(
+            "The later model",
+            f"has other outputs than the earlier one: {', '.join(sorted(missing))}",
+            "Compare models with the same outputs.",
+            code="other_outputs",
+        )
+    comparison.run_candidate(after)
+    return comparison.report()
 
 
 def _metrics(setup: BenchmarkSetup, runners: tuple[Runner, Runner]) -> tuple[ChampionMetric, ...]:

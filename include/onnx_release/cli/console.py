@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TextIO
 from unicodedata import combining, east_asian_width
@@ -62,12 +62,13 @@ def paragraph(text: str, indent: str = "", first: str | None = None) -> list[str
     return wrapper.wrap(printable(text))
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] | None = None) -> list[str]:
     """Return a table in the terminal's width. The widest columns wrap.
 
     Args:
         heading: The names of the columns.
         rows: The cells, in the order of the columns.
+        styles: The style of a first cell by its text.
     """
     cells = [[printable(cell) for cell in row] for row in (heading, *rows)]
     widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
@@ -75,11 +76,14 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     while sum(widths) > room and max(widths) > _COLUMN_MIN:
         widths[widths.index(max(widths))] -= 1
     lines = []
-    for row in cells:
+    for row_number, row in enumerate(cells):
         wrapped = [_folded(cell, size) for cell, size in zip(row, widths, strict=True)]
         for number in range(max(map(len, wrapped))):
             parts = [cell[number] if number < len(cell) else "" for cell in wrapped]
-            lines.append(_GAP.join(_padded(part, size) for part, size in zip(parts, widths, strict=True)).rstrip())
+            line = _GAP.join(_padded(part, size) for part, size in zip(parts, widths, strict=True)).rstrip()
+            style = "bold" if row_number == 0 else (styles or {}).get(row[0])
+            first = line if row_number == 0 else parts[0]
+            lines.append(styled(first, style) + line[len(first) :] if style and first else line)
     return lines
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from onnx_release.cli import console, doctor
+from onnx_release.cli import compare, console, doctor, export, verify
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReleaseError, machine_failure, shorten
 
@@ -27,7 +27,7 @@ exit codes:
   4    unexpected error; --debug prints its frames
   130  interrupted
 """
-_COMMANDS = (doctor,)
+_COMMANDS = (export, doctor, verify, compare)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

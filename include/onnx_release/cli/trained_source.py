@@ -49,7 +49,19 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
         default=[],
         help="allow factories of this package, for a tag of the training run",
     )
+    mlflow_source_argument(arguments)
     arguments.add_argument("--opset", type=int, help="ONNX opset; default: the exporter's")
+
+
+def mlflow_source_argument(arguments: argparse.ArgumentParser) -> None:
+    """Add the argument for files that MLflow does not serve itself."""
+    arguments.add_argument(
+        "--source",
+        metavar="URI",
+        action="append",
+        default=[],
+        help="trust files below this address, such as s3://bucket/, with the credentials of the environment",
+    )
 
 
 def open_source(arguments: argparse.Namespace, scratch: Path) -> TrainedSource:
@@ -61,7 +73,7 @@ def open_source(arguments: argparse.Namespace, scratch: Path) -> TrainedSource:
     """
     options = _export_options(arguments, *mlflow_access.training_run_tags_and_params(arguments.model))
     if arguments.model.startswith(mlflow_access.URIS):
-        return TrainedSource(mlflow_access.download(arguments.model, scratch / "trained"), options)
+        return TrainedSource(mlflow_access.download(arguments.model, scratch / "trained", arguments.source), options)
     path = Path(arguments.model)
     if not path.exists():
         raise CommandRefused(

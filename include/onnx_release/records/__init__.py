@@ -15,6 +15,7 @@ from onnx_release.records.artifact import (
     TuneVariant,
 )
 from onnx_release.records.base import Record
+from onnx_release.records.contract import Contract
 from onnx_release.records.gates import AliasMove, Gate, StepTime, Verdict
 from onnx_release.records.measures import Measures
 from onnx_release.records.release import ModelVersion, ReleaseReport, S3Object, TrainedModel
@@ -47,6 +48,7 @@ __all__ = [
     "ChampionMetric",
     "CheckReport",
     "ColumnParity",
+    "Contract",
     "Divergence",
     "ExportAttempt",
     "FileDigest",

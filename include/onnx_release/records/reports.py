@@ -313,12 +313,14 @@ class ChampionComparison(Record):
 class BenchmarkReport(Record):
     """Parity and latency of one artifact. A model that failed parity has no `latency`.
 
-    `champion` is the comparison with the version in production; None without one. `runtimes` are the other versions of
-    ONNX Runtime that the release names.
+    `timed` is False when the latency was not to be measured, as a person asked of the command line. `champion` is the
+    comparison with the version in production; None without one. `runtimes` are the other versions of ONNX Runtime that
+    the release names.
     """
 
     sha256: str
     passed: bool
+    timed: bool = True
     parity: ParityReport
     latency: LatencyReport | None = None
     champion: ChampionComparison | None = None

@@ -25,7 +25,7 @@ def acceptance(
     """Return the reasons why an artifact may not ship; without a reason it is accepted.
 
     An artifact is accepted only when check, parity and latency exist, passed, and belong to its sha256, and when no
-    gate refuses.
+    gate refuses. A benchmark that was not to be timed needs no latency.
     """
     refused = [gate for gate in gates(check, benchmark) if gate.verdict == "refused"]
     found = (*report_failures(check, benchmark), *_gaps(artifact, check, benchmark))
@@ -64,7 +64,7 @@ def _gaps(artifact: OnnxArtifact | None, check: CheckReport | None, benchmark: B
     if benchmark is not None:
         parts["parity"] = benchmark.parity
         # A model that failed parity is not timed.
-        if benchmark.latency is not None or benchmark.parity.passed:
+        if benchmark.latency is not None or (benchmark.timed and benchmark.parity.passed):
             parts["latency"] = benchmark.latency
         parts |= {f"ONNX Runtime {one.version}": one for one in benchmark.runtimes}
         if benchmark.champion is not None:

@@ -75,7 +75,7 @@ def gates(check: CheckReport | None, benchmark: BenchmarkReport | None) -> tuple
             found += _latency_gates(benchmark.latency)
             if benchmark.champion is not None:
                 found += champion_gates(benchmark.champion, benchmark.latency)
-        elif not benchmark.parity.passed:
+        elif not (benchmark.timed and benchmark.parity.passed):
             found.append(Gate(name="speedup", subject="all batch sizes", verdict="not measured"))
     return tuple(found)
 
@@ -243,6 +243,8 @@ def gate_sentence(gate: Gate) -> str:
         return f"the comparison on invented inputs has {measured}"
     if gate.name == "speedup" and (gate.low or 0.0) >= (gate.limit or 0.0) and gate.verdict == "warning":
         return f"the speed is uncertain, {measured} at {gate.subject}"
+    if gate.name == "speedup" and gate.verdict == "not measured":
+        return "the latency was not measured"
     if gate.name == "speedup" and gate.verdict == "not settled":
         few = (gate.low or 0.0) >= (gate.limit or 0.0)
         reason = "too few rounds were measured" if few else f"{measured} contains the limit {three_digits(gate.limit)}x"

@@ -168,6 +168,17 @@ def read_example(folder: Path) -> Arrays:
     return example
 
 
+def read_signature(folder: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs in the signature of a packaged ONNX model. A dimension that varies is -1.
+
+    Raises:
+        TrainedModelRefused: The folder has no readable file MLmodel, or no signature of named tensors.
+    """
+    signature = _read_mlmodel(folder).signature
+    sides = (signature.inputs, signature.outputs) if signature else (None, None)
+    return read_schema(sides[0], "input"), read_schema(sides[1], "output")
+
+
 def _inputs(
     model: Model, folder: Path, input_spec: Sequence[InputSpec], columns: Sequence[str]
 ) -> tuple[tuple[TensorSpec, ...], Literal["signature", "input_spec", "example"]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from pydantic import Field
 
 from onnx_release.benchmark.setup import BenchmarkOptions, require_precisions
 from onnx_release.errors import TuningRefused
 from onnx_release.limits import METRIC_LOSS_MAX, SINGLE_FILE_MAX_BYTES, TUNE_MAX_S
-from onnx_release.records import Precision
+from onnx_release.records import OnnxArtifact, Precision
 from onnx_release.records.base import Record
 
 
@@ -58,3 +59,24 @@ def require_valid_tune_options(options: TuneOptions) -> None:
             code="invalid_tune_options",
         )
     require_precisions(options.benchmark.precision_limits)
+
+
+def require_precision(tuned: OnnxArtifact, precisions: Collection[Precision]) -> None:
+    """Refuse the plain export where only reduced precisions may ship.
+
+    Args:
+        tuned: The result of the tuning.
+        precisions: The precisions that may ship.
+
+    Raises:
+        TuningRefused: `no_reduced_variant`; the message has the outcome of each variant.
+    """
+    if tuned.precision in precisions or tuned.tuning is None:
+        return
+    reasons = [f"{v.name}: {v.outcome}, {v.reason}" for v in tuned.tuning.variants if v.precision in precisions]
+    raise TuningRefused(
+        f"The tuning to {', '.join(precisions)}",
+        f"found no variant that passed and was faster than the plain export ({'; '.join(reasons)})",
+        "The table of the report has every figure. Add 'exact' to the precisions to ship the plain export.",
+        code="no_reduced_variant",
+    )

@@ -9,8 +9,7 @@ from airflow.sdk import Asset, AssetAlias
 
 from airflow_onnx import validation
 from airflow_onnx.events.figures import Figures
-from airflow_onnx.tracking.contract import Contract
-from onnx_release.records import ModelVersion
+from onnx_release.records import Contract, ModelVersion
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -12,11 +12,10 @@ from airflow_onnx.operators.acceptance import require_same_version
 from airflow_onnx.operators.approval import Approval
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.tracking import model_registry, promotion, run_log
-from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.run_description import escaped
 from onnx_release.errors import Refused
-from onnx_release.records import ModelVersion, ReleaseReport
+from onnx_release.records import Contract, ModelVersion, ReleaseReport
 from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:

@@ -11,11 +11,10 @@ from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
 from airflow_onnx.storage import staging
 from airflow_onnx.tracking import promotion
-from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from onnx_release.errors import ReportRefused
-from onnx_release.records import CheckReport, OnnxArtifact
+from onnx_release.records import CheckReport, Contract, OnnxArtifact
 
 
 class OnnxCheckOperator(ReleaseStepOperator):

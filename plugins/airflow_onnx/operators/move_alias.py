@@ -22,11 +22,10 @@ from airflow_onnx.operators.approval import Approval
 from airflow_onnx.storage import s3
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import alias_log, model_registry, promotion, version_files
-from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from airflow_onnx.tracking.run_description import escaped
 from onnx_release.errors import ParameterRefused
-from onnx_release.records import AliasMove, FileDigest, ModelVersion
+from onnx_release.records import AliasMove, Contract, FileDigest, ModelVersion
 from onnx_release.records.base import Record
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags

@@ -15,7 +15,6 @@ from airflow_onnx.operators.release_step import StepRun
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking import promotion, report_files
 from airflow_onnx.tracking.champion import find_champion
-from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.release_inputs import fetch_inputs
 from onnx_release.errors import ReportRefused
@@ -23,6 +22,7 @@ from onnx_release.records import (
     BenchmarkReport,
     ChampionComparison,
     CheckReport,
+    Contract,
     LatencyReport,
     OnnxArtifact,
     ParityReport,

@@ -16,12 +16,11 @@ from airflow_onnx.operators.approval import Approval
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
-from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.limits import REPORTS
-from onnx_release.records import AliasMove, ModelVersion, ReleaseReport, S3Object
+from onnx_release.records import AliasMove, Contract, ModelVersion, ReleaseReport, S3Object
 from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from airflow_onnx.operators.release_step import StepRun
 from airflow_onnx.storage import staging, worker_cache
 from airflow_onnx.tracking.release_inputs import fetch_inputs
 from onnx_release import limits
-from onnx_release.errors import TuningRefused
 from onnx_release.records import OnnxArtifact, Precision
 from onnx_release.records.base import Record
 from onnx_release.scratch import scratch_folder
@@ -93,6 +92,8 @@ class OnnxTuneOperator(MeasuringStepOperator):
 
         :raises TuningRefused: if only reduced precisions may ship and no variant of them passed.
         """
+        from onnx_release.tuning.options import require_precision
+
         artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "export")
         if params.value(self.enabled) is not True:
             self.log.info("Tuning is off: the exported model goes on unchanged.")
@@ -106,7 +107,7 @@ class OnnxTuneOperator(MeasuringStepOperator):
         if tuned.tuning:
             step_times.leave_wait(run.context, tuned.tuning.waited_s)
         self._log_table(tuned)
-        _require_precision(tuned, precisions)
+        require_precision(tuned, precisions)
         self._require_names([tuned.precision])
         return tuned
 
@@ -155,16 +156,3 @@ class OnnxTuneOperator(MeasuringStepOperator):
 
         for line in tuning_markdown(tuned.tuning, for_log=True).splitlines() if tuned.tuning else ():
             self.log.info("%s", line)
-
-
-def _require_precision(tuned: OnnxArtifact, precisions: Sequence[Precision]) -> None:
-    """Raise if the exported model won, and only reduced precisions may ship."""
-    if tuned.precision in precisions or tuned.tuning is None:
-        return
-    reasons = [f"{v.name}: {v.outcome}, {v.reason}" for v in tuned.tuning.variants if v.precision in precisions]
-    raise TuningRefused(
-        f"The tuning to {', '.join(precisions)}",
-        f"found no variant that passed and was faster than the plain export ({'; '.join(reasons)})",
-        "The table on the training run has every figure. Add 'exact' to tune_precisions to ship the plain export.",
-        code="no_reduced_variant",
-    )

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.tracking import alias_log, model_registry
-from airflow_onnx.tracking.contract import Contract, contract_of
+from airflow_onnx.tracking.contract import contract_of
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from onnx_release.errors import Refused, Transient
-from onnx_release.records import AliasMove, BenchmarkReport, ModelVersion, Precision, TrainedModel
+from onnx_release.records import AliasMove, BenchmarkReport, Contract, ModelVersion, Precision, TrainedModel
 from onnx_release.records.base import Record
 from onnx_release.training_runs import tags
 

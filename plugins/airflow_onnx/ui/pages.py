@@ -19,7 +19,6 @@ from airflow_onnx.hooks.mlflow_records import ModelVersionEntry
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.ui import airflow_state, numbers, sources
 from airflow_onnx.ui.airflow_state import AirflowRelease
-from airflow_onnx.ui.comparison import compare
 from airflow_onnx.ui.health import Health
 from airflow_onnx.ui.model_view import model_view, moment
 from airflow_onnx.ui.release_index import TIMEOUT_S, ReleaseIndex, ReleaseRecord, Snapshot
@@ -182,13 +181,17 @@ class ReleasePages:
 
     def compare(self, request: Request, name: str) -> Response:
         """Return the differences of two versions."""
+        from onnx_release.report import comparison as reports
+
         snapshot = self._snapshot(request)
         chosen = sorted({int(text) for text in request.query_params.getlist("v") if text.isdecimal()})
         names = [f"v{version}" for version in chosen]
         comparison, problem = None, "" if len(chosen) == 2 else "Choose two versions."
         if not problem:
             try:
-                comparison = compare(*self._reports_of(snapshot, name, chosen), (chosen[0], chosen[1]))
+                before, after = self._reports_of(snapshot, name, chosen)
+                speeds = reports.reported_speeds(before, after, chosen[0])
+                comparison = reports.compare(before, after, (names[0], names[1]), speeds)
             except (Refused, Transient) as error:
                 problem = str(error)
         return self._templates.page(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlflow
 import pytest
 
+from onnx_release.cli.main import main
+from tests.core.models import TwoHeads, save
 from tests.services import Services, running_services
 
 
@@ -28,3 +32,18 @@ def server(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serv
     mlflow.set_tracking_uri(None)
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def exported_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the command exported. Tests must not write to it."""
+    base = tmp_path_factory.mktemp("exported")
+    trained, out = save(TwoHeads().eval(), base / "trained"), base / "out"
+    assert main(["export", str(trained), "-o", str(out), "--no-latency", "--quiet"]) == 0
+    return out
+
+
+@pytest.fixture
+def released_folder(exported_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of that folder that a test may change."""
+    return Path(shutil.copytree(exported_folder, tmp_path_factory.mktemp("copy") / "out"))

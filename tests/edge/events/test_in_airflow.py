@@ -16,7 +16,7 @@ PROMOTING = """
 from airflow.sdk import DAG, task
 from airflow_onnx.events import model_assets
 from airflow_onnx.events.figures import Figures
-from airflow_onnx.tracking.contract import Contract
+from onnx_release.records import Contract
 from onnx_release.records import ModelVersion, TensorSpec
 
 VERSION = ModelVersion(name="radio-onnx", version=5, sha256="ab" * 32, source="s3://models/radio-onnx/r/ab",

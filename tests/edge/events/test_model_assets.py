@@ -9,8 +9,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow_onnx.events import model_assets
 from airflow_onnx.events.figures import Figures
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
-from airflow_onnx.tracking.contract import Contract
-from onnx_release.records import ModelVersion
+from onnx_release.records import Contract, ModelVersion
 from onnx_release.report.release_report import build_report
 from tests.core.records import TRAINING, artifact, batch, benchmark, check, latency
 from tests.refusals import refused

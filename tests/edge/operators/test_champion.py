@@ -14,9 +14,8 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.promote import MlflowPromoteModelOperator
 from airflow_onnx.tracking.champion import find_champion
-from airflow_onnx.tracking.contract import Contract
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
-from onnx_release.records import OnnxArtifact
+from onnx_release.records import Contract, OnnxArtifact
 from tests.edge.releasing import SIGNATURE, Release, new_release, tags_of
 from tests.edge.tracking.test_contract import logged
 from tests.refusals import failed

@@ -11,9 +11,9 @@ import pytest
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import alias_log, model_registry, promotion
-from airflow_onnx.tracking.contract import Contract, contract_of
+from airflow_onnx.tracking.contract import contract_of
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
-from onnx_release.records import OnnxArtifact, TensorSpec
+from onnx_release.records import Contract, OnnxArtifact, TensorSpec
 from tests.edge.releasing import SIGNATURE, Release, tags_of, versions_of
 from tests.edge.tracking.reports import RELEASED, put_report
 from tests.edge.tracking.test_contract import contract, logged

@@ -6,7 +6,7 @@ import uuid
 
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
-from airflow_onnx.tracking.contract import Contract
+from onnx_release.records import Contract
 from onnx_release.report.release_report import build_report
 from onnx_release.training_runs import tags
 from tests.core import records

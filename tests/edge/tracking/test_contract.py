@@ -12,8 +12,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking.contract import Contract, contract_of
-from onnx_release.records import TensorSpec
+from airflow_onnx.tracking.contract import contract_of
+from onnx_release.records import Contract, TensorSpec
 from onnx_release.training_runs import tags
 from tests.edge.releasing import SIGNATURE
 from tests.edge.tracking.reports import RELEASED, put_report

@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 
-from airflow_onnx.ui.comparison import Comparison, compare
-from onnx_release.records import BenchmarkReport, ChampionComparison, ChampionLatency, ReleaseReport, TrainedModel
+from onnx_release.records import (
+    BenchmarkReport,
+    ChampionComparison,
+    ChampionLatency,
+    ReleaseReport,
+    TrainedModel,
+)
+from onnx_release.report.comparison import Comparison, compare, measured_speeds, reported_speeds
 from onnx_release.report.release_report import build_report
-from tests.browser.seeding import side
 from tests.core import records
+from tests.core.records import side
 
 
 def report(p50_ms: float, *, champion: float | None = None, inputs: Any = None, **batch: Any) -> ReleaseReport:
@@ -37,7 +43,7 @@ def report(p50_ms: float, *, champion: float | None = None, inputs: Any = None, 
 
 
 def compared(before: ReleaseReport, after: ReleaseReport) -> Comparison:
-    return compare(before, after, (4, 5))
+    return compare(before, after, ("v4", "v5"), reported_speeds(before, after, 4))
 
 
 def test_versions_of_the_same_rounds_are_compared_by_these() -> None:
@@ -77,3 +83,11 @@ def test_other_inputs_are_another_model() -> None:
     found = compared(report(4.0), report(2.0, inputs=(spec,)))
     assert (found.is_comparable, found.sentence) == (False, "v4 and v5 are not the same model.")
     assert not any("ms" in row.before for row in found.rows)
+
+
+def test_a_measurement_of_both_precedes_the_reports() -> None:
+    batch = records.batch(reference=side(6.0), candidate=side(4.0), speedup=1.5, speedup_low=1.4, speedup_high=1.6)
+    speeds = measured_speeds([batch.replace(conclusive=True)], batch.batch_size)
+    found = compare(report(4.0), report(4.0), ("old", "new"), speeds)
+    assert found.sentence.startswith("new is faster than old: 1.5 times as fast [1.4, 1.6]")
+    assert "in the same rounds" in found.trust

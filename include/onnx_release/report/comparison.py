@@ -1,13 +1,13 @@
-"""Comparison of two versions of one model, from the reports of their releases."""
+"""Comparison of two released models: the facts of their reports, and their speeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from airflow_onnx.ui import numbers
 from onnx_release.records import BatchLatency, ChampionComparison, LatencyReport, ReleaseReport
+from onnx_release.report.numbers import size_text, three_digits
 
 _HIDDEN_SHARE = 0.01
 # A wider range of times and speedups is not a measurement.
@@ -26,13 +26,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two versions of one model.
+    """Two released models.
 
-    :param sentence: the answer to the question if the later one is faster.
-    :param trust: the reason why the answer can be trusted, or cannot.
-    :param is_comparable: False for versions with other inputs or outputs.
-    :param rows: the values that differ.
-    :param equal: the names of the values that do not.
+    Attributes:
+        sentence: The answer to the question if the later one is faster.
+        trust: The reason why the answer can be trusted, or cannot.
+        is_comparable: False for models with other inputs or outputs.
+        rows: The values that differ.
+        equal: The names of the values that do not.
     """
 
     sentence: str
@@ -68,13 +69,45 @@ class Ratio:
         """The number with its interval, empty for a measurement that is not settled."""
         if self.verdict == "not settled":
             return ""
-        low, high = numbers.digits(self.low), numbers.digits(self.high)
-        return f"{numbers.digits(self.value)} times as fast [{low}, {high}]"
+        low, high = _digits(self.low), _digits(self.high)
+        return f"{_digits(self.value)} times as fast [{low}, {high}]"
 
 
-def compare(before: ReleaseReport, after: ReleaseReport, versions: tuple[int, int]) -> Comparison:
-    """Compare the reports of two versions, the earlier one first."""
-    one, other = (f"v{version}" for version in versions)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Times per call at one batch size, as the median in ms, and their ratio."""
+
+    batch_size: int
+    before_ms: float
+    after_ms: float
+    ratio: Ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speeds:
+    """Speeds at every batch size that both models were measured at.
+
+    Attributes:
+        rows: The speeds, the smallest batch size first.
+        served: The serving batch size, if it is known.
+        is_together: True for measurements in the same rounds.
+    """
+
+    rows: tuple[Speed, ...]
+    served: int | None
+    is_together: bool
+
+
+def compare(before: ReleaseReport, after: ReleaseReport, names: tuple[str, str], speeds: Speeds) -> Comparison:
+    """Compare two reports.
+
+    Args:
+        before: The report of the earlier model.
+        after: The report of the later one.
+        names: The names of both.
+        speeds: Their speeds: `reported_speeds` or `measured_speeds`.
+    """
+    one, other = names
     facts = _facts(before), _facts(after)
     rows = [
         Difference(name=name, before=text, after=facts[1][name], verdict=_change(before, after, name))
@@ -82,20 +115,21 @@ def compare(before: ReleaseReport, after: ReleaseReport, versions: tuple[int, in
         if name in facts[1]
     ]
     is_comparable = all(facts[0][side] == facts[1][side] for side in ("inputs", "outputs"))
-    speeds, together = _speeds(before, after, versions[0])
+    shown = speeds.rows if is_comparable else ()
     if not is_comparable:
-        sentence, trust, speeds = f"{one} and {other} are not the same model.", "Their inputs or outputs differ.", []
-    elif not speeds:
+        sentence, trust = f"{one} and {other} are not the same model.", "Their inputs or outputs differ."
+    elif not shown:
         sentence, trust = f"The speed of {one} or {other} was not measured.", ""
     else:
-        served = _served(after, speeds)
-        sentence = _answer(one, other, *served)
-        trust = _trust(before, after, one, is_together=together)
+        # Without the serving batch size the smallest one counts.
+        served = next((speed for speed in shown if speed.batch_size == speeds.served), shown[0])
+        sentence = _answer(one, other, served.batch_size, served.ratio)
+        trust = _trust(before, after, one, is_together=speeds.is_together)
     return Comparison(
         sentence=sentence,
         trust=trust,
         is_comparable=is_comparable,
-        rows=(*_speed_rows(before, after, speeds, versions[0]), *(row for row in rows if row.before != row.after)),
+        rows=(*map(_speed_row, shown), *(row for row in rows if row.before != row.after)),
         equal=tuple(row.name for row in rows if row.before == row.after),
     )
 
@@ -123,20 +157,56 @@ def _champion(after: ReleaseReport, version: int) -> ChampionComparison | None:
     return found if found and not found.problem and found.version == version else None
 
 
-def _speeds(before: ReleaseReport, after: ReleaseReport, version: int) -> tuple[list[tuple[int, Ratio]], bool]:
-    """Return the ratio at each batch size, and True if both versions were measured in the same rounds."""
-    batches = _batches(after)
+def reported_speeds(before: ReleaseReport, after: ReleaseReport, version: int) -> Speeds:
+    """Return the speeds in the reports of two releases.
+
+    Args:
+        before: The report of the earlier version.
+        after: The report of the later version. It has the times of both if the earlier one was its champion.
+        version: The number of the earlier version.
+    """
+    earlier, later = _batches(before), _batches(after)
+    latency = _latency(after)
+    served = latency.budget.get("batch_size") if latency else None
     if _champion(after, version):
-        together = [
-            (size, Ratio(value=times.speed, low=times.speed_low, high=times.speed_high, is_settled=batch.conclusive))
-            for size, batch in sorted(batches.items())
+        together = tuple(
+            Speed(
+                batch_size=size,
+                before_ms=times.times.p50_ms,
+                after_ms=batch.candidate.p50_ms,
+                ratio=Ratio(value=times.speed, low=times.speed_low, high=times.speed_high, is_settled=batch.conclusive),
+            )
+            for size, batch in sorted(later.items())
             if (times := batch.champion)
-        ]
+        )
         if together:
-            return together, True
-    earlier = _batches(before)
-    shared = sorted(set(earlier) & set(batches))
-    return [(size, _apart(earlier[size], batches[size])) for size in shared], False
+            return Speeds(rows=together, served=served, is_together=True)
+    apart = tuple(
+        Speed(
+            batch_size=size,
+            before_ms=earlier[size].candidate.p50_ms,
+            after_ms=later[size].candidate.p50_ms,
+            ratio=_apart(earlier[size], later[size]),
+        )
+        for size in sorted(set(earlier) & set(later))
+    )
+    return Speeds(rows=apart, served=served, is_together=False)
+
+
+def measured_speeds(batches: Iterable[BatchLatency], served: int | None) -> Speeds:
+    """Return the speeds of a measurement with the earlier model as the reference, the later one as the candidate."""
+    rows = tuple(
+        Speed(
+            batch_size=batch.batch_size,
+            before_ms=batch.reference.p50_ms,
+            after_ms=batch.candidate.p50_ms,
+            ratio=Ratio(
+                value=batch.speedup, low=batch.speedup_low, high=batch.speedup_high, is_settled=batch.conclusive
+            ),
+        )
+        for batch in batches
+    )
+    return Speeds(rows=rows, served=served, is_together=True)
 
 
 def _apart(before: BatchLatency, after: BatchLatency) -> Ratio:
@@ -159,13 +229,6 @@ def _apart(before: BatchLatency, after: BatchLatency) -> Ratio:
     return Ratio(value=value, low=value / low, high=value * high, is_settled=before.conclusive and after.conclusive)
 
 
-def _served(report: ReleaseReport, speeds: list[tuple[int, Ratio]]) -> tuple[int, Ratio]:
-    """Return the ratio at the serving batch size, else at the smallest one."""
-    latency = _latency(report)
-    wanted = latency.budget.get("batch_size") if latency else None
-    return next((pair for pair in speeds if pair[0] == wanted), speeds[0])
-
-
 def _trust(before: ReleaseReport, after: ReleaseReport, one: str, *, is_together: bool) -> str:
     if is_together:
         return "Both were measured in the same rounds on the same host."
@@ -177,20 +240,17 @@ def _trust(before: ReleaseReport, after: ReleaseReport, one: str, *, is_together
     )
 
 
-def _speed_rows(
-    before: ReleaseReport, after: ReleaseReport, speeds: list[tuple[int, Ratio]], version: int
-) -> Iterator[Difference]:
-    earlier, later = _batches(before), _batches(after)
-    is_together = _champion(after, version) is not None
-    for size, ratio in speeds:
-        batch = later[size]
-        times = batch.champion.times if is_together and batch.champion else earlier[size].candidate
-        yield Difference(
-            name=f"time per call, batch {size}",
-            before=f"{numbers.digits(times.p50_ms)} ms",
-            after=f"{numbers.digits(batch.candidate.p50_ms)} ms",
-            verdict=f"{ratio.verdict}: {ratio.text}".removesuffix(": "),
-        )
+def _speed_row(speed: Speed) -> Difference:
+    return Difference(
+        name=f"time per call, batch {speed.batch_size}",
+        before=f"{_digits(speed.before_ms)} ms",
+        after=f"{_digits(speed.after_ms)} ms",
+        verdict=f"{speed.ratio.verdict}: {speed.ratio.text}".removesuffix(": "),
+    )
+
+
+def _digits(number: float | None) -> str:
+    return "" if number is None or not math.isfinite(number) else three_digits(number)
 
 
 def _facts(report: ReleaseReport) -> dict[str, str]:
@@ -202,10 +262,10 @@ def _facts(report: ReleaseReport) -> dict[str, str]:
         side: ", ".join(f"{one.name} {one.dtype} [{', '.join(map(str, one.shape))}]" for one in specs)
         for side, specs in (("inputs", artifact.inputs), ("outputs", artifact.outputs))
     }
-    found |= {"size": numbers.size(artifact.size_bytes), "precision": str(artifact.precision)}
+    found |= {"size": size_text(artifact.size_bytes), "precision": str(artifact.precision)}
     found |= {"opset": str(artifact.opset), "export": str(artifact.strategy), "variant": artifact.variant or "none"}
     found["nodes"] = str(check.node_count) if check and check.node_count else ""
-    found["worst MAE"] = numbers.digits(_mae(report))
+    found["worst MAE"] = _digits(_mae(report))
     return found
 
 

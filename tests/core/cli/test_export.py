@@ -1,0 +1,118 @@
+"""Command `export`: the folder, its report, refusals, and nothing half-done."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from onnx_release.artifact.digests import require_bytes
+from onnx_release.cli.main import main
+from onnx_release.report.release_report import read_report
+from tests.core.cli.command import ROOT, document
+from tests.core.models import FreezesBatch, TwoHeads, save
+from tests.services import Services
+
+QUICK = ("--limit", "measure_max_s=1", "--limit", "measure_min_s=0.2", "--limit", "on_miss=warn", "--batch-sizes", "1")
+
+
+def test_a_logged_model_becomes_a_tested_folder(
+    server: Services, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mlflow.start_run() as run:
+        # A model of another program: no names, no example, a signature that MLflow infers.
+        values = np.random.default_rng(3).random((5, 4), dtype=np.float32)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(dim=1)).eval()
+        signature = mlflow.models.infer_signature(values, model(torch.tensor(values)).detach().numpy())
+        mlflow.pytorch.log_model(model, name="model", signature=signature, input_example=values)
+    out = tmp_path / "out"
+    found = document(capsys, "export", f"runs:/{run.info.run_id}/model", "-o", out, *QUICK)
+    report = read_report(out / "report.json")
+    assert report.artifact
+    require_bytes(out, report.artifact)
+    assert found["sha256"] == report.artifact.sha256
+    assert (report.status, report.trained_model.training_run_id) == ("accepted", run.info.run_id)
+    assert {"speedup", "mae", "check"} <= {gate["name"] for gate in found["gates"]}
+    assert {"report.html", "report.md", "sample.npz", "model.onnx"} <= {path.name for path in out.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_refused_model_leaves_its_report_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = save(FreezesBatch().eval(), tmp_path / "model", serialization_format="pickle")
+    out, work = tmp_path / "work" / "<b>a&b; rm -rf ~\x1b[31m", tmp_path / "work"
+    work.mkdir()
+    found = document(capsys, "export", trained, "-o", out, "--allow-pickle", "--no-latency", code=1)
+    assert found["reason_code"]
+    (refused,) = work.iterdir()
+    assert refused.name == f"{out.name}.refused"
+    assert (refused / "report.html").is_file()
+    assert not (refused / "model.onnx").exists()
+    # The evidence of the failed attempt goes when the export succeeds.
+    assert main(["export", str(save(TwoHeads().eval(), tmp_path / "good")), "-o", str(out), "--no-latency", "-q"]) == 0
+    assert [path.name for path in work.iterdir()] == [out.name]
+    assert "warning: the latency was not measured" in capsys.readouterr().out
+
+
+def test_only_an_own_folder_is_replaced(released_folder: Path, tmp_path: Path, trained_pt2: Path) -> None:
+    export = ["export", str(trained_pt2), "--no-latency", "-q", "-o"]
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("three years")
+    assert main([*export, str(foreign), "--overwrite"]) == 2
+    assert main([*export, str(released_folder)]) == 2
+    (tmp_path / "link").symlink_to(foreign)
+    assert main([*export, str(tmp_path / "link"), "--overwrite"]) == 2
+    assert main([*export, str(tmp_path / "foreign" / "thesis.txt" / "out")]) in (2, 3)
+    assert (foreign / "thesis.txt").read_text() == "three years"
+    (released_folder / "notes.txt").write_text("mine")
+    assert main([*export, str(released_folder), "--overwrite"]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--limit", "speed=2"),
+        ("--limit", "mae_max=often"),
+        ("--limit", "speedup_min=-1"),
+        ("--batch-sizes", "1,0"),
+        ("--precision", "int8"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_the_work(
+    arguments: tuple[str, ...], trained_pt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = document(capsys, "export", trained_pt2, "-o", tmp_path / "out", *arguments, code=2)
+    assert found["error"]["code"] == "wrong_argument"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing(number: int, trained_pt2: Path, tmp_path: Path) -> None:
+    scratch, work = tmp_path / "tmp", tmp_path / "work"
+    scratch.mkdir()
+    work.mkdir()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "onnx_release.cli.main", "export", str(trained_pt2), "-o", str(work / "out"), "--json"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "include"), "TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while child.poll() is None and not list(work.iterdir()):
+        time.sleep(0.05)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == 130, err
+    assert json.loads(out) == {"command": "export", "exit_code": 130}
+    assert "Traceback" not in err
+    assert list(work.iterdir()) == []
+    assert list(scratch.iterdir()) == []

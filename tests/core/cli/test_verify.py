@@ -1,0 +1,92 @@
+"""Command `verify`: folders, versions of the registry, folders in a store, and files that were changed."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+from onnx_release.cli.main import main
+from onnx_release.limits import REPORT_FILE, SAMPLE_FILE
+from onnx_release.training_runs import tags
+from tests.core.cli.command import document, run_without_airflow
+from tests.services import Services
+
+
+def verdicts(found: dict[str, Any]) -> dict[str, str]:
+    return {check["name"]: check["verdict"] for check in found["checks"]}
+
+
+def test_the_folder_of_an_export_is_verified(released_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "verify", released_folder)
+    assert set(verdicts(found)) == {"report", "files", "signature", "checker", "loads", "sample"}
+    assert set(verdicts(found).values()) == {"passed"}
+    assert all(file["sha256"] == file["recorded_sha256"] for file in found["files"] if file["recorded_sha256"])
+    document(capsys, "verify", released_folder, "--sha256", found["sha256"])
+    assert verdicts(document(capsys, "verify", released_folder, "--sha256", "0" * 64, code=1))["sha256"] == "failed"
+
+
+def test_every_change_is_found(released_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = dict(np.load(released_folder / SAMPLE_FILE))
+    stored["output:positions"] = stored["output:positions"] + 1
+    np.savez(released_folder / SAMPLE_FILE, **stored)
+    assert verdicts(document(capsys, "verify", released_folder, code=1))["sample"] == "failed"
+    (released_folder / SAMPLE_FILE).write_bytes(b"no archive")
+    assert verdicts(document(capsys, "verify", released_folder, code=1))["sample"] == "failed"
+    (released_folder / SAMPLE_FILE).unlink()
+    (released_folder / "MLmodel").write_text((released_folder / "MLmodel").read_text().replace("positions", "p"))
+    (released_folder / "model.onnx").write_bytes(b"garbage")
+    found = verdicts(document(capsys, "verify", released_folder, code=1))
+    failed = {name for name, verdict in found.items() if verdict == "failed"}
+    assert (failed, found["sample"]) == ({"files", "signature", "checker", "loads"}, "skipped")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "[]", "no json", '{"schema_version": 1, "status": "accepted"}'])
+def test_a_folder_without_a_report_cannot_be_verified(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / REPORT_FILE).write_text(content)
+    assert document(capsys, "verify", tmp_path, code=2)["error"]["code"] == "no_release"
+
+
+def test_a_version_in_a_store_needs_the_consent_of_the_user(
+    server: Services, released_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    context, name = server.context, f"net-{uuid.uuid4().hex[:6]}"
+    for variable, value in server.keys().items():
+        monkeypatch.setenv(variable, value)
+    store = boto3.client("s3", endpoint_url=context.minio_url)
+    bucket, prefix = "heimdall-models", f"test/{name}"
+    for file in released_folder.iterdir():
+        store.upload_file(str(file), bucket, f"{prefix}/{file.name}")
+    place = f"s3://{bucket}/{prefix}"
+    sha256 = json.loads((released_folder / REPORT_FILE).read_text())["artifact"]["sha256"]
+    client = mlflow.MlflowClient()
+    client.create_registered_model(name)
+    client.create_model_version(name, place, tags={tags.VERSION_SHA256: sha256})
+    client.set_registered_model_alias(name, "candidate", "1")
+    assert set(verdicts(document(capsys, "verify", place)).values()) == {"passed"}
+    uri = f"models:/{name}@candidate"
+    error = document(capsys, "verify", uri, code=2)["error"]
+    assert error["code"] == "foreign_source"
+    assert f"--source s3://{bucket}/" in error["action"]
+    assert main(["verify", uri, "--source", "s3://heimdall", "-q"]) == 2
+    found = document(capsys, "verify", uri, "--source", f"s3://{bucket}/")
+    assert verdicts(found)["tag"] == "passed"
+    client.set_model_version_tag(name, "1", tags.VERSION_SHA256, "0" * 64)
+    found = document(capsys, "verify", f"models:/{name}/1", "--source", f"s3://{bucket}/", code=1)
+    assert verdicts(found) == {**verdicts(found), "tag": "failed", "files": "passed"}
+    # In a process of its own: boto3 keeps the keys of this one.
+    done = run_without_airflow("verify", place, "--json", AWS_SECRET_ACCESS_KEY="wrong")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "no_access")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    document(capsys, "verify", place, code=3)
