@@ -146,14 +146,14 @@ class _Watched:
         from airflow_onnx.dag_runs import State
         from airflow_onnx.defaults import WATCH_LOOKBACK_H
         from airflow_onnx.hooks.mlflow_rest import MlflowRest
-        from airflow_onnx.watch import summary
         from airflow_onnx.watch.decide import Decider
-        from airflow_onnx.watch.queries import Scope
-        from airflow_onnx.watch.routes import Routes
+        from airflow_onnx.watch.routes import read_routes
+        from onnx_release.training_runs import summary
+        from onnx_release.training_runs.queries import Scope
 
         with MlflowRest(self.server) as rest:
             scope = Scope(experiments=(EXPERIMENT,))
-            routes = Routes.read([{"experiment": "*", "dag_id": "release", "params": {"model_name": MODEL_NAME}}])
+            routes = read_routes([{"experiment": "*", "dag_id": "release", "params": {"model_name": MODEL_NAME}}])
             decider = Decider(rest=rest, scope=scope, routes=routes, dag_state=lambda *_: State.ABSENT)
             decisions = list(decider.new_runs(WATCH_LOOKBACK_H))
             summary.total_line(summary.to_dict(decisions))
@@ -163,7 +163,7 @@ class _Watched:
 def _poller() -> RunPoller:
     from airflow_onnx.defaults import WATCH_LOOKBACK_H
     from airflow_onnx.watch.poll import RunPoller
-    from airflow_onnx.watch.queries import Scope
+    from onnx_release.training_runs.queries import Scope
 
     return RunPoller(Scope(experiments=(EXPERIMENT,)), WATCH_LOOKBACK_H, None)
 

@@ -287,6 +287,23 @@ class ReportRefused(Refused):
     }
 
 
+class TrainingRunRefused(Refused):
+    """A training run without one model to release, or a search for training runs that cannot be made."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "no_pytorch_model": "The training run has no PyTorch model and no file of weights.",
+        "model_files_gone": "The training run logged a model whose files are gone.",
+        "no_such_logged_model": "The training run has no logged model of the given name.",
+        "several_logged_models": "The training run logged models of different names at its newest step.",
+        "several_model_files": "The training run logged no model, but several files that match equally well.",
+        "weights_in_shards": "The weights are split into several files.",
+        "no_model_name": "Nothing names the registered model, and the experiment's name cannot.",
+        "empty_range": "The begin of a range of time is not before its end.",
+        "filter_too_long": "The filter for training runs has too many characters.",
+        "not_a_time": "A parameter is not a time in ISO 8601.",
+    }
+
+
 class CommandRefused(Refused):
     """A call of the command `onnx-release` that cannot be carried out."""
 
@@ -314,6 +331,7 @@ STAGES: tuple[type[Refused], ...] = (
     LatencyRefused,
     TuningRefused,
     ReportRefused,
+    TrainingRunRefused,
     CommandRefused,
 )
 
@@ -384,6 +402,11 @@ def raise_machine_failure(error: BaseException) -> None:
 def without_folders(text: str) -> str:
     """Return a text with absolute paths cut to their last part: a reader cannot open a folder of the worker."""
     return _FOLDERS.sub("", text)
+
+
+def printable(text: object) -> str:
+    """Return foreign text with a blank for each character that breaks a line, or hides or reverses a part of it."""
+    return "".join(character if character.isprintable() else " " for character in str(text))
 
 
 def shorten(error: object, characters: int = 300) -> str:

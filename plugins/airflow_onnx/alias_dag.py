@@ -14,6 +14,7 @@ from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
 from airflow_onnx.params import field, json_param, json_params, task_record, text_params
 from airflow_onnx.release_tasks import MANY_RETRIES
+from onnx_release.training_runs.names import MODEL_NAME
 
 _TEXT = """Move of an alias to another version of the same registered model, for example a roll back.
 
@@ -76,7 +77,7 @@ def move_alias_dag(
 def _move_params() -> dict[str, Param]:
     return {
         "model_name": field(None, "string", _MOVE, "Registered model", "The name in MLflow's registry.",
-            pattern=defaults.MODEL_NAME),
+            pattern=MODEL_NAME),
         "alias": field(None, "string", _MOVE, "Alias", "The alias to move, for example champion.",
             pattern=defaults.ALIAS_NAME),
         "version": field(None, "integer", _MOVE, "Version", "The version that gets the alias.", minimum=1),

@@ -11,9 +11,9 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 
-from airflow_onnx import validation
 from airflow_onnx.errors import WatchRefused
 from onnx_release.errors import Transient, shorten
+from onnx_release.training_runs.names import validate_run_id
 
 ACTIVE_STATES = ("queued", "running")
 # The ids of one call travel in its address, which servers limit to about 8 kB.
@@ -31,7 +31,7 @@ class State(Enum):
 
 def release_dag_run_id(training_run_id: str) -> str:
     """Return the id of the one DAG run that releases a training run."""
-    return f"release__{validation.validate_run_id(training_run_id)}"
+    return f"release__{validate_run_id(training_run_id)}"
 
 
 def start(dag_id: str, dag_run_id: str, conf: dict[str, Any], note: str = "") -> bool:

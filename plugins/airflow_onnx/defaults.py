@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from onnx_release.limits import FACTORY_PATTERN
-
-
-class NamePattern(NamedTuple):
-    """Allowed form of a name: a regular expression, and the same in words for messages and the trigger form."""
-
-    regexp: str
-    words: str
-
+from onnx_release.training_runs.names import NamePattern
 
 ALIAS = "candidate"
 CHAMPION_ALIAS = "champion"
 
 # These names become a part of an object key, a registry URI and a shell argument; the patterns suit all of them.
-MODEL_NAME = NamePattern(
-    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
-    "1 to 128 letters, digits, '.', '_' or '-', starting with a letter or digit",
-)
 ALIAS_NAME = NamePattern(
     r"^[a-z][a-z0-9_-]{0,63}$", "a lower-case letter, then up to 63 lower-case letters, digits, '_' or '-'"
 )
@@ -32,7 +19,6 @@ PREFIX = NamePattern(
     "folders of letters, digits, '.', '_', '=' or '-', joined by '/', at most 200 characters",
 )
 DAG_ID = NamePattern(r"^[A-Za-z0-9_.-]{1,250}$", "up to 250 letters, digits, '.', '_' or '-'")
-RUN_ID = NamePattern(r"^[0-9a-f]{32}$", "the 32 hex digits from the run's page in MLflow")
 MODEL_URI = NamePattern(
     r"^(runs:/[0-9a-f]{32}/.+|models:/(m-[0-9a-zA-Z]+|[^/@]+(/[0-9]+|@[^/@]+)))$",
     "runs:/RUN_ID/PATH, models:/m-ID, models:/NAME/VERSION or models:/NAME@ALIAS",
@@ -68,8 +54,6 @@ RELEASES_ACTIVE_MAX = 64
 # Releases of old training runs that one DAG run of the watch keeps in progress.
 RELEASES_AT_ONCE = 2
 RELEASES_AT_ONCE_MAX = 64
-# The assumed duration of one release in a plan, before the first release.
-RELEASE_ASSUMED_S = 60.0
 
 # The work folder of an unfinished release is kept this long: a cleared task reads the files of the task before it.
 WORK_KEEP_S = 7 * 24 * 3600.0

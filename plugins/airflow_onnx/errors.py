@@ -28,22 +28,15 @@ class TrackingRefused(Refused):
         "mlflow_permission": "MLflow refuses the account of the connection.",
         "mlflow_refused": "MLflow refuses a request, for example a wrong filter.",
         "not_found": "A run, model or file does not exist in MLflow.",
-        "no_model_name": "Nothing names the registered model, and the experiment's name cannot.",
         "file_too_large": "A file of the training run is larger than the page of releases reads.",
-        "model_files_gone": "The training run logged a model whose files are gone.",
         "model_uri_form": "The model URI has no known form.",
         "model_without_run": "The logged model or version belongs to no training run.",
         "no_pytorch_flavor": "The given model was not logged with mlflow.pytorch.",
-        "no_pytorch_model": "The training run has no PyTorch model and no file of weights.",
-        "no_such_logged_model": "The training run has no logged model of the given name.",
         "run_deleted": "The training run was deleted.",
         "run_not_finished": "The training run failed or was killed.",
         "run_or_model": "The run id and the model URI are both given, or both empty.",
-        "several_logged_models": "The training run logged models of different names at its newest step.",
-        "several_model_files": "The training run logged no model, but several files that match equally well.",
         "unreadable_model": "The file MLmodel of the given model cannot be read.",
         "released_version": "The given model is an ONNX version of an earlier release.",
-        "weights_in_shards": "The weights are split into several files.",
         "unknown_stage": "The legacy stage is neither Staging nor Production.",
     }
     deployment_codes: ClassVar[frozenset[str]] = frozenset({"mlflow_address", "mlflow_permission"})
@@ -81,13 +74,10 @@ class WatchRefused(Refused):
 
     codes: ClassVar[Mapping[str, str]] = {
         "airflow_refused": "Airflow refuses the parameters of a release, or has no DAG of the route.",
-        "empty_range": "The begin of a range of time is not before its end.",
-        "filter_too_long": "The filter for training runs has too many characters.",
         "no_data_interval": "The DAG run of a backfill has no data interval.",
         "no_experiment": "No experiment is given or configured.",
         "no_since": "A range of time has an end and no begin.",
         "no_watch": "The command names no DAG of the watch, or one that does not exist.",
-        "not_a_time": "A parameter is not a time in ISO 8601.",
     }
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from onnx_release.errors import printable
+
 # A browser shows a line of this length without a scroll bar. Links are not broken.
 LINE_MAX_CHARACTERS = 150
-
-
-def printable(text: str) -> str:
-    """Return foreign text with a blank for each character that breaks a line, or hides or reverses a part of it."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def one_line(text: str, size: int) -> str:

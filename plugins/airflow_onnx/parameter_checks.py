@@ -22,6 +22,7 @@ from onnx_release.errors import ParameterRefused, Refused
 from onnx_release.limits import PRECISION_LIMITS, OutputLimits, ParityLimits
 from onnx_release.records import Precision
 from onnx_release.records.base import Record
+from onnx_release.training_runs.names import validate_model_name
 
 Parameters = Mapping[str, Any]
 
@@ -63,7 +64,7 @@ def problems(parameters: Parameters) -> list[Refused]:
 def _checks(parameters: Parameters) -> Iterator[Callable[[], object]]:
     yield from (partial(_require_size, name, value) for name, value in parameters.items())
     names = {
-        "model_name": validation.validate_model_name,
+        "model_name": validate_model_name,
         "bucket": validation.validate_bucket,
         "prefix": validation.validate_prefix,
     }

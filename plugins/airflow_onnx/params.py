@@ -14,10 +14,10 @@ from typing import Any, TypeVar, cast, get_args
 from airflow.sdk import Param
 from airflow.sdk.exceptions import ParamValidationError
 
-from airflow_onnx.defaults import NamePattern
 from onnx_release import limits
 from onnx_release.errors import ParameterRefused, RecordRefused, shorten
 from onnx_release.records.base import Record
+from onnx_release.training_runs.names import NamePattern
 
 R = TypeVar("R", bound=Record)
 

@@ -8,6 +8,7 @@ from airflow_onnx import defaults
 from airflow_onnx.deployment import settings
 from airflow_onnx.params import field, fields_of
 from onnx_release import limits
+from onnx_release.training_runs.names import MODEL_NAME, RUN_ID
 
 # The sections of the trigger form, in its order. Airflow forces the name of the first one: the form opens only the
 # section "Run Parameters" (a constant of its UI) and collapses all others.
@@ -41,7 +42,7 @@ def _release_params() -> dict[str, Param]:
         "training_run_id": field(
             None, "string", RELEASE, "Training run id",
             "The 32 hex digits from the run's page in MLflow. Set this or a model URI.",
-            pattern=defaults.RUN_ID,
+            pattern=RUN_ID,
         ),
         "model_uri": field(
             None, "string", RELEASE, "Model URI",
@@ -52,7 +53,7 @@ def _release_params() -> dict[str, Param]:
             None, "string", RELEASE, "Registered model",
             "The name in MLflow's registry. A missing one is created. Letters, digits, dots, dashes and underscores. "
             "Empty: from the tag onnx_release.model_name of the run or its experiment, else EXPERIMENT-MODEL.",
-            pattern=defaults.MODEL_NAME,
+            pattern=MODEL_NAME,
         ),
         "alias": field(
             defaults.ALIAS, "string", RELEASE, "Alias",

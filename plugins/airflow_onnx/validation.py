@@ -7,14 +7,7 @@ import re
 from airflow_onnx import defaults
 from onnx_release.errors import ParameterRefused
 from onnx_release.records import Precision
-
-
-def validate_model_name(text: str) -> str:
-    """Return the name of a registered model unchanged.
-
-    :raises ParameterRefused: if it does not match the pattern.
-    """
-    return _matching("model name", text, defaults.MODEL_NAME)
+from onnx_release.training_runs.names import require_match, validate_model_name, validate_run_id
 
 
 def validate_bucket(text: str) -> str:
@@ -22,7 +15,7 @@ def validate_bucket(text: str) -> str:
 
     :raises ParameterRefused: if it does not match the pattern.
     """
-    return _matching("bucket", text, defaults.BUCKET_NAME)
+    return require_match("bucket", text, defaults.BUCKET_NAME)
 
 
 def validate_prefix(text: str) -> str:
@@ -30,15 +23,7 @@ def validate_prefix(text: str) -> str:
 
     :raises ParameterRefused: if it does not match the pattern.
     """
-    return _matching("prefix", text, defaults.PREFIX) if text else ""
-
-
-def validate_run_id(text: str) -> str:
-    """Return the id of a training run unchanged.
-
-    :raises ParameterRefused: if it does not match the pattern.
-    """
-    return _matching("training run id", text, defaults.RUN_ID)
+    return require_match("prefix", text, defaults.PREFIX) if text else ""
 
 
 def validate_alias(text: str) -> str:
@@ -46,7 +31,7 @@ def validate_alias(text: str) -> str:
 
     :raises ParameterRefused: if it does not match the pattern, or is reserved.
     """
-    alias = _matching("alias", text, defaults.ALIAS_NAME)
+    alias = require_match("alias", text, defaults.ALIAS_NAME)
     # MLflow computes `latest` and reads `v1` as version 1.
     if alias == "latest" or re.fullmatch(r"v\d+", alias):
         action = "Choose another, for example 'candidate'."
@@ -91,9 +76,3 @@ def run_folder_uri(bucket: str, prefix: str, model_name: str, training_run_id: s
 def artifact_uri(run_folder: str, sha256: str) -> str:
     """Return ``<folder of the run>/<sha256 prefix>``, the folder of one artifact."""
     return f"{run_folder}/{sha256[: defaults.SHA_PREFIX_LENGTH]}"
-
-
-def _matching(kind: str, text: str, pattern: defaults.NamePattern) -> str:
-    if not isinstance(text, str) or not re.fullmatch(pattern.regexp, text):
-        raise ParameterRefused(f"The {kind} {text!r:.200}", "is not valid", f"Use {pattern.words}.", code="wrong_name")
-    return text

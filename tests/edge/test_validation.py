@@ -6,6 +6,7 @@ import pytest
 
 from airflow_onnx import validation
 from onnx_release.errors import ParameterRefused
+from onnx_release.training_runs.names import validate_model_name, validate_run_id
 from tests.refusals import refused
 
 HOSTILE = [
@@ -27,18 +28,18 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_model_names_are_refused_by_name_and_rule(text: str) -> None:
     with refused("wrong_name", repr(text)[:200], "Use 1 to 128 letters"):
-        validation.validate_model_name(text)
+        validate_model_name(text)
 
 
 @pytest.mark.parametrize("text", ["heimdall-localization-onnx", "a", "A.b_c-9", "a..b"])
 def test_ordinary_model_names_pass_unchanged(text: str) -> None:
-    assert validation.validate_model_name(text) == text
+    assert validate_model_name(text) == text
 
 
 @pytest.mark.parametrize("text", ["../x", "a/b", "", "notanid", "0" * 33, "A" * 32, "0" * 32 + "\n"])
 def test_run_ids_cannot_leave_their_prefix(text: str) -> None:
     with refused("wrong_name"):
-        validation.validate_run_id(text)
+        validate_run_id(text)
 
 
 @pytest.mark.parametrize("text", ["latest", "v1", "Candidate", "1st", ""])

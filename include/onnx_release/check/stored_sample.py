@@ -38,7 +38,7 @@ def write_sample(folder: Path, artifact: OnnxArtifact) -> None:
     arrays |= {f"{_OUTPUT}{name}": array for name, array in outputs.items()}
     if sum(array.nbytes for array in arrays.values()) <= SAMPLE_MAX_BYTES:
         with (folder / SAMPLE_FILE).open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # its stub has no named arrays
+            np.savez(file, allow_pickle=False, **arrays)
 
 
 def compare_sample(folder: Path, artifact: OnnxArtifact, limits: ParityLimits) -> list[OutputParity] | None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TextIO
 from unicodedata import combining, east_asian_width
 
-from onnx_release.errors import shorten
+from onnx_release.errors import printable, shorten
 
 WIDTH_MIN, WIDTH_MAX, WIDTH_DEFAULT = 40, 160, 100
 # The narrowest column of a table.
@@ -45,11 +45,6 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
     return f"\033[{_COLOURS[style]}m{text}\033[0m"
 
 
-def printable(text: object) -> str:
-    """Return foreign text with a blank for each character that breaks a line, or hides or reverses a part of it."""
-    return "".join(character if character.isprintable() else " " for character in str(text))
-
-
 def paragraph(text: str, indent: str = "", first: str | None = None) -> list[str]:
     """Return a text in lines of the terminal's width. Long words, such as paths and URIs, stay whole."""
     wrapper = textwrap.TextWrapper(
@@ -71,7 +66,7 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping
         styles: The style of a first cell by its text.
     """
     cells = [[printable(cell) for cell in row] for row in (heading, *rows)]
-    widths = [max(map(_columns, column)) for column in zip(*cells, strict=True)]
+    widths = [max(1, *map(_columns, column)) for column in zip(*cells, strict=True)]
     room = width() - len(_GAP) * (len(widths) - 1)
     while sum(widths) > room and max(widths) > _COLUMN_MIN:
         widths[widths.index(max(widths))] -= 1

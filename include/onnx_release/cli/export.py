@@ -17,7 +17,7 @@ from onnx_release import limits
 from onnx_release.cli import console, measuring, trained_source
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.cli.trained_source import TrainedSource
-from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReportRefused
+from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReportRefused, printable
 from onnx_release.records import (
     BenchmarkReport,
     CheckReport,
@@ -250,10 +250,10 @@ def _lines(report: ReleaseReport, folder: Path) -> Iterator[str]:
     if report.next_step:
         yield from console.paragraph(report.next_step)
     if report.status == "accepted" and report.artifact:
-        yield f"Folder  {console.printable(folder)}"
+        yield f"Folder  {printable(folder)}"
         yield f"sha256  {report.artifact.sha256}"
     else:
-        yield f"Report  {console.printable(folder / limits.REPORT_PAGE)}"
+        yield f"Report  {printable(folder / limits.REPORT_PAGE)}"
 
 
 def gate_lines(gates: tuple[Gate, ...]) -> list[str]:

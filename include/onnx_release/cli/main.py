@@ -14,9 +14,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from onnx_release.cli import compare, console, doctor, export, verify
+from onnx_release.cli import compare, console, doctor, export, plan, verify
 from onnx_release.cli.outcome import ExitCode, Outcome
-from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReleaseError, machine_failure, shorten
+from onnx_release.errors import (
+    CommandRefused,
+    ParameterRefused,
+    Refused,
+    ReleaseError,
+    TrainingRunRefused,
+    machine_failure,
+    shorten,
+)
 
 _EXIT_CODES = """\
 exit codes:
@@ -27,7 +35,7 @@ exit codes:
   4    unexpected error; --debug prints its frames
   130  interrupted
 """
-_COMMANDS = (export, doctor, verify, compare)
+_COMMANDS = (export, doctor, verify, compare, plan)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,7 +113,11 @@ def _failure(error: Exception) -> Outcome:
 def _classified(error: Exception) -> tuple[ExitCode, ReleaseError]:
     found = machine_failure(error) or error
     if isinstance(found, Refused):
-        code = ExitCode.USAGE if isinstance(found, CommandRefused | ParameterRefused) else ExitCode.REFUSED
+        code = (
+            ExitCode.USAGE
+            if isinstance(found, CommandRefused | ParameterRefused | TrainingRunRefused)
+            else ExitCode.REFUSED
+        )
         return ExitCode.UNAVAILABLE if found.is_of_deployment else code, found
     if isinstance(found, ReleaseError):
         return ExitCode.UNAVAILABLE, found

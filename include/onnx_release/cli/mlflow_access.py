@@ -17,7 +17,6 @@ _OUTAGES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED
 # Libraries below MLflow's client whose errors it passes on.
 _STORES = ("botocore", "boto3", "urllib3", "requests")
 _ACTION = "Check the name, the environment variable MLFLOW_TRACKING_URI and its account."
-_HOPS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +131,19 @@ def download(uri: str, folder: Path, sources: Sequence[str] = ()) -> Path:
     with mlflow_errors(f"The model {uri:.200}"):
         from mlflow.artifacts import download_artifacts
 
-        _require_trusted(uri, _places(uri), sources)
-        return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+        # MLflow's client adds a file to the download of a version by its name, so the source is read.
+        place = _source(uri)
+        _require_trusted(uri, _places(place), sources)
+        return Path(download_artifacts(artifact_uri=place, dst_path=str(folder)))
+
+
+def _source(uri: str) -> str:
+    """Return the source of a registered version, or another URI unchanged."""
+    if (version := find_version(uri)) is None:
+        return uri
+    from mlflow import MlflowClient
+
+    return str(MlflowClient().get_model_version_download_uri(version.name, str(version.version)))
 
 
 def _places(uri: str) -> list[str]:
@@ -144,19 +154,13 @@ def _places(uri: str) -> list[str]:
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    for _ in range(_HOPS_MAX):
-        if found := re.match(r"runs:/([^/]+)/.", uri):
-            run = client.get_run(found[1])
-            # The path may also be the name of a model that the run logged, which has its own folder.
-            logged = [client.get_logged_model(one.model_id) for one in run.outputs.model_outputs] if run.outputs else []
-            return [str(run.info.artifact_uri), *(str(model.artifact_location) for model in logged)]
-        if found := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
-            return [str(client.get_logged_model(found[1]).artifact_location)]
-        if not (version := find_version(uri)):
-            break
-        uri = str(client.get_model_version_download_uri(version.name, str(version.version)))
-        if not uri.startswith(URIS):
-            return [uri]
+    if found := re.match(r"runs:/([^/]+)/.", uri):
+        run = client.get_run(found[1])
+        # The path may also be the name of a model that the run logged, which has its own folder.
+        logged = [client.get_logged_model(one.model_id) for one in run.outputs.model_outputs] if run.outputs else []
+        return [str(run.info.artifact_uri), *(str(model.artifact_location) for model in logged)]
+    if found := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
+        return [str(client.get_logged_model(found[1]).artifact_location)]
     raise CommandRefused(f"The model {uri!r:.200}", "has no known form", _ACTION, code="model_not_found")
 
 

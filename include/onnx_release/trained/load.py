@@ -18,7 +18,6 @@ from torch.export import ExportedProgram
 from onnx_release.errors import Refused, TrainedModelRefused, raise_machine_failure, shorten
 from onnx_release.limits import NO_CODE_SUFFIXES
 from onnx_release.records import Finding
-from onnx_release.trained import refusals
 from onnx_release.trained.checkpoint_file import foreign_globals, is_index, is_pickle, shards_of
 from onnx_release.trained.mapped_weights import MappedPages
 from onnx_release.trained.match_weights import shown
@@ -28,6 +27,7 @@ from onnx_release.trained.pickled_model import choose_module, unwrapped
 from onnx_release.trained.scan_pt2 import refuse_code
 from onnx_release.trained.scan_torchscript import refuse_foreign_operators
 from onnx_release.trained.state_dict import load_checkpoint, load_weights
+from onnx_release.training_runs import refusals
 
 LoadedModel = ExportedProgram | torch.nn.Module
 """A model on the CPU. An exported program has the mode of its trace; a module is in evaluation mode."""

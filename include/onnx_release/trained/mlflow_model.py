@@ -19,11 +19,11 @@ from mlflow.types import Schema
 from onnx_release.errors import TrainedModelRefused, raise_machine_failure, shorten
 from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
-from onnx_release.trained import refusals
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.scan_torchscript import is_script_archive
 from onnx_release.trained.signature import Side, read_schema, with_dimension_names
+from onnx_release.training_runs import refusals
 
 _RELOG = "Log the model again with mlflow.pytorch.log_model. If the download was cut short, repeat the export."
 

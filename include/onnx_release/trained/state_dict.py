@@ -21,7 +21,6 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from onnx_release import limits
 from onnx_release.errors import Refused, TrainedModelRefused, raise_machine_failure, shorten
 from onnx_release.records import Finding
-from onnx_release.trained import refusals
 from onnx_release.trained.checkpoint_file import (
     absent_in,
     is_index,
@@ -42,6 +41,7 @@ from onnx_release.trained.model_values import (
     unsaved_values,
 )
 from onnx_release.trained.scan_torchscript import is_script_archive
+from onnx_release.training_runs import refusals
 
 
 def format_of_file(path: Path) -> Literal["pt2", "torchscript", "state_dict", "pickle"]:

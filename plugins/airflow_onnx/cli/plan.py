@@ -20,12 +20,12 @@ from airflow_onnx.dag_runs import State
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.watch import summary
 from airflow_onnx.watch.decide import Decider
-from airflow_onnx.watch.estimate import estimate
-from airflow_onnx.watch.queries import Scope, TimeSpan, parse_time
-from airflow_onnx.watch.routes import Routes
+from airflow_onnx.watch.routes import read_routes
 from onnx_release.errors import Refused, Transient
+from onnx_release.training_runs import summary
+from onnx_release.training_runs.estimate import estimate
+from onnx_release.training_runs.queries import Scope, TimeSpan, parse_time
 
 
 @suppress_logs_and_warning
@@ -63,7 +63,7 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     :raises WatchRefused: if an argument cannot be used.
     """
     watch = _watch_params(args.dag_id)
-    routes = Routes.read(watch["routes"])
+    routes = read_routes(watch["routes"])
     scope = Scope(
         experiments=tuple(args.experiment or watch["experiments"] or ()),
         run_filter=args.filter if args.filter is not None else watch["run_filter"] or "",

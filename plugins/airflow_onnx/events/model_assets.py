@@ -10,6 +10,7 @@ from airflow.sdk import Asset, AssetAlias
 from airflow_onnx import validation
 from airflow_onnx.events.figures import Figures
 from onnx_release.records import Contract, ModelVersion
+from onnx_release.training_runs.names import validate_model_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,7 +29,7 @@ def model_asset(model_name: str, alias: str) -> Asset:
     Raises:
         ParameterRefused: The model name or the alias is not valid.
     """
-    return Asset(f"models:/{validation.validate_model_name(model_name)}@{validation.validate_alias(alias)}")
+    return Asset(f"models:/{validate_model_name(model_name)}@{validation.validate_alias(alias)}")
 
 
 def add_event(

@@ -6,37 +6,20 @@ has all paths, headers, timeouts, paging and error mapping of these calls.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import httpx
 
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.hooks.mlflow_records import Experiment, ModelVersionEntry, RegisteredModel, TrainingRun, key_values
 from airflow_onnx.hooks.mlflow_server import MISSING_CODES, MlflowServer
 from onnx_release.errors import Transient
+from onnx_release.training_runs.records import Experiment, ModelVersionEntry, RegisteredModel, TrainingRun, key_values
+from onnx_release.training_runs.server import PAGE_SIZE, RunQuery
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
 REQUEST_TIMEOUT_S = 30.0
-PAGE_SIZE = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunQuery:
-    """A search for runs.
-
-    :param experiment_ids: the experiments to search. Without any the result is empty.
-    :param filter: conditions in MLflow's filter language.
-    :param order_by: the order in MLflow's language, by default the end of the runs.
-    """
-
-    experiment_ids: Sequence[str]
-    filter: str
-    order_by: str = "attributes.end_time"
-    newest_first: bool = False
-    with_deleted: bool = False
-    page_size: int = PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)

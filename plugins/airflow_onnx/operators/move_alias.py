@@ -29,6 +29,7 @@ from onnx_release.records import AliasMove, Contract, FileDigest, ModelVersion
 from onnx_release.records.base import Record
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.names import validate_model_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -192,7 +193,7 @@ class VerifyVersionOperator(MoveAliasStep):
                 f"The parameter '{missing[0]}'", "is empty", "Trigger the DAG again with a value.", code="missing_value"
             )
         return AliasRequest(
-            model_name=validation.validate_model_name(self.model_name),
+            model_name=validate_model_name(self.model_name),
             alias=validation.validate_alias(self.alias),
             version=version,
             expected_version=params.optional_integer(self.expected_version, "expected_version", 1, _VERSION_MAX),

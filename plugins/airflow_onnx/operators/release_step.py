@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import params, step_times, validation
+from airflow_onnx import params, step_times
 from airflow_onnx.events import lineage
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import release_links
@@ -21,6 +21,7 @@ from airflow_onnx.tracking.promotion import MoveRules, Promoter
 from onnx_release.errors import Refused
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
+from onnx_release.training_runs.names import validate_model_name
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -41,7 +42,7 @@ class StepRun:
     @property
     def model_name(self) -> str:
         """The name of the registered model, which `wait_for_training` found."""
-        return validation.validate_model_name(self.trained_model.model_name or "")
+        return validate_model_name(self.trained_model.model_name or "")
 
     def promoter(self, s3_conn_id: str, rules: dict[str, Any] | None) -> Promoter:
         """Return the decisions about the aliases and the stage of the model.

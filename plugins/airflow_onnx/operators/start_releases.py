@@ -14,17 +14,17 @@ from airflow_onnx import dag_runs, defaults, params
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.log_lines import printable
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
-from airflow_onnx.watch import summary
 from airflow_onnx.watch.backfill import Backfill, BackfillOptions, Backlog
-from airflow_onnx.watch.decide import Decider, Decision
-from airflow_onnx.watch.estimate import Estimate, estimate
-from airflow_onnx.watch.queries import Scope, TimeSpan, parse_time
-from airflow_onnx.watch.routes import Routes
+from airflow_onnx.watch.decide import Decider
+from airflow_onnx.watch.routes import read_routes
 from airflow_onnx.watch.start import ReleaseStarter, start_new_releases
-from onnx_release.errors import shorten
+from onnx_release.errors import printable, shorten
+from onnx_release.training_runs import summary
+from onnx_release.training_runs.decide import Decision
+from onnx_release.training_runs.estimate import Estimate, estimate
+from onnx_release.training_runs.queries import Scope, TimeSpan, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +51,7 @@ class StartReleasesOperator(BaseOperator):
     The last two keep `at_once` releases in progress until all have ended, and are deferred while they wait. They start
     none while the release of a new training run is in progress.
 
-    Returns the summary of `airflow_onnx.watch.summary.to_dict`. With `plan_only` nothing is started.
+    Returns the summary of `onnx_release.training_runs.summary.to_dict`. With `plan_only` nothing is started.
 
     :param experiments: names, ids or patterns of MLflow's experiments. Empty: those that a route matches.
     :param routes: the release DAG and the parameters by experiment: see `airflow_onnx.watch.routes`.
@@ -125,7 +125,7 @@ class StartReleasesOperator(BaseOperator):
 
     @contextmanager
     def _backfill(self, context: Context) -> Iterator[Backfill]:
-        routes = Routes.read(self.routes)
+        routes = read_routes(self.routes)
         scope = Scope(
             experiments=tuple(str(item) for item in params.value(self.experiments) or ()),
             run_filter=self.run_filter,

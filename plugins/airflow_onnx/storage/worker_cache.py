@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from airflow_onnx.deployment import settings
-from airflow_onnx.tracking import weight_files
 from onnx_release.errors import Refused, Transient
 from onnx_release.scratch import scratch_folder
+from onnx_release.training_runs import weight_files
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook

@@ -9,13 +9,14 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import params, validation
+from airflow_onnx import params
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.storage import s3
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.names import validate_run_id
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -159,7 +160,7 @@ def _require_artifact(hook: MlflowHook, uri: str, parameter: str) -> int:
     with MlflowRest(hook.server) as rest:
         sizes = {
             entry["path"]: int(entry.get("file_size") or 0)
-            for entry in rest.run_files(validation.validate_run_id(found[1]), folder)
+            for entry in rest.run_files(validate_run_id(found[1]), folder)
         }
     if str(path) not in sizes:
         raise TrackingRefused(

@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_onnx import validation
 from onnx_release.errors import Refused, Transient
 from onnx_release.limits import REPORT_PAGE
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.artifact import Precision
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.names import validate_model_name
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -104,7 +104,7 @@ def _folder(trained_model: TrainedModel) -> str:
 
     :raises ParameterRefused: if the name is not valid.
     """
-    return f"{tags.ROOT}/{validation.validate_model_name(trained_model.model_name or _UNNAMED)}"
+    return f"{tags.ROOT}/{validate_model_name(trained_model.model_name or _UNNAMED)}"
 
 
 def _outdated(hook: MlflowHook, run_id: str, values: dict[str, float], below: str) -> dict[str, float]:

@@ -6,16 +6,15 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import validation
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.hooks.mlflow_records import TrainingRun
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.tracking import trained_models, weight_files
-from airflow_onnx.tracking.trained_models import FoundModel
 from onnx_release.errors import shorten
 from onnx_release.records import TrainedModel
 from onnx_release.scratch import scratch_folder
-from onnx_release.training_runs import tags
+from onnx_release.training_runs import tags, trained_models, weight_files
+from onnx_release.training_runs.names import validate_run_id
+from onnx_release.training_runs.records import TrainingRun
+from onnx_release.training_runs.trained_models import FoundModel
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
@@ -35,14 +34,14 @@ def resolve(hook: MlflowHook, training_run_id: str | None, model_uri: str | None
     :raises TrackingRefused: if the arguments name no training run.
     """
     if training_run_id and not model_uri:
-        return validation.validate_run_id(training_run_id), None
+        return validate_run_id(training_run_id), None
     if training_run_id or not model_uri:
         given = "are both given" if training_run_id else "are both empty"
         raise TrackingRefused(
             "The parameters training_run_id and model_uri", given, "Give exactly one of them.", code="run_or_model"
         )
     if found := re.fullmatch(r"runs:/([^/]+)/(.+)", model_uri):
-        return validation.validate_run_id(found[1]), model_uri
+        return validate_run_id(found[1]), model_uri
     with hook.mlflow_errors(f"The model {model_uri}", "Check the URI on MLflow's Models page."):
         run_id, pinned_uri = _registered_model(hook, model_uri)
     if not run_id:

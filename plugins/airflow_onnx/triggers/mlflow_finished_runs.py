@@ -14,8 +14,8 @@ from airflow_onnx import compat
 from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.watch.poll import RunPoller
-from airflow_onnx.watch.queries import Scope
 from onnx_release.errors import Refused, Transient
+from onnx_release.training_runs.queries import Scope
 
 RETRY_INTERVAL_S = 5.0
 IDS_IN_EVENT_MAX = 20

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_onnx import defaults
-from airflow_onnx.hooks.mlflow_records import ModelVersionEntry, RegisteredModel
 from airflow_onnx.tracking import alias_log
 from airflow_onnx.tracking.version_tags import REGISTERED
 from airflow_onnx.ui import numbers
@@ -19,6 +18,7 @@ from airflow_onnx.ui.states import WORDS, Releases, model_of, state_of
 from airflow_onnx.ui.view import SpeedView
 from onnx_release.records import AliasMove
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.records import ModelVersionEntry, RegisteredModel
 
 ATTEMPTS_MAX = 20
 VERSIONS_MAX = 50

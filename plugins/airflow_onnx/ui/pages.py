@@ -13,9 +13,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from airflow_onnx import airflow_urls, validation
+from airflow_onnx import airflow_urls
 from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.hooks.mlflow_records import ModelVersionEntry
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.ui import airflow_state, numbers, sources
 from airflow_onnx.ui.airflow_state import AirflowRelease
@@ -29,6 +28,8 @@ from airflow_onnx.ui.view import Filter, list_view
 from onnx_release.errors import ParameterRefused, Refused, Transient
 from onnx_release.records import ReleaseReport
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.names import validate_model_name, validate_run_id
+from onnx_release.training_runs.records import ModelVersionEntry
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class ReleasePages:
         """Return the release of a training run, or one attempt of it."""
         snapshot = self._snapshot(request)
         try:
-            record = snapshot.of_run(validation.validate_run_id(run_id)) or self._newer(request, run_id, snapshot)
+            record = snapshot.of_run(validate_run_id(run_id)) or self._newer(request, run_id, snapshot)
         except ParameterRefused:
             record = None
         if record is None:
@@ -161,7 +162,7 @@ class ReleasePages:
         """Return a registered model."""
         snapshot = self._snapshot(request)
         try:
-            validation.validate_model_name(name)
+            validate_model_name(name)
         except ParameterRefused:
             return self._missing(request, "There is no model of this name", snapshot)
         model, versions, problem = None, [], snapshot.problem
@@ -199,7 +200,7 @@ class ReleasePages:
         )
 
     def _reports_of(self, snapshot: Snapshot, name: str, versions: list[int]) -> tuple[ReleaseReport, ReleaseReport]:
-        validation.validate_model_name(name)
+        validate_model_name(name)
         if snapshot.server is None:
             raise TrackingRefused("MLflow", "cannot be read", snapshot.problem, code="not_found")
         with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
@@ -244,7 +245,7 @@ def _report_of(rest: MlflowRest, name: str, version: int, entries: Mapping[int, 
     subject, entry = f"Version {version} of {name!r}", entries.get(version)
     if entry is None or not entry.run_id:
         raise TrackingRefused(subject, "does not exist", "Choose another version.", code="not_found")
-    run_id = validation.validate_run_id(entry.run_id)
+    run_id = validate_run_id(entry.run_id)
     stored = stored_reports(rest, run_id, name, precision=entry.tags.get(tags.VERSION_PRECISION, ""))
     if stored.report is None:
         raise TrackingRefused(subject, "has no report", stored.problem, code="not_found")

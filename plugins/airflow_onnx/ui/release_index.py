@@ -15,14 +15,15 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 
-from airflow_onnx.hooks.mlflow_records import TrainingRun
-from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.ui.refreshed import Refreshed
 from airflow_onnx.ui.roll_backs import roll_backs_in
 from onnx_release.errors import Refused, Transient, shorten
 from onnx_release.records import AliasMove
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.records import TrainingRun
+from onnx_release.training_runs.server import RunQuery
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from airflow_onnx import validation
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from onnx_release.errors import ParameterRefused, RecordRefused, Refused, ReportRefused, Transient, shorten
 from onnx_release.records import ReleaseReport
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.names import validate_model_name
 
 REPORT_BYTES_MAX = 2_000_000
 ATTEMPTS_MAX = 50
@@ -71,7 +71,7 @@ def stored_reports(
     :param dag_run_url: the DAG run whose attempt is wanted; empty for the current release.
     """
     try:
-        folder = f"{tags.ROOT}/{validation.validate_model_name(model_name or _UNNAMED)}"
+        folder = f"{tags.ROOT}/{validate_model_name(model_name or _UNNAMED)}"
     except ParameterRefused as error:
         return StoredReports(problem=str(error))
     attempts = _attempts(rest, run_id, folder)

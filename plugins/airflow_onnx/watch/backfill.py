@@ -11,12 +11,13 @@ from pydantic import Field
 from airflow_onnx import dag_runs, defaults
 from airflow_onnx.dag_runs import State
 from airflow_onnx.tracking import run_log
-from airflow_onnx.watch.decide import Decider, Decision, hours_ago_ms
-from airflow_onnx.watch.queries import TimeSpan
+from airflow_onnx.watch.decide import Decider
 from airflow_onnx.watch.start import ReleaseStarter, new_releases_active
 from onnx_release.errors import Refused
 from onnx_release.records.base import Record
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.decide import Decision, hours_ago_ms
+from onnx_release.training_runs.queries import TimeSpan
 
 log = logging.getLogger(__name__)
 

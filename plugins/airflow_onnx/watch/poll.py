@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest
-from airflow_onnx.watch.queries import Scope
+from onnx_release.training_runs.queries import Scope
 
 WATERMARK = "watermark_ms"
 # A run may be reported late, or by a clock that is behind: a poll starts this long before the watermark.

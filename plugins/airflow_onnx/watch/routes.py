@@ -1,19 +1,15 @@
-"""Routes of the watch: the release DAG and the parameters for the runs of an experiment."""
+"""Routes of the watch as a parameter and as a field of the form."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import Param
-from pydantic import Field
 
 from airflow_onnx import defaults, params
-from airflow_onnx.hooks.mlflow_records import Experiment
 from airflow_onnx.release_params import release_params
-from airflow_onnx.watch.queries import matches
-from onnx_release.records.base import Record
+from onnx_release.training_runs.routes import Route, Routes
 
 ROUTES_MAX = 200
 PATTERN_MAX_CHARACTERS = 200
@@ -23,40 +19,14 @@ _OF_THE_RUN = ("training_run_id", "model_uri")
 _TEXTS = ("section", "title", "description_md", "examples", "pattern_words")
 
 
-class Route(Record):
-    """One route: the runs of the experiments that match the pattern go to the DAG, with these parameters."""
+def read_routes(value: Any) -> Routes:
+    """Read the routes of a parameter.
 
-    experiment: str
-    dag_id: str
-    params: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """The routes of one watch in order."""
-
-    routes: tuple[Route, ...]
-
-    @classmethod
-    def read(cls, value: Any) -> Routes:
-        """Read the routes of a parameter.
-
-        :raises ParameterRefused: for a wrong field, with the number of the route.
-        """
-        given = params.value(value) or []
-        params.require_valid("routes", routes_param(given))
-        return cls(tuple(Route.from_dict(one) for one in given))
-
-    def of(self, experiment: Experiment | None) -> Route | None:
-        """Return the first route that matches the experiment."""
-        if experiment is None:
-            return None
-        return next((route for route in self.routes if matches(route.experiment, experiment)), None)
-
-    @property
-    def patterns(self) -> list[str]:
-        """The patterns in order."""
-        return [route.experiment for route in self.routes]
+    :raises ParameterRefused: for a wrong field, with the number of the route.
+    """
+    given = params.value(value) or []
+    params.require_valid("routes", routes_param(given))
+    return Routes(tuple(Route.from_dict(one) for one in given))
 
 
 def with_dag_id(routes: Iterable[Any], dag_id: str | None) -> list[Any]:

@@ -10,12 +10,13 @@ from typing import Any, Literal
 from airflow_onnx import airflow_urls, dag_runs, run_notes
 from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.hooks.mlflow_rest import RunQuery
 from airflow_onnx.tracking import run_log
-from airflow_onnx.watch.decide import Decider, Decision
+from airflow_onnx.watch.decide import Decider
 from onnx_release.errors import Refused, ReleaseError, Transient
 from onnx_release.records import TrainedModel
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.decide import Decision
+from onnx_release.training_runs.server import RunQuery
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest, MlflowRest, RunQuery
+from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest, MlflowRest
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from onnx_release.errors import Transient
+from onnx_release.training_runs.server import RunQuery
 from tests.refusals import refused
 
 Answer = tuple[int, bytes]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_onnx.tracking import logged_models
-from airflow_onnx.tracking.logged_models import Choice, Kind, LoggedModel, Unusable
+from onnx_release.training_runs import logged_models
+from onnx_release.training_runs.logged_models import Choice, Kind, LoggedModel, Unusable
 from tests.refusals import refused
 
 

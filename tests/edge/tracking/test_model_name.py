@@ -8,10 +8,9 @@ from typing import Any
 import mlflow
 import pytest
 
-from airflow_onnx import validation
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
-from airflow_onnx.tracking.model_name import derived_name, given_name
+from onnx_release.training_runs.names import derived_name, given_name, validate_model_name
 from tests.edge.releasing import TAG
 from tests.edge.sensors.test_mlflow_run import CONTEXT
 from tests.edge.tracking.test_training_run import log_model
@@ -31,7 +30,7 @@ from tests.refusals import failed, refused
     ],
 )
 def test_a_name_is_made_of_experiment_and_model(experiment: str, logged: str, name: str) -> None:
-    assert derived_name(experiment, logged) == validation.validate_model_name(name)
+    assert derived_name(experiment, logged) == validate_model_name(name)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_a_name_is_made_of_experiment_and_model(experiment: str, logged: str, na
 def test_two_experiments_never_share_a_name_because_letters_are_lost(experiment: str, other: str) -> None:
     names = {derived_name(experiment, "model"), derived_name(other, "model")}
     assert len(names) == 2
-    assert all(validation.validate_model_name(name) for name in names)
+    assert all(validate_model_name(name) for name in names)
 
 
 @pytest.mark.parametrize("experiment", ["模型", "///", "", "ß", "🙂"])

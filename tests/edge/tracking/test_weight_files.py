@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from airflow_onnx.tracking import weight_files
+from onnx_release.training_runs import weight_files
 from tests.refusals import refused
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from airflow_onnx.hooks.mlflow_records import TrainingRun
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import AirflowRelease, TaskState
 from airflow_onnx.ui.model_view import moves_of
@@ -17,6 +16,7 @@ from airflow_onnx.ui.states import Releases, dag_id_of, state_of
 from airflow_onnx.ui.view import Filter, again, list_view, row_of
 from onnx_release.records import AliasMove
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.records import TrainingRun
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 RUN = "0" * 32

@@ -19,8 +19,8 @@ from airflow_onnx.triggers.mlflow_finished_runs import MlflowFinishedRunsTrigger
 from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from airflow_onnx.watch import poll as poll_module
 from airflow_onnx.watch.poll import LATE_MS, WATERMARK, RunPoller
-from airflow_onnx.watch.queries import Scope
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.queries import Scope
 from tests.edge.airflow_stand_in import Supervisor
 from tests.edge.door import Door
 

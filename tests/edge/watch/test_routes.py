@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from airflow_onnx.hooks.mlflow_records import Experiment
-from airflow_onnx.watch.queries import matches
-from airflow_onnx.watch.routes import PATTERN_MAX_CHARACTERS, Routes, routes_param
+from airflow_onnx.watch.routes import PATTERN_MAX_CHARACTERS, read_routes, routes_param
+from onnx_release.training_runs.queries import matches
+from onnx_release.training_runs.records import Experiment
 from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run
 from tests.refusals import refused
@@ -32,7 +32,7 @@ def route(pattern: str, dag_id: str = "release", **params: Any) -> dict[str, Any
 )
 def test_the_first_match_counts_and_a_pattern_is_no_regular_expression(name: str, dag_id: str | None) -> None:
     patterns = {"radio-nightly": "first", "radio-*": "second", "churn|.*": "none", "a?*b$": "none", "chur?": "third"}
-    routes = Routes.read(json.dumps([route(pattern, dag) for pattern, dag in patterns.items()]))
+    routes = read_routes(json.dumps([route(pattern, dag) for pattern, dag in patterns.items()]))
     found = routes.of(experiment(name))
     assert (found.dag_id if found else None) == dag_id
 
@@ -71,7 +71,7 @@ def test_a_wrong_route_is_refused_by_the_form_and_by_the_task(lab: Lab, routes: 
     with pytest.raises(ValueError, match=r"."):
         routes_param([]).resolve(routes)
     with refused("wrong_parameter", part):
-        Routes.read(routes)
+        read_routes(routes)
     with pytest.raises(AirflowFailException, match="routes"):
         lab.start(routes=json.dumps(routes))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterator
 
-from airflow_onnx import errors as edge
-from onnx_release import errors as core
+from onnx_release.errors import Refused
 
 FINISHED = "finished"
 IN_PROGRESS = "in_progress"
@@ -27,11 +26,16 @@ _MEANINGS = {
 }
 
 
-@cache
 def meanings() -> dict[str, str]:
-    """Return one sentence for each code: those of decisions, and of all refusals."""
-    stages = (*core.STAGES, *edge.STAGES)
+    """Return one sentence for each code: those of decisions, and of all refusals that this process has."""
+    stages = list(_subclasses(Refused))
     return {code: text for stage in reversed(stages) for code, text in stage.codes.items()} | _MEANINGS
+
+
+def _subclasses(stage: type[Refused]) -> Iterator[type[Refused]]:
+    for sub in stage.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
 
 
 def tried_before(code: str, status: str) -> str:

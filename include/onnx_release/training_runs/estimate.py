@@ -6,13 +6,14 @@ from itertools import islice
 from math import ceil
 from statistics import median
 
-from airflow_onnx import defaults
-from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
 from onnx_release.records.base import Record
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.server import RunQuery, RunServer
 
 # An estimate uses at most this many earlier releases.
 RELEASES_MAX = 50
+# The assumed duration of one release, before the first one.
+RELEASE_ASSUMED_S = 60.0
 
 
 class Estimate(Record):
@@ -27,7 +28,7 @@ class Estimate(Record):
         return self.release_wall_s * ceil(releases / self.at_once)
 
 
-def estimate(rest: MlflowRest, experiment_ids: list[str], at_once: int) -> Estimate:
+def estimate(rest: RunServer, experiment_ids: list[str], at_once: int) -> Estimate:
     """Return the estimate for releases in these experiments."""
     query = RunQuery(
         experiment_ids=experiment_ids,
@@ -40,6 +41,6 @@ def estimate(rest: MlflowRest, experiment_ids: list[str], at_once: int) -> Estim
     seconds = [float(text) for text in texts if text.replace(".", "", 1).isdecimal()]
     if not seconds:
         basis = "assumed: these experiments have no release yet"
-        return Estimate(release_wall_s=defaults.RELEASE_ASSUMED_S, at_once=at_once, basis=basis)
+        return Estimate(release_wall_s=RELEASE_ASSUMED_S, at_once=at_once, basis=basis)
     count = f"the median of {len(seconds)} releases" if len(seconds) > 1 else "the duration of one release"
     return Estimate(release_wall_s=median(seconds), at_once=at_once, basis=f"{count} in these experiments")

@@ -7,11 +7,10 @@ from itertools import islice
 from typing import Any
 from unicodedata import combining, east_asian_width
 
-from airflow_onnx.log_lines import printable
-from airflow_onnx.watch import reasons
-from airflow_onnx.watch.decide import Decision
-from airflow_onnx.watch.estimate import Estimate
-from onnx_release.errors import shorten
+from onnx_release.errors import printable, shorten
+from onnx_release.training_runs import reasons
+from onnx_release.training_runs.decide import Decision
+from onnx_release.training_runs.estimate import Estimate
 
 # The cells of a program's table.
 COLUMNS = ("training_run_id", "run_name", "experiment", "ended_at", "model_name", "action", "reason_code", "reason")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
-from airflow_onnx.errors import WatchRefused
-from airflow_onnx.hooks.mlflow_records import Experiment
-from airflow_onnx.hooks.mlflow_rest import PAGE_SIZE, RunQuery
+from onnx_release.errors import TrainingRunRefused
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.records import Experiment
+from onnx_release.training_runs.server import PAGE_SIZE, RunQuery
 
 FILTER_MAX_CHARACTERS = 2000
 
@@ -30,7 +30,7 @@ class Scope:
 
     def __post_init__(self) -> None:
         if len(self.run_filter) > FILTER_MAX_CHARACTERS:
-            raise WatchRefused(
+            raise TrainingRunRefused(
                 "The run filter",
                 f"has {len(self.run_filter)} characters",
                 f"Use at most {FILTER_MAX_CHARACTERS}.",
@@ -86,10 +86,10 @@ class TimeSpan:
     def between(cls, begin: datetime, end: datetime) -> TimeSpan:
         """Return the range between two times with a time zone.
 
-        :raises WatchRefused: if the range is empty.
+        :raises TrainingRunRefused: if the range is empty.
         """
         if not begin < end:
-            raise WatchRefused(
+            raise TrainingRunRefused(
                 "The range of time",
                 f"is empty: {begin.isoformat()} is not before {end.isoformat()}",
                 "Exchange or change the ends.",
@@ -115,12 +115,12 @@ def parse_time(text: str, parameter: str) -> datetime:
     """Return the time of a parameter, in UTC if the text has no time zone.
 
     :param text: a time in ISO 8601.
-    :raises WatchRefused: for any other text.
+    :raises TrainingRunRefused: for any other text.
     """
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise WatchRefused(
+        raise TrainingRunRefused(
             f"The parameter '{parameter}'",
             f"is {text!r:.80}, which is not a time",
             "Give one like 2026-11-01T00:00:00+00:00.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from airflow_onnx.errors import TrackingRefused
+from onnx_release.errors import TrainingRunRefused
 from onnx_release.training_runs import tags
 
 Kind = Literal["pt2", "pickle"]
@@ -72,12 +72,12 @@ def choose(
     :param name: the only name to consider, None for all.
     :param check: returns the kind of a ready model. It may send requests.
     :param subject: the training run, for messages.
-    :raises TrackingRefused: if usable models of the newest step have different names, or no model has the given name.
+    :raises TrainingRunRefused: if usable models of the newest step have different names, or none has the given name.
     """
     ordered = sorted(models, key=lambda model: (model.step, model.created_ms, model.uri), reverse=True)
     candidates = [model for model in ordered if name in (None, model.name)]
     if name is not None and not candidates:
-        raise TrackingRefused(
+        raise TrainingRunRefused(
             subject,
             f"has no logged model named {name!r:.200}; it has {_names(ordered) or 'none'}",
             f"Correct the parameter logged_model_name, or the run's tag {tags.LOGGED_MODEL_NAME}.",
@@ -120,9 +120,9 @@ def _logged_later(chosen: LoggedModel, models: Sequence[LoggedModel]) -> list[st
     return [f"{model}: it was logged later, for an earlier step" for model in later[:_LISTED_MAX]]
 
 
-def _several(subject: str, step: int, group: Sequence[LoggedModel]) -> TrackingRefused:
+def _several(subject: str, step: int, group: Sequence[LoggedModel]) -> TrainingRunRefused:
     newest = next(iter(group)).name
-    return TrackingRefused(
+    return TrainingRunRefused(
         subject,
         f"logged models of different names at its newest step, {step}: {_names(group)}",
         f"Choose one: set the run's tag {tags.LOGGED_MODEL_NAME} or the parameter logged_model_name, for example to "

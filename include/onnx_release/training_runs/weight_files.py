@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
 
-from airflow_onnx.errors import TrackingRefused
 from onnx_release import limits
+from onnx_release.errors import TrainingRunRefused
 from onnx_release.training_runs import tags
 
 Listing = Callable[[str], Iterable[tuple[str, bool]]]
@@ -94,7 +94,7 @@ def search(listing: Listing, depth_max: int = DEPTH_MAX) -> Artifacts:
 def choose(files: Sequence[str], run_id: str) -> str:
     """Return the file to release; docs/sources.md has the rules.
 
-    :raises TrackingRefused: if several files match equally well, or if the weights are in shards.
+    :raises TrainingRunRefused: if several files match equally well, or if the weights are in shards.
     """
     whole = [path for path in files if f"{_SHARD.sub('', path)}.index.json" not in files]
     candidates = _first_formats(_without_training_state(whole))
@@ -102,7 +102,7 @@ def choose(files: Sequence[str], run_id: str) -> str:
     first = _newest([path for path in candidates if _rank(path) == rank])
     refuse_shards(first, f"The training run {run_id}")
     if len(first) > 1:
-        raise TrackingRefused(
+        raise TrainingRunRefused(
             f"The training run {run_id}",
             f"logged no model, but {len(first)} files that match equally well: {_listed(first)}",
             f"Choose one: model_uri = runs:/{run_id}/{first[-1]}",
@@ -114,10 +114,10 @@ def choose(files: Sequence[str], run_id: str) -> str:
 def refuse_shards(paths: Sequence[str], subject: str) -> None:
     """Refuse files that are a part of the weights each, by their names.
 
-    :raises TrackingRefused: if there is such a file.
+    :raises TrainingRunRefused: if there is such a file.
     """
     if sharded := [path for path in paths if _SHARD.search(path)]:
-        raise TrackingRefused(
+        raise TrainingRunRefused(
             subject,
             f"has its weights in shards: {_listed(sharded)}",
             "Log their index beside them (model.safetensors.index.json, as transformers writes it) and release the "

@@ -1,4 +1,4 @@
-"""Search for the trained model of a run over MLflow's REST API. The watch and the release find the same one."""
+"""Search for the trained model of a run in MLflow. The watch, the release and the command find the same one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Literal
 
-from airflow_onnx.errors import TrackingRefused
-from airflow_onnx.hooks.mlflow_records import TrainingRun
-from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.tracking import logged_models, weight_files
-from airflow_onnx.tracking.logged_models import Choice, LoggedModel, Unusable
-from onnx_release.errors import Refused
-from onnx_release.training_runs import tags
+from onnx_release.errors import Refused, TrainingRunRefused
+from onnx_release.training_runs import logged_models, tags, weight_files
+from onnx_release.training_runs.logged_models import Choice, LoggedModel, Unusable
+from onnx_release.training_runs.records import TrainingRun
+from onnx_release.training_runs.server import RunServer
 
 Kind = Literal["pt2", "pickle", "file"]
 """Kind of a trained model: that of a logged model, or ``file`` for a file of weights or of a model."""
@@ -59,7 +57,7 @@ class FoundModel:
     skipped: tuple[str, ...] = ()
 
 
-def find(rest: MlflowRest, run: TrainingRun, name: str | None = None, check: Check | None = None) -> FoundModel:
+def find(rest: RunServer, run: TrainingRun, name: str | None = None, check: Check | None = None) -> FoundModel:
     """Return the model of a finished run.
 
     The order is: the logged models of MLflow 3, model folders among the run's artifacts (MLflow 2), files. The names of
@@ -67,14 +65,14 @@ def find(rest: MlflowRest, run: TrainingRun, name: str | None = None, check: Che
 
     :param name: the name of the logged model. Without it, the run's tag decides.
     :param check: a further check of a logged model that has its files.
-    :raises TrackingRefused: if the run has no PyTorch model, or several that match equally well.
+    :raises TrainingRunRefused: if the run has no PyTorch model, or several that match equally well.
     """
     return _Search(rest, run, name or run.tags.get(tags.LOGGED_MODEL_NAME) or None, check).model()
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    rest: MlflowRest
+    rest: RunServer
     run: TrainingRun
     name: str | None
     check: Check | None
@@ -201,17 +199,17 @@ class _Search:
             skipped=tuple(skipped),
         )
 
-    def _no_model(self, skipped: list[str], is_gone: bool) -> TrackingRefused:
+    def _no_model(self, skipped: list[str], is_gone: bool) -> TrainingRunRefused:
         reasons = f" ({'; '.join(skipped[:_LISTED_MAX])})" if skipped else ""
         if is_gone:
-            return TrackingRefused(
+            return TrainingRunRefused(
                 self._subject,
                 f"logged a model, but its files are gone{reasons}",
                 "Restore the files in MLflow's artifact store, or repeat the training.",
                 code="model_files_gone",
             )
         of_name = f" named {self.name!r:.200}" if self.name else ""
-        return TrackingRefused(
+        return TrainingRunRefused(
             self._subject, f"has no PyTorch model{of_name}{reasons}", LOG_AGAIN, code="no_pytorch_model"
         )
 

@@ -1,4 +1,4 @@
-"""Runs, experiments and registered models as MLflow's REST API returns them. Their texts are not trusted."""
+"""Runs, experiments and registered models of MLflow, as its REST API returns them. Their texts are not trusted."""
 
 from __future__ import annotations
 
