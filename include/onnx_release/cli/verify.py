@@ -155,7 +155,7 @@ def _sample(source: ReleasedSource) -> tuple[Verdict, str]:
     if failures := [f"{one.output}: {failure}" for one in compared for failure in one.failures]:
         return "failed", "; ".join(failures)
     worst = max((one.measures.max_abs for one in compared if one.measures.max_abs is not None), default=0.0)
-    return "passed", f"{len(compared)} outputs, largest difference {worst:.3g}"
+    return "passed", f"{len(compared)} output{'s' * (len(compared) > 1)}, largest difference {worst:.3g}"
 
 
 def _files(source: ReleasedSource) -> list[dict[str, Any]]:

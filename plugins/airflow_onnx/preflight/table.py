@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from airflow_onnx.log_lines import printable
+from onnx_release.errors import printable
 from airflow_onnx.preflight.checks import Check, State
 from airflow_onnx.preflight.run import DeploymentReport
 

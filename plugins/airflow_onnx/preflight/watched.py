@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from airflow_onnx.hooks.mlflow_records import Experiment
-from airflow_onnx.hooks.mlflow_rest import MlflowRest, RunQuery
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from onnx_release.training_runs.server import RunQuery
 from airflow_onnx.preflight.checks import Noticed, Subject, skipped, warning
 from airflow_onnx.preflight.mlflow_probe import require_run_writable
-from airflow_onnx.watch.queries import matches
+from onnx_release.training_runs.queries import matches
+from onnx_release.training_runs.records import Experiment
 
 # A pattern may match thousands.
 EXPERIMENTS_MAX = 10
