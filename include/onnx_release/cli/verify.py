@@ -116,7 +116,7 @@ def _signature(source: ReleasedSource) -> tuple[Verdict, str]:
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> str:
-    """Return tensors as text. A dimension that varies is -1, whatever its name."""
+    """Return tensors as text. A dimension that varies is -1, and its name does not count."""
     return ", ".join(
         f"{spec.name} {spec.dtype} [{', '.join(str(n) if isinstance(n, int) else '-1' for n in spec.shape)}]"
         for spec in specs

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
 
-from onnx_release import limits
 from onnx_release.errors import TrainingRunRefused
+from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
 from onnx_release.training_runs import tags
 
 Listing = Callable[[str], Iterable[tuple[str, bool]]]
@@ -27,7 +27,7 @@ INCOMPLETE = (
 )
 
 _LISTED_MAX = 20
-_SUFFIXES = (*limits.MODEL_SUFFIXES, *limits.INDEX_SUFFIXES)
+_SUFFIXES = (*MODEL_SUFFIXES, *INDEX_SUFFIXES)
 _BEST = {"best", *(f"best{word}" for word in ("model", "checkpoint", "ckpt", "weights", "net", "val", "epoch"))}
 _LAST = {"last", "latest", "final"}
 # Words of files with other parts of the training's state.
@@ -128,7 +128,7 @@ def refuse_shards(paths: Sequence[str], subject: str) -> None:
 
 def is_index(path: str) -> bool:
     """Return True for the index of weights in several files."""
-    return path.lower().endswith(limits.INDEX_SUFFIXES)
+    return path.lower().endswith(INDEX_SUFFIXES)
 
 
 def indexed_files(index: str) -> list[str]:
@@ -140,9 +140,7 @@ def indexed_files(index: str) -> list[str]:
         names = {str(name) for name in json.loads(index)["weight_map"].values()}
     except (ValueError, TypeError, KeyError, AttributeError):
         return []
-    plain = (
-        name for name in names if PurePosixPath(name).name == name and name.lower().endswith(limits.MODEL_SUFFIXES)
-    )
+    plain = (name for name in names if PurePosixPath(name).name == name and name.lower().endswith(MODEL_SUFFIXES))
     return sorted(plain)
 
 
@@ -168,7 +166,7 @@ def _words(name: str) -> list[str]:
 
 
 def _suffix(path: str) -> str:
-    return next((suffix for suffix in limits.MODEL_SUFFIXES if path.lower().endswith(suffix)), "")
+    return next((suffix for suffix in MODEL_SUFFIXES if path.lower().endswith(suffix)), "")
 
 
 def _without_training_state(files: list[str]) -> list[str]:
@@ -190,7 +188,7 @@ def _is_training_state(path: str) -> bool:
 def _first_formats(files: list[str]) -> list[str]:
     """Of files in one folder that differ in their suffix only, return the one of the first suffix."""
     by_stem: dict[str, str] = {}
-    for path in sorted(files, key=lambda path: limits.MODEL_SUFFIXES.index(_suffix(path) or ".bin")):
+    for path in sorted(files, key=lambda path: MODEL_SUFFIXES.index(_suffix(path) or ".bin")):
         by_stem.setdefault(path[: -len(_suffix(path))] if _suffix(path) else path, path)
     return sorted(by_stem.values())
 

@@ -85,14 +85,13 @@ def test_the_examples_are_the_output_of_the_commands(
         capsys.readouterr()
         main([*arguments, "--quiet"])
         found[command] = capsys.readouterr().out
+    monkeypatch.delenv("COLUMNS")
     assert {command: masked(text) for command, text in found.items()} == {
         command: masked(example(command)[1]) for command in COMMANDS
     }
     for command in COMMANDS:
-        arguments = [
-            argument.replace("onnx", "other") if command == "export" else argument for argument in example(command)[0]
-        ]
-        main([*arguments, "--quiet", "--json"])
+        overwrite = ["--overwrite"] if command == "export" else []
+        main([*example(command)[0], *overwrite, "--quiet", "--json"])
         document: dict[str, Any] = json.loads(capsys.readouterr().out)
         row = next(line for line in SECTIONS["JSON"].splitlines() if line.startswith(f"| `{command}`"))
         assert [field for field in document if f"`{field}`" not in row + SECTIONS["JSON"].split("|")[0]] == []
