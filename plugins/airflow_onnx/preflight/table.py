@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from onnx_release.errors import printable
 from airflow_onnx.preflight.checks import Check, State
 from airflow_onnx.preflight.run import DeploymentReport
+from onnx_release.errors import printable
 
 _WORDS = {State.OK: "ok", State.WARNING: "WARNING", State.FAILED: "FAILED", State.SKIPPED: "skipped"}
 # Green, yellow, red and grey, which terminals show readably on light and dark grounds.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from onnx_release.training_runs.server import RunQuery
 from airflow_onnx.preflight.checks import Noticed, Subject, skipped, warning
 from airflow_onnx.preflight.mlflow_probe import require_run_writable
 from onnx_release.training_runs.queries import matches
 from onnx_release.training_runs.records import Experiment
+from onnx_release.training_runs.server import RunQuery
 
 # A pattern may match thousands.
 EXPERIMENTS_MAX = 10
