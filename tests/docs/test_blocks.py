@@ -167,7 +167,9 @@ def _parse_airflow(arguments: list[str]) -> None:
 def _check_conf(dag_id: str, conf: str) -> None:
     """Check a conf against the form of its DAG, with a value in place of each placeholder."""
     values = json.loads(re.sub(r"<(run )?id>", "0" * 32, conf))
-    _dags()[dag_id].params.deep_merge(values).validate()
+    form = _dags()[dag_id].params
+    assert set(values) <= set(form)
+    form.deep_merge(values).validate()
 
 
 @cache
