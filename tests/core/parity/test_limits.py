@@ -50,9 +50,17 @@ def test_a_limit_may_have_the_values_within_its_bounds(
 
 def test_every_mistake_is_named() -> None:
     wrong = ParityLimits(
-        per_output={"z": {}}, per_dtype={"int7": {}, "float": {}, "float32": {"mae": 1.0}}, uncertainty_of={"n": "n"}
+        per_output={"z": {}},
+        per_dtype={"int7": {}, "float": {}, "longlong": {}, "float32": {"mae": 1.0}},
+        uncertainty_of={"n": "n"},
     )
-    parts = ("per_output has 'z'", "'int7', which", "'float', which", "per_dtype['float32'] has 'mae', and the limits")
+    parts = (
+        "per_output has 'z'",
+        "'int7', which",
+        "'float', which",
+        "'longlong', which",
+        "per_dtype['float32'] has 'mae', and the limits",
+    )
     with refused("wrong_limits", *parts, "'n' as its own uncertainty", "the outputs of floats are ['y']"):
         require_limits(wrong, OUTPUTS)
 
