@@ -57,7 +57,7 @@ class Environment:
         """Run a program of the environment and return its output. Raise `StackError` with it if the program fails."""
         status, output = children.run([self.program(argv[0]), *argv[1:]], self.variables(**extra), cwd)
         if status != 0:
-            raise StackError(f"`{' '.join(argv)}` ended with status {status}:\n{output[-3000:]}")
+            raise StackError(f"`{' '.join(argv)}` ended with status {status}:\n{output[-8000:]}")
         return output
 
     def packages(self) -> dict[str, str]:

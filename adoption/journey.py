@@ -83,6 +83,8 @@ def adopt(deployment: Deployment, wheel: Path, watch: Stopwatch) -> Outcome:
     environment = deployment.environment
     environment.run(["python", "-m", "pip", "check"], environment.folder)
     changes = compare(before, environment.packages())
+    with watch.step("start of the second model's watch"):
+        deployment.airflow("dags", "unpause", "watch_churn")
     with watch.step("airflow onnx-release check"):
         deployment.airflow("onnx-release", "check")
     with watch.step("first release: trigger to alias"):
@@ -91,8 +93,6 @@ def adopt(deployment: Deployment, wheel: Path, watch: Stopwatch) -> Outcome:
     with watch.step("first model loads by its alias"):
         _load(deployment, FIRST)
     first_s = watch.counted_s()
-    with watch.step("second model: start of its watch"):
-        deployment.airflow("dags", "unpause", "watch_churn")
     with watch.step("train the second model", counted=False):
         _train(deployment, SECOND)
     with watch.step("second release: end of training to alias"):
