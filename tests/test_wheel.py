@@ -200,15 +200,22 @@ print(airflow_onnx.__file__)
 
 
 def test_a_folder_beside_the_wheel_is_refused(installed: Path) -> None:
-    done = _python("import airflow_onnx", ROOT / "plugins", ROOT / "include", installed)
+    done = _python("import airflow_onnx.dag", ROOT / "plugins", ROOT / "include", installed)
     assert f"is there twice: as a wheel in {installed} and as a folder in {ROOT / 'plugins'}" in done.stderr
     # The plugin loader executes the file of the folder, and Python finds the package of the wheel.
     done = _python(f"import runpy; runpy.run_path({str(ROOT / 'plugins' / 'airflow_onnx_plugin.py')!r})", installed)
     assert "is there twice" in done.stderr
 
 
+def test_a_wrong_installation_leaves_the_rest_of_airflow_alone(installed: Path, tmp_path: Path) -> None:
+    """Airflow loads the provider's metadata in every process, and an error there ends the process."""
+    code = "import airflow; from airflow_onnx.provider import get_provider_info; print(get_provider_info()['name'])"
+    done = _python(code, ROOT / "plugins", ROOT / "include", installed, AIRFLOW_HOME=str(tmp_path))
+    assert done.stdout.splitlines()[-1] == "ONNX release", done.stderr[-3000:]
+
+
 def test_plugins_without_include_are_refused() -> None:
-    done = _python("import airflow_onnx", ROOT / "plugins")
+    done = _python("import airflow_onnx.dag", ROOT / "plugins")
     assert "The package 'onnx_release' is missing" in done.stderr
 
 

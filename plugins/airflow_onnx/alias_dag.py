@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from airflow_onnx import installation
+
+installation.check(Path(__file__).parent)
+
 from collections.abc import Sequence
 
 from airflow.sdk import DAG, Param, TriggerRule

@@ -6,6 +6,12 @@ no DAG. docs/own-dags.md has examples.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from airflow_onnx import installation
+
+installation.check(Path(__file__).parent)
+
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any

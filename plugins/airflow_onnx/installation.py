@@ -1,7 +1,8 @@
-"""Checks of the installation when the package is imported: Airflow's version, and one complete copy of the code.
+"""Checks of the installation: Airflow's version, and one complete copy of the code.
 
-An import that fails here is an import error of the plugin and of every DAG file, and Airflow shows its message. This
-module imports the standard library only.
+The plugin and the factories of DAGs call them before their other imports, and Airflow shows the message as an import
+error. The package itself and the provider's metadata do not: an error there would end every process of Airflow, and
+its other DAGs would stop. This module imports the standard library only.
 """
 
 from __future__ import annotations
