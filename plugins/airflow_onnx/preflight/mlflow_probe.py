@@ -28,6 +28,8 @@ MARK = "onnx-release-check"
 SERVER_MIN = "3.12.0"
 CALL_TIMEOUT_S = 10.0
 _TAG = "onnx_release.checked_at"
+# Another check may restore and delete the same experiment at the same time.
+_DELETED_MEANWHILE = ("not_found", "mlflow_refused")
 _TEXT = "This file belongs to a check of the ONNX release. It may be deleted."
 
 
@@ -139,6 +141,14 @@ class Scratch:
 
     def runs(self) -> str:
         """Restore or create the experiment and its run, and set a tag of the run."""
+        try:
+            return self._write()
+        except TrackingRefused as refusal:
+            if refusal.code not in _DELETED_MEANWHILE:
+                raise
+        return self._write()
+
+    def _write(self) -> str:
         self._experiment_id = self._experiment()
         query = {"experiment_ids": [self._experiment_id], "max_results": 1}
         rows = self._rest.call("POST", "runs/search", query).get("runs") or []
@@ -175,7 +185,11 @@ class Scratch:
 
     def clean(self) -> str:
         """Delete the experiment with its run."""
-        self._rest.call("POST", "experiments/delete", {"experiment_id": self._experiment_id})
+        try:
+            self._rest.call("POST", "experiments/delete", {"experiment_id": self._experiment_id})
+        except TrackingRefused as refusal:
+            if refusal.code not in _DELETED_MEANWHILE:
+                raise
         return f"the experiment {self.name} is deleted again"
 
     def _experiment(self) -> str:

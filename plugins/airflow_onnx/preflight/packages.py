@@ -54,7 +54,7 @@ def check_packages() -> str:
     outside = [one for one in found if one.found and not one.is_in_bounds]
     if missing:
         text, action = f"missing: {_names(missing)}", f"Run: {_pip_line(missing)}."
-        if settings.placement() or not _runs_tasks():
+        if settings.placement() or not tasks_run_here():
             raise warning(f"{text}. This host may run no task", f"Run this check on a worker. There: {action}")
         raise failure(text, action)
     if outside:
@@ -65,7 +65,8 @@ def check_packages() -> str:
     return ", ".join(f"{one.requirement.name} {one.found}" for one in found if one.requirement.name in PACKAGES)
 
 
-def _runs_tasks() -> bool:
+def tasks_run_here() -> bool:
+    """Return True if the executor runs the tasks on the host of the scheduler."""
     return any(name in str(conf.get("core", "executor")) for name in _LOCAL)
 
 

@@ -76,7 +76,14 @@ class StoreProbe:
 
     def bucket(self) -> str:
         """Require that the bucket exists."""
-        s3.require_bucket(self.folder)
+        try:
+            s3.require_bucket(self.folder)
+        except StorageRefused as refusal:
+            if refusal.code != "access_denied":
+                raise
+            # Stores deny an account without the right to list all buckets also a bucket that does not exist.
+            action = f"Check that the bucket exists. {refusal.action}"
+            raise StorageRefused(refusal.subject, refusal.problem, action, code=refusal.code) from refusal
         return f"s3://{self.folder.bucket} exists"
 
     def listing(self) -> str:

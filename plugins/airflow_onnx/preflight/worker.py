@@ -13,7 +13,7 @@ from airflow.sdk import conf
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import StorageRefused
 from airflow_onnx.preflight.checks import Subject, failure, warning
-from airflow_onnx.preflight.packages import check_packages
+from airflow_onnx.preflight.packages import check_packages, tasks_run_here
 from airflow_onnx.preflight.store import MARK, StoreProbe, check_staging_copy
 from airflow_onnx.storage import staging
 from airflow_onnx.storage.staging_folder import FolderStaging
@@ -21,7 +21,6 @@ from onnx_release.errors import Transient
 
 # A release of a small model writes 100 MB. One of a large model writes three times its size.
 FREE_MIN_BYTES, FREE_WARN_BYTES = 5e8, 5e9
-_ON_ONE_HOST = ("LocalExecutor", "SequentialExecutor")
 
 
 def check_worker(subject: Subject) -> None:
@@ -55,7 +54,7 @@ def _staging_uri(uri: str) -> str:
     if not isinstance(opened, FolderStaging):
         return uri
     found = opened.folder.as_uri()
-    if any(name in str(conf.get("core", "executor")) for name in _ON_ONE_HOST):
+    if tasks_run_here():
         return found
     raise warning(
         f"{found}, a folder of each worker's own unless a shared disk is mounted there",
