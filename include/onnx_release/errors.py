@@ -106,6 +106,7 @@ class ParameterRefused(Refused):
         "unknown_precision": "The parameter `precision_limits` names a precision without own limits.",
         "not_a_list": "A parameter is not a list of whole numbers, or is empty.",
         "missing_value": "A required parameter is empty.",
+        "serving_layouts": "A layout of a model server is unknown.",
         "target_runtimes": "A version of ONNX Runtime is not exact, or there are too many.",
         "not_in_range": "A parameter is not a whole number, or is outside its limits.",
         "unknown_parameter": "A release has no parameter of this name.",
@@ -272,6 +273,14 @@ class TuningRefused(Refused):
     }
 
 
+class ServingRefused(Refused):
+    """An artifact that a model server cannot serve."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "unsupported_dtype": "A model server of `serving_layouts` lacks the dtype of a tensor.",
+    }
+
+
 class ReportRefused(Refused):
     """A release report that is missing, or that does not accept the artifact."""
 
@@ -330,6 +339,7 @@ STAGES: tuple[type[Refused], ...] = (
     ParityRefused,
     LatencyRefused,
     TuningRefused,
+    ServingRefused,
     ReportRefused,
     TrainingRunRefused,
     CommandRefused,

@@ -59,6 +59,8 @@ INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 TARGET_RUNTIME_PATTERN = r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"
 TARGET_RUNTIMES_MAX = 8
 TARGET_RUNTIME_MAX_S = 900.0
+# The layouts of model servers, in the order in which they are made.
+SERVING_LAYOUTS = ("triton", "kserve")
 
 # The size limit of a protocol buffer, and so of a model without external data.
 PROTO_MAX_BYTES = 2**31 - 1

@@ -78,6 +78,7 @@ def _checks(parameters: Parameters) -> Iterator[Callable[[], object]]:
         yield partial(_require_limits, name, parameters.get(name), OutputLimits)
     yield partial(_require_precision_limits, parameters.get("precision_limits"))
     yield partial(_require_input_spec, parameters.get("input_spec"))
+    yield partial(_require_layouts, parameters.get("serving_layouts"))
     yield partial(_require_runtimes, parameters.get("target_runtimes"))
     yield partial(_require_destination, parameters)
     if "bucket" in parameters:
@@ -144,6 +145,12 @@ def _require_input_spec(value: Any) -> None:
     from onnx_release.trained.input_spec import parse_input_spec
 
     parse_input_spec(value)
+
+
+def _require_layouts(value: Any) -> None:
+    from onnx_release.serving.layouts import require_layouts
+
+    require_layouts(value if isinstance(value, list | tuple) else [value] if value else [])
 
 
 def _require_runtimes(value: Any) -> None:

@@ -235,6 +235,13 @@ def _serving_params() -> dict[str, Param]:
             may_be_empty=True, items={"type": "string", "pattern": f"^{limits.TARGET_RUNTIME_PATTERN}$"},
             maxItems=limits.TARGET_RUNTIMES_MAX,
         ),
+        "serving_layouts": field(
+            [], "array", SERVING, "Layouts of model servers",
+            "triton: an entry of a model repository. kserve: that, and a manifest of an InferenceService. They are "
+            "uploaded beside the artifact. Empty: none.",
+            may_be_empty=True, items={"type": "string", "enum": list(limits.SERVING_LAYOUTS)},
+            examples=list(limits.SERVING_LAYOUTS), uniqueItems=True,
+        ),
     }  # fmt: skip
 
 

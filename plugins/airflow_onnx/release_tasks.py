@@ -153,7 +153,12 @@ class ReleaseTasks:
     def upload(self) -> Any:
         """Return the task that stores the model."""
         return OnnxUploadToS3Operator(
-            task_id="upload", **self._destination, **self._accepted, **self._step, **self._store
+            task_id="upload",
+            serving_layouts=json_param("serving_layouts"),
+            **self._destination,
+            **self._accepted,
+            **self._step,
+            **self._store,
         )
 
     def register(self) -> Any:

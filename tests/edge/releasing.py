@@ -278,6 +278,7 @@ class Release:
             rules=self.params.get("rules"),
             margins=self.params.get("margins"),
             evaluation_uri=self.params.get("evaluation_uri", ""),
+            target_runtimes=self.params.get("target_runtimes", ()),
             **self._shared(),
         )
 
@@ -289,7 +290,13 @@ class Release:
         }
 
     def _upload(self) -> Any:
-        return OnnxUploadToS3Operator(task_id="upload", **self._destination(), **self._judged(), **self._shared())
+        return OnnxUploadToS3Operator(
+            task_id="upload",
+            serving_layouts=self.params.get("serving_layouts", ()),
+            **self._destination(),
+            **self._judged(),
+            **self._shared(),
+        )
 
     def _register(self) -> Any:
         return MlflowRegisterOnnxOperator(

@@ -47,6 +47,7 @@ def test_a_bucket_has_no_default_and_the_refusal_names_the_places_to_set_it() ->
         ({"input_spec": [{"name": "x", "dtype": "double", "shape": [2]}]}, "input_spec", "'double'"),
         ({"input_spec": [{"name": "x", "kind": "image"}]}, "wrong_field", "kind"),
         ({"target_runtimes": ["1.20.1", "1.20.1 --pre"]}, "target_runtimes", "--pre"),
+        ({"serving_layouts": ["triton", "seldon"]}, "serving_layouts", "'seldon'"),
         ({"target_runtimes": "latest"}, "target_runtimes", "latest"),
         ({"model_name": "a/b"}, "wrong_name", "'a/b'"),
         ({"mae_mx": 1e-3}, "unknown_parameter", "Use 'mae_max'"),

@@ -10,6 +10,7 @@ from onnx_release.records.artifact import FileDigest, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.records.gates import Gate, StepTime
 from onnx_release.records.reports import BenchmarkReport, CheckReport
+from onnx_release.records.serving import ServingLayout
 
 # Another layout of `report.json` gets another version; `report.release_report` reads only this one.
 SCHEMA_VERSION: Final = 1
@@ -63,6 +64,7 @@ class ReleaseReport(Record):
         check: The static checks; None when they did not run.
         benchmark: Parity and latency; None when they were not measured.
         dag_run_url: The address of the DAG run in Airflow.
+        serving: The layouts of model servers that were uploaded on request.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -78,6 +80,7 @@ class ReleaseReport(Record):
     check: CheckReport | None = None
     benchmark: BenchmarkReport | None = None
     dag_run_url: str | None = None
+    serving: tuple[ServingLayout, ...] = ()
 
     @field_validator("artifact")
     @classmethod
@@ -87,7 +90,10 @@ class ReleaseReport(Record):
 
 
 class S3Object(Record):
-    """Uploaded folder. Every object under `uri` was verified: it has the bytes of its entry in `files`."""
+    """Uploaded folder. Every object under `uri` was verified: it has the bytes of its entry in `files`.
+
+    `layouts` are those of model servers, in a folder beside it.
+    """
 
     uri: str
     bucket: str
@@ -95,6 +101,7 @@ class S3Object(Record):
     sha256: str
     size_bytes: int
     files: tuple[FileDigest, ...] = Field(default=())
+    layouts: tuple[ServingLayout, ...] = ()
 
 
 class ModelVersion(Record):

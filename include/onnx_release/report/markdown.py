@@ -59,6 +59,11 @@ exported from {{ artifact.trained_format }} by the strategy {{ artifact.strategy
 {{ artifact.tuning | tuning if artifact.tuning else "" }}
 {% endif %}
 
+{% for layout in report.serving %}
+- for {{ {"triton": "Triton", "kserve": "KServe"}[layout.layout] }}: `{{ layout.uri | code }}`, \
+model `{{ layout.name | code }}`
+{% endfor %}
+
 {% if report.benchmark %}
 {% set parity = report.benchmark.parity %}
 Parity with PyTorch, the worst of {{ parity.comparisons | samples }} samples at batch sizes \

@@ -83,7 +83,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         version = params.record(ModelVersion, self.version, "register")
         uploaded = params.record(S3Object, self.uploaded, "upload")
         judged, report = self.accepted_report(run)
-        report = report.replace(steps=step_times.step_times(run.context))
+        report = report.replace(steps=step_times.step_times(run.context), serving=uploaded.layouts)
         artifact = judged.artifact
         require_same_bytes(artifact, uploaded, version)
         policy = PromotionPolicy.read(self.policy)

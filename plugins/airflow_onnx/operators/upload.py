@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import validation
+from airflow_onnx import params, validation
 from airflow_onnx.links import ObjectLink, release_links
+from airflow_onnx.operators.acceptance import JudgedArtifact
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
-from airflow_onnx.storage import s3, staging
+from airflow_onnx.storage import s3, serving_layouts, staging
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORTS
 from onnx_release.records import FileDigest, ReleaseReport, S3Object
@@ -17,6 +18,8 @@ from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink
+
+    from onnx_release.serving.layouts import Layout
 
 # The XCom key of the folder that the upload fills, also of an unfinished upload.
 TARGET_KEY = "target_uri"
@@ -31,16 +34,18 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
 
     :param bucket: an existing bucket.
     :param prefix: a folder in the bucket; empty for its root.
+    :param serving_layouts: ``triton``, ``kserve`` or both, to upload the layouts of these model servers too.
     """
 
-    template_fields: Sequence[str] = (*AcceptedStepOperator.template_fields, "bucket", "prefix")
+    template_fields: Sequence[str] = (*AcceptedStepOperator.template_fields, "bucket", "prefix", "serving_layouts")
     operator_extra_links: Sequence[BaseOperatorLink] = (*release_links(), ObjectLink())
     ui_color = "#fae8ff"
 
-    def __init__(self, *, bucket: str, prefix: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, bucket: str, prefix: str = "", serving_layouts: Any = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bucket = bucket
         self.prefix = prefix
+        self.serving_layouts = serving_layouts
 
     def release(self, run: StepRun) -> S3Object:
         """Upload missing objects, verify all, and remove objects that do not belong to the artifact."""
@@ -48,6 +53,7 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         artifact, training_run_id = judged.artifact, run.trained_model.training_run_id
         of_run = validation.run_folder_uri(self.bucket, self.prefix, run.model_name, training_run_id)
         target = s3.folder_at(self.s3_conn_id, validation.artifact_uri(of_run, artifact.sha256))
+        layouts = self._layouts(run, judged, target)
         s3.require_bucket(target)
         # Pushed before the first object: the clean-up removes the objects of an unfinished upload too.
         run.context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
@@ -56,7 +62,8 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         for file, is_new in staging.open_staging(artifact.staging_uri).send(artifact, target, metadata):
             self.log.debug("%s/%s, %d bytes: %s.", target.uri, file.path, file.size_bytes, _SENT[is_new])
             sent += [file] if is_new else []
-        report, is_new = self._upload_report(target, accepted, metadata)
+        made = serving_layouts.put_layouts(target, artifact, layouts, metadata) if layouts else ()
+        report, is_new = self._upload_report(target, accepted.replace(serving=made), metadata)
         sent += [report] if is_new else []
         stray = set(s3.sizes(target)) - {file.path for file in artifact.files} - REPORTS
         s3.remove(target, sorted(stray))
@@ -70,7 +77,19 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
             sha256=artifact.sha256,
             size_bytes=sum(file.size_bytes for file in files),
             files=files,
+            layouts=made,
         )
+
+    def _layouts(self, run: StepRun, judged: JudgedArtifact, target: s3.S3Folder) -> Sequence[Layout]:
+        """Return the layouts of model servers. A model that a server cannot serve is refused before the upload."""
+        names = params.value(self.serving_layouts) or ()
+        if not names:
+            return ()
+        from onnx_release.serving.layouts import plan_layouts
+
+        uri = serving_layouts.layouts_folder(target).uri
+        largest = max(judged.benchmark.parity.batch_sizes)
+        return plan_layouts(names, judged.artifact, run.model_name, uri, largest)
 
     def _log_sent(self, target: s3.S3Folder, files: Sequence[FileDigest], sent: Sequence[FileDigest]) -> None:
         from onnx_release.report.numbers import size_text

@@ -16,7 +16,7 @@ from airflow_onnx.links import RerunLink, release_links
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.promote import HEADLINE_KEY
 from airflow_onnx.preflight.release import Preflight
-from airflow_onnx.storage import s3, staging
+from airflow_onnx.storage import s3, serving_layouts, staging
 from airflow_onnx.task_outcome import TaskOutcome, airflow_outcome, dag_run_outcome
 from airflow_onnx.tracking import model_registry, run_log, training_run, unrecorded
 from onnx_release.errors import Refused
@@ -219,7 +219,9 @@ class CleanWorkFolderOperator(BaseOperator):
         if model_registry.of_source(hook, name, run_id, self.target_uri):
             self.log.info("A version of '%s' names %s; the objects stay.", name, self.target_uri)
             return
-        folder = s3.folder_at(self.s3_conn_id, self.target_uri)
-        paths = sorted(s3.sizes(folder))
-        s3.remove(folder, paths)
-        self.log.info("Removed %d objects at %s: no version names them.", len(paths), self.target_uri)
+        target = s3.folder_at(self.s3_conn_id, self.target_uri)
+        for folder in (target, serving_layouts.layouts_folder(target)):
+            paths = sorted(s3.sizes(folder))
+            s3.remove(folder, paths)
+            if paths or folder is target:
+                self.log.info("Removed %d objects at %s: no version names them.", len(paths), folder.uri)

@@ -17,9 +17,11 @@ def version_tags(report: ReleaseReport, artifact: OnnxArtifact, status: str = RE
     from onnx_release.report.numbers import size_text
 
     latency = report.benchmark.latency if report.benchmark else None
-    # The runtimes of an earlier release of the same bytes stay true.
+    # Runtimes and layouts of an earlier release of the same bytes stay true.
     runtimes = [one.version for one in report.benchmark.runtimes if one.passed] if report.benchmark else []
     of_serving = {tags.VERSION_RUNTIMES: ", ".join(runtimes)} if runtimes else {}
+    if report.serving:
+        of_serving[tags.VERSION_SERVING] = ", ".join(layout.uri for layout in report.serving)
     return of_serving | {
         tags.VERSION_STATUS: status,
         tags.VERSION_SHA256: artifact.sha256,
