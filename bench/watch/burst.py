@@ -56,9 +56,10 @@ class Burst:
         """Yield the speedup at the serving batch size of each release."""
         for row in rows:
             report = self._watched.runs.api.xcom(DAG_ID, row["dag_run_id"], "parity_latency")
-            latency = report["latency"]
-            size = latency["budget"]["batch_size"]
-            yield next(batch["speedup"] for batch in latency["batches"] if batch["batch_size"] == size)
+            # A failed release has none.
+            if latency := report and report["latency"]:
+                size = latency["budget"]["batch_size"]
+                yield next(batch["speedup"] for batch in latency["batches"] if batch["batch_size"] == size)
 
     def _follow(self) -> None:
         """Wait for all releases; meanwhile a run without a model ends now and then."""
