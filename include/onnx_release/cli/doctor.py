@@ -61,7 +61,7 @@ def _examine(source: TrainedSource, folder: Path) -> Iterator[Finding]:
         yield from artifact.findings
         yield from _check_and_compare(source, folder, artifact)
     except Refused as refusal:
-        yield from map(refusal_finding, refusal.faults or (refusal,))
+        yield from (refusal_finding(trained_source.for_command(fault)) for fault in refusal.faults or (refusal,))
 
 
 def _check_and_compare(source: TrainedSource, folder: Path, artifact: OnnxArtifact) -> Iterator[Finding]:

@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from onnx_release.check.stored_sample import write_sample
 
     target: Path = arguments.output
-    refused = target.with_name(f"{target.name}.refused")
     _require_free(target, may_replace=arguments.overwrite)
+    refused = target.with_name(f"{target.name}.refused")
     _require_free(refused, may_replace=True)
     if arguments.precision and not arguments.tune:
         raise _wrong("--precision", "needs --tune", "Add --tune.")
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             if refusal.is_of_deployment:
                 raise
             with fresh_folder(refused) as folder:
-                report = _write_reports(folder, evidence.report(refusal))
+                report = _write_reports(folder, evidence.report(trained_source.for_command(refusal)))
                 if (bundle := scratch / "reproduction").is_dir():
                     shutil.copytree(bundle, folder / "reproduction")
             return _outcome(report, refused, ExitCode.REFUSED)
@@ -243,12 +243,12 @@ def _lines(report: ReleaseReport, folder: Path) -> Iterator[str]:
     if report.gates:
         yield from gate_lines(report.gates)
         yield ""
-    yield from console.paragraph(report.headline)
     if report.status == "refused" and not report.gates:
+        # A refusal before the measurements has its next step in its text.
         for reason in report.reasons:
-            yield from console.paragraph(reason)
-    if report.next_step:
-        yield from console.paragraph(report.next_step)
+            yield from console.paragraph(f"Refused: {reason}")
+    else:
+        yield from console.paragraph(f"{report.headline} {report.next_step}".strip())
     if report.status == "accepted" and report.artifact:
         yield f"Folder  {printable(folder)}"
         yield f"sha256  {report.artifact.sha256}"

@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_release.cli import mlflow_access
-from onnx_release.errors import CommandRefused
+from onnx_release.errors import CommandRefused, Refused
 from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from onnx_release.export.export_model import ExportStepOptions
+
+# A deployment has settings for these, and the command has options.
+_OPTIONS = {
+    "pickle": "Log the model with serialization_format='pt2', or trust its code: --allow-pickle runs it in an isolated "
+    "process.",
+    "factory_not_allowed": "If you trust the package, allow it: --allow-package NAME.",
+    "no_input_spec": "Describe its inputs: --input-spec "
+    '\'[{"name": "x", "dtype": "float32", "shape": ["batch", 8]}]\'. '
+    "A file of weights also needs --factory package.module:name. Tags of the training run do the same.",
+    "no_factory": "Name the function that makes the model: --factory package.module:name. "
+    "A tag of the training run does the same.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,17 @@ def open_source(arguments: argparse.Namespace, scratch: Path) -> TrainedSource:
             code="model_not_found",
         )
     return TrainedSource(path, options)
+
+
+def for_command(refusal: Refused) -> Refused:
+    """Return a refusal with the option of the command in place of the setting of a deployment."""
+    option = _OPTIONS.get(refusal.code)
+    if not option:
+        return refusal
+    problem = refusal.problem.removesuffix("; this deployment does not allow it").replace(
+        "this deployment", "the command"
+    )
+    return type(refusal)(refusal.subject, problem, option, code=refusal.code)
 
 
 def _export_options(

@@ -69,6 +69,7 @@ def test_only_an_own_folder_is_replaced(released_folder: Path, tmp_path: Path, t
     (foreign / "thesis.txt").write_text("three years")
     assert main([*export, str(foreign), "--overwrite"]) == 2
     assert main([*export, str(released_folder)]) == 2
+    assert main([*export, "/"]) == 2
     (tmp_path / "link").symlink_to(foreign)
     assert main([*export, str(tmp_path / "link"), "--overwrite"]) == 2
     assert main([*export, str(tmp_path / "foreign" / "thesis.txt" / "out")]) in (2, 3)
