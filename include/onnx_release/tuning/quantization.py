@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from onnxruntime import quantization
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from onnx_release.errors import TuningRefused, raise_machine_failure, shorten
@@ -117,6 +116,9 @@ def quantize_blockwise(source: Path, target: Path, options: Int8Options) -> None
         TuningRefused: `unsupported_by_tool`, if ONNX Runtime's tool rejects the graph.
     """
     with _normalized("int8-blockwise", target) as made:
+        # Older versions of ONNX Runtime have no quantizer of 8 bits: the tuning then skips the variant.
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
         tool = MatMulNBitsQuantizer(
             str(source / MODEL_FILE),
             bits=8,
