@@ -9,6 +9,7 @@ from uuid import UUID
 
 from airflow.sdk import Param
 from airflow.sdk import exceptions as airflow_exceptions
+from airflow.sdk.observability import stats
 
 # States of a task that waits for the answer of a person: that of Airflow 3.3, and that of 3.2.
 WAITING_FOR_ANSWER = ("awaiting_input", "deferred")
@@ -47,3 +48,8 @@ def deferred_input(
 def asset_state_store(trigger: Any) -> Any:
     """Return the store that outlives the triggerer; None before Airflow 3.3."""
     return getattr(trigger, "asset_state_store", None)
+
+
+def metrics() -> Any:
+    """Return the object with `incr`, `gauge` and `timing`: a module since Airflow 3.3, a class before."""
+    return stats if hasattr(stats, "incr") else stats.Stats

@@ -126,6 +126,8 @@ def save(model: nn.Module, folder: Path, **settings: Any) -> Path:
     # Not at module level: a process that unpickles one of these models imports this file, and MLflow imports Lightning.
     import mlflow.pytorch
 
+    # The format is MLflow's default since 3.14.
     defaults = {"signature": signature(), "input_example": image(4), "pip_requirements": ["torch"]}
+    defaults["serialization_format"] = "pt2"
     mlflow.pytorch.save_model(model, folder, **defaults | settings)
     return folder

@@ -15,6 +15,7 @@ from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowRuntimeError
 from airflow.sdk.observability import stats
 
+from airflow_onnx.compat import metrics
 from airflow_onnx.events.release_end import ReleaseEnd
 from airflow_onnx.step_times import WAITING_OPERATORS
 
@@ -30,18 +31,18 @@ def send(context: Context, end: ReleaseEnd) -> None:
     """Send the counter, the durations and the figures of a release that has ended."""
     tags = {"model_name": end.model_name or "unknown"}
     if end.status == "released":
-        _send(stats.incr, "released", end.model_name, tags=tags)
+        _send(metrics().incr, "released", end.model_name, tags=tags)
         _send_figures(end, tags)
     elif end.status == "refused":
-        _send(stats.incr, "refused", end.code, tags=tags | {"code": end.code})
+        _send(metrics().incr, "refused", end.code, tags=tags | {"code": end.code})
     else:
-        _send(stats.incr, "failed", end.task, tags=tags | {"task_id": end.task, "code": end.code})
+        _send(metrics().incr, "failed", end.task, tags=tags | {"task_id": end.task, "code": end.code})
     durations = _durations(context)
     for task_id, seconds in durations.items():
-        _send(stats.timing, "step", task_id, timedelta(seconds=seconds), tags=tags | {"task_id": task_id})
+        _send(metrics().timing, "step", task_id, timedelta(seconds=seconds), tags=tags | {"task_id": task_id})
     if durations:
         wall = timedelta(seconds=sum(durations.values()))
-        _send(stats.timing, "wall", end.status, wall, tags=tags | {"status": end.status})
+        _send(metrics().timing, "wall", end.status, wall, tags=tags | {"status": end.status})
 
 
 def _send_figures(end: ReleaseEnd, tags: dict[str, str]) -> None:
@@ -49,7 +50,7 @@ def _send_figures(end: ReleaseEnd, tags: dict[str, str]) -> None:
     tags = tags | {"precision": figures.precision or "", "batch_size": str(figures.batch_size or "")}
     for name in ("speedup", "speedup_low", "p95_ms", "size_bytes"):
         if (value := getattr(figures, name)) is not None:
-            _send(stats.gauge, name, end.model_name, value, tags=tags)
+            _send(metrics().gauge, name, end.model_name, value, tags=tags)
 
 
 def _durations(context: Context) -> dict[str, float]:
