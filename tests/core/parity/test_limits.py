@@ -65,6 +65,11 @@ def test_every_mistake_is_named() -> None:
         require_limits(wrong, OUTPUTS)
 
 
+def test_an_uncertainty_may_be_any_other_output_of_floats() -> None:
+    outputs = [TensorSpec(name=name, dtype="float32", shape=()) for name in ("a", "b")]
+    require_limits(ParityLimits(uncertainty_of={"a": "b", "b": "a"}), outputs)
+
+
 def test_integers_need_a_limit_on_agreement_and_floats_another_one() -> None:
     with refused("wrong_limits", "output 'n' is left without any limit") as caught:
         require_limits(ParityLimits(agreement_min=None), OUTPUTS)
