@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+_WHEEL = re.compile(r"/[^/]+?-([^/-]+)-[^/]*\.whl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +17,16 @@ class Changes:
 
 
 def frozen(text: str) -> dict[str, str]:
-    """Return the version of each package in the output of ``pip freeze --all``; of a direct reference, its address."""
+    """Return the version of each package in the output of ``pip freeze --all``.
+
+    A package from a wheel file has its address there. The name of the file has the version.
+    """
     found = {}
     for line in text.splitlines():
         name, separator, version = line.partition(" @ ") if " @ " in line else line.partition("==")
         if separator:
-            found[name.strip().lower().replace("_", "-")] = version.strip()
+            wheel = _WHEEL.search(version)
+            found[name.strip().lower().replace("_", "-")] = wheel[1] if wheel else version.strip()
     return found
 
 

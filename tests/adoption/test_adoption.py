@@ -33,8 +33,11 @@ def test_a_step_that_fails_is_not_timed() -> None:
 
 
 def test_packages_that_moved_or_went_are_changes() -> None:
-    before = frozen("Apache_Airflow==3.2.2\nnumpy==2.4.6\ntorch @ file:///wheels/torch-2.13.0.whl\n# comment\n")
-    after = frozen("apache-airflow==3.3.2\ntorch @ file:///wheels/torch-2.13.0.whl\nonnx==1.23.2\n")
+    before = frozen(
+        "Apache_Airflow==3.2.2\nnumpy==2.4.6\n# comment\n"
+        "torch @ file:///wheels/torch-2.13.0-cp311-linux_x86_64.whl#sha256=ab\n"
+    )
+    after = frozen("apache-airflow==3.3.2\ntorch==2.13.0\nonnx==1.23.2\n")
 
     assert compare(before, after) == Changes(
         added={"onnx": "1.23.2"}, changed={"apache-airflow": "3.2.2 -> 3.3.2", "numpy": "2.4.6 -> removed"}
