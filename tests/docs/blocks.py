@@ -54,8 +54,13 @@ def commands(block: Block) -> Iterator[list[str]]:
 def _parts(line: str) -> Iterator[list[str]]:
     """Yield the commands of one line: those between pipes and `&&`."""
     # A subshell in a value, such as TOKEN=$(curl …), is a command of its own.
-    inner = re.match(r"\w+=\$\((.*)\)$", line)
-    lexer = shlex.shlex(inner[1] if inner else line, posix=True, punctuation_chars="|&;>")
+    values = re.split(r"(?:^|\s)\w+=\$\(", line)[1:] if re.match(r"\w+=\$\(", line) else []
+    for text in [value.rstrip().removesuffix(")") for value in values] or [line]:
+        yield from _piped(text)
+
+
+def _piped(text: str) -> Iterator[list[str]]:
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;>")
     lexer.whitespace_split = True
     part: list[str] = []
     for word in lexer:

@@ -31,7 +31,7 @@ PYTHON = blocks("python")
 SHELL = blocks("bash", "sh")
 TARGETS = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 # Programs of the reader's machine whose arguments are not checked.
-FOREIGN = {"jq", "pip", "curl", "docker", "source", "export", "cd", "mc", "nox", "python3"}
+FOREIGN = {"aws", "curl", "docker", "export", "jq", "kubectl", "mc", "nox", "pip", "python3", "source", "tritonserver"}
 
 
 def _makes_a_dag(block: Block) -> bool:
@@ -132,7 +132,9 @@ def _block_with(words: str) -> Block:
 
 
 def _python_runs(arguments: list[str]) -> bool:
-    if arguments[:1] == ["-m"]:
+    if arguments[0] == "-c":
+        return bool(ast.parse(arguments[1]))
+    if arguments[0] == "-m":
         return find_spec(arguments[1]) is not None
     # A file of the reader, which the page shows.
     return (ROOT / arguments[0]).exists() or arguments[0] == "train_churn.py"
