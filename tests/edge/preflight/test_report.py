@@ -55,7 +55,7 @@ def test_every_problem_is_in_one_report_without_a_secret(unreachable: None) -> N
     # The database has no tables here: its checks fail as well, and end none of the others.
     watch = dag(dag_id="watch", is_watch=True, is_paused=True, params={"routes": [{"dag_id": "gone"}]})
     deployment = Deployment((dag(is_paused=True, has_import_errors=True), dag(dag_id="release_b", params={})), (watch,))
-    report = run.run_checks(deployment, Place.COMMAND)
+    report = run.run_checks(deployment, Place.COMMAND, deadline_s=600.0)
     failed = {(check.subject, check.id) for check in report.checks if check.state is State.FAILED}
     assert {
         ("DAG release_a", "dag.parsed"), ("DAG release_a", "dag.unpaused"), ("Watch watch", "watch.unpaused"),
