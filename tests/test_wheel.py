@@ -31,6 +31,7 @@ DISTRIBUTIONS = {
     "airflow.providers.cncf": "apache-airflow-providers-cncf-kubernetes",
     "airflow.providers.openlineage": "apache-airflow-providers-openlineage",
     "airflow.providers.standard": "apache-airflow-providers-standard",
+    "google": "protobuf",
     "onnx_ir": "onnx-ir",
     "openlineage": "openlineage-python",
     "yaml": "pyyaml",
