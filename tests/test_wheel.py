@@ -34,6 +34,7 @@ DISTRIBUTIONS = {
     "google": "protobuf",
     "onnx_ir": "onnx-ir",
     "openlineage": "openlineage-python",
+    "google": "protobuf",
     "yaml": "pyyaml",
 }
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "mlflow", "safetensors", "scipy")
