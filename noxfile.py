@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nox
+from packaging.utils import canonicalize_name
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
@@ -103,11 +104,11 @@ def install(session: nox.Session, airflow: str) -> None:
     wheel = _wheel(session)
     session.install(f"apache-airflow=={airflow}", "apache-airflow-providers-amazon", "pip")
     report = Path(session.create_tmp()) / "report.json"
-    before = _packages(session)
+    before = {canonicalize_name(name) for name in _packages(session)}
     for extra in ("", "[airflow]", "[worker]"):
         plan = ["--dry-run", "--quiet", "--report", str(report), f"airflow-onnx-release{extra} @ {wheel.as_uri()}"]
         session.run("python", "-m", "pip", "install", *plan)
-        planned = {item["metadata"]["name"].lower(): item["metadata"]["version"] for item in _items(report)}
+        planned = {canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"] for item in _items(report)}
         changed = {name: version for name, version in planned.items() if name in before}
         if changed:
             session.error(
@@ -178,7 +179,7 @@ def _wheel(session: nox.Session) -> Path:
     folder = Path(tempfile.mkdtemp(dir=session.create_tmp()))
     session.run(*_UV, "build", "--wheel", "--quiet", f"--out-dir={folder}", external=True)
     (path,) = folder.glob("*.whl")
-    return path
+    return path.absolute()
 
 
 def _items(report: Path) -> list[dict[str, dict[str, str]]]:
