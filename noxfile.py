@@ -99,13 +99,19 @@ def core(session: nox.Session, resolution: str) -> None:
 @nox.session(python=PYTHONS[0])
 @nox.parametrize("airflow", ["3.2.2", "3.3.2"], ids=["3.2.2", "3.3.2"])
 def install(session: nox.Session, airflow: str) -> None:
-    """Compare an environment that has Airflow with pip's plan for each extra: nothing there may change."""
+    """Compare an environment that has Airflow with pip's plan for each extra: nothing there may change.
+
+    Workers of this package need MLflow's client. The environment has it before the extra ``worker`` is planned, because
+    MLflow's own upper bounds move packages of an Airflow without MLflow.
+    """
     _need_network(session)
     wheel = _wheel(session)
     session.install(f"apache-airflow=={airflow}", "apache-airflow-providers-amazon", "pip")
     report = Path(session.create_tmp()) / "report.json"
-    before = {canonicalize_name(name) for name in _packages(session)}
     for extra in ("", "[airflow]", "[worker]"):
+        if extra == "[worker]":
+            session.install(f"apache-airflow=={airflow}", "mlflow")
+        before = {canonicalize_name(name) for name in _packages(session)}
         plan = ["--dry-run", "--quiet", "--report", str(report), f"airflow-onnx-release{extra} @ {wheel.as_uri()}"]
         session.run("python", "-m", "pip", "install", *plan)
         planned = {canonicalize_name(item["metadata"]["name"]): item["metadata"]["version"] for item in _items(report)}

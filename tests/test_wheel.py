@@ -37,7 +37,7 @@ DISTRIBUTIONS = {
     "google": "protobuf",
     "yaml": "pyyaml",
 }
-HEAVY = ("torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "mlflow", "safetensors", "scipy")
+HEAVY = ("numpy", "torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "mlflow", "safetensors", "scipy")
 
 
 @pytest.fixture(scope="session")

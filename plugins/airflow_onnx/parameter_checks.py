@@ -148,7 +148,7 @@ def _require_input_spec(value: Any) -> None:
 
 
 def _require_layouts(value: Any) -> None:
-    from onnx_release.serving.layouts import require_layouts
+    from onnx_release.serving.layout_names import require_layouts
 
     require_layouts(value if isinstance(value, list | tuple) else [value] if value else [])
 

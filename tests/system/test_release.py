@@ -123,8 +123,8 @@ def test_a_training_run_becomes_a_version_that_a_stranger_can_serve(
     assert tags["onnx_release.dag_run_url"].startswith(stack.context.airflow_url)
 
 
-def test_the_example_of_the_readme_works(stack: RunningStack, released: Dag) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+def test_the_client_of_the_demo_page_loads_the_model(stack: RunningStack, released: Dag) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "demo.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "load_model" in block]
     assert run_python(stack, "-c", block) == "(4, 2) (4, 2)"
 

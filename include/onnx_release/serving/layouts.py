@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 
-from onnx_release.errors import ParameterRefused
-from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, SERVING_LAYOUTS
+from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE
 from onnx_release.records import OnnxArtifact
 from onnx_release.serving import kserve, triton
-
-TRITON, KSERVE = "triton", "kserve"
+from onnx_release.serving.layout_names import KSERVE, TRITON, require_layouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +30,6 @@ class Layout:
     place: str
     texts: dict[str, str] = field(default_factory=dict)
     copies: str = ""
-
-
-def require_layouts(names: Iterable[object]) -> tuple[str, ...]:
-    """Return the names of layouts in their order. KServe serves ONNX by Triton, so it brings that layout too.
-
-    Raises:
-        ParameterRefused: `serving_layouts`, for an unknown name.
-    """
-    found = set(names)
-    if unknown := sorted(map(repr, found - set(SERVING_LAYOUTS))):
-        raise ParameterRefused(
-            "The parameter 'serving_layouts'",
-            f"has {unknown[0]:.80}",
-            f"Use {' or '.join(SERVING_LAYOUTS)}.",
-            code="serving_layouts",
-        )
-    return tuple(name for name in SERVING_LAYOUTS if name in found or (name == TRITON and KSERVE in found))
 
 
 def plan_layouts(

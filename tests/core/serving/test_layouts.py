@@ -12,7 +12,8 @@ from google.protobuf import text_format
 
 from onnx_release.records import OnnxArtifact, TensorSpec
 from onnx_release.serving.kserve import service_name
-from onnx_release.serving.layouts import model_files, plan_layouts, require_layouts
+from onnx_release.serving.layout_names import require_layouts
+from onnx_release.serving.layouts import model_files, plan_layouts
 from onnx_release.serving.triton import config_pbtxt, quoted
 from tests.core import records
 from tests.refusals import refused
