@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -107,6 +108,8 @@ def test_an_interrupted_export_leaves_nothing(number: int, trained_pt2: Path, tm
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # The background job of a shell ignores SIGINT, and its children inherit that.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     while child.poll() is None and not list(work.iterdir()):
         time.sleep(0.05)
