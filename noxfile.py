@@ -110,7 +110,7 @@ def install(session: nox.Session, airflow: str) -> None:
     report = Path(session.create_tmp()) / "report.json"
     for extra in ("", "[airflow]", "[worker]"):
         if extra == "[worker]":
-            session.install(f"apache-airflow=={airflow}", "mlflow")
+            session.install(f"apache-airflow=={airflow}", "mlflow>=3.12")
         before = {canonicalize_name(name) for name in _packages(session)}
         plan = ["--dry-run", "--quiet", "--report", str(report), f"airflow-onnx-release{extra} @ {wheel.as_uri()}"]
         session.run("python", "-m", "pip", "install", *plan)

@@ -49,7 +49,11 @@ def test_an_option_has_the_type_that_its_reader_returns(name: str) -> None:
     assert _options()[name]["type"] == types.get(get_type_hints(getattr(settings, name))["return"], "string")
 
 
-@pytest.mark.parametrize("name", sorted(name for name, option in _options().items() if option["type"] != "string"))
+# An option without a default has a value that depends on the executor: Airflow's parser never sees one.
+@pytest.mark.parametrize(
+    "name",
+    sorted(name for name, one in _options().items() if one["type"] != "string" and one["default"] is not None),
+)
 def test_a_default_can_be_read_as_its_type(name: str) -> None:
     option = _options()[name]
     parser = AirflowConfigParser(default_config=f"[onnx_release]\n{name} = {option['default']}\n")
