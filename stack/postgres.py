@@ -148,8 +148,8 @@ def _as_other_user() -> tuple[str, ...]:
         raise StackError("setpriv not found, which the database needs to run as root. Install util-linux.")
     user = pwd.getpwnam("nobody")
     rights = "-all,+dac_override"
-    ids = (f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--no-new-privs")
+    ids = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--no-new-privs"]
     if not all(parent.stat().st_mode & stat.S_IXOTH for parent in Path(program("initdb")).parents):
         # PostgreSQL checks its own files by access(2), which ignores the right of another user without this bit.
-        ids += ("--securebits=+no_setuid_fixup",)
+        ids.append("--securebits=+no_setuid_fixup")
     return (setpriv, *ids, f"--inh-caps={rights}", f"--ambient-caps={rights}")
