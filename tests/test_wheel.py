@@ -34,7 +34,6 @@ DISTRIBUTIONS = {
     "google": "protobuf",
     "onnx_ir": "onnx-ir",
     "openlineage": "openlineage-python",
-    "google": "protobuf",
     "yaml": "pyyaml",
 }
 HEAVY = ("numpy", "torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "mlflow", "safetensors", "scipy")
