@@ -291,9 +291,10 @@ def test_the_database_has_a_socket_only_and_survives_a_kill(
         processes.await_ready(layout, postgres.NAME, ready)
         connection = sqlalchemy.create_engine(postgres.uri(layout, "kept")).raw_connection()
         connection.cursor().execute("select 1")
-        began = time.monotonic()
+        # A busy host must not kill it: the log then shows that it stopped by itself, in spite of the open connection.
+        monkeypatch.setattr(processes, "STOP_TIMEOUT_S", 120.0)
         assert processes.stop(layout, [postgres.NAME]) == [postgres.NAME]
-        assert time.monotonic() - began < processes.STOP_TIMEOUT_S, "an open connection does not delay it"
+        assert (layout.logs / f"{postgres.NAME}.log").read_text().rstrip().endswith("database system is shut down")
     finally:
         processes.stop(layout, [postgres.NAME])
         postgres.remove_socket_folder(layout)
