@@ -128,7 +128,9 @@ def install(session: nox.Session, airflow: str) -> None:
 @nox.session(venv_backend="none")
 def table(session: nox.Session) -> None:
     """Write the table of docs/compatibility.md from the results of all cells."""
-    rows = sorted((json.loads(path.read_text()) for path in RESULTS.glob("*.json")), key=lambda row: (row["name"], row["python"]))
+    rows = sorted(
+        (json.loads(path.read_text()) for path in RESULTS.glob("*.json")), key=lambda row: (row["name"], row["python"])
+    )
     lines = ["| cell | Python | result | date | versions |", "|---|---|---|---|---|"]
     for row in rows:
         versions = ", ".join(f"{name.removeprefix('apache-')} {version}" for name, version in row["versions"].items())
