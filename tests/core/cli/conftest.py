@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import mlflow
 import pytest
 
@@ -25,6 +26,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 def server(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     """The services, with MLflow's server in the environment."""
     before = dict(os.environ)
+    # The default session keeps the keys of the first test that used it.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", services.context.mlflow_url)
     mlflow.set_tracking_uri(services.context.mlflow_url)
     mlflow.set_experiment("tests")

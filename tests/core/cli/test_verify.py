@@ -63,8 +63,7 @@ def test_a_version_in_a_store_needs_the_consent_of_the_user(
     context, name = server.context, f"net-{uuid.uuid4().hex[:6]}"
     for variable, value in server.keys().items():
         monkeypatch.setenv(variable, value)
-    # The default session of boto3 keeps the keys of the first test that used it.
-    store = boto3.Session().client("s3", endpoint_url=context.minio_url)
+    store = boto3.client("s3", endpoint_url=context.minio_url)
     bucket, prefix = "heimdall-models", f"test/{name}"
     for file in released_folder.iterdir():
         store.upload_file(str(file), bucket, f"{prefix}/{file.name}")
