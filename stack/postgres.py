@@ -27,6 +27,8 @@ MLFLOW = "mlflow"
 _ACCOUNT = "postgres"
 _VERSION_FOLDER = "pginstall18"
 _SOCKET = ".s.PGSQL.5432"
+# They end when they notice the death of the server, within a second unless the host is busy.
+_CHILDREN_END_S = 60.0
 # A socket's address has room for 103 bytes on macOS and for 107 on Linux.
 _SOCKET_BYTES_MAX = 103
 # Characters that neither PostgreSQL's list of folders nor a database URI changes.
@@ -37,6 +39,7 @@ def prepare(layout: Layout) -> None:
     """Create the data folder, once, and the folder of the socket. The server of the stack must not run."""
     _create_socket_folder(layout)
     if _data(layout).exists():
+        _await_end_of_killed_server(_data(layout))
         _remove_stale_lock(_data(layout))
         return
     # A new name until it is complete: an interrupted call leaves a part.
@@ -116,6 +119,13 @@ def program(name: str) -> str:
 
 def _data(layout: Layout) -> Path:
     return layout.postgres / "data"
+
+
+def _await_end_of_killed_server(data: Path) -> None:
+    """Wait for the children of a killed server. A new one does not start while they use its shared memory."""
+    found = psutil.process_iter(["name", "cwd"])
+    left = [one for one in found if one.info["name"] == "postgres" and one.info["cwd"] == str(data.resolve())]
+    psutil.wait_procs(left, timeout=_CHILDREN_END_S)
 
 
 def _remove_stale_lock(data: Path) -> None:
