@@ -12,14 +12,17 @@ from tests.refusals import refused
 
 
 def _evaluate(
-    *batches: BatchLatency, active: tuple[str, ...] = ("CPUExecutionProvider",), **budget: Any
+    *batches: BatchLatency,
+    active: tuple[str, ...] = ("CPUExecutionProvider",),
+    requested: tuple[str, ...] = ("CPUExecutionProvider",),
+    **budget: Any,
 ) -> LatencyReport:
     measured = LatencyReport(
         sha256=records.SHA,
         batches=batches,
         threads=2,
         device="cpu",
-        providers_requested=("CPUExecutionProvider",),
+        providers_requested=requested,
         providers_active=active,
         host=records.HOST,
     )
@@ -235,6 +238,9 @@ def test_the_serving_batch_size_is_the_budgets() -> None:
 )
 def test_only_the_first_provider_counts(active: tuple[str, ...], failure: str) -> None:
     assert _evaluate(records.batch(), active=("CPUExecutionProvider", "AzureExecutionProvider")).passed
+    both = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert _evaluate(records.batch(), active=both, requested=both).passed
+    assert not _evaluate(records.batch(), active=both[1:], requested=both).passed
     report = _evaluate(records.batch(), active=active, p95_max_ms=1.0)
     assert failure in report.failures[0]
     assert "p95 at batch 1" in report.failures[1]
