@@ -42,9 +42,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     from onnx_release.report.comparison import compare, measured_speeds
 
     if arguments.not_slower and arguments.no_latency:
-        raise CommandRefused(
-            "The argument --not-slower", "needs a measurement", "Omit --no-latency.", code="wrong_argument"
-        )
+        raise measuring.wrong_argument("--not-slower", "needs a measurement", "Omit --no-latency.")
     limits, budget, plan = measuring.given_limits(arguments.limit)
     options = CompareOptions(
         batch_sizes=measuring.batch_sizes(arguments.batch_sizes),

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     refused = target.with_name(f"{target.name}.refused")
     _require_free(refused, may_replace=True)
     if arguments.precision and not arguments.tune:
-        raise _wrong("--precision", "needs --tune", "Add --tune.")
+        raise measuring.wrong_argument("--precision", "needs --tune", "Add --tune.")
     evidence = _Evidence(_trained_model(arguments.model))
     with scratch_folder() as scratch:
         try:
@@ -175,7 +175,9 @@ def _tuned(
 def _require_free(target: Path, *, may_replace: bool) -> None:
     """Refuse an output that is another program's, or that may not be replaced."""
     if not target.name or target.name == "..":
-        raise _wrong("--output", f"is {str(target)!r:.200}, which names no new folder", "Name a folder.")
+        raise measuring.wrong_argument(
+            "--output", f"is {str(target)!r:.200}, which names no new folder", "Name a folder."
+        )
     if not target.is_symlink() and not target.exists():
         return
     if not _is_ours(target):
@@ -199,10 +201,6 @@ def _is_ours(folder: Path) -> bool:
         return False
     own = {file.path for file in report.artifact.files} if report.artifact else set()
     return all(path in own | limits.REPORTS or path.startswith("reproduction/") for path in found)
-
-
-def _wrong(argument: str, problem: str, action: str) -> CommandRefused:
-    return CommandRefused(f"The argument {argument}", problem, action, code="wrong_argument")
 
 
 def _trained_model(model: str) -> TrainedModel:

@@ -79,7 +79,7 @@ def given_limits(texts: list[str]) -> tuple[ParityLimits, LatencyBudget, Measure
         if record is None or not equals:
             names = [name for one in _LIMITS for name in one.model_fields]
             near = get_close_matches(name, names, 1) or [", ".join(names)]
-            raise _wrong("--limit", f"is {text!r:.200}, which is not NAME=VALUE of a limit", f"Use {near[0]}.")
+            raise wrong_argument("--limit", f"is {text!r:.200}, which is not NAME=VALUE of a limit", f"Use {near[0]}.")
         try:
             fields[record.__name__][name] = json.loads(value)
         except ValueError:
@@ -89,7 +89,7 @@ def given_limits(texts: list[str]) -> tuple[ParityLimits, LatencyBudget, Measure
         found = ParityLimits.from_dict(parity), LatencyBudget.from_dict(budget), MeasurePlan.from_dict(plan)
         require_valid_latency_options(found[1], found[2])
     except (RecordRefused, LatencyRefused) as error:
-        raise _wrong("--limit", f"cannot be used: {error.subject} {error.problem}", "Correct it.") from error
+        raise wrong_argument("--limit", f"cannot be used: {error.subject} {error.problem}", "Correct it.") from error
     return found
 
 
@@ -98,9 +98,12 @@ def batch_sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     sizes = [int(part) if part.isascii() and part.isdigit() else 0 for part in parts]
     if not all(1 <= size <= BATCH_SIZE_MAX for size in sizes):
-        raise _wrong("--batch-sizes", f"is {text!r:.80}", f"Give numbers from 1 to {BATCH_SIZE_MAX}, such as 1,8,32.")
+        raise wrong_argument(
+            "--batch-sizes", f"is {text!r:.80}", f"Give numbers from 1 to {BATCH_SIZE_MAX}, such as 1,8,32."
+        )
     return tuple(sizes)
 
 
-def _wrong(argument: str, problem: str, action: str) -> CommandRefused:
+def wrong_argument(argument: str, problem: str, action: str) -> CommandRefused:
+    """Return the refusal of an argument of the command line."""
     return CommandRefused(f"The argument {argument}", problem, action, code="wrong_argument")
