@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("include", "plugins", "dags", "stack", "deploy", "bench", "adoption", "docs")
+PACKAGES = ("include", "plugins", "dags", "stack", "deploy", "bench", "adoption", "soak", "docs")
 PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
 
 # The old idioms of this project, and words that make a program a person. Each has a plain word instead.

@@ -12,8 +12,8 @@ import pytest
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import worker_cache
 from onnx_release.errors import TrainedModelRefused, Transient
+from soak.fault_proxy import proxy
 from tests.edge.conftest import Services
-from tests.edge.fault_proxy import proxy
 from tests.edge.releasing import Release, assert_nothing_left, objects_of, tags_of
 from tests.refusals import failed
 

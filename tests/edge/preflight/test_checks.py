@@ -21,9 +21,9 @@ from airflow_onnx.preflight.store import StoreProbe
 from airflow_onnx.preflight.watched import check_experiments
 from airflow_onnx.preflight.worker import check_staging, write_to_folder
 from onnx_release.errors import Transient
+from soak.fault_proxy import proxy
 from stack.minio import s3_client
 from tests.edge.conftest import Services
-from tests.edge.fault_proxy import proxy
 
 BUCKET = "heimdall-models"
 SECRET = "least-rights-secret"
