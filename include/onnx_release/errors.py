@@ -293,7 +293,21 @@ class ReportRefused(Refused):
         "target_runtime_failed": "A version of ONNX Runtime of `target_runtimes` does not load or run the model.",
         "incomplete_report": "The uploaded report has no check or no benchmark.",
         "other_bytes": "The uploaded objects or the version have another sha256 than the judged artifact.",
+        "invalid_bill": "The bill of materials breaks the schema of CycloneDX.",
     }
+
+
+class SignatureRefused(Refused):
+    """A signature that is missing or wrong, or a key that cannot sign."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "unsigned": "The folder of the model has no signature, and one is required.",
+        "foreign_signature": "The signature is damaged, or another key made it.",
+        "signature_mismatch": "The signature does not fit the files: one was changed, added or removed.",
+        "unusable_key": "The signing key or certificate cannot be read, or is of another kind.",
+        "no_signing_package": "The package model-signing is not installed.",
+    }
+    deployment_codes: ClassVar[frozenset[str]] = frozenset({"unusable_key", "no_signing_package"})
 
 
 class TrainingRunRefused(Refused):
@@ -340,6 +354,7 @@ STAGES: tuple[type[Refused], ...] = (
     LatencyRefused,
     TuningRefused,
     ServingRefused,
+    SignatureRefused,
     ReportRefused,
     TrainingRunRefused,
     CommandRefused,

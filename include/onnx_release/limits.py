@@ -41,8 +41,13 @@ REPORT_FILE = "report.json"
 REPORT_PAGE = "report.html"
 REPORT_SUMMARY = "report.md"
 SAMPLE_FILE = "sample.npz"
+# The evidence for other tools: see `provenance`.
+BILL_FILE = "bom.cdx.json"
+STATEMENT_FILE = "provenance.intoto.json"
+SIGNATURE_FILE = "model.sig"
+EVIDENCE = frozenset({BILL_FILE, STATEMENT_FILE, SIGNATURE_FILE})
 # They are written after the digest of the folder was taken: reports, and outputs that depend on the host.
-REPORTS = frozenset({REPORT_FILE, REPORT_PAGE, REPORT_SUMMARY, SAMPLE_FILE})
+REPORTS = frozenset({REPORT_FILE, REPORT_PAGE, REPORT_SUMMARY, SAMPLE_FILE}) | EVIDENCE
 # A larger sample is not stored beside its model, and not read.
 SAMPLE_MAX_BYTES = 2**26
 

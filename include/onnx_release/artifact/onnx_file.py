@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import EncodeError
 
 from onnx_release import limits
 from onnx_release.errors import ArtifactRefused

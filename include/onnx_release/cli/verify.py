@@ -5,19 +5,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnx_release.cli import console, trained_source
+from onnx_release.cli.measuring import wrong_argument
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.cli.released_source import ReleasedSource, open_released
-from onnx_release.errors import Refused
-from onnx_release.limits import ParityLimits
+from onnx_release.errors import Refused, shorten
+from onnx_release.limits import SIGNATURE_FILE, ParityLimits
 from onnx_release.records import TensorSpec
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
 
+if TYPE_CHECKING:
+    from onnx_release.provenance.signature import Trust
+
 NAME = "verify"
 HELP = "Verify a released model: hashes, signature, checks, and its outputs on this machine."
+_PEM_MAX_BYTES = 2**20
+_PEM_ACTION = "Give the path of a PEM file."
 _STYLES = {"passed": "good", "failed": "bad", "skipped": "dim"}
 
 Verdict = Literal["passed", "failed", "skipped"]
@@ -36,14 +43,17 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     arguments.add_argument("model", help="models:/NAME/VERSION, models:/NAME@ALIAS, s3://BUCKET/PREFIX or a folder")
     arguments.add_argument("--sha256", help="the sha256 that the model must have")
+    arguments.add_argument("--public-key", help="a PEM file: the model must be signed with its private half")
+    arguments.add_argument("--roots", help="a PEM file with certificates: the model must be signed below one of them")
     trained_source.mlflow_source_argument(arguments)
 
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Verify one model. Every check runs, also after a failed one."""
+    trust = _trust(arguments)
     with scratch_folder() as scratch:
         source = open_released(arguments.model, scratch / "released", arguments.source)
-        checks = list(_checks(source, arguments.sha256))
+        checks = list(_checks(source, arguments.sha256, trust))
         files = _files(source)
     failed = [check for check in checks if check.verdict == "failed"]
     document = {
@@ -69,10 +79,31 @@ def run(arguments: argparse.Namespace) -> Outcome:
     )
 
 
-def _checks(source: ReleasedSource, sha256: str | None) -> Iterator[_Check]:
+def _trust(arguments: argparse.Namespace) -> Trust | None:
+    """Return the signers of the arguments, or None without one."""
+    from onnx_release.provenance.signature import Trust
+
+    found = {}
+    for name in ("public_key", "roots"):
+        path, option = getattr(arguments, name), f"--{name.replace('_', '-')}"
+        if path is None:
+            continue
+        try:
+            with Path(path).open("rb") as file:
+                found[name] = file.read(_PEM_MAX_BYTES).decode("ascii")
+        except (OSError, ValueError) as error:
+            raise wrong_argument(option, f"cannot be read: {shorten(error)}", _PEM_ACTION) from error
+        if "-----BEGIN " not in found[name]:
+            raise wrong_argument(option, f"is {path:.200}, which is not a PEM file", _PEM_ACTION)
+    return Trust(name=" and ".join(f"--{name.replace('_', '-')}" for name in found), **found) if found else None
+
+
+def _checks(source: ReleasedSource, sha256: str | None, trust: Trust | None) -> Iterator[_Check]:
     yield from _identity(source, sha256)
     yield _tried("files", lambda: _same_files(source))
     yield _tried("signature", lambda: _signature(source))
+    if trust is not None:
+        yield _tried("signed", lambda: _signed(source, trust))
     yield _tried("checker", lambda: _static(source))
     yield _tried("loads", lambda: _runs(source))
     yield _tried("sample", lambda: _sample(source))
@@ -121,6 +152,13 @@ def _specs(specs: tuple[TensorSpec, ...]) -> str:
         f"{spec.name} {spec.dtype} [{', '.join(str(n) if isinstance(n, int) else '-1' for n in spec.shape)}]"
         for spec in specs
     )
+
+
+def _signed(source: ReleasedSource, trust: Trust) -> tuple[Verdict, str]:
+    from onnx_release.provenance.signature import verify
+
+    verify(source.folder, trust)
+    return "passed", f"{SIGNATURE_FILE} is valid for {trust.name}"
 
 
 def _static(source: ReleasedSource) -> tuple[Verdict, str]:

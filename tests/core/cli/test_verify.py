@@ -13,8 +13,10 @@ import pytest
 
 from onnx_release.cli.main import main
 from onnx_release.limits import REPORT_FILE, SAMPLE_FILE
+from onnx_release.provenance.signature import sign
 from onnx_release.training_runs import tags
 from tests.core.cli.command import document, run_without_airflow
+from tests.core.provenance import keys
 from tests.services import Services
 
 
@@ -44,6 +46,22 @@ def test_every_change_is_found(released_folder: Path, capsys: pytest.CaptureFixt
     found = verdicts(document(capsys, "verify", released_folder, code=1))
     failed = {name for name, verdict in found.items() if verdict == "failed"}
     assert (failed, found["sample"]) == ({"files", "signature", "checker", "loads"}, "skipped")
+
+
+def test_a_signature_is_verified_on_request(
+    released_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, public = keys.new_key(), tmp_path / "key.pub"
+    public.write_text(keys.public_pem(key))
+    unsigned = document(capsys, "verify", released_folder, "--public-key", public, code=1)
+    assert verdicts(unsigned)["signed"] == "failed"
+    sign(released_folder, keys.signing_key(key))
+    assert verdicts(document(capsys, "verify", released_folder, "--public-key", public))["signed"] == "passed"
+    public.write_text(keys.public_pem(keys.new_key()))
+    assert verdicts(document(capsys, "verify", released_folder, "--public-key", public, code=1))["signed"] == "failed"
+    for path in (released_folder / REPORT_FILE, tmp_path / "absent"):
+        error = document(capsys, "verify", released_folder, "--roots", path, code=2)["error"]
+        assert (error["code"], error["subject"]) == ("wrong_argument", "The argument --roots")
 
 
 @pytest.mark.parametrize("content", [None, "{}", "[]", "no json", '{"schema_version": 1, "status": "accepted"}'])

@@ -1,0 +1,1 @@
+"""Evidence about the origin of an artifact, for other tools: bill of materials, provenance statement, signature."""
