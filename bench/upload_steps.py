@@ -24,6 +24,7 @@ from onnx_release.records import (
     SideLatency,
     TrainedModel,
 )
+from onnx_release.scratch import scratch_folder
 from stack.minio import REGION, S3_CONFIG
 
 MODEL_NAME = "bench"
@@ -96,7 +97,8 @@ def fetch_back(folder: Path) -> None:
 
     uploaded = S3Object.from_dict(json.loads((folder / _STORED).read_text()))
     task = MlflowRegisterOnnxOperator(task_id="register", artifact=None, uploaded=None, **_SHARED)
-    task._verified_report(Case("", folder, folder).artifact(), uploaded)
+    with scratch_folder() as scratch:
+        task.verified_report(Case("", folder, folder).artifact(), uploaded, scratch)
 
 
 def _passed(artifact: OnnxArtifact) -> BenchmarkReport:

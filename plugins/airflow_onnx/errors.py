@@ -89,6 +89,7 @@ class DeploymentRefused(Refused):
         "unknown_kind": "The option `placement` names a kind of task that does not exist.",
         "wrong_placement": "A field of the option `placement` is unknown or has a wrong value.",
         "no_connection": "An Airflow connection does not exist.",
+        "wrong_signing_key": "The connection of `signing_conn_id` has no key, or names a file that cannot be read.",
         "missing_package": "The worker's Python environment lacks a package.",
         "kubernetes_missing": "A KubernetesExecutor is configured, but the Kubernetes client is not installed.",
     }

@@ -31,7 +31,10 @@ PYTHON = blocks("python")
 SHELL = blocks("bash", "sh")
 TARGETS = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 # Programs of the reader's machine whose arguments are not checked.
-FOREIGN = {"aws", "curl", "docker", "export", "jq", "kubectl", "mc", "nox", "pip", "python3", "source", "tritonserver"}
+FOREIGN = {
+    "aws", "cd", "curl", "docker", "export", "jq", "kubectl", "mc", "model_signing", "nox", "openssl", "pip", "python3",
+    "sha256sum", "source", "tritonserver",
+}  # fmt: skip
 
 
 def _makes_a_dag(block: Block) -> bool:

@@ -53,6 +53,13 @@ OPTIONS: Mapping[str, Option] = {
     "protected_aliases": Option(
         help="Aliases that move only after a person approved it in Airflow.", example="champion, production"
     ),
+    "signing_conn_id": Option(
+        help="Connection with the private key that signs the files of a release.", example="signing",
+        default_words="none: releases are not signed",
+    ),
+    "require_signature": Option(
+        help="Move an alias only to a version whose signature is valid.", default="False", kind="boolean"
+    ),
     "staging_uri": Option(
         help="Folder through which the tasks of a release pass the artifact.", default=None,
         example="s3://onnx-staging/releases", default_words="`onnx_release_staging` in `AIRFLOW_HOME`",

@@ -99,6 +99,16 @@ def protected_aliases() -> list[str]:
     return _names("protected_aliases")
 
 
+def signing_conn_id() -> str:
+    """Return the connection with the key that signs releases, or an empty text if none is signed."""
+    return _text("signing_conn_id")
+
+
+def require_signature() -> bool:
+    """Return True if an alias moves only to a version with a valid signature."""
+    return _boolean("require_signature")
+
+
 def is_protected(alias: str) -> bool:
     """Return True if a person must approve each move of the alias. A reduced precision has the same protection."""
     plain = {alias.removesuffix(f"-{precision}") for precision in Precision}

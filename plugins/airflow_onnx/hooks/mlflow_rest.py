@@ -15,6 +15,8 @@ import httpx
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_server import MISSING_CODES, MlflowServer
 from onnx_release.errors import Transient
+from onnx_release.records.provenance import TrainingFacts
+from onnx_release.training_runs.facts import training_facts
 from onnx_release.training_runs.records import Experiment, ModelVersionEntry, RegisteredModel, TrainingRun, key_values
 from onnx_release.training_runs.server import PAGE_SIZE, RunQuery
 
@@ -130,6 +132,10 @@ class MlflowRest:
     def run(self, run_id: str) -> TrainingRun:
         """Return one run, deleted or not."""
         return TrainingRun.from_json(self._send(_get_run(run_id))["run"])
+
+    def facts(self, run_id: str) -> TrainingFacts:
+        """Return parameters, metrics and datasets of a run."""
+        return training_facts(self._send(_get_run(run_id))["run"])
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         """Set tags of a run in one call. A tag without a value is deleted."""

@@ -19,7 +19,7 @@ from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.log_lines import one_line
 from airflow_onnx.operators import approval
 from airflow_onnx.operators.approval import Approval
-from airflow_onnx.storage import s3
+from airflow_onnx.storage import evidence, s3
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import alias_log, model_registry, promotion, version_files
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
@@ -209,6 +209,7 @@ class VerifyVersionOperator(MoveAliasStep):
         with scratch_folder() as scratch:
             artifact, report = version_files.fetch_version(self.s3_conn_id, version, scratch)
             smoke_test(scratch, artifact)
+        evidence.require_signed(self.s3_conn_id, version.source, artifact)
         verified = VerifiedVersion(
             request=request,
             sha256=artifact.sha256,

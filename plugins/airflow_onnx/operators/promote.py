@@ -14,7 +14,7 @@ from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.acceptance import require_same_bytes
 from airflow_onnx.operators.approval import Approval
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
-from airflow_onnx.storage import s3
+from airflow_onnx.storage import evidence, s3
 from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
 from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
@@ -89,6 +89,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         policy = PromotionPolicy.read(self.policy)
         stage = validation.stage_for(self.stage, artifact.precision)
         self._require_objects(uploaded)
+        evidence.require_signed(self.s3_conn_id, uploaded.uri, artifact)
         promoter = run.promoter(self.s3_conn_id, self.rules)
         with promotion.promotion_lock(run.hook, version.name) as lock:
             candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))

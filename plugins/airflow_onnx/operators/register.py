@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from airflow_onnx import params
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.links import ModelVersionLink, release_links
 from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
-from airflow_onnx.storage import s3
+from airflow_onnx.storage import evidence, s3
 from airflow_onnx.tracking import model_registry
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import version_tags
 from onnx_release.errors import ReportRefused
-from onnx_release.limits import REPORT_FILE
+from onnx_release.limits import REPORT_FILE, SIGNATURE_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
 from onnx_release.scratch import scratch_folder
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 class MlflowRegisterOnnxOperator(ReleaseStepOperator):
     """Downloads the objects, hashes and runs them, and registers them as a `ModelVersion` without an alias.
 
+    Before the version exists, it puts the evidence of their origin beside them: the bill of materials, the provenance
+    statement, and a signature if the deployment has a key.
     There is one version for each (training run, sha256). Its tags and description come from the downloaded report.
 
     :param artifact: the `OnnxArtifact` that the tuning returned.
@@ -81,7 +85,9 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
 
         artifact = run.evidence["artifact"] = params.record(OnnxArtifact, self.artifact, "tune")
         uploaded = params.record(S3Object, self.uploaded, "upload")
-        report = self._verified_report(artifact, uploaded)
+        with scratch_folder() as scratch:
+            report = self.verified_report(artifact, uploaded, scratch)
+            self._put_evidence(run, report, uploaded, scratch)
         request = model_registry.VersionRequest(
             name=run.model_name,
             training_run_id=run.trained_model.training_run_id,
@@ -101,19 +107,18 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         self.log.info("Version %d of '%s': %s.", version.version, version.name, state)
         return version
 
-    def _verified_report(self, artifact: OnnxArtifact, uploaded: S3Object) -> ReleaseReport:
-        """Download the objects, run the model once, and return the report beside it."""
+    def verified_report(self, artifact: OnnxArtifact, uploaded: S3Object, folder: Path) -> ReleaseReport:
+        """Download the objects into an empty folder, run the model once, and return the report beside it."""
         from onnx_release.check.smoke_test import smoke_test
         from onnx_release.report.release_report import read_report
 
-        with scratch_folder() as scratch:
-            folder = s3.folder_at(self.s3_conn_id, uploaded.uri)
-            model = [file for file in uploaded.files if file.path != REPORT_FILE]
-            # Another release of the same bytes may have replaced the report since the upload.
-            found = s3.read_digest(folder, REPORT_FILE)
-            s3.fetch(folder, [*model, *([found] if found else [])], scratch)
-            smoke_test(scratch, artifact)
-            report = read_report(scratch / REPORT_FILE)
+        stored = s3.folder_at(self.s3_conn_id, uploaded.uri)
+        model = [file for file in uploaded.files if file.path != REPORT_FILE]
+        # Another release of the same bytes may have replaced the report since the upload.
+        found = s3.read_digest(stored, REPORT_FILE)
+        s3.fetch(stored, [*model, *([found] if found else [])], folder)
+        smoke_test(folder, artifact)
+        report = read_report(folder / REPORT_FILE)
         if report.check is None or report.benchmark is None:
             raise ReportRefused(
                 f"The report {uploaded.uri}/{REPORT_FILE}",
@@ -123,3 +128,10 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
             )
         require_accepted(artifact, report.check, report.benchmark)
         return report
+
+    def _put_evidence(self, run: StepRun, report: ReleaseReport, uploaded: S3Object, folder: Path) -> None:
+        with MlflowRest(run.hook.server) as rest:
+            facts = rest.facts(run.trained_model.training_run_id)
+        stored = s3.folder_at(self.s3_conn_id, uploaded.uri)
+        if evidence.put_evidence(stored, folder, report, run.evidence["artifact"], facts):
+            self.log.info("Signed: %s/%s.", uploaded.uri, SIGNATURE_FILE)

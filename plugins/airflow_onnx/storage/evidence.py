@@ -1,0 +1,120 @@
+"""Evidence for other tools in the folder of a release: bill of materials, provenance statement and signature."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_onnx.deployment import settings, signing
+from airflow_onnx.storage import s3
+from onnx_release.errors import Refused
+from onnx_release.limits import BILL_FILE, EVIDENCE, SIGNATURE_FILE, STATEMENT_FILE
+from onnx_release.records import OnnxArtifact, ReleaseReport
+from onnx_release.records.provenance import TrainingFacts
+
+if TYPE_CHECKING:
+    from onnx_release.provenance.signature import SigningKey
+
+log = logging.getLogger(__name__)
+_EVIDENCE_MAX_BYTES = 2**24
+
+
+def put_evidence(
+    target: s3.S3Folder, local: Path, report: ReleaseReport, artifact: OnnxArtifact, facts: TrainingFacts
+) -> bool:
+    """Put the evidence of an artifact beside it, unless valid evidence of the same bytes is there.
+
+    :param target: the folder of the uploaded artifact.
+    :param local: the same folder, downloaded and verified. The evidence is written there first.
+    :return: True if the folder has a signature.
+    """
+    key = signing.signing_key()
+    if _is_there(target, local, artifact, key):
+        return (local / SIGNATURE_FILE).exists()
+    from onnx_release.provenance.bill_of_materials import bill_of_materials
+    from onnx_release.provenance.statement import provenance_statement
+
+    made_at = datetime.now(UTC)
+    _write(local / BILL_FILE, bill_of_materials(report, artifact, facts, made_at))
+    _write(local / STATEMENT_FILE, provenance_statement(report, artifact, facts, made_at))
+    names = [BILL_FILE, STATEMENT_FILE]
+    if key is not None:
+        from onnx_release.provenance import signature
+
+        signature.sign(local, key)
+        # Last: the store never has a signature of files that it does not have yet.
+        names.append(SIGNATURE_FILE)
+    metadata = {"training-run-id": report.trained_model.training_run_id, "artifact-sha256": artifact.sha256}
+    for name in names:
+        s3.put(target, local, _digest(local, name), metadata)
+    if key is None:
+        s3.remove(target, [SIGNATURE_FILE])
+    return key is not None
+
+
+def require_signed(s3_conn_id: str, source: str, artifact: OnnxArtifact) -> None:
+    """Verify the signature of a released folder if the option `require_signature` is set.
+
+    :param source: the S3 URI of the folder.
+    :raises SignatureRefused: without a signature of the deployment's signer over these bytes.
+    :raises DeploymentRefused: if the option is set without a key.
+    """
+    if not settings.require_signature():
+        return
+    from onnx_release.provenance import signature
+    from onnx_release.scratch import scratch_folder
+
+    trust = signing.trust()
+    folder = s3.folder_at(s3_conn_id, source, rerun=None)
+    with scratch_folder() as scratch:
+        s3.fetch(folder, artifact.files, scratch)
+        fetch_evidence(folder, scratch)
+        signature.verify(scratch, trust)
+    log.info("The signature is valid: %s.", trust.name)
+
+
+def fetch_evidence(folder: s3.S3Folder, local: Path) -> None:
+    """Download the evidence that a folder has."""
+    stored = s3.sizes(folder)
+    for name in sorted(EVIDENCE & stored.keys()):
+        s3.fetch_one(folder, name, local, _EVIDENCE_MAX_BYTES)
+
+
+def _is_there(target: s3.S3Folder, local: Path, artifact: OnnxArtifact, key: SigningKey | None) -> bool:
+    """Return True if the store has evidence that is valid for these bytes and this key."""
+    fetch_evidence(target, local)
+    if not (local / BILL_FILE).exists() or not _has_subjects(local / STATEMENT_FILE, artifact):
+        return False
+    if key is None:
+        return not (local / SIGNATURE_FILE).exists()
+    from onnx_release.provenance import signature
+
+    try:
+        signature.verify(local, signature.trust_of(key))
+    except Refused as refusal:
+        log.info("Signed again: %s", refusal)
+        return False
+    return True
+
+
+def _has_subjects(path: Path, artifact: OnnxArtifact) -> bool:
+    try:
+        statement = json.loads(path.read_text(encoding="utf-8"))
+        subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return subjects == {file.path: file.sha256 for file in artifact.files}
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _digest(folder: Path, name: str) -> Any:
+    from onnx_release.artifact.digests import describe_folder
+
+    return next(file for file in describe_folder(folder) if file.path == name)
