@@ -58,7 +58,7 @@ API = {
         "DAGs",
         "Which arguments do the factories of a DAG file take?",
         ("airflow_onnx.dag.release_dag", "airflow_onnx.dag.release_task_group", "airflow_onnx.dag.watch_dag",
-         "airflow_onnx.alias_dag.move_alias_dag"),
+         "airflow_onnx.alias_dag.move_alias_dag", "airflow_onnx.leftovers_dag.collect_leftovers_dag"),
     ),
     "operators": ApiPage(
         "Operators and sensors",
@@ -70,6 +70,7 @@ API = {
          f"{_OPERATORS}.upload.OnnxUploadToS3Operator", f"{_OPERATORS}.register.MlflowRegisterOnnxOperator",
          f"{_OPERATORS}.approve.OnnxApproveVersionOperator", f"{_OPERATORS}.promote.MlflowPromoteModelOperator",
          f"{_OPERATORS}.work_folder.CleanWorkFolderOperator", f"{_OPERATORS}.start_releases.StartReleasesOperator",
+         f"{_OPERATORS}.collect_leftovers.CollectLeftoversOperator",
          f"{_OPERATORS}.release_step.ReleaseStepOperator", f"{_OPERATORS}.release_step.AcceptedStepOperator",
          f"{_OPERATORS}.measuring_step.MeasuringStepOperator"),
         members=False,

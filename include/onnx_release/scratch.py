@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -38,29 +38,38 @@ def remove_abandoned() -> int:
 
     A folder without a lock file of this package belongs to another program and stays.
     """
-    removed = 0
+    return sum(map(remove_if_abandoned, abandoned()))
+
+
+def abandoned() -> list[Path]:
+    """Return the temporary folders that `remove_abandoned` removes."""
+    folders: list[Path] = []
     with suppress(OSError):
-        for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-            # Another account's folder, or one that another process removes now.
-            with suppress(OSError):
-                removed += _remove_if_abandoned(folder)
-    return removed
+        folders = sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+    return [folder for folder in folders if _if_abandoned(folder, lambda _: None)]
 
 
-def _remove_if_abandoned(folder: Path) -> bool:
-    path = folder / _LOCK
-    if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
-        return False
-    lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Locks of another host that shares the folder may be invisible here.
-        if os.read(lock, 256).decode(errors="replace") != platform.node():
+def remove_if_abandoned(folder: Path) -> bool:
+    """Remove a temporary folder unless its process lives. Return True if it was removed."""
+    return _if_abandoned(folder, lambda path: shutil.rmtree(path, ignore_errors=True))
+
+
+def _if_abandoned(folder: Path, action: Callable[[Path], None]) -> bool:
+    """Do the action on a folder without a living process, with its lock. Return False for another folder."""
+    # Another account's folder, or one that another process removes now.
+    with suppress(OSError):
+        if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
             return False
-        shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(lock)
-    return True
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Locks of another host that shares the folder may be invisible here.
+            if os.read(lock, 256).decode(errors="replace") == platform.node():
+                action(folder)
+                return True
+        finally:
+            os.close(lock)
+    return False
 
 
 def _made() -> tuple[Path, int]:

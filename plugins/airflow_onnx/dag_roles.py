@@ -16,6 +16,7 @@ class DagRole(StrEnum):
     RELEASE_TASKS = "onnx-release:release-tasks"
     WATCH = "onnx-release:watch"
     MOVE_ALIAS = "onnx-release:move-alias"
+    COLLECT_LEFTOVERS = "onnx-release:collect-leftovers"
 
 
 RELEASING = (DagRole.RELEASE, DagRole.RELEASE_TASKS)

@@ -57,6 +57,8 @@ RELEASES_AT_ONCE_MAX = 64
 
 # The work folder of an unfinished release is kept this long: a cleared task reads the files of the task before it.
 WORK_KEEP_S = 7 * 24 * 3600.0
+# The garbage collection takes nothing that is younger. The lowest value is longer than an upload.
+GRACE_H, GRACE_MIN_H, GRACE_MAX_H = 24.0, 1.0, 24.0 * 366
 # The size of a worker's cache of downloads, trained models and artifacts together.
 CACHE_MAX_BYTES = 10 * 2**30
 

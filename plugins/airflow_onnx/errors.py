@@ -56,6 +56,7 @@ class StorageRefused(Refused):
         "invalid_request": "The request has no credentials or a wrong parameter.",
         "wrong_address": "The connection to the store has a wrong address or region.",
         "wrong_extra": "The extra of the connection to the store is not a JSON object.",
+        "no_store_clock": "A server sends no time, so the age of its objects is unknown.",
         "store_refused": "The store refuses a request for another reason, which the message has.",
         "object_too_large": "An object is larger than the limit for its use.",
         "staging_uri": "The staging folder is not a usable file:// or s3:// URI.",
@@ -81,6 +82,18 @@ class WatchRefused(Refused):
     }
 
 
+class LeftoversRefused(Refused):
+    """A garbage collection that cannot be made safely. Nothing is removed."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "other_tracking_server": "The objects belong to releases of another MLflow server.",
+        "registry_empty": "The registry has no version, and training runs were released.",
+        "wrong_grace": "The grace period is not a number of hours in its range.",
+        "wrong_dry_run": "The parameter dry_run is neither true nor false.",
+    }
+    deployment_codes: ClassVar[frozenset[str]] = frozenset(codes)
+
+
 class DeploymentRefused(Refused):
     """A setting, connection or package of the deployment that is missing or cannot be used."""
 
@@ -96,7 +109,7 @@ class DeploymentRefused(Refused):
     deployment_codes: ClassVar[frozenset[str]] = frozenset(codes)
 
 
-STAGES: tuple[type[Refused], ...] = (TrackingRefused, StorageRefused, WatchRefused, DeploymentRefused)
+STAGES: tuple[type[Refused], ...] = (TrackingRefused, StorageRefused, WatchRefused, LeftoversRefused, DeploymentRefused)
 
 
 def together(subject: str, problems: Sequence[ReleaseError]) -> ReleaseError:

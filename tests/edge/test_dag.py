@@ -19,6 +19,7 @@ from airflow.utils.file import might_contain_dag
 from airflow_onnx.alias_dag import move_alias_dag
 from airflow_onnx.dag import release_dag, release_task_group, watch_dag
 from airflow_onnx.dag_roles import DagRole
+from airflow_onnx.leftovers_dag import collect_leftovers_dag
 from onnx_release.limits import ParityLimits
 from tests.refusals import refused
 
@@ -37,6 +38,7 @@ def test_airflow_finds_the_dag_of_a_file_in_safe_mode(path: Path) -> None:
         (release_dag, DagRole.RELEASE),
         (partial(watch_dag, release_dag_id="release"), DagRole.WATCH),
         (move_alias_dag, DagRole.MOVE_ALIAS),
+        (collect_leftovers_dag, DagRole.COLLECT_LEFTOVERS),
     ],
 )
 def test_two_dags_of_a_factory_differ_in_their_ids_alone_and_have_its_role(factory: Any, role: DagRole) -> None:
@@ -85,6 +87,9 @@ def test_a_release_in_another_dag_is_a_group_and_its_source_is_a_task() -> None:
         (lambda: watch_dag("a"), "missing_value", "release_dag_id"),
         (lambda: watch_dag("a", routes=[{"experiment": "x"}]), "wrong_parameter", "routes[0]"),
         (lambda: watch_dag("a", routes=["x"], release_dag_id="r"), "wrong_parameter", "routes[0]"),
+        (lambda: collect_leftovers_dag("a", grace_h=0), "wrong_parameter", "'grace_h'"),
+        (lambda: collect_leftovers_dag("a", dry_run="no"), "wrong_parameter", "'dry_run'"),
+        (lambda: collect_leftovers_dag("a", prefix="../b"), "wrong_parameter", "'prefix'"),
         (lambda: watch_dag("a", release_dag_id="r", expriments=["x"]), "unknown_parameter", "Use 'experiments'"),
     ],
 )
@@ -156,3 +161,9 @@ def test_the_tasks_of_a_move_follow_each_other() -> None:
     assert dag.get_task("verify").downstream_task_ids == {"approve"}
     assert dag.get_task("approve").downstream_task_ids == {"move"}
     assert dag.get_task("move").trigger_rule == "none_failed"
+
+
+def test_a_collection_only_lists_and_has_no_schedule_by_default() -> None:
+    dag = collect_leftovers_dag("collect", bucket="models")
+    assert (dag.params["dry_run"], dag.params["grace_h"], dag.timetable.can_be_scheduled) == (True, 24.0, False)
+    assert collect_leftovers_dag("weekly", schedule="@weekly", dry_run=False).params["dry_run"] is False

@@ -53,6 +53,23 @@ CHECK_ARGUMENTS = (
     ARG_VERBOSE,
 )
 
+GC_ARGUMENTS = (
+    Arg(("--delete",), help="Remove the leftovers. Without it nothing is changed", action="store_true"),
+    Arg(
+        ("--grace-hours",),
+        help="Nothing that is younger is a leftover, by the clock of the store",
+        type=float,
+        default=defaults.GRACE_H,
+    ),
+    Arg(("--bucket",), help="Bucket of the releases. Default: the option bucket"),
+    Arg(("--prefix",), help="Folder in the bucket; nothing outside of it is touched. Default: the option prefix"),
+    Arg(("--mlflow-conn-id",), help="Airflow connection of type mlflow", default=defaults.MLFLOW_CONN_ID),
+    Arg(("--s3-conn-id",), help="Airflow connection of type s3store or aws", default=defaults.S3_CONN_ID),
+    Arg(("--json",), help="The same as --output json", action="store_true"),
+    ARG_OUTPUT,
+    ARG_VERBOSE,
+)
+
 
 def get_commands() -> list[CLICommand]:
     """Return the commands below ``airflow onnx-release``."""
@@ -73,4 +90,16 @@ def get_commands() -> list[CLICommand]:
         func=lazy_load_command("airflow_onnx.cli.check.check"),
         args=CHECK_ARGUMENTS,
     )
-    return [GroupCommand(name="onnx-release", help="Release training runs as ONNX models", subcommands=(plan, check))]
+    gc = ActionCommand(
+        name="gc",
+        help="List files and records that a crash left behind, and remove them with --delete",
+        description=(
+            "Find objects that no version and no training run names, uploads in parts, work folders, temporary folders "
+            "of this host and versions that never became ready. Exit status: 0 if nothing is left, 1 if leftovers are "
+            "there, 2 if the search could not be made; nothing is removed then"
+        ),
+        func=lazy_load_command("airflow_onnx.cli.gc.gc"),
+        args=GC_ARGUMENTS,
+    )
+    commands = (plan, check, gc)
+    return [GroupCommand(name="onnx-release", help="Release training runs as ONNX models", subcommands=commands)]

@@ -15,6 +15,7 @@ from airflow_onnx.operators.acceptance import require_same_bytes
 from airflow_onnx.operators.approval import Approval
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import evidence, s3
+from airflow_onnx.storage.object_metadata import object_metadata
 from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
 from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
@@ -162,7 +163,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         with scratch_folder() as scratch:
             write_report(scratch, report)
             write_page(scratch, report)
-            metadata = {"training-run-id": version.training_run_id, "artifact-sha256": version.sha256}
+            metadata = object_metadata(run.hook.server, version.training_run_id, version.sha256)
             for file in describe_folder(scratch):
                 s3.put(folder, scratch, file, metadata)
         request = model_registry.VersionRequest(

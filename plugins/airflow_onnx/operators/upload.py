@@ -11,6 +11,7 @@ from airflow_onnx.links import ObjectLink, release_links
 from airflow_onnx.operators.acceptance import JudgedArtifact
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import s3, serving_layouts, staging
+from airflow_onnx.storage.object_metadata import object_metadata
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORTS
 from onnx_release.records import FileDigest, ReleaseReport, S3Object
@@ -57,7 +58,7 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         s3.require_bucket(target)
         # Pushed before the first object: the clean-up removes the objects of an unfinished upload too.
         run.context["ti"].xcom_push(key=TARGET_KEY, value=target.uri)
-        metadata = {"training-run-id": training_run_id, "artifact-sha256": artifact.sha256}
+        metadata = object_metadata(run.hook.server, training_run_id, artifact.sha256)
         sent = []
         for file, is_new in staging.open_staging(artifact.staging_uri).send(artifact, target, metadata):
             self.log.debug("%s/%s, %d bytes: %s.", target.uri, file.path, file.size_bytes, _SENT[is_new])

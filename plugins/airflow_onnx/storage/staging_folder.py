@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from airflow_onnx.errors import StorageRefused
@@ -41,11 +40,11 @@ class FolderStaging(Staging):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             folder.touch()
-            for other in folder.parent.iterdir():
-                if other == folder or not is_work_folder(other.name) or not other.is_dir() or other.is_symlink():
-                    continue
-                if time.time() - other.stat().st_mtime > keep_s:
-                    shutil.rmtree(other, ignore_errors=True)
+            # On a network file system this is the server's time. Another host's clock has no part in the ages.
+            now_s = folder.stat().st_mtime
+            for old in old_work_folders(folder.parent, keep_s, now_s):
+                if old.path != folder:
+                    shutil.rmtree(old.path, ignore_errors=True)
         except OSError as error:
             raise Transient(
                 f"The staging folder {self.uri}",
@@ -87,3 +86,22 @@ class FolderStaging(Staging):
     def remove(self) -> None:
         """Delete the work folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class OldFolder(NamedTuple):
+    """A work folder on a disk, and its age in s."""
+
+    path: Path
+    age_s: float
+
+
+def old_work_folders(root: Path, keep_s: float, now_s: float) -> Iterator[OldFolder]:
+    """Yield the work folders that are older than `keep_s`.
+
+    :param now_s: the time in s since 1970 by the clock of the file system.
+    """
+    for path in sorted(root.iterdir()):
+        if is_work_folder(path.name) and path.is_dir() and not path.is_symlink():
+            age_s = now_s - path.stat().st_mtime
+            if age_s > keep_s:
+                yield OldFolder(path, age_s)

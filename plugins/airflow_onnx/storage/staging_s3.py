@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 from airflow_onnx import validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import StorageRefused
-from airflow_onnx.storage import s3, worker_cache
+from airflow_onnx.storage import s3, stored_objects, worker_cache
 from airflow_onnx.storage.staging_base import Staging, is_work_folder, put_folder
+from airflow_onnx.storage.stored_objects import StoredFolder
 from onnx_release.errors import RecordRefused
 from onnx_release.records.base import Record
 
 if TYPE_CHECKING:
     from onnx_release.records import FileDigest, OnnxArtifact
+
+log = logging.getLogger(__name__)
 
 RERUN = "export"
 _AGAIN = f"Clear the task '{RERUN}' with its downstream tasks."
@@ -44,23 +47,21 @@ class S3Staging(Staging):
     @property
     def folder(self) -> s3.S3Folder:
         """The folder in the store, through the deployment's connection."""
-        return _staging_folder(self.uri)
+        return staging_folder(self.uri)
 
     def prepare(self, keep_s: float) -> None:
         """Check that the bucket exists, and delete old work folders."""
         s3.require_bucket(self.folder)
         root_uri, _, own = self.uri.rpartition("/")
-        root = _staging_folder(root_uri)
-        newest: dict[str, float] = {}
-        paths: dict[str, list[str]] = {}
-        for path, item in s3.listing(root).items():
-            name, separator, _ = path.partition("/")
-            if separator and name != own and is_work_folder(name):
-                newest[name] = max(newest.get(name, 0.0), item["LastModified"].timestamp())
-                paths.setdefault(name, []).append(path)
-        for name, modified_at_s in newest.items():
-            if time.time() - modified_at_s > keep_s:
-                s3.remove(root, paths[name])
+        root = staging_folder(root_uri)
+        try:
+            for name, old in old_work_folders(root, keep_s):
+                if name != own:
+                    s3.remove(root, old.paths)
+        except StorageRefused as refusal:
+            if refusal.code != "no_store_clock":
+                raise
+            log.warning("Old work folders stay: %s", refusal)
 
     def output_folder(self, name: str, scratch: Path) -> Path:
         """Return a folder of the task."""
@@ -68,8 +69,8 @@ class S3Staging(Staging):
 
     def stage(self, name: str, artifact: OnnxArtifact, written: Path) -> OnnxArtifact:
         """Put every file and verify it."""
-        parent = _staging_folder(f"{self.uri}/{name}")
-        folder = _staging_folder(f"{parent.uri}/{artifact.sha256}")
+        parent = staging_folder(f"{self.uri}/{name}")
+        folder = staging_folder(f"{parent.uri}/{artifact.sha256}")
         metadata = {"artifact-sha256": artifact.sha256}
         staged = StagedObjects(objects={file.path: s3.put(folder, written, file, metadata) for file in artifact.files})
         s3.put_text(parent, _objects_file(artifact), json.dumps(staged.to_dict()))
@@ -116,7 +117,7 @@ class S3Staging(Staging):
             yield file, not stored
 
     def _staged_objects(self, artifact: OnnxArtifact) -> dict[str, s3.VerifiedObject]:
-        parent = _staging_folder(self.uri.rpartition("/")[0])
+        parent = staging_folder(self.uri.rpartition("/")[0])
         try:
             objects = StagedObjects.from_dict(json.loads(s3.read_text(parent, _objects_file(artifact)))).objects
         except (RecordRefused, ValueError):
@@ -143,7 +144,18 @@ class S3Staging(Staging):
         s3.remove(folder, sorted(s3.sizes(folder)))
 
 
-def _staging_folder(uri: str) -> s3.S3Folder:
+def old_work_folders(root: s3.S3Folder, keep_s: float) -> Iterator[tuple[str, StoredFolder]]:
+    """Yield name and objects of each work folder whose newest object is older than `keep_s` by the store's clock."""
+    folders: dict[str, StoredFolder] = {}
+    for path, item, now in stored_objects.objects(root):
+        name, separator, _ = path.partition("/")
+        if separator and is_work_folder(name):
+            folders.setdefault(name, StoredFolder.of()).add(path, item, now)
+    yield from ((name, one) for name, one in sorted(folders.items()) if one.age_s > keep_s)
+
+
+def staging_folder(uri: str) -> s3.S3Folder:
+    """Return the folder of a URI, through the deployment's connection."""
     validation.validate_bucket(uri.removeprefix("s3://").partition("/")[0])
     return s3.folder_at(settings.staging_conn_id(), uri, rerun=RERUN)
 

@@ -1,0 +1,94 @@
+"""Names of objects in MLflow: the versions of the registry, and the records of training runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_onnx.errors import TrackingRefused
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.tracking.run_log import WAITING
+from onnx_release.training_runs import tags
+from onnx_release.training_runs.records import TrainingRun, key_values
+
+_IN_PROGRESS = ("triggered", "running", WAITING)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Everything in the registry that names objects, read completely.
+
+    :param versions: the versions as MLflow returns them.
+    :param uris: the folders that they name, and the folders above these.
+    """
+
+    versions: tuple[dict[str, Any], ...]
+    uris: frozenset[str]
+    _named: frozenset[str]
+
+    @classmethod
+    def read(cls, rest: MlflowRest) -> Names:
+        """Read all versions.
+
+        :raises TrackingRefused: if one page cannot be read; likewise `Transient`.
+        """
+        versions = tuple(rest.all_versions())
+        named = frozenset(map(_normal, _named_uris(rest, versions)))
+        return cls(versions, named.union(*map(_parents, named)), named)
+
+    def have(self, uri: str) -> bool:
+        """Return True if a version names the folder, a folder around it, or a place in it."""
+        folder = _normal(uri)
+        return folder in self.uris or not self._named.isdisjoint(_parents(folder))
+
+    @property
+    def released(self) -> bool:
+        """True if the registry has a version that this package made."""
+        return any(tags.VERSION_SHA256 in key_values(version.get("tags")) for version in self.versions)
+
+
+def _named_uris(rest: MlflowRest, versions: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for version in versions:
+        source = str(version.get("source") or "")
+        yield source
+        # A copy of a version names it by `models:/…`, and keeps its files after the first one was deleted.
+        if source.startswith("models:/") and not source.startswith("models:/m-"):
+            yield rest.version_files(version["name"], version["version"])
+        yield from key_values(version.get("tags")).get(tags.VERSION_SERVING, "").split(", ")
+
+
+def _normal(uri: str) -> str:
+    return re.sub(r"^s3[an]:", "s3:", uri).rstrip("/")
+
+
+def _parents(uri: str) -> set[str]:
+    """Return the folders above a folder, without bucket and scheme."""
+    found = set()
+    while (uri := uri.rpartition("/")[0]).count("/") > 2:
+        found.add(uri)
+    return found
+
+
+def training_run(rest: MlflowRest, run_id: str) -> TrainingRun | None:
+    """Return a training run, deleted or not. Return None if MLflow does not have it.
+
+    :raises TrackingRefused: if the account may not read it.
+    """
+    try:
+        return rest.run(run_id)
+    except TrackingRefused as refusal:
+        if refusal.code != "not_found":
+            raise
+        return None
+
+
+def run_needs(run: TrainingRun, uri: str) -> str:
+    """Return the reason why a training run needs the objects of a folder. Empty if it does not."""
+    if any(text == uri for name, text in run.tags.items() if name.startswith(f"{tags.ROOT}.")):
+        return "the record of its training run names it"
+    attempt = run.tags.get(tags.LAST_ATTEMPT, "").partition(" ")[0]
+    if run.tags.get(tags.STATUS) in _IN_PROGRESS or attempt in _IN_PROGRESS:
+        return "a release of its training run is in progress"
+    return ""
