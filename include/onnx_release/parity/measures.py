@@ -221,31 +221,31 @@ def _judge_columns(
     mae = values.sum(axis=0) / count
     error = np.sqrt(((values / largest) ** 2).sum(axis=0) / count) * largest if math.isfinite(largest) else mae
     relative = np.divide(error, scale.scale, out=np.zeros_like(error), where=scale.scale > 0)
-    shares = [np.zeros_like(mae)]
+    shares: list[Array] = []
     kept = True
     if (mae_max := limits["mae_max"]) is not None:
         most = np.maximum(mae_max * np.maximum(1.0, scale.spread), _rounding(mae_max, scale))
-        shares.append(mae / most)
-        index, column = _most_used(~(mae < most), shares[-1], scale.axis)
+        shares.append(used := mae / most)
+        index, column = _most_used(used, scale.axis)
         kept = bool(mae[index] < most[index])
         failure = f"MAE {mae[index]:.3g}{column} is not below {_mae_limit(mae_max, scale, index)}"
         compared.judge("mae", float(mae[index]), float(most[index]), None if kept else failure)
     if (sqnr_min_db := limits["sqnr_min_db"]) is not None:
         most = np.maximum(scale.scale * 10 ** ((COLUMN_ALLOWANCE_DB - sqnr_min_db) / 20), scale.rounding)
         # In an output of zeros there is no such ratio; `mae_max` still applies.
-        shares.append(np.divide(error, most, out=np.zeros_like(error), where=most > 0))
+        shares.append(used := np.divide(error, most, out=np.zeros_like(error), where=most > 0))
         together = _decibels(1.0, root_mean_square(np.where(error > scale.rounding, relative, 0.0)))
         low = together is not None and not together >= sqnr_min_db
         failure = f"signal to noise ratio {_text(together)} dB is below {sqnr_min_db:g} dB"
         compared.judge("sqnr_db", together, sqnr_min_db, failure if low else None)
-        index, column = _most_used(~(shares[-1] <= 1.0), shares[-1], scale.axis)
-        if kept and not low and not shares[-1][index] <= 1.0:
+        index, column = _most_used(used, scale.axis)
+        if kept and not low and not used[index] <= 1.0:
             least_db = sqnr_min_db - COLUMN_ALLOWANCE_DB
             failure = f"difference {error[index]:.3g} (root mean square){column} is above {most[index]:.3g}, "
             failure += f"{least_db:g} dB below its scale"
             compared.judge("column_sqnr_db", _decibels(scale.scale[index], error[index]), least_db, failure)
-    share = np.max(shares, axis=0)
-    index = int(np.argmax(share if len(shares) > 1 else relative))
+    share = np.max(shares, axis=0) if shares else np.zeros_like(mae)
+    index = int(np.argmax(share if shares else relative))
     worst = WorstColumn(
         axis=scale.axis,
         index=index,
@@ -283,11 +283,11 @@ def _judge_uncertainty(
         compared.judge("uncertainty_ratio", ratio, most, None if ratio < most else failure)
 
 
-def _most_used(failed: Array, share: Array, axis: int | None) -> tuple[int, str]:
-    """Return the column that uses most of its limit, a failed one first, with its name for a message."""
-    index = int(np.argmax(np.where(failed, share, -1.0) if failed.any() else share))
+def _most_used(share: Array, axis: int | None) -> tuple[int, str]:
+    """Return the column that uses most of its limit, with its name for a message. NaN is more than any number."""
+    index = int(np.argmax(share))
     kind = "column" if axis == -1 else "channel"
-    return index, f" in {kind} {index}" if failed.size > 1 else ""
+    return index, f" in {kind} {index}" if share.size > 1 else ""
 
 
 def _rounding(mae_max: float, scale: ColumnScale) -> Array:
