@@ -60,9 +60,8 @@ lint: $(STAMP) ## Check format, lint rules and types
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage/data
 coverage: $(STAMP) ## Measure lines and branches that the tests of core, edge and pages run (minutes; ROOMS="tests/core/parity": a part)
 	@rm -rf .coverage && mkdir .coverage
-	@PYTHONPATH=$(CURDIR)/tests/coverage $(BIN)/coverage run -m pytest -q -n 2 $(or $(ROOMS),tests/core tests/edge tests/browser)
-	@$(BIN)/coverage combine -q
-	@$(BIN)/python -m tests.coverage.rooms
+	@PYTHONPATH=$(CURDIR)/tests/coverage $(BIN)/coverage run -m pytest -q -n 2 $(or $(ROOMS),tests/core tests/edge tests/browser); \
+	  tests=$$?; $(BIN)/coverage combine -q && $(BIN)/python -m tests.coverage.rooms && exit $$tests
 
 mutation: $(STAMP) ## Change the code that decides about a release and list the changes that no test notices (ONLY=parity/limits: one module)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m tests.mutation $(addprefix --only ,$(ONLY))
