@@ -72,15 +72,19 @@ def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
         np.testing.assert_allclose(got[name], expected.detach().numpy(), atol=1e-5)
 
 
-def test_every_record_in_xcom_is_plain_and_holds_no_secret(services: Services, release: Release) -> None:
-    release.to("promote")
+def test_every_record_in_xcom_is_plain_and_holds_no_secret(
+    services: Services, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
     text = json.dumps(release.returned)
     assert services.context.credentials.minio_secret_key not in text
     assert len(text) < 48_000, "XCom's rows stay small"
 
 
-def test_a_second_release_makes_nothing_new_and_puts_nothing_again(hook: MlflowHook, release: Release) -> None:
-    release.to("promote")
+def test_a_second_release_makes_nothing_new_and_puts_nothing_again(
+    hook: MlflowHook, release: Release, judged: Release
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
     release.clean()
     before = times_of_objects(release)
     again = Release(release.training_run_id, release.model_name, dag_run_id="manual__2")
