@@ -29,10 +29,8 @@ from stack.errors import StackError
 from stack.layout import REPO, Layout, check_machine
 from stack.ports import Ports, free_ports
 from stack.processes import Command, Record
+from tests.system.embedded import processes_of, run_stack, stack_environment
 
-from .embedded import processes_of, run_stack, stack_environment
-
-pytestmark = pytest.mark.system
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(60)")
 # A leader that starts a child in its session and says so; the child ignores SIGTERM, as a hung worker would.
 STUBBORN = (
