@@ -51,7 +51,8 @@ EDGE_TESTS = (
 )  # fmt: skip
 CORE_TESTS = (
     "artifact/test_mlflow_package.py", "check", "export/test_contract.py", "export/test_torch_patches.py",
-    "latency/test_host_lock.py", "report/test_html.py", "runners", "trained/test_checkpoints.py",
+    "latency/test_host_lock.py", "provenance/test_documents.py", "report/test_html.py", "runners",
+    "trained/test_checkpoints.py",
 )  # fmt: skip
 # Packages that a row of the table names.
 NAMED = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from stack import children, postgres
+from stack import children, postgres, signing
 from stack.context import Context
 from stack.environment import clean_environment
 from stack.errors import StackError
@@ -120,7 +120,7 @@ def _release_options() -> dict[str, str]:
     They are in airflow.cfg, not in the environment, so that the `airflow` command line of another shell has them too.
     """
     options = {"factory_packages": "examples", "watch_experiments": EXPERIMENT, "bucket": RELEASE_BUCKET}
-    options["preload"] = "True"
+    options |= {"preload": "True", "signing_conn_id": signing.CONNECTION}
     options |= {name.lower(): os.environ[name] for name in _SHORT if os.environ.get(name)}
     prefix = "AIRFLOW__ONNX_RELEASE__"
     return options | {

@@ -17,6 +17,7 @@ from stack.release import ENDED, Release
 from stack.result import print_addresses, print_outcome
 from stack.services import NAMES
 from stack.training import trained_run, version_exists
+from stack.verification import verify
 
 WATCH_S = 2.0
 
@@ -62,8 +63,9 @@ class Demo:
                 f"{release.dag_run_id} succeeded, but a task returned no record: see {context.airflow_url}."
             )
         print_outcome(self._console, outcome)
+        verified = verify(context, self._console, outcome)
         print_addresses(self._console, context)
-        return True
+        return verified
 
     def _wait_for_begin(self, context: Context, release: Release) -> bool:
         """Wait until the release begins. Return False when an earlier release is complete and still exists."""

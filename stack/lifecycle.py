@@ -10,7 +10,7 @@ from functools import partial
 
 from rich.console import Console
 
-from stack import airflow, interrupts, minio, mlflow_server, postgres, processes, services, supervisor
+from stack import airflow, interrupts, minio, mlflow_server, postgres, processes, services, signing, supervisor
 from stack.context import Context
 from stack.credentials import Credentials
 from stack.errors import StackError
@@ -154,6 +154,7 @@ def _stop_all(layout: Layout) -> list[str]:
 def _start_all(context: Context, console: Console) -> None:
     """Start the services in order of dependency. MLflow starts while Airflow's database is created."""
     write_env_file(context)
+    signing.prepare(context.layout)
     postgres.prepare(context.layout)
     began_postgres = _start(context, postgres.command(context.layout))
     minio.prepare(context)

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 from urllib.parse import urlsplit
 
+from stack import signing
 from stack.airflow import python_path
 from stack.airflow_api import AirflowApi
 from stack.context import Context
@@ -23,7 +24,7 @@ def configure_airflow(context: Context) -> None:
 
 
 def connections(context: Context) -> list[dict[str, Any]]:
-    """Return the two connections in the form of Airflow's REST API.
+    """Return the connections in the form of Airflow's REST API.
 
     The port is a field of its own. Without it the Test button in Airflow's list sends port 0, and Airflow refuses to
     test another port than the stored one.
@@ -43,6 +44,11 @@ def connections(context: Context) -> list[dict[str, Any]]:
             "password": context.credentials.release_secret_key,
             "extra": json.dumps(extra),
         },
+        {
+            "connection_id": signing.CONNECTION,
+            "conn_type": "generic",
+            "extra": json.dumps({"private_key_file": str(context.layout.home / signing.PRIVATE)}),
+        },
     ]
 
 
@@ -52,7 +58,7 @@ def _address(url: str) -> dict[str, Any]:
 
 
 def connection_environment(context: Context) -> dict[str, str]:
-    """Return the two connections as environment variables, for Airflow's code without its metadata database."""
+    """Return the connections as environment variables, for Airflow's code without its metadata database."""
     variables = {}
     for connection in connections(context):
         name = connection.pop("connection_id")

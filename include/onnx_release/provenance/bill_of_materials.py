@@ -21,7 +21,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 import onnx_release
-from onnx_release.errors import ReportRefused
+from onnx_release.errors import ReportRefused, shorten
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import Gate, OnnxArtifact, ReleaseReport, TensorSpec
 from onnx_release.records.provenance import TrainingFacts
@@ -30,6 +30,8 @@ from onnx_release.records.provenance import TrainingFacts
 _NAMESPACE = uuid.UUID("5a2f6f5e-5f0b-4f0e-9d51-3b7f9d6a2c11")
 _MODEL, _TRAINED = "model", "trained-model"
 _TASK_METRICS = "training"
+# The validator's text goes on with the whole schema.
+_SCHEMA_FOLLOWS = "\n\nFailed validating"
 
 
 def bill_of_materials(
@@ -167,7 +169,7 @@ def _require_valid(document: dict[str, Any]) -> None:
     if problem is not None:
         raise ReportRefused(
             "The bill of materials",
-            f"does not fit the schema of CycloneDX 1.6: {problem!s:.300}",
+            f"does not fit the schema of CycloneDX 1.6: {shorten(str(problem).partition(_SCHEMA_FOLLOWS)[0])}",
             "Report this with the report of the release.",
             code="invalid_bill",
         )
