@@ -33,6 +33,7 @@ from onnx_release.runners.child_process import (
     clean_environment,
     describe_exit,
     end_with_parent,
+    guarded,
     raise_if_ended_from_outside,
 )
 from onnx_release.runners.isolation import hide_from_children, isolate
@@ -230,7 +231,7 @@ def _run(command: list[str], home: Path) -> tuple[int, str]:
     """Run a command to its end and log each line of its output; return the exit code and the end of the output."""
     hide_from_children()
     child = subprocess.Popen(
-        command,
+        guarded(command),
         cwd=home,
         env=clean_environment(str(home)),
         stdin=subprocess.DEVNULL,

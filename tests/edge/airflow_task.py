@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,20 @@ _DAG_RUN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def run_task(patch: pytest.MonkeyPatch, folder: Path, code: str, conf: dict[str, Any]) -> list[dict[str, Any]]:
+def run_task(
+    patch: pytest.MonkeyPatch,
+    folder: Path,
+    code: str,
+    conf: dict[str, Any],
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]]:
     """Run the task ``t`` of a DAG file ``d`` and return the entries of its log.
 
     :param patch: sets the variables that Airflow reads.
     :param folder: an empty folder for the DAG file and the log.
     :param code: the content of the DAG file.
     :param conf: the parameters of the DAG run.
+    :param is_cancelled: True once a person has marked the task, which Airflow's answer to a heartbeat says.
     """
     (folder / "d.py").write_text(code)
     # Airflow has read the option when it was imported.
@@ -39,6 +47,8 @@ def run_task(patch: pytest.MonkeyPatch, folder: Path, code: str, conf: dict[str,
     patch.setenv("AIRFLOW__LOGGING__BASE_LOG_FOLDER", str(folder))
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/heartbeat") and is_cancelled():
+            return httpx.Response(409, json={"detail": {"reason": "not_running", "message": "marked"}})
         if "hitlDetails" in request.url.path:
             return httpx.Response(201, json=json.loads(request.content))
         started = {"dag_run": _DAG_RUN | {"conf": conf}, "max_tries": 3, "should_retry": True}

@@ -37,6 +37,9 @@ _WARMUP_SHARE = 0.1
 # A longer measurement cannot settle a speedup near its limit when the rounds add less than this part of the spread
 # between processes: the whole interval is then at most 3 % wider than the narrowest possible one.
 _EXHAUSTED_SHARE = 0.25
+# Disturbances slow the two sides differently, and seldom by this factor. A speedup that is so far from every limit, in
+# the interval of all rounds, is settled without quiet ones.
+_FAR_FACTOR = 3.0
 # Places of the sides in the blocks of a round.
 _REFERENCE, _CANDIDATE, _CHAMPION = 0, 1, 2
 
@@ -141,8 +144,9 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
     """Time both sides on one sample in interleaved rounds, until the speedup is settled or the time is up.
 
     The order of the sides changes with each round (ABBA), so a drift of the machine affects both. Disturbed rounds are
-    dropped for both sides, once `plan.rounds_min` quiet rounds exist. The interval is valid at each look: all looks
-    together miss the true speedup with the probability 1 - `plan.confidence`.
+    dropped for both sides, once `plan.rounds_min` quiet rounds exist. On a host with fewer, a speedup far from every
+    limit ends the measurement too. The interval is valid at each look: all looks together miss the true speedup with
+    the probability 1 - `plan.confidence`.
 
     Args:
         sides: the runners.
@@ -172,12 +176,8 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
         quiet = [one for one in rounds if one.is_quiet]
         if not clock.allows_round():
             break
-        if len(quiet) >= plan.rounds_min and _ends(_ratio(quiet), plan, budget):
-            if budget is None or sides.champion is None:
-                break
-            of_champion = budget.replace(speedup_min=sides.champion_speed_min, speedup_goal=sides.champion_speed_min)
-            if _ends(_ratio(quiet, _CHAMPION), plan, of_champion):
-                break
+        if _is_answered(rounds, quiet, sides, plan, budget):
+            break
     # Without the time for a round, the warm-up's last one is the measurement.
     kept = quiet if len(quiet) >= plan.rounds_min else rounds or warmup[-1:]
     interval = _interval(_ratio(kept), plan)
@@ -242,6 +242,31 @@ def _ratio(rounds: Sequence[Round], side: int = _REFERENCE) -> RatioOfMedians:
 def _interval(ratio: RatioOfMedians, plan: MeasurePlan) -> Interval:
     """Return the speedup's interval, widened by the spread between processes."""
     return ratio.interval(plan.confidence, _LOOKS).widened(PROCESS_SPREAD)
+
+
+def _is_answered(
+    rounds: Sequence[Round], quiet: Sequence[Round], sides: Sides, plan: MeasurePlan, budget: LatencyBudget | None
+) -> bool:
+    """Return True if the speedup is settled against every limit, or if more rounds cannot settle it.
+
+    Each look has one interval, so all looks together keep their error: that of the quiet rounds if they are enough,
+    else that of all rounds.
+    """
+    ends, kept = (_ends, quiet) if len(quiet) >= plan.rounds_min else (_is_far, rounds)
+    if len(kept) < plan.rounds_min or not ends(_ratio(kept), plan, budget):
+        return False
+    if budget is None or sides.champion is None:
+        return True
+    of_champion = budget.replace(speedup_min=sides.champion_speed_min, speedup_goal=sides.champion_speed_min)
+    return ends(_ratio(kept, _CHAMPION), plan, of_champion)
+
+
+def _is_far(ratio: RatioOfMedians, plan: MeasurePlan, budget: LatencyBudget | None) -> bool:
+    """Return True if no disturbance can have moved the speedup across a limit."""
+    if budget is None:
+        return False
+    interval, limits = _interval(ratio, plan), (budget.speedup_min, budget.speedup_goal)
+    return interval.low >= _FAR_FACTOR * max(limits) or interval.high < min(limits) / _FAR_FACTOR
 
 
 def _ends(ratio: RatioOfMedians, plan: MeasurePlan, budget: LatencyBudget | None) -> bool:

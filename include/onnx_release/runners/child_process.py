@@ -6,10 +6,13 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onnx_release.errors import Transient, raise_machine_failure
+from onnx_release.runners import guard
 
 # Settings of numeric libraries. None of them carries a credential of Airflow, MLflow or an object store.
 _PASSED_ON = (
@@ -40,6 +43,7 @@ def clean_environment(scratch: str) -> dict[str, str]:
     # Absolute paths, because the child has another working directory.
     import_path = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
     return passed_on | {
+        guard.PARENT: str(os.getpid()),
         "PYTHONPATH": import_path,
         "HOME": scratch,
         "TMPDIR": scratch,
@@ -54,6 +58,55 @@ def end_with_parent() -> None:
     """Request SIGKILL for this process when its parent ends. Only Linux supports it; elsewhere nothing happens."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have ended before the request, during the imports.
+        if os.environ.get(guard.PARENT, str(os.getppid())) != str(os.getppid()):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def guarded(command: Sequence[str]) -> list[str]:
+    """Return a command whose processes all end when this process ends. Its caller starts it in a session of its own.
+
+    Args:
+        command: The absolute path of a program, and its arguments.
+    """
+    return [sys.executable, "-I", "-S", guard.__file__, str(os.getpid()), *command]
+
+
+def run_guarded(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. All its processes end with it, and with this process.
+
+    Args:
+        command: The absolute path of a program, and its arguments.
+        environment: All its environment variables.
+        folder: Its working directory.
+        timeout_s: The longest run.
+
+    Returns:
+        The exit status, and both streams of output in ``stdout``.
+
+    Raises:
+        subprocess.TimeoutExpired: It did not end in time.
+    """
+    child = subprocess.Popen(
+        guarded(command),
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = child.communicate(timeout=timeout_s)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    return subprocess.CompletedProcess(child.args, child.returncode, output)
 
 
 def raise_if_ended_from_outside(subject: str, returncode: int, output: str) -> None:

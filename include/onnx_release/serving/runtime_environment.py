@@ -13,7 +13,6 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 from onnx_release.errors import ParameterRefused, RunnerRefused, Transient, raise_machine_failure, shorten
 from onnx_release.limits import TARGET_RUNTIME_PATTERN, TARGET_RUNTIMES_MAX
 from onnx_release.records.base import Record
+from onnx_release.runners.child_process import run_guarded
 
 INSTALL_MAX_S = 600.0
 _LOCK_POLL_S = 0.5
@@ -180,32 +180,18 @@ def _make(version: str, target: Path, timeout_s: float) -> None:
 
 
 def _call(command: list[str], version: str, timeout_s: float) -> str:
-    """Run a command in a process group of its own, which ends with it, and return its output."""
+    """Run a command with the settings of pip and of the network, and return its output."""
     passed_on = {
         name: text for name, text in os.environ.items() if _PASSED_ON.fullmatch(name) or name in _ALSO_PASSED_ON
     }
     environment = {name: text for name, text in passed_on.items() if name.upper() not in _NOT_PASSED_ON}
-    child = subprocess.Popen(
-        command,
-        env=environment,
-        cwd=tempfile.gettempdir(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
     try:
-        output, _ = child.communicate(timeout=timeout_s)
+        done = run_guarded(command, environment, Path(tempfile.gettempdir()), timeout_s)
     except subprocess.TimeoutExpired as error:
         action = "Check that this worker reaches its package index."
         raise Transient(f"ONNX Runtime {version}", f"was not installed within {timeout_s:g} s", action) from error
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-    if child.returncode:
+    output = done.stdout
+    if done.returncode:
         raise_machine_failure(RuntimeError(output[-600:]))
         if _NO_NETWORK.search(output):
             action = "Check that this worker reaches its package index."

@@ -18,7 +18,12 @@ from onnx_release.limits import MODEL_FILE, TARGET_RUNTIME_MAX_S, ParityLimits
 from onnx_release.parity.compare_outputs import compare_outputs
 from onnx_release.parity.scales import output_scales
 from onnx_release.records import Measures, OnnxArtifact, OutputParity, RuntimeReport
-from onnx_release.runners.child_process import clean_environment, describe_exit, raise_if_ended_from_outside
+from onnx_release.runners.child_process import (
+    clean_environment,
+    describe_exit,
+    raise_if_ended_from_outside,
+    run_guarded,
+)
 from onnx_release.samples.sample import Sample
 from onnx_release.scratch import scratch_folder
 from onnx_release.serving import run_in_runtime
@@ -101,20 +106,15 @@ class RuntimeComparison:
         # The environment of the worker itself needs its import path; another one must not get it.
         command = [environment.python, *([] if environment.is_own else ["-I"]), str(script), str(path)]
         try:
-            done = subprocess.run(
-                command, env=clean_environment(str(scratch)), cwd=scratch, stdin=subprocess.DEVNULL,
-                capture_output=True, text=True, errors="replace", timeout=self.timeout_s, check=False,
-            )  # fmt: skip
+            done = run_guarded(command, clean_environment(str(scratch)), scratch, self.timeout_s)
         except subprocess.TimeoutExpired:
             return f"does not run the samples within {self.timeout_s:g} s"
-        except OSError as error:
-            raise _damaged(environment, str(error)) from error
         if (scratch / "result.json").exists():
             result: dict[str, Any] = json.loads((scratch / "result.json").read_text())
             if result["version"] != environment.version:
                 raise _damaged(environment, f"it has the version {result['version']}")
             return result
-        output = " ".join((done.stdout + done.stderr).split())
+        output = " ".join(done.stdout.split())
         raise_if_ended_from_outside("The process of ONNX Runtime", done.returncode, output)
         if done.returncode > 0:
             raise _damaged(environment, shorten(output[-300:]))

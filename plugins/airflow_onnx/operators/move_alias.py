@@ -19,6 +19,7 @@ from airflow_onnx.links import ModelVersionLink
 from airflow_onnx.log_lines import one_line
 from airflow_onnx.operators import approval
 from airflow_onnx.operators.approval import Approval
+from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.storage import evidence, s3
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import alias_log, model_registry, promotion, version_files
@@ -76,7 +77,7 @@ class VerifiedVersion(Record):
         raise TrackingRefused(subject, problem, action, code=code)
 
 
-class MoveAliasStep(BaseOperator):
+class MoveAliasStep(EndsWhenCancelled, BaseOperator):
     """Base class of the tasks of `move_alias`.
 
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.

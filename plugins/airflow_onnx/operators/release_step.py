@@ -14,6 +14,7 @@ from airflow_onnx.events import lineage
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import release_links
 from airflow_onnx.operators.acceptance import JudgedArtifact, accepted_report
+from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.preflight.packages import require_packages
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import run_log
@@ -52,7 +53,7 @@ class StepRun:
         return Promoter(hook=self.hook, s3_conn_id=s3_conn_id, rules=params.settings(MoveRules, rules or {}))
 
 
-class ReleaseStepOperator(BaseOperator, abc.ABC):
+class ReleaseStepOperator(EndsWhenCancelled, BaseOperator, abc.ABC):
     """One step of a release. A subclass implements `release`; the record that it returns is a dict in XCom.
 
     A refusal fails the task without a retry.

@@ -14,6 +14,7 @@ from airflow_onnx import dag_runs, defaults, params
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
 from airflow_onnx.watch.backfill import Backfill, BackfillOptions, Backlog
@@ -38,7 +39,7 @@ WAIT_MAX_S = 600.0
 _UNROUTED_MAX, _NAME_MAX_CHARACTERS = 20, 80
 
 
-class StartReleasesOperator(BaseOperator):
+class StartReleasesOperator(EndsWhenCancelled, BaseOperator):
     """Starts one DAG run of a release DAG for each finished training run.
 
     The type of the DAG run decides about the training runs:

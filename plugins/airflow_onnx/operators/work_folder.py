@@ -14,6 +14,7 @@ from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import RerunLink, release_links
 from airflow_onnx.log_lines import wrapped
+from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.operators.promote import HEADLINE_KEY
 from airflow_onnx.preflight.release import Preflight
 from airflow_onnx.storage import s3, serving_layouts, staging
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 
-class PrepareWorkFolderOperator(BaseOperator):
+class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
     """Checks everything that a release needs, creates its work folder, and removes old folders of unfinished releases.
 
     Returns the URI of the work folder. Packages, bucket, keys and files are checked here: see `Preflight`.
@@ -96,7 +97,7 @@ class PrepareWorkFolderOperator(BaseOperator):
         return uri
 
 
-class CleanWorkFolderOperator(BaseOperator):
+class CleanWorkFolderOperator(EndsWhenCancelled, BaseOperator):
     """Ends a release: removes its work folder, or records the failure and removes the objects that no version names.
 
     After a failure the training run gets the status ``failed``, the reason and the DAG run, unless a task has recorded

@@ -12,6 +12,7 @@ from airflow_onnx import outcome_log, parameter_checks, params, step_times
 from airflow_onnx.errors import together
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import RerunLink, release_links
+from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import model_name, run_log, training_run
 from airflow_onnx.triggers.mlflow_run import MlflowRunTrigger
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _CHECK = "The check of the parameters"
 
 
-class MlflowTrainingRunSensor(BaseSensorOperator):
+class MlflowTrainingRunSensor(EndsWhenCancelled, BaseSensorOperator):
     """Waits until the training run has finished with a PyTorch model; returns a `TrainedModel` as a dict.
 
     A run that failed, was killed or deleted, or has no PyTorch model fails the task without a retry. Airflow's

@@ -32,6 +32,15 @@ class QuietHost:
         return 0.0
 
 
+class BusyHost:
+    """A kernel that lets this process wait for half of nearly every round."""
+
+    random = np.random.default_rng(11)
+
+    def share(self) -> float:
+        return 0.5 if self.random.random() < 0.97 else 0.0
+
+
 class Machine:
     """A clock in s that stands still except for calls of models."""
 
@@ -84,6 +93,13 @@ def noisy(seed: int, seconds: float, spread: float, correlation: float = 0.0) ->
     raise AssertionError("more calls than times")
 
 
+def endless(seed: int, seconds: float, spread: float) -> Iterator[float]:
+    """Yield times around a median, without an end."""
+    random = np.random.default_rng(seed)
+    while True:
+        yield seconds * math.exp(random.normal(0.0, spread))
+
+
 def sides(machine: Machine, reference: Iterator[float], candidate: Iterator[float]) -> Sides:
     return Sides(reference=Simulated(machine, reference), candidate=Simulated(machine, candidate))
 
@@ -111,6 +127,22 @@ def test_at_most_one_in_twenty_verdicts_at_a_limit_is_wrong(
         below += measured.speedup_high < speedup
     # A confidence of 0.95: each wrong side has half of the error.
     assert above + below <= 0.05 * MEASUREMENTS
+
+
+@pytest.mark.parametrize(("factor", "is_short"), [(19.0, True), (1 / 19.0, True), (2.0, False)])
+def test_a_speedup_far_from_its_limits_is_settled_without_quiet_rounds(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, factor: float, is_short: bool
+) -> None:
+    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", BusyHost)
+    plan, found = MeasurePlan(measure_max_s=10.0), []
+    for seed in range(100):
+        slow, fast = endless(seed, 5e-3 * factor, 0.1), endless(seed + 10**7, 5e-3, 0.1)
+        found.append(measure(sides(machine, slow, fast), SAMPLE, plan, LatencyBudget()))
+    assert all(one.rounds_disturbed > one.rounds / 2 for one in found)
+    assert sum(one.measured_s < 0.5 * plan.measure_max_s for one in found) in (
+        range(90, 101) if is_short else range(11)
+    )
+    assert sum(not one.speedup_low < factor < one.speedup_high for one in found) <= 0.05 * len(found)
 
 
 def test_a_speedup_clear_of_its_limits_is_settled_in_the_shortest_time(machine: Machine) -> None:
