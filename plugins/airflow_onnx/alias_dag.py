@@ -12,14 +12,13 @@ from collections.abc import Sequence
 
 from airflow.sdk import DAG, Param, TriggerRule
 
-from airflow_onnx import defaults
+from airflow_onnx import defaults, retries
 from airflow_onnx.dag import TAGS, new_dag
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.deployment import placement
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.operators.move_alias import ApproveMoveOperator, MoveAliasOperator, VerifyVersionOperator
 from airflow_onnx.params import field, json_param, json_params, task_record, text_params
-from airflow_onnx.release_tasks import MANY_RETRIES
 from onnx_release.training_runs.names import MODEL_NAME
 
 _TEXT = """Move of an alias to another version of the same registered model, for example a roll back.
@@ -64,7 +63,7 @@ def move_alias_dag(
             task_display_name="approve (protected alias)",
             verified=task_record("verify"),
             timeout_h=json_param("approval_timeout_h"),
-            **MANY_RETRIES,
+            **retries.many(),
             **step,
         )
         move = MoveAliasOperator(

@@ -18,7 +18,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronDataIntervalTimetable, Param, TaskGroup
 
-from airflow_onnx import defaults, parameter_checks
+from airflow_onnx import defaults, parameter_checks, retries
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.deployment import placement as places
 from airflow_onnx.deployment import settings
@@ -35,13 +35,6 @@ from onnx_release.errors import ParameterRefused
 
 TAGS = ("onnx", "mlflow", "release")
 WAIT_TIMEOUT = timedelta(hours=24)
-# A failed task is retried for some minutes. Airflow never repeats a refusal, regardless of these values.
-RETRIES: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay": timedelta(seconds=10),
-    "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=5),
-}
 # Later tasks have the higher priority: releases are finished before new ones begin, and staging stays small.
 _ORDER = {"weight_rule": "upstream"}
 _RELEASE_TEXT = """Release of one finished training run as an ONNX model.
@@ -149,7 +142,7 @@ def release_task_group(
         ended=ReleaseEndCallback(released=on_released, refused=on_refused, failed=on_failed),
         **{name: source or text_param(name) for name, source in given.items()},
     )
-    default_args: dict[str, Any] = {**_ORDER, **RETRIES, **places.arguments(places.LIGHT, placed)}
+    default_args: dict[str, Any] = {**_ORDER, **retries.arguments(), **places.arguments(places.LIGHT, placed)}
     # The type of this argument in Airflow 3.3 is that of a converter.
     with TaskGroup(group_id, prefix_group_id=False, default_args=default_args) as group:  # type: ignore[arg-type]
         dag: DAG = group.dag
@@ -233,7 +226,7 @@ def new_dag(
         doc_md=text,
         catchup=False,
         tags=[*tags, str(role)],
-        default_args={**RETRIES, **default_args},
+        default_args={**retries.arguments(), **default_args},
         **arguments,
     )
 

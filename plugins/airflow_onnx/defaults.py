@@ -62,5 +62,12 @@ GRACE_H, GRACE_MIN_H, GRACE_MAX_H = 24.0, 1.0, 24.0 * 366
 # The size of a worker's cache of downloads, trained models and artifacts together.
 CACHE_MAX_BYTES = 10 * 2**30
 
+RETRIES, RETRY_DELAY_S, RETRY_MAX_DELAY_S = 3, 10.0, 300.0
+# With these delays about an hour.
+END_RETRIES = 15
+# Longer than the limits of its parts: the child process of a pickle, a tuning, a wait for another measurement.
+TASK_TIMEOUT_S = 12 * 3600.0
+REQUEST_TIMEOUT_S = 60.0
+
 # A person answers a question of Airflow within this time.
 APPROVAL_TIMEOUT_H = 72.0

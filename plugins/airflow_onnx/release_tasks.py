@@ -13,6 +13,7 @@ from typing import Any
 
 from airflow.sdk import TriggerRule
 
+from airflow_onnx import retries
 from airflow_onnx.deployment import placement
 from airflow_onnx.deployment.kubernetes import Place
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
@@ -30,9 +31,6 @@ from airflow_onnx.params import json_param, json_params, task_record, task_text,
 from airflow_onnx.sensors.mlflow_run import MlflowTrainingRunSensor
 from onnx_release import limits
 
-# The teardown records failures on the training run, so it outlasts an outage of MLflow of about an hour. An approval
-# is also repeated when a person answers in its first seconds: the answer must not be the end of the release.
-MANY_RETRIES: dict[str, Any] = {"retries": 15}
 # Only the tuning and the comparison with a champion use the sample.
 _EVALUATION_URI = "{{ params.evaluation_uri or '' if params.tune or params.promotion != 'candidate' else '' }}"
 ALL_PARAMETERS = "{{ params | tojson }}"
@@ -180,7 +178,8 @@ class ReleaseTasks:
             task_display_name="approve (on request)",
             version=task_record("register"),
             timeout_h=json_param("approval_timeout_h"),
-            **MANY_RETRIES,
+            # Repeated when a person answers in its first seconds: the answer must not be the end of the release.
+            **retries.many(),
             **self._policy,
             **self._accepted,
             **self._step,
@@ -219,7 +218,7 @@ class ReleaseTasks:
             **self._destination,
             **self._trained,
             **self._store,
-            **MANY_RETRIES,
+            **retries.many(),
         ).as_teardown(setups=prepare)
         # Not `ALL_DONE_SETUP_SUCCESS`: a failure of the sensor or of the setup is recorded too.
         clean.trigger_rule = TriggerRule.ALL_DONE

@@ -19,9 +19,11 @@ from airflow.sdk.exceptions import (
     AirflowRuntimeError,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
 )
 
-from airflow_onnx import outcome_log
+from airflow_onnx import outcome_log, retries
+from airflow_onnx.deployment import settings
 from airflow_onnx.errors import DeploymentRefused
 from airflow_onnx.outcome_log import TaskFailed
 from onnx_release.errors import Refused, ReleaseError, Transient, machine_failure, shorten, without_folders
@@ -81,6 +83,11 @@ def airflow_outcome(
         reason, action = f"{ended}. {shorten(error)}", "Release it again after its end."
         _leave(context, TaskOutcome(status="failed", reason=reason, headline=f"Failed: {ended}.", next_step=action))
         raise
+    except AirflowTaskTimeout:
+        ended = f"was ended at its time limit of {settings.task_timeout_s():g} s, the option task_timeout_s"
+        action = "Raise the option, or release a smaller model."
+        _leave(context, _outcome(Transient("The task", ended, action), "failed", None))
+        raise
     except _AIRFLOWS_OWN:
         raise
     except Exception as error:  # Libraries and a model's own code can raise anything.
@@ -97,7 +104,7 @@ def airflow_outcome(
         outcome_log.log_failed(failure, _tries_text(context))
         if isinstance(failure, Transient):
             raise failure  # noqa: B904 - `classified` has set the cause
-        if context is not None and _tries(context) >= UNEXPECTED_TRIES:
+        if context is not None and retries.tries(context["ti"]) >= UNEXPECTED_TRIES:
             raise TaskFailed(failure) from error
         raise
 
@@ -183,18 +190,12 @@ def missing_packages(names: list[str], reason: str = "") -> DeploymentRefused:
     )
 
 
-def _tries(context: Context) -> int:
-    """Return the number of this try, counted from the last clear of the task."""
-    ti: Any = context["ti"]
-    return int(ti.try_number - (ti.max_tries - ti.task.retries))
-
-
 def _tries_text(context: Context | None) -> str:
-    """Return the number of this try for the log, empty for a task without retries."""
+    """Return the number of this try, empty for a task without retries."""
     if context is None:
         return ""
     ti: Any = context["ti"]
-    return f" (try {_tries(context)} of {ti.task.retries + 1})"
+    return f" (try {retries.tries(ti)} of {ti.task.retries + 1})"
 
 
 def _leave(context: Context | None, outcome: TaskOutcome) -> None:

@@ -104,6 +104,31 @@ OPTIONS: Mapping[str, Option] = {
         help="Seconds that a task waits for another measurement on its host.",
         default=f"{limits.MEASURE_LOCK_TIMEOUT_S:g}", kind="float",
     ),
+    "retries": Option(
+        help="Retries of a task after a failure of a server or of the worker. A refusal is never repeated.",
+        default=str(defaults.RETRIES), kind="integer",
+    ),
+    "retry_delay_s": Option(
+        help="Seconds before the first retry. Each further delay is twice as long, and each has jitter.",
+        default=f"{defaults.RETRY_DELAY_S:g}", kind="float",
+    ),
+    "retry_max_delay_s": Option(
+        help="Longest delay of a retry in seconds.", default=f"{defaults.RETRY_MAX_DELAY_S:g}", kind="float"
+    ),
+    "end_retries": Option(
+        help="Retries of the tasks that must outlast an outage: clean_work, which records the end of a release, and "
+        "approve. The default lasts about an hour.",
+        default=str(defaults.END_RETRIES), kind="integer",
+    ),
+    "task_timeout_s": Option(
+        help="Time limit of each try of a task in seconds. A wait for a training run or a person does not count.",
+        default=f"{defaults.TASK_TIMEOUT_S:.0f}", kind="float",
+    ),
+    "request_timeout_s": Option(
+        help="Seconds that a task or the triggerer waits for MLflow or the store to answer a request, or to send more "
+        "of its answer.",
+        default=f"{defaults.REQUEST_TIMEOUT_S:g}", kind="float",
+    ),
     "watch_experiments": Option(
         help="Names, ids or patterns of the MLflow experiments whose finished runs are released; * for all.",
         example="radio-*, 17", argument="experiments", default_words="the experiments of the routes that are set",

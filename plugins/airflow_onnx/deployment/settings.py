@@ -219,6 +219,48 @@ def measure_lock_timeout_s() -> float:
     return _number("measure_lock_timeout_s")
 
 
+def retries() -> int:
+    """Return the retries of a task after a failure that may heal.
+
+    :raises DeploymentRefused: for a value that is not a whole number from 0 on.
+    """
+    return int(_number("retries", whole=True, zero=True))
+
+
+def end_retries() -> int:
+    """Return the retries of a task that must outlast an outage.
+
+    :raises DeploymentRefused: as in `retries`.
+    """
+    return int(_number("end_retries", whole=True, zero=True))
+
+
+def retry_delay_s() -> float:
+    """Return the seconds before the first retry.
+
+    :raises DeploymentRefused: for a value that is not a number above 0; likewise the two below.
+    """
+    return _number("retry_delay_s")
+
+
+def retry_max_delay_s() -> float:
+    """Return the longest delay of a retry in seconds."""
+    return _number("retry_max_delay_s")
+
+
+def task_timeout_s() -> float:
+    """Return the time limit of each try of a task in seconds."""
+    return _number("task_timeout_s")
+
+
+def request_timeout_s() -> float:
+    """Return the longest wait for an answer of MLflow or the store in seconds.
+
+    :raises DeploymentRefused: for a value that is not a number above 0.
+    """
+    return _number("request_timeout_s")
+
+
 def _text(option: str) -> str:
     # An empty value in airflow.cfg means "not set".
     return str(conf.get(SECTION, option, fallback="") or OPTIONS[option].default or "")

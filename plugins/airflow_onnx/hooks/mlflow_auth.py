@@ -6,6 +6,7 @@ This module uses MLflow's plugin interface for requests instead. The environment
 
 from __future__ import annotations
 
+import math
 import os
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 
 from requests import PreparedRequest
 from requests.auth import AuthBase
+
+from airflow_onnx.deployment import settings
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow_server import MlflowServer
@@ -59,6 +62,8 @@ def use(server: MlflowServer) -> None:
     os.environ["MLFLOW_TRACKING_AUTH"] = PROVIDER_NAME
     # Airflow retries the whole task. The client's default of seven retries with backoff would hide an outage.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    # Its option has whole seconds, and each of the tries above waits for so long.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(math.ceil(settings.request_timeout_s())))
     # A task's log shows each step of a progress bar as a line of its own.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name, setting in (

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 import httpx
 
+from airflow_onnx.deployment import settings
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_server import MISSING_CODES, MlflowServer
 from onnx_release.errors import Transient
@@ -21,7 +22,6 @@ from onnx_release.training_runs.records import Experiment, ModelVersionEntry, Re
 from onnx_release.training_runs.server import PAGE_SIZE, RunQuery
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
-REQUEST_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ def _get_run(run_id: str) -> _Call:
     return _Call("GET", "runs/get", {"run_id": run_id})
 
 
-def _client_arguments(server: MlflowServer, timeout_s: float = REQUEST_TIMEOUT_S) -> dict[str, Any]:
+def _client_arguments(server: MlflowServer, timeout_s: float | None = None) -> dict[str, Any]:
     header = server.authorization()
     return {
         "base_url": f"{server.tracking_uri}/api/2.0/mlflow/",
         "headers": {"Authorization": header} if header else {},
         "verify": server.verify,
-        "timeout": timeout_s,
+        "timeout": timeout_s or settings.request_timeout_s(),
     }
 
 
@@ -106,9 +106,12 @@ def _subject(call: _Call) -> str:
 
 
 class MlflowRest:
-    """The blocking client of one server, for a ``with`` block. Calls raise `TrackingRefused` or `Transient`."""
+    """The blocking client of one server, for a ``with`` block. Calls raise `TrackingRefused` or `Transient`.
 
-    def __init__(self, server: MlflowServer, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    :param timeout_s: the longest wait for an answer; None: the option `request_timeout_s`.
+    """
+
+    def __init__(self, server: MlflowServer, timeout_s: float | None = None) -> None:
         self.server = server
         self._client = httpx.Client(**_client_arguments(server, timeout_s))
 

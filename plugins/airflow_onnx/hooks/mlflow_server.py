@@ -126,7 +126,9 @@ class MlflowServer:
 
     def unreachable(self, subject: str, reason: object) -> Transient:
         """Return the exception for a request without a usable response."""
-        problem = f"got no usable answer from MLflow at {self.tracking_uri}: {shorten(reason, 400)}"
+        # A time-out of the asynchronous client has no text.
+        text = shorten(reason, 400) or type(reason).__name__
+        problem = f"got no usable answer from MLflow at {self.tracking_uri}: {text}"
         return Transient(subject, problem, _OUTAGE)
 
 

@@ -23,6 +23,7 @@ CLIENT_CONFIG: dict[str, Any] = {
     "response_checksum_validation": "when_required",
     "s3": {"addressing_style": "path"},
 }
+_CONNECT_MAX_S = 10.0
 # A person, or a task before its work, waits for the answers of a check.
 PROBE_CONFIG: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 1}}
 
@@ -78,6 +79,13 @@ def aws_extra(conn: Connection) -> dict[str, Any]:
     return {"region_name": REGION, "config_kwargs": CLIENT_CONFIG} | endpoint | given
 
 
+def _limits() -> dict[str, Any]:
+    """Return the time limits of one request. Airflow retries the whole task, so the client repeats a request twice."""
+    read_s = settings.request_timeout_s()
+    retries = {"mode": "standard", "total_max_attempts": 3}
+    return {"connect_timeout": min(_CONNECT_MAX_S, read_s), "read_timeout": read_s, "retries": retries}
+
+
 def s3_hook(conn: Connection, *, config: dict[str, Any] | None = None, **arguments: Any) -> S3Hook:
     """Return Airflow's S3 hook for a connection.
 
@@ -89,9 +97,8 @@ def s3_hook(conn: Connection, *, config: dict[str, Any] | None = None, **argumen
     from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
 
     hook = S3Hook(conn.conn_id, **arguments)
-    if conn.conn_type == S3StoreHook.conn_type or config:
-        extra = aws_extra(conn)
-        extra["config_kwargs"] = {**(extra.get("config_kwargs") or {}), **(config or {})}
-        # Airflow's wrapper warns about another type than `aws`.
-        hook.conn_config = AwsConnectionWrapper.from_connection_metadata(conn.conn_id, conn.login, conn.password, extra)
+    extra = aws_extra(conn)
+    extra["config_kwargs"] = {**_limits(), **(extra.get("config_kwargs") or {}), **(config or {})}
+    # Airflow's wrapper warns about another type than `aws`.
+    hook.conn_config = AwsConnectionWrapper.from_connection_metadata(conn.conn_id, conn.login, conn.password, extra)
     return hook
