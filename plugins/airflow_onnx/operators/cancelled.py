@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from typing import Any
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
+
+log = logging.getLogger(__name__)
 
 
 class EndsWhenCancelled:
@@ -15,8 +17,6 @@ class EndsWhenCancelled:
     exception the task goes on until then, and removes nothing.
     """
 
-    log: Any
-
     def on_kill(self) -> None:
         """Raise `SystemExit`, which passes every handler of errors and runs every clean-up.
 
@@ -25,5 +25,5 @@ class EndsWhenCancelled:
         # Airflow also calls this after the time limit of a task, when all clean-up is done.
         if isinstance(sys.exc_info()[1], AirflowTaskTimeout):
             return
-        self.log.warning("Airflow ends this task: a person cancelled it, or its worker stops.")
+        log.warning("Airflow ends this task: a person cancelled it, or its worker stops.")
         raise SystemExit("cancelled")
