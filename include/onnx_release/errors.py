@@ -172,6 +172,7 @@ class SampleRefused(Refused):
         "input_dtype": "An input is neither a float, an integer nor a boolean tensor.",
         "example_mismatch": "An example or a user's input differs from the model's inputs.",
         "batch_too_large": "A user's input has a larger batch than the limit.",
+        "npz_too_large": "The arrays of an .npz file are too large.",
         "unreadable_npz": "An .npz file cannot be read.",
     }
 
@@ -204,6 +205,8 @@ class RunnerRefused(Refused):
         "no_cuda": "The artifact is packaged for a GPU, and the worker has none.",
         "runtime_unavailable": "A version of ONNX Runtime of `target_runtimes` cannot be installed on the worker.",
         "provider_missing": "The installed ONNX Runtime lacks an execution provider.",
+        "step_forbidden": "The code of a pickle uses a file or a socket outside of its process.",
+        "step_memory": "The process of a step used more memory than a pickle may.",
         "step_too_long": "The process of a step ran longer than a pickle may.",
         "step_crashed": "The process of a step crashed or ended without an answer.",
     }

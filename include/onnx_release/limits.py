@@ -74,9 +74,14 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 # The domain of ONNX Runtime's own operators.
 RUNTIME_DOMAIN = "com.microsoft"
 
+# The limit of all arrays of a user's file in memory.
+NPZ_MAX_BYTES = 2 * 2**30
+
 # Limits of the process that runs a pickle.
 PICKLE_MAX_S = 6 * 3600.0
 PICKLE_FILE_MAX_BYTES = 64 * 2**30
+# The share of the memory of the machine or container, where the deployment sets no other limit.
+PICKLE_MEMORY_SHARE = 0.75
 
 FACTORY_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 

@@ -2,8 +2,8 @@
 
 Each call runs in this process, or in a child process when it may run the training run's own code (a pickle). The child
 has the worker's account. Its memory, environment and open files contain no connection, variable or secret of Airflow,
-and `runners.isolation` keeps it from other processes and from the network. Its home folder is removed when it ends. A
-child that crashes is a failed step.
+and `runners.isolation` keeps it from other processes, other files and the network. Its home folder is removed when it
+ends, and the processes that it started end with it. A child that crashes is a failed step.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from onnx_release import limits
-from onnx_release.errors import ReleaseError, RunnerRefused, machine_failure, shorten
+from onnx_release.errors import ReleaseError, RunnerRefused, causes, machine_failure, shorten
 from onnx_release.limits import MODEL_SUFFIXES, NO_CODE_SUFFIXES
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
 from onnx_release.records.base import Record
@@ -36,6 +38,7 @@ from onnx_release.runners.child_process import (
     guarded,
     raise_if_ended_from_outside,
 )
+from onnx_release.runners.descendants import ended_afterwards, machine_bytes, memory_bytes
 from onnx_release.runners.isolation import hide_from_children, isolate
 from onnx_release.scratch import scratch_folder
 
@@ -49,6 +52,7 @@ R = TypeVar("R", bound=Record)
 
 _log = logging.getLogger(__name__)
 _TAIL_CHARACTERS = 600
+_MEMORY_POLL_S = 0.5
 # The last lines of a child that has ended arrive within this time.
 _OUTPUT_END_S = 5.0
 _STEPS: dict[str, Callable[..., Record]] = {}
@@ -57,8 +61,9 @@ _STEPS: dict[str, Callable[..., Record]] = {}
 def _step(returns: type[R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function as a step, which runs in a child process when the training run's code may run.
 
-    The function has a parameter `trained` (a path) and a parameter `options` (a record with `allow_pickle`). Its
-    arguments are paths and records, because they travel as JSON.
+    The function has a parameter `trained` (a path) and a parameter `options` (a record with `allow_pickle` and
+    `pickle_memory_bytes`). Its arguments are paths and records, because they travel as JSON. It writes into the folder
+    of its parameter `out`, and into the files that `_written` lists.
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
@@ -69,7 +74,8 @@ def _step(returns: type[R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             arguments = inspect.signature(function).bind(*args, **kwargs).arguments
             if runs_code(arguments["trained"], allow_pickle=arguments["options"].allow_pickle):
-                return returns.from_dict(_run_in_child(name, arguments))
+                with _own_output(arguments) as own:
+                    return returns.from_dict(_run_in_child(name, own))
             return function(*args, **kwargs)
 
         return run
@@ -178,6 +184,28 @@ def runs_code(trained: Path, *, allow_pickle: bool) -> bool:
     return allow_pickle and any(name.endswith(MODEL_SUFFIXES) and not name.endswith(NO_CODE_SUFFIXES) for name in names)
 
 
+@contextlib.contextmanager
+def _own_output(arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the arguments with an output in a folder of its own, the only place where the child writes.
+
+    The output moves to its place at the end. A step may have none.
+    """
+    out: Path | None = arguments.get("out")
+    if out is None:
+        yield arguments
+        return
+    from onnx_release.artifact.digests import fresh_folder
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as own:
+        made = Path(own, out.name)
+        yield {**arguments, "out": made}
+        if made.is_dir() and not made.is_symlink():
+            with fresh_folder(out) as folder:
+                for file in made.iterdir():
+                    file.rename(folder / file.name)
+
+
 def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:
     """Run a step in a child process and return its record as a dict.
 
@@ -191,9 +219,11 @@ def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:
     with scratch_folder() as scratch:
         request, answer, home = (scratch / name for name in ("request.json", "answer.json", "home"))
         encoded = {name: _encode(value) for name, value in arguments.items()}
-        request.write_text(json.dumps({"step": step, "arguments": encoded}))
         home.mkdir()
-        exit_code, output = _run([sys.executable, "-m", __name__, str(request), str(answer)], home)
+        files = {"read": _read(arguments, request), "written": _written(arguments, scratch)}
+        request.write_text(json.dumps({"step": step, "arguments": encoded, "files": files}))
+        memory = arguments["options"].pickle_memory_bytes
+        exit_code, output = _run([sys.executable, "-m", __name__, str(request), str(answer)], home, memory)
         result = json.loads(answer.read_text()) if answer.exists() else {}
     if "record" in result:
         return result["record"]
@@ -213,6 +243,38 @@ def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:
     )
 
 
+def _read(arguments: Mapping[str, Any], request: Path) -> list[str]:
+    """Return the paths that a step reads. Texts of the training run name none of them."""
+    options = arguments["options"]
+    measuring = getattr(options, "benchmark", options)
+    champion = getattr(measuring, "champion", None)
+    texts = [getattr(measuring, name, None) for name in ("inputs_path", "evaluation_path")]
+    texts += [getattr(options, "evaluation", None), champion.folder if champion else None]
+    # An environment is two folders above its interpreter.
+    texts += [Path(one.python).parent.parent for one in getattr(measuring, "target_runtimes", ())]
+    paths = [value for value in arguments.values() if isinstance(value, Path)]
+    return [str(Path(path).resolve()) for path in (request, *paths, *filter(None, texts))]
+
+
+def _written(arguments: Mapping[str, Any], scratch: Path) -> list[str]:
+    """Return the paths that a step writes."""
+    options = arguments["options"]
+    measuring = getattr(options, "benchmark", options)
+    paths = [scratch]
+    for folder in (arguments.get("out"), getattr(measuring, "reproduction_folder", None)):
+        if folder:
+            # The folder is made beside its place, and renamed.
+            paths.append(Path(folder).resolve().parent)
+            paths[-1].mkdir(parents=True, exist_ok=True)
+    lock = getattr(measuring, "lock", None)
+    if lock and lock.path:
+        from onnx_release.latency.host_lock import create_lock_file
+
+        create_lock_file(Path(lock.path))
+        paths.append(Path(lock.path).absolute())
+    return [str(path) for path in paths]
+
+
 def _encode(value: Path | Record) -> Any:
     if isinstance(value, Path):
         return str(value.resolve())
@@ -227,9 +289,14 @@ def _decode(value: Any) -> Path | Record:
     return cls.from_dict(value["fields"])
 
 
-def _run(command: list[str], home: Path) -> tuple[int, str]:
+def _run(command: list[str], home: Path, memory: int | None) -> tuple[int, str]:
     """Run a command to its end and log each line of its output; return the exit code and the end of the output."""
     hide_from_children()
+    with ended_afterwards():
+        return _run_within(command, home, memory or int(limits.PICKLE_MEMORY_SHARE * machine_bytes()))
+
+
+def _run_within(command: list[str], home: Path, memory: int) -> tuple[int, str]:
     child = subprocess.Popen(
         guarded(command),
         cwd=home,
@@ -243,15 +310,25 @@ def _run(command: list[str], home: Path) -> tuple[int, str]:
         start_new_session=True,
     )
     output = _Output(child)
+    until = time.monotonic() + limits.PICKLE_MAX_S
     try:
-        return child.wait(limits.PICKLE_MAX_S), output.end()
-    except subprocess.TimeoutExpired as error:
-        raise RunnerRefused(
-            "The process of the step",
-            f"ran for more than {limits.PICKLE_MAX_S:g} s, the limit of a pickle",
-            "Log the model with serialization_format='pt2', or find the loop in its code.",
-            code="step_too_long",
-        ) from error
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(_MEMORY_POLL_S), output.end()
+            if time.monotonic() > until:
+                raise RunnerRefused(
+                    "The process of the step",
+                    f"ran for more than {limits.PICKLE_MAX_S:g} s, the limit of a pickle",
+                    "Log the model with serialization_format='pt2', or find the loop in its code.",
+                    code="step_too_long",
+                )
+            if memory_bytes(child.pid) > memory:
+                raise RunnerRefused(
+                    "The process of the step",
+                    f"used more than {memory / 2**30:.3g} GiB of memory, the limit of a pickle",
+                    "Log the model with serialization_format='pt2', or raise [onnx_release] pickle_memory_bytes.",
+                    code="step_memory",
+                )
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -282,8 +359,9 @@ class _Output:
 
 
 def _main(request_path: str, answer_path: str) -> int:
+    request = json.loads(Path(request_path).read_text())
     # Before torch starts threads: a namespace is for processes with one thread.
-    missing = list(isolate())
+    missing = list(isolate(*([Path(path) for path in request["files"][kind]] for kind in ("read", "written"))))
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Progress lines, which the parent logs. A library may replace the handlers of the root logger.
@@ -294,12 +372,11 @@ def _main(request_path: str, answer_path: str) -> int:
     own.propagate = False
     if missing:
         _log.warning("The kernel does not isolate the process of this pickle: %s.", ", and ".join(missing))
-    request = json.loads(Path(request_path).read_text())
     arguments = {name: _decode(value) for name, value in request["arguments"].items()}
     try:
         answer: dict[str, Any] = {"record": _STEPS[request["step"]](**arguments).to_dict()}
     except Exception as error:  # noqa: BLE001 - a model's own code can raise anything
-        failure = machine_failure(error) or error
+        failure = _forbidden(error) or machine_failure(error) or error
         if isinstance(failure, ReleaseError):
             answer = {"error": failure.to_dict()}
         else:
@@ -313,6 +390,19 @@ def _main(request_path: str, answer_path: str) -> int:
     part.write_text(json.dumps(answer))
     part.replace(answer_path)
     return 0
+
+
+def _forbidden(error: Exception) -> RunnerRefused | None:
+    """Return the refusal of code that needs more than its process may use, or None."""
+    denied = next((cause for cause in causes(error) if isinstance(cause, PermissionError)), None)
+    if denied is None:
+        return None
+    return RunnerRefused(
+        "The code of the training run",
+        f"uses {denied.filename or 'a socket'!r:.200}, which its process may not: {denied.strerror}",
+        "Log the files with the model. Packages are readable where PYTHONPATH names their folder.",
+        code="step_forbidden",
+    )
 
 
 if __name__ == "__main__":

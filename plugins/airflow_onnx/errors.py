@@ -22,6 +22,7 @@ class TrackingRefused(Refused):
         "uncertainty_tag": "The tag onnx_release.uncertainty_of is not a list of output:uncertainty.",
         "evaluation_tag": "The tag onnx_release.evaluation is not the path of an .npz file among the run's artifacts.",
         "factory_kwargs": "The arguments of the model factory are not a JSON object.",
+        "inputs_bucket": "An .npz file is in a bucket that the deployment does not allow.",
         "inputs_uri_form": "The URI of an .npz file has no known form.",
         "mlflow_address": "The Airflow connection to MLflow has no usable server address.",
         "artifacts_not_served": "The artifacts are in a store that MLflow's server does not serve.",

@@ -83,6 +83,7 @@ class ReleaseTasks:
         return PrepareWorkFolderOperator(
             task_id="prepare_work",
             files={**text_params("inputs_uri"), "evaluation_uri": _EVALUATION_URI},
+            model_source=self._source,
             **self._destination,
             **self._step,
             **self._store,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +30,49 @@ PICKLED: dict[str, Any] = {"serialization_format": "pickle"}
 ALLOWED = ExportStepOptions(device="cpu", allow_pickle=True)
 
 
-class RecordsItsProcess(TwoHeads):
-    """Writes the environment and the open files of its process to a file when it is loaded."""
+SEEN = "seen: "
+FILTERED = ("x86_64", "aarch64")
 
-    def __init__(self, seen: Path) -> None:
-        super().__init__()
-        self.seen = seen
+
+def seen(text: str) -> Any:
+    """Return the last value that the code of a pickle printed, from the log of the step."""
+    return json.loads(text.rpartition(SEEN)[2].splitlines()[0])
+
+
+class RecordsItsProcess(TwoHeads):
+    """Prints the environment and the open files of its process when it is loaded."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        files = " ".join(sorted(str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()))
-        self.seen.write_text(f"{os.getpid()}\n{' '.join(sorted(os.environ))}\n{os.environ['HOME']}\n{files}")
+        files = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        seen = {"pid": os.getpid(), "names": sorted(os.environ), "home": os.environ["HOME"], "files": files}
+        print(SEEN + json.dumps(seen), flush=True)
 
 
 class Spies(TwoHeads):
-    """Reads the environment of other processes, signals one, opens a connection and writes a file when it is loaded."""
+    """Tries to leave its process when it is loaded: to others, to files, to sockets."""
 
-    def __init__(self, seen: Path, sibling: int, port: int) -> None:
+    def __init__(self, folder: Path, sibling: int, port: int) -> None:
         super().__init__()
-        self.seen, self.sibling, self.port = seen, sibling, port
+        self.folder, self.sibling, self.port = folder, sibling, port
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        tries = {
+        secret = self.folder / "airflow.cfg"
+        unix = socket.socket(socket.AF_UNIX) if platform.machine() not in FILTERED else None
+        tries: dict[str, Callable[[], object]] = {
+            "read": secret.read_text,
+            "list": lambda: list(self.folder.iterdir()),
+            "change": lambda: secret.write_text("x"),
+            "create": (self.folder / "created").touch,
+            "link": lambda: (self.folder / "link").symlink_to("/etc/shadow"),
+            "remove": secret.unlink,
+            "move": lambda: secret.rename(Path.home() / "moved"),
+            "out": lambda: Path("/tmp", f"created-{os.getpid()}").touch(),
+            "shadow": lambda: Path("/etc/shadow").read_text(),
+            "crash handler": lambda: Path("/proc/sys/kernel/core_pattern").open("r+").close(),
+            "unix socket": lambda: unix or socket.socket(socket.AF_UNIX),
+            "packets": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
             "parent": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
             "sibling": lambda: Path(f"/proc/{self.sibling}/environ").read_bytes(),
             "memory": lambda: Path(f"/proc/{os.getppid()}/mem").open("rb").close(),
@@ -64,8 +88,57 @@ class Spies(TwoHeads):
                 found[name] = type(error).__name__
             else:
                 found[name] = "done"
-        self.seen.write_text(json.dumps(found))
-        raise ValueError("seen")
+        # Both succeed: libraries copy modes of files.
+        secret.chmod(0o666)
+        (Path.home() / "own").write_text("own")
+        print(SEEN + json.dumps(found), flush=True)
+        raise RuntimeError("seen")
+
+
+class Forgets(TwoHeads):
+    """Leaves a process behind when it is loaded, in a session of its own and without a parent."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                print(SEEN + json.dumps(os.getpid()), flush=True)
+                time.sleep(600)
+            os._exit(0)
+        os.wait()
+        raise RuntimeError("seen")
+
+
+class Grows(TwoHeads):
+    """Starts a process that takes memory when it is loaded."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if os.fork() == 0:
+            os.setsid()
+            self.taken = b"x" * 2**30
+            time.sleep(600)
+        time.sleep(600)
+
+
+class ReadsElsewhere(TwoHeads):
+    """Reads a file outside of its process when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state["path"].read_text()
+
+
+@functools.cache
+def isolates() -> bool:
+    """Return True if the kernel supports each part of the isolation."""
+    code = "from onnx_release.runners.isolation import isolate; print(*isolate())"
+    environment = os.environ | {"PYTHONPATH": str(Path(run_step.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    return not done.stdout.strip()
 
 
 class SignalsItself(TwoHeads):
@@ -80,42 +153,42 @@ class SignalsItself(TwoHeads):
 
 
 def test_a_pickle_is_exported_and_compared_in_a_process_without_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "onnx_release")
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://user:secret@db/airflow")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    trained = save(RecordsItsProcess(tmp_path / "seen"), tmp_path / "trained", **PICKLED)
+    trained = save(RecordsItsProcess(), tmp_path / "trained", **PICKLED)
     with (tmp_path / "a connection of the parent").open("w") as opened:
         artifact = run_step.export(trained, tmp_path / "out", ALLOWED)
-        pid, names, home, files = (tmp_path / "seen").read_text().split("\n")
-        assert opened.name not in files
-    assert int(pid) != os.getpid()
-    assert not [name for name in names.split() if name.startswith(("AIRFLOW", "AWS", "MLFLOW"))]
-    assert home != os.environ["HOME"]
-    assert not Path(home).exists(), "the child's home is removed with the child"
+        found = seen(caplog.text)
+        assert opened.name not in found["files"]
+    assert found["pid"] != os.getpid()
+    assert not [name for name in found["names"] if name.startswith(("AIRFLOW", "AWS", "MLFLOW"))]
+    assert found["home"] != os.environ["HOME"]
+    assert not Path(found["home"]).exists(), "the child's home is removed with the child"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "out"))) == ["out"]
     assert artifact.trained_format == "pickle"
     options = BenchmarkOptions(batch_sizes=(1, 4), allow_pickle=True)
     assert run_step.compare(trained, tmp_path / "out", artifact, options).passed
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces and Landlock are Linux's")
-def test_a_pickle_reads_no_other_process_and_has_no_network(tmp_path: Path) -> None:
-    missing = subprocess.run(
-        [sys.executable, "-c", "from onnx_release.runners.isolation import isolate; print(*isolate())"],
-        env=os.environ | {"PYTHONPATH": str(Path(run_step.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    if missing:
-        pytest.skip(f"this kernel does not isolate: {missing}")
+def test_a_pickle_reaches_no_other_process_no_file_and_no_network(tmp_path: Path) -> None:
+    if not isolates():
+        pytest.skip("this kernel does not isolate")
+    secret = tmp_path / "home" / "airflow.cfg"
+    secret.parent.mkdir()
+    secret.write_text("canary")
+    secret.chmod(0o600)
     sibling = subprocess.Popen(["sleep", "600"], env={"SECRET": "canary"})
     with sibling, socket.create_server(("127.0.0.1", 0)) as server:
-        model = Spies(tmp_path / "seen", sibling.pid, server.getsockname()[1])
+        model = Spies(secret.parent, sibling.pid, server.getsockname()[1])
         trained = save(model, tmp_path / "trained", **PICKLED)
         # The parent is the process of a task.
         code = (
-            "import sys\nfrom pathlib import Path\nfrom onnx_release import run_step\n"
+            "import logging, sys\nfrom pathlib import Path\nfrom onnx_release import run_step\n"
+            "logging.basicConfig(level=logging.INFO)\n"
             "from onnx_release.export.export_model import ExportStepOptions\n"
             "options = ExportStepOptions(device='cpu', allow_pickle=True)\n"
             "run_step.export(Path(sys.argv[1]), Path(sys.argv[2]), options)\n"
@@ -128,12 +201,45 @@ def test_a_pickle_reads_no_other_process_and_has_no_network(tmp_path: Path) -> N
             text=True,
             check=False,
         )
-        assert "ValueError: seen" in done.stderr
+        assert "RuntimeError: seen" in done.stderr
         assert sibling.poll() is None
         sibling.kill()
-    found = json.loads((tmp_path / "seen").read_text())
+    found = seen(done.stderr)
     assert found.pop("own") == "done"
     assert set(found.values()) <= {"PermissionError", "ConnectionRefusedError"}, found
+    assert [path.name for path in secret.parent.iterdir()] == ["airflow.cfg"]
+    assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("canary", 0o600)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the processes of a child")
+def test_a_process_that_a_pickle_leaves_behind_ends_with_the_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "onnx_release")
+    own = subprocess.Popen(["sleep", "600"])
+    with own:
+        with refused("load_failed", "seen"):
+            run_step.export(save(Forgets(), tmp_path / "trained", **PICKLED), tmp_path / "out", ALLOWED)
+        assert own.poll() is None
+        own.kill()
+    assert not Path(f"/proc/{seen(caplog.text)}").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the processes of a child")
+def test_a_pickle_that_takes_more_memory_than_its_limit_is_refused(tmp_path: Path) -> None:
+    trained = save(Grows(), tmp_path / "trained", **PICKLED)
+    with refused("step_memory", "1 GiB"):
+        run_step.export(trained, tmp_path / "out", ALLOWED.replace(pickle_memory_bytes=2**30))
+
+
+def test_a_pickle_that_needs_a_file_of_the_worker_is_refused_with_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.touch()
+    trained = save(ReadsElsewhere(path), tmp_path / "trained", **PICKLED)
+    if not isolates():
+        pytest.skip("this kernel does not isolate")
+    with refused("step_forbidden", "table.csv"):
+        run_step.export(trained, tmp_path / "out", ALLOWED)
 
 
 def test_a_child_that_crashes_is_a_refusal_that_names_the_signal(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class ExportStepOptions(Record):
         opset: The ONNX opset. None: the exporter's default.
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA if it is available).
         allow_pickle: True if the deployment lets the training run's own code run.
+        pickle_memory_bytes: The memory limit of that code; None: a share of the machine's memory.
         factory: The factory that builds the model of a state dict.
         input_spec: The inputs of a model without a signature (see `InputSpec`).
         single_file_max_bytes: The largest size of all weights for one file. 0: weights are always external.
@@ -40,6 +41,7 @@ class ExportStepOptions(Record):
     opset: int | None = None
     device: str = "auto"
     allow_pickle: bool = False
+    pickle_memory_bytes: int | None = None
     factory: FactoryOptions | None = None
     input_spec: Any = None
     single_file_max_bytes: int = limits.SINGLE_FILE_MAX_BYTES

@@ -44,6 +44,16 @@ class LockOptions(Record):
     holder: str = "unnamed"
 
 
+def create_lock_file(path: Path) -> None:
+    """Create the file of a lock, for a process that may not write into its folder. A failure is that of the lock."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _MODE)
+        try:
+            os.fchmod(descriptor, _MODE)
+        finally:
+            os.close(descriptor)
+
+
 @dataclass(slots=True)
 class HostLock:
     """The lock of a host. `waited_s` is the time that this process has waited for it so far."""

@@ -16,6 +16,7 @@ from onnx_release.records import TensorSpec
 from onnx_release.samples.dimensions import Dimensions, listed_sizes
 from onnx_release.samples.draw import seeded_arrays
 from onnx_release.samples.generate import bounds_of, checked_example
+from onnx_release.samples.npz_header import read_header
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
@@ -51,8 +52,9 @@ def read_arrays(path: Path, subject: str, action: str) -> Arrays:
         action: The sentence of a message that explains the format.
 
     Raises:
-        SampleRefused: The file cannot be read.
+        SampleRefused: The file cannot be read, or is too large.
     """
+    read_header(path, subject, action)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}

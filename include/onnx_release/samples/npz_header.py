@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from onnx_release.errors import SampleRefused, raise_machine_failure, shorten
+from onnx_release.limits import NPZ_MAX_BYTES
 from onnx_release.records import TensorSpec
 
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _SUFFIX = ".npy"
+# numpy accepts headers of up to 10,000 characters.
+_HEADER_MAX_BYTES = 2**14
 
 
 def read_header(path: Path, subject: str, action: str) -> tuple[TensorSpec, ...]:
@@ -23,7 +28,8 @@ def read_header(path: Path, subject: str, action: str) -> tuple[TensorSpec, ...]
         action: The sentence of a message that explains the format.
 
     Raises:
-        SampleRefused: The file is not an archive of arrays, is empty, or contains objects (``unreadable_npz``).
+        SampleRefused: The file is not an archive of arrays, is empty, or contains objects (``unreadable_npz``), or its
+            arrays have more than `NPZ_MAX_BYTES` in memory (``npz_too_large``).
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -34,6 +40,11 @@ def read_header(path: Path, subject: str, action: str) -> tuple[TensorSpec, ...]
         raise SampleRefused(subject, problem, action, code="unreadable_npz") from error
     if not arrays:
         raise SampleRefused(subject, "contains no arrays", action, code="unreadable_npz")
+    # A compressed file of some kB can declare terabytes.
+    size = sum(math.prod(map(int, array.shape)) * np.dtype(array.dtype).itemsize for array in arrays)
+    if size > NPZ_MAX_BYTES:
+        problem = f"has arrays of {size / 2**30:.3g} GiB; the limit is {NPZ_MAX_BYTES / 2**30:.3g} GiB"
+        raise SampleRefused(subject, problem, "Give one batch of inputs, not a dataset.", code="npz_too_large")
     return arrays
 
 
@@ -41,7 +52,10 @@ def _array(archive: zipfile.ZipFile, name: str) -> TensorSpec:
     if not name.endswith(_SUFFIX):
         raise ValueError(f"it contains {name!r:.80}, which is not an array")
     with archive.open(name) as member:
-        shape, _, dtype = _READERS[np.lib.format.read_magic(member)](member)
+        header = io.BytesIO(member.read(_HEADER_MAX_BYTES))
+    shape, _, dtype = _READERS[np.lib.format.read_magic(header)](header)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"the array {name.removesuffix(_SUFFIX)!r:.80} has a negative size")
     if dtype.hasobject:
         raise ValueError(f"the array {name.removesuffix(_SUFFIX)!r:.80} contains Python objects")
     return TensorSpec(name=name.removesuffix(_SUFFIX), dtype=dtype.name, shape=shape)

@@ -39,6 +39,11 @@ class TuneOptions(Record):
         """True where the deployment allows pickles."""
         return self.benchmark.allow_pickle
 
+    @property
+    def pickle_memory_bytes(self) -> int | None:
+        """The memory limit of a pickle."""
+        return self.benchmark.pickle_memory_bytes
+
 
 def require_valid_tune_options(options: TuneOptions) -> None:
     """Refuse options that allow no tuning.

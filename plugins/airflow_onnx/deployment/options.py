@@ -46,9 +46,17 @@ OPTIONS: Mapping[str, Option] = {
         help="Experiments of MLflow whose pickled models are loaded: ids, names, or patterns of names.",
         example="radio/*, 12",
     ),
+    "pickle_memory_bytes": Option(
+        help="Memory limit of the process that loads a pickle, with all that it starts, in bytes.", default=None,
+        example=str(16 * 2**30), kind="integer", default_words="three quarters of the worker's memory",
+    ),
     "factory_packages": Option(
         help="Packages whose functions may build a model for a training run that logged only weights.",
         example="our_models, radio.nets",
+    ),
+    "inputs_buckets": Option(
+        help="Buckets that `inputs_uri` and `evaluation_uri` may name, besides the bucket of the release.",
+        example="samples, test-data",
     ),
     "protected_aliases": Option(
         help="Aliases that move only after a person approved it in Airflow.", example="champion, production"

@@ -31,9 +31,22 @@ def pickle_experiments() -> list[str]:
     return _names("pickle_experiments")
 
 
+def pickle_memory_bytes() -> int | None:
+    """Return the memory limit of the process of a pickle in bytes, or None for a share of the worker's memory.
+
+    :raises DeploymentRefused: for a value that is not a whole number above 0.
+    """
+    return int(_number("pickle_memory_bytes", whole=True)) if _text("pickle_memory_bytes") else None
+
+
 def factory_packages() -> tuple[str, ...]:
     """Return the packages whose functions may build a model for a training run that logged only weights."""
     return tuple(_names("factory_packages"))
+
+
+def inputs_buckets() -> list[str]:
+    """Return the buckets that `inputs_uri` and `evaluation_uri` may name, besides the bucket of the release."""
+    return _names("inputs_buckets")
 
 
 def staging_uri() -> str:

@@ -91,6 +91,7 @@ class OnnxExportOperator(ReleaseStepOperator):
             opset=params.optional_integer(self.opset, "opset", limits.OPSET_MIN, limits.OPSET_MAX),
             device=self.device,
             allow_pickle=pickle_permission.is_allowed(run.hook, run.trained_model.model_uri),
+            pickle_memory_bytes=settings.pickle_memory_bytes(),
             factory=source.factory(),
             input_spec=source.input_spec(),
             single_file_max_bytes=params.single_file_max_bytes(self.single_file_max_bytes),

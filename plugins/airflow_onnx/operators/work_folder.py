@@ -35,13 +35,22 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
     :param trained_model: the `TrainedModel` that the sensor returned.
     :param bucket: the bucket of the upload; likewise `prefix`, the folder in it.
     :param files: URIs of the user's ``.npz`` files by the parameter of the release.
+    :param model_source: as in `OnnxExportOperator`, for the names of the model's inputs.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     :param s3_conn_id: an Airflow connection of type `s3store` or `aws`.
     :param keep_s: the age in seconds at which the folder of an unfinished release is removed.
     :param log_to_run: log the report of a refusal to the training run in MLflow.
     """
 
-    template_fields: Sequence[str] = ("trained_model", "bucket", "prefix", "files", "mlflow_conn_id", "s3_conn_id")
+    template_fields: Sequence[str] = (
+        "trained_model",
+        "bucket",
+        "prefix",
+        "files",
+        "model_source",
+        "mlflow_conn_id",
+        "s3_conn_id",
+    )
     operator_extra_links: Sequence[BaseOperatorLink] = release_links()
 
     def __init__(
@@ -51,6 +60,7 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
         bucket: str,
         prefix: str = "",
         files: dict[str, str] | None = None,
+        model_source: dict[str, Any] | None = None,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
         s3_conn_id: str = "minio_default",
         keep_s: float = defaults.WORK_KEEP_S,
@@ -62,6 +72,7 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
         self.bucket = bucket
         self.prefix = prefix
         self.files = files
+        self.model_source = model_source
         self.mlflow_conn_id = mlflow_conn_id
         self.s3_conn_id = s3_conn_id
         self.keep_s = keep_s
@@ -91,6 +102,7 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
                 prefix=self.prefix,
                 s3_conn_id=self.s3_conn_id,
                 files=self.files or {},
+                model_source=self.model_source or {},
             ).run()
             uri = staging.work_folder_uri(settings.staging_uri(), run.dag_id, run.run_id)
             staging.open_staging(uri).prepare(self.keep_s)

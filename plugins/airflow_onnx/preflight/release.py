@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from airflow_onnx import validation
 from airflow_onnx.deployment import settings
@@ -28,6 +29,7 @@ class Preflight:
     """The checks before the export of one release.
 
     :param files: URIs of the user's ``.npz`` files by the parameter of the release; an empty text stands for none.
+    :param model_source: the parameters of `ReleaseInputs`.
     """
 
     hook: MlflowHook
@@ -36,6 +38,7 @@ class Preflight:
     prefix: str = ""
     s3_conn_id: str
     files: dict[str, str] = field(default_factory=dict)
+    model_source: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
         """Make every check and raise one error with all problems, those of the deployment first.
@@ -81,7 +84,12 @@ class Preflight:
             subject.errors += one.errors
 
     def _require_file(self, parameter: str, uri: str) -> None:
-        release_inputs.require_inputs(self.hook, self.s3_conn_id, uri, parameter)
+        arrays = release_inputs.require_inputs(self.hook, self.s3_conn_id, uri, parameter, {self.bucket})
+        if arrays:
+            source = release_inputs.ReleaseInputs(self.hook, self.trained_model, self.model_source)
+            names = source.input_names(self.hook, self.trained_model.model_uri)
+            if names is not None:
+                release_inputs.require_names(arrays, names, parameter, uri)
 
 
 def _passed(require: Callable[[], None]) -> Callable[[], str]:

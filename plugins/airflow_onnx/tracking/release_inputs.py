@@ -6,6 +6,7 @@ Each is a parameter of the release, or a tag that the training script sets on it
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ from airflow_onnx.deployment import settings
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.storage import s3
+from airflow_onnx.tracking import training_run
+from onnx_release.errors import SampleRefused
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
 from onnx_release.training_runs.names import validate_run_id
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
-    from onnx_release.records import TrainedModel
+    from onnx_release.records import TensorSpec, TrainedModel
     from onnx_release.trained.model_factory import FactoryOptions
 
 # The tests use one batch. A larger file is a dataset.
@@ -81,6 +84,14 @@ class ReleaseInputs:
         """Return the description of the inputs for `input_spec.parse_input_spec`, or None."""
         return self._value("input_spec", tags.INPUT_SPEC) or None
 
+    def input_names(self, hook: MlflowHook, model_uri: str) -> list[str] | None:
+        """Return the names of the model's inputs before it is loaded; None if they are not known yet."""
+        from onnx_release.trained.input_spec import parse_input_spec
+
+        if spec := self.input_spec():
+            return [one.name for one in parse_input_spec(spec)]
+        return training_run.signature_names(hook, model_uri)
+
     def uncertainty_of(self) -> dict[str, str]:
         """Return the outputs whose uncertainty is another output, by name, from the run's tag.
 
@@ -117,27 +128,61 @@ class ReleaseInputs:
         return f"runs:/{self._run_id}/{path}"
 
 
-def require_inputs(hook: MlflowHook, s3_conn_id: str, uri: str, parameter: str) -> None:
+def require_inputs(
+    hook: MlflowHook, s3_conn_id: str, uri: str, parameter: str, buckets: Collection[str] = ()
+) -> tuple[TensorSpec, ...]:
     """Raise if a user's ``.npz`` file has a URI of another form, does not exist, is too large or is not readable.
 
-    A file of up to `HEADER_MAX_BYTES` is downloaded, for the names and dtypes in it.
+    A file of up to `HEADER_MAX_BYTES` is downloaded, and its arrays are returned without their values.
 
+    :param buckets: the buckets that a file may be in, besides those of the option `inputs_buckets`.
     :raises Refused: as `fetch_inputs`, which downloads the file.
     """
     uri = uri.strip()
     if not uri:
-        return
+        return ()
     if uri.startswith("s3://"):
+        _require_bucket(uri, parameter, {*buckets, *settings.inputs_buckets()})
         size = _require_object(s3_conn_id, uri, parameter)
     else:
         size = _require_artifact(hook, uri, parameter)
     if size > HEADER_MAX_BYTES:
-        return
+        return ()
     from onnx_release.samples.npz_header import read_header
 
     with scratch_folder() as scratch:
         path = Path(fetch_inputs(hook, s3_conn_id, uri, scratch / "inputs", parameter) or "")
-        read_header(path, f"The parameter {parameter} = {uri!r:.200}", _SAVE)
+        return read_header(path, f"The parameter {parameter} = {uri!r:.200}", _SAVE)
+
+
+def require_names(arrays: Sequence[TensorSpec], names: Sequence[str], parameter: str, uri: str) -> None:
+    """Refuse a file whose arrays are not those of the model's inputs. Targets of an evaluation sample do not count."""
+    from onnx_release.parity.task_metrics import TARGET
+
+    given = {spec.name for spec in arrays if parameter != "evaluation_uri" or not spec.name.startswith(TARGET)}
+    problems = [f"lacks the input {name!r:.80}" for name in names if name not in given]
+    problems += [f"has {name!r:.80}, which the model does not take" for name in sorted(given.difference(names))]
+    if problems:
+        more = f", and {len(problems) - 5} more problems" if len(problems) > 5 else ""
+        raise SampleRefused(
+            f"The parameter {parameter} = {uri!r:.200}",
+            "; ".join(problems[:5]) + more,
+            f"Save one array for each input: {', '.join(names):.300}.",
+            code="example_mismatch",
+        )
+
+
+def _require_bucket(uri: str, parameter: str, buckets: Collection[str]) -> None:
+    """Refuse a file in another bucket. The connection of a release may read more than its users."""
+    bucket = uri.removeprefix("s3://").partition("/")[0]
+    if bucket not in buckets:
+        raise TrackingRefused(
+            f"The parameter {parameter} = {uri!r:.200}",
+            f"is in a bucket that the deployment does not allow ({', '.join(sorted(buckets))})",
+            "Put the file into the bucket of the release, or log it to the training run. The deployment allows others "
+            "by [onnx_release] inputs_buckets.",
+            code="inputs_bucket",
+        )
 
 
 def _require_object(s3_conn_id: str, uri: str, parameter: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from onnx_release.errors import shorten
+from onnx_release.errors import Refused, Transient, shorten
 from onnx_release.records import TrainedModel
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags, trained_models, weight_files
@@ -17,6 +17,8 @@ from onnx_release.training_runs.records import TrainingRun
 from onnx_release.training_runs.trained_models import FoundModel
 
 if TYPE_CHECKING:
+    from mlflow.models import Model
+
     from airflow_onnx.hooks.mlflow import MlflowHook
 
 log = logging.getLogger(__name__)
@@ -152,6 +154,31 @@ def _given_model(hook: MlflowHook, uri: str) -> FoundModel:
 
 def _problem(hook: MlflowHook, uri: str) -> str | None:
     """Return the reason why a logged model cannot be released, by its file MLmodel; None if it can be."""
+    try:
+        flavors = dict(_mlmodel(hook, uri).flavors)
+    except (Refused, Transient):
+        raise
+    except Exception as error:  # noqa: BLE001 - MLflow's reader raises anything for a damaged file
+        return f"has a file MLmodel that cannot be read ({shorten(error, 200)})"
+    return None if "pytorch" in flavors else _NO_PYTORCH_FLAVOR
+
+
+def signature_names(hook: MlflowHook, uri: str) -> list[str] | None:
+    """Return the names of the inputs in the signature of a logged model; None if they are not known yet."""
+    from onnx_release.trained.signature import read_schema
+
+    if weight_files.is_file(uri):
+        return None
+    try:
+        signature = _mlmodel(hook, uri).signature
+        return [spec.name for spec in read_schema(signature and signature.inputs, "input")]
+    except Transient:
+        raise
+    except Exception:  # noqa: BLE001 - as above. The export refuses a damaged model or its signature by name.
+        return None
+
+
+def _mlmodel(hook: MlflowHook, uri: str) -> Model:
     from mlflow.models import Model
 
     root = uri
@@ -162,9 +189,4 @@ def _problem(hook: MlflowHook, uri: str) -> str | None:
             root = str(hook.client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
     # get_model_info would leave its download in the worker's temporary folder.
     with scratch_folder() as scratch:
-        path = hook.download(f"{root}/MLmodel", scratch / "model")
-        try:
-            flavors = dict(Model.load(str(path)).flavors)
-        except Exception as error:  # noqa: BLE001 - MLflow's reader raises anything for a damaged file
-            return f"has a file MLmodel that cannot be read ({shorten(error, 200)})"
-    return None if "pytorch" in flavors else _NO_PYTORCH_FLAVOR
+        return Model.load(str(hook.download(f"{root}/MLmodel", scratch / "model")))

@@ -6,10 +6,12 @@ changes go through Airflow's API, with the rights of the user who is signed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+
+from airflow_onnx.deployment import settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -94,11 +96,32 @@ def make_app() -> FastAPI:
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Any) -> Any:
-        answer = await call_next(request)
+        if problem := foreign_request(request.method, request.headers):
+            answer: Response = JSONResponse({"detail": problem}, status_code=403)
+        else:
+            answer = await call_next(request)
         answer.headers.update(HEADERS)
         return answer
 
     return app
+
+
+def foreign_request(method: str, headers: Mapping[str, str]) -> str:
+    """Return the reason why a request that changes something may come from another site, or an empty text.
+
+    A browser sends the user's cookie along. Another site can send forms without the user's knowledge, and no JSON.
+    """
+    if method in ("GET", "HEAD"):
+        return ""
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return "Send JSON."
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return "Send the request from the pages of this server."
+    origin = headers.get("origin")
+    hosts = {headers.get("host", ""), urlsplit(settings.airflow_url()).netloc}
+    if origin is not None and urlsplit(origin).netloc not in hosts - {""}:
+        return "Send the request from the pages of this server."
+    return ""
 
 
 def login_address(scope: Any, page: str) -> str:

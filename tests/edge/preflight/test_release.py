@@ -59,7 +59,6 @@ def test_all_problems_are_in_one_message(waiting: Release, hook: MlflowHook, mon
     ("uri", "code"),
     [
         ("s3://heimdall-models/no/such.npz", "not_found"),
-        ("s3://no-such-bucket/x.npz", "not_found"),
         ("runs:/{run}/no/such.npz", "not_found"),
         ("runs:/{other}/x.npz", "not_found"),
         ("s3://heimdall-models/x.txt", "inputs_uri_form"),
@@ -70,6 +69,9 @@ def test_all_problems_are_in_one_message(waiting: Release, hook: MlflowHook, mon
         ("mlflow-artifacts://other-host/x.npz", "inputs_uri_form"),
         ("http://169.254.169.254/x.npz", "inputs_uri_form"),
         ("models:/no-such-model/1/x.npz", "not_found"),
+        ("s3://mlflow/x.npz", "inputs_bucket"),
+        ("s3://heimdall-models@mlflow/x.npz", "inputs_bucket"),
+        ("s3://mlflow/../heimdall-models/x.npz", "inputs_bucket"),
     ],
 )
 def test_a_file_that_does_not_exist_is_refused_before_the_export(
@@ -102,6 +104,26 @@ def test_a_file_that_is_not_an_archive_of_arrays_is_refused_before_the_export(
     put(name, content)
     waiting.params["inputs_uri"] = f"s3://heimdall-models/test/{name}"
     with failed("unreadable_npz", "inputs_uri", "numpy.savez"):
+        waiting.run("prepare")
+
+
+def test_a_file_in_a_bucket_that_the_deployment_allows_is_looked_for(
+    waiting: Release, administrator: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__INPUTS_BUCKETS", "samples, no-such-bucket")
+    waiting.params["inputs_uri"] = "s3://no-such-bucket/x.npz"
+    with failed("not_found"):
+        waiting.run("prepare")
+
+
+@pytest.mark.parametrize("parameter", ["inputs_uri", "evaluation_uri"])
+def test_a_file_with_other_names_than_the_signature_is_refused_before_the_export(
+    waiting: Release, parameter: str
+) -> None:
+    name = f"{waiting.model_name}.npz"
+    put(name, archive(sginal=np.ones((2, 8), np.float32)))
+    waiting.params |= {parameter: f"s3://heimdall-models/test/{name}", "tune": True}
+    with failed("example_mismatch", "lacks the input 'signal'", "has 'sginal'"):
         waiting.run("prepare")
 
 

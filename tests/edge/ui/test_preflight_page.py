@@ -101,7 +101,7 @@ def test_the_request_is_json_and_covers_the_dags_of_the_user(
     for right in (app.state.may_read, app.state.may_read_moves, get_user):
         app.dependency_overrides[right] = lambda: None
     with client_of(app) as client:
-        assert client.post(PATH, data={"a": "b"}).status_code == 415
+        assert client.post(PATH, data={"a": "b"}).status_code == 403
         answer = client.post(PATH, content=b"{}", headers=JSON | {"Accept": "application/json"})
     if not allowed:
         assert (answer.status_code, wanted, results) == (403, [], [])
