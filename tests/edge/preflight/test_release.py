@@ -17,6 +17,8 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.preflight import packages
 from airflow_onnx.preflight import release as preflight
 from airflow_onnx.storage import s3
+from airflow_onnx.tracking import release_inputs
+from onnx_release.records import TensorSpec
 from tests.edge.conftest import Services
 from tests.edge.releasing import Release, assert_refused, tags_of
 from tests.refusals import failed, refused
@@ -116,15 +118,19 @@ def test_a_file_in_a_bucket_that_the_deployment_allows_is_looked_for(
         waiting.run("prepare")
 
 
-@pytest.mark.parametrize("parameter", ["inputs_uri", "evaluation_uri"])
-def test_a_file_with_other_names_than_the_signature_is_refused_before_the_export(
-    waiting: Release, parameter: str
-) -> None:
+def test_a_file_with_other_names_than_the_signature_is_refused_before_the_export(waiting: Release) -> None:
     name = f"{waiting.model_name}.npz"
     put(name, archive(sginal=np.ones((2, 8), np.float32)))
-    waiting.params |= {parameter: f"s3://heimdall-models/test/{name}", "tune": True}
+    waiting.params["inputs_uri"] = f"s3://heimdall-models/test/{name}"
     with failed("example_mismatch", "lacks the input 'signal'", "has 'sginal'"):
         waiting.run("prepare")
+
+
+def test_targets_of_an_evaluation_sample_are_no_inputs() -> None:
+    arrays = [TensorSpec(name=name, dtype="float32", shape=(2, 8)) for name in ("signal", "target.positions")]
+    release_inputs.require_names(arrays, ["signal"], "evaluation_uri", "s3://b/e.npz")
+    with refused("example_mismatch", "target.positions"):
+        release_inputs.require_names(arrays, ["signal"], "inputs_uri", "s3://b/e.npz")
 
 
 def put(name: str, content: bytes) -> None:
