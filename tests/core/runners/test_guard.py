@@ -49,14 +49,11 @@ EXPORTS = TASK + (
 class Lingers(TwoHeads):
     """Starts a process and sleeps when it is loaded in the child process of a step."""
 
-    def __init__(self, pids: str) -> None:
-        super().__init__()
-        self.pids = pids
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if guard.PARENT in os.environ:
-            exec(STARTS_ANOTHER, {"pids": self.pids})
+            # It may write into its home folder only.
+            exec(STARTS_ANOTHER, {"pids": str(Path.home() / "pids")})
 
 
 def test_the_status_and_the_signal_of_a_command_are_those_of_its_guard() -> None:
@@ -69,19 +66,16 @@ def test_the_status_and_the_signal_of_a_command_are_those_of_its_guard() -> None
 
 @pytest.fixture(scope="module")
 def lingering(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pickled model that writes its pids into the file ``pids`` beside it."""
-    folder = tmp_path_factory.mktemp("lingering")
-    save(Lingers(str(folder / "pids")), folder / "trained", serialization_format="pickle")
-    return folder
+    """A pickled model that writes its pids into the file ``pids`` of its home folder."""
+    return save(Lingers(), tmp_path_factory.mktemp("lingering") / "trained", serialization_format="pickle")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("task", ["installs", "exports"])
 def test_no_process_of_a_task_outlives_it(task: str, number: int, lingering: Path, tmp_path: Path) -> None:
-    pids, temporary = lingering / "pids", tmp_path / "tmp"
-    pids.unlink(missing_ok=True)
+    temporary = tmp_path / "tmp"
     temporary.mkdir()
-    argument = str(lingering / "trained") if task == "exports" else f"pids = {str(pids)!r}\n{STARTS_ANOTHER}"
+    argument = str(lingering) if task == "exports" else f"pids = {str(temporary / 'pids')!r}\n{STARTS_ANOTHER}"
     folders = os.pathsep.join(map(str, (Path(run_step.__file__).parents[1], Path(__file__).parents[3])))
     process = subprocess.Popen(
         [sys.executable, "-c", EXPORTS if task == "exports" else INSTALLS, argument],
@@ -89,7 +83,7 @@ def test_no_process_of_a_task_outlives_it(task: str, number: int, lingering: Pat
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while not pids.exists():
+    while (pids := next(temporary.rglob("pids"), None)) is None:
         assert process.poll() is None
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
