@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from onnx_release.cli import compare, console, doctor, export, plan, verify
+from onnx_release.cli import compare, console, doctor, export, plan, trace, verify
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.errors import (
     CommandRefused,
@@ -35,7 +35,7 @@ exit codes:
   4    unexpected error; --debug prints its frames
   130  interrupted
 """
-_COMMANDS = (export, doctor, verify, compare, plan)
+_COMMANDS = (export, doctor, verify, compare, plan, trace)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

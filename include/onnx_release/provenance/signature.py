@@ -6,6 +6,7 @@ promotion writes them again. The signature lists these names as ignored, so the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -67,10 +68,12 @@ def trust_of(key: SigningKey) -> Trust:
     """Return the trust in one's own key: its public half, or its chain of certificates."""
     if key.certificate:
         return Trust(name=key.name, roots=key.chain)
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+    return Trust(name=key.name, public_key=_public_pem(key).decode())
 
-    public = _load_key(key).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return Trust(name=key.name, public_key=public.decode())
+
+def fingerprint(key: SigningKey) -> str:
+    """Return the sha256 of the public key in PEM form, as `sha256sum` prints it for the file."""
+    return hashlib.sha256(_public_pem(key)).hexdigest()
 
 
 def sign(folder: Path, key: SigningKey) -> Path:
@@ -187,6 +190,12 @@ def _load_key(key: SigningKey) -> EllipticCurvePrivateKey:
             code="unusable_key",
         )
     return loaded
+
+
+def _public_pem(key: SigningKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return _load_key(key).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _certificates(pem: str) -> Sequence[bytes]:

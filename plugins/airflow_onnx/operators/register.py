@@ -22,6 +22,7 @@ from onnx_release.errors import ReportRefused
 from onnx_release.limits import REPORT_FILE, SIGNATURE_FILE
 from onnx_release.records import ModelVersion, OnnxArtifact, ReleaseReport, S3Object
 from onnx_release.scratch import scratch_folder
+from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -87,14 +88,14 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         uploaded = params.record(S3Object, self.uploaded, "upload")
         with scratch_folder() as scratch:
             report = self.verified_report(artifact, uploaded, scratch)
-            self._put_evidence(run, report, uploaded, scratch)
+            signer = self._put_evidence(run, report, uploaded, scratch)
         request = model_registry.VersionRequest(
             name=run.model_name,
             training_run_id=run.trained_model.training_run_id,
             sha256=artifact.sha256,
             source=uploaded.uri,
             description=summary_markdown(report),
-            tags=version_tags(report, artifact),
+            tags=version_tags(report, artifact) | ({tags.VERSION_SIGNATURE: signer} if signer else {}),
         )
         if self.policy:
             policy = PromotionPolicy.read(self.policy)
@@ -129,9 +130,11 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         require_accepted(artifact, report.check, report.benchmark)
         return report
 
-    def _put_evidence(self, run: StepRun, report: ReleaseReport, uploaded: S3Object, folder: Path) -> None:
+    def _put_evidence(self, run: StepRun, report: ReleaseReport, uploaded: S3Object, folder: Path) -> str:
         with MlflowRest(run.hook.server) as rest:
             facts = rest.facts(run.trained_model.training_run_id)
         stored = s3.folder_at(self.s3_conn_id, uploaded.uri)
-        if evidence.put_evidence(stored, folder, report, run.evidence["artifact"], facts):
+        signer = evidence.put_evidence(stored, folder, report, run.evidence["artifact"], facts)
+        if signer:
             self.log.info("Signed: %s/%s.", uploaded.uri, SIGNATURE_FILE)
+        return signer

@@ -24,16 +24,22 @@ _EVIDENCE_MAX_BYTES = 2**24
 
 def put_evidence(
     target: s3.S3Folder, local: Path, report: ReleaseReport, artifact: OnnxArtifact, facts: TrainingFacts
-) -> bool:
+) -> str:
     """Put the evidence of an artifact beside it, unless valid evidence of the same bytes is there.
 
     :param target: the folder of the uploaded artifact.
     :param local: the same folder, downloaded and verified. The evidence is written there first.
-    :return: True if the folder has a signature.
+    :return: the fingerprint of the key that signed the folder; empty for a folder without a signature.
     """
     key = signing.signing_key()
+    if key is None:
+        signer = ""
+    else:
+        from onnx_release.provenance import signature
+
+        signer = signature.fingerprint(key)
     if _is_there(target, local, artifact, key):
-        return (local / SIGNATURE_FILE).exists()
+        return signer
     from onnx_release.provenance.bill_of_materials import bill_of_materials
     from onnx_release.provenance.statement import provenance_statement
 
@@ -42,8 +48,6 @@ def put_evidence(
     _write(local / STATEMENT_FILE, provenance_statement(report, artifact, facts, made_at))
     names = [BILL_FILE, STATEMENT_FILE]
     if key is not None:
-        from onnx_release.provenance import signature
-
         signature.sign(local, key)
         # Last: the store never has a signature of files that it does not have yet.
         names.append(SIGNATURE_FILE)
@@ -52,7 +56,7 @@ def put_evidence(
         s3.put(target, local, _digest(local, name), metadata)
     if key is None:
         s3.remove(target, [SIGNATURE_FILE])
-    return key is not None
+    return signer
 
 
 def require_signed(s3_conn_id: str, source: str, artifact: OnnxArtifact) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_onnx import defaults
-from airflow_onnx.tracking import alias_log
 from airflow_onnx.tracking.version_tags import REGISTERED
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import AirflowRelease
@@ -17,7 +16,7 @@ from airflow_onnx.ui.roll_backs import roll_backs
 from airflow_onnx.ui.states import WORDS, Releases, model_of, state_of
 from airflow_onnx.ui.view import SpeedView
 from onnx_release.records import AliasMove
-from onnx_release.training_runs import tags
+from onnx_release.training_runs import alias_moves, tags
 from onnx_release.training_runs.records import ModelVersionEntry, RegisteredModel
 
 ATTEMPTS_MAX = 20
@@ -163,7 +162,7 @@ def model_view(
     """
     records = [record for record in snapshot.records if model_of(record, releases) == name]
     of_version = {record.version: record for record in records if record.version}
-    moves = tuple(reversed(alias_log.moves_in(model.tags))) if model else ()
+    moves = tuple(reversed(alias_moves.moves_in(model.tags))) if model else ()
     aliases = model.aliases if model else {}
     back, of_run = roll_backs(tuple(reversed(moves))), {record.run_id: record for record in records}
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from airflow_onnx.tracking import alias_log
 from onnx_release.records import AliasMove
-from onnx_release.training_runs import tags
+from onnx_release.training_runs import alias_moves, tags
 
 
 def roll_backs(moves: Sequence[AliasMove]) -> dict[int, AliasMove]:
@@ -32,4 +31,4 @@ def roll_backs_in(model_tags: Mapping[str, str]) -> Mapping[int, AliasMove]:
 
 @lru_cache(maxsize=2000)
 def _of_log(log: tuple[tuple[str, str], ...]) -> Mapping[int, AliasMove]:
-    return roll_backs(alias_log.moves_in(dict(log)))
+    return roll_backs(alias_moves.moves_in(dict(log)))

@@ -10,7 +10,7 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import alias_log, model_registry, promotion
 from onnx_release.errors import Transient
 from onnx_release.records import AliasMove
-from onnx_release.training_runs import tags
+from onnx_release.training_runs import alias_moves, tags
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ def test_old_moves_are_dropped_and_a_damaged_part_is_left_out(
     hook: MlflowHook, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alias_log, "MOVES_MAX", 5)
+    monkeypatch.setattr(alias_moves, "MOVES_MAX", 5)
     monkeypatch.setattr(alias_log, "_TAG_MAX_BYTES", 260)
     for version in range(1, 12):
         alias_log.append(hook, name, move(version))
