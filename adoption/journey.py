@@ -12,9 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 from adoption.packages import Changes, compare
-from adoption.services import ACCOUNT, POLL_S, Deployment
+from adoption.services import ACCOUNT, Deployment
 from adoption.steps import Stopwatch
 from stack import children
+from stack.airflow_api import POLL_S
 from stack.environment import clean_environment
 from stack.errors import StackError
 from stack.layout import REPO
@@ -27,6 +28,7 @@ FIRST_DAG = HERE / "release_first.py"
 SECOND_DAG = REPO / "docs" / "examples" / "second_model.py"
 DAG_IDS = ("release_first", "release_churn", "watch_churn")
 ALIAS = "candidate"
+PARSE_TIMEOUT_S = 180.0
 RELEASE_TIMEOUT_S = 900.0
 
 
@@ -79,7 +81,7 @@ def adopt(deployment: Deployment, wheel: Path, watch: Stopwatch) -> Outcome:
     with watch.step("restart of Airflow's four services"):
         deployment.stop_airflow()
         deployment.start_airflow()
-        deployment.await_dags(DAG_IDS)
+        deployment.api.await_dags(DAG_IDS, PARSE_TIMEOUT_S)
     environment = deployment.environment
     environment.run(["python", "-m", "pip", "check"], environment.folder)
     changes = compare(before, environment.packages())

@@ -15,7 +15,6 @@ from stack import interrupts, minio, mlflow_server, processes, services
 from stack.airflow import API_SERVER, BACKGROUND
 from stack.airflow_api import AirflowApi
 from stack.context import Context
-from stack.errors import StackError
 from stack.ports import HOST
 from stack.private import write_private
 from stack.processes import Command
@@ -25,8 +24,6 @@ ACCOUNT = "adopter"
 # The bucket of the first model is its own. The second model has a folder in a bucket that others use too.
 FIRST_BUCKET = "models"
 SHARED_BUCKET, SHARED_PREFIX = "acme-models", "churn"
-PARSE_TIMEOUT_S = 180.0
-POLL_S = 0.5
 
 
 class Deployment:
@@ -80,17 +77,6 @@ class Deployment:
     def stop_airflow(self) -> None:
         """Stop the components, as before an installation."""
         processes.stop(self.context.layout, AIRFLOW)
-
-    def await_dags(self, names: Iterable[str]) -> None:
-        """Wait until Airflow has parsed these DAGs. Raise `StackError` with the import error when it cannot."""
-        deadline = time.monotonic() + PARSE_TIMEOUT_S
-        for name in names:
-            while not self.api.call("GET", f"/dags/{name}").ok:
-                if broken := self.api.get("/importErrors")["import_errors"]:
-                    raise StackError(f"Airflow cannot import {broken[0]['filename']}:\n{broken[0]['stack_trace']}")
-                if time.monotonic() > deadline:
-                    raise StackError(f"Airflow has not found the DAG {name} within {PARSE_TIMEOUT_S:.0f} s.")
-                time.sleep(POLL_S)
 
     def stop(self) -> None:
         """Stop every process, the writers first."""

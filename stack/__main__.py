@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stack import interrupts
+from stack.airflow import API_SERVER
+from stack.check import print_check
 from stack.console import make_console, make_error_console
 from stack.demo import Demo
 from stack.errors import StackError
@@ -59,6 +61,9 @@ def _status(layout: Layout, console: Console) -> int:
         again = f"{state.restarts.count}, last at {state.restarts.last}" if state.restarts.count else ""
         table.add_row(state.name, state.problem or "running", str(state.pid or ""), again, state.address)
     console.print(table)
+    # A server that does not answer would only delay the table of its state.
+    if any(state.name == API_SERVER and not state.problem for state in found):
+        print_check(console, context)
     return NOT_RUNNING if any(state.problem for state in found) else 0
 
 

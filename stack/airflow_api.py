@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,8 @@ from stack.http import session
 TOKEN_S = 3600.0
 # A busy host may let Airflow's server wait for its processors or its database. This limit is for a server that hangs.
 ANSWER_TIMEOUT_S = 120.0
+# Between two questions about a DAG that is not parsed yet.
+POLL_S = 0.5
 
 
 class AirflowApi:
@@ -28,9 +31,13 @@ class AirflowApi:
 
     def call(self, method: str, path: str, body: Any = None, **params: Any) -> requests.Response:
         """Call ``/api/v2`` + `path` and return the response with any status."""
+        return self.call_page(method, f"/api/v2{path}", body, **params)
+
+    def call_page(self, method: str, path: str, body: Any = None, **params: Any) -> requests.Response:
+        """Call a path of the server, such as that of a page, and return the response with any status."""
         if time.monotonic() > self._token_until:
             self._log_in()
-        url = f"{self._context.airflow_url}/api/v2{path}"
+        url = f"{self._context.airflow_url}{path}"
         try:
             return self._session.request(method, url, json=body, params=params, timeout=ANSWER_TIMEOUT_S)
         except requests.RequestException as error:
@@ -54,6 +61,18 @@ class AirflowApi:
             self.patch(f"/connections/{connection['connection_id']}", connection)
         else:
             self.post("/connections", connection)
+
+    def await_dags(self, names: Iterable[str], timeout_s: float) -> None:
+        """Wait until Airflow has parsed these DAGs. Raise `StackError` with the import error when it cannot."""
+        deadline = time.monotonic() + timeout_s
+        for name in names:
+            while not self.call("GET", f"/dags/{name}").ok:
+                if broken := self.get("/importErrors")["import_errors"]:
+                    lines = broken[0]["stack_trace"].strip().splitlines() or ["no reason"]
+                    raise StackError(f"Airflow cannot import {broken[0]['filename']}: {lines[-1]}")
+                if time.monotonic() > deadline:
+                    raise StackError(f"Airflow has not found the DAG {name} within {timeout_s:.0f} s.")
+                time.sleep(POLL_S)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """Return the XCom value of a task under `key`, or None when there is none."""

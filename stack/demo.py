@@ -8,6 +8,7 @@ from rich.console import Console
 
 from stack import processes
 from stack.airflow_api import AirflowApi
+from stack.check import print_check
 from stack.context import Context
 from stack.errors import StackError
 from stack.layout import Layout
@@ -65,6 +66,7 @@ class Demo:
         print_outcome(self._console, outcome)
         verified = verify(context, self._console, outcome)
         print_addresses(self._console, context)
+        print_check(self._console, context)
         return verified
 
     def _wait_for_begin(self, context: Context, release: Release) -> bool:

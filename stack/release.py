@@ -59,16 +59,9 @@ class Release:
         self._path = f"/dags/{DAG_ID}/dagRuns/{quote(self.dag_run_id, safe='')}"
 
     def await_dags(self) -> None:
-        """Wait until Airflow has parsed both DAGs. Raise `StackError` with the import error when it cannot."""
-        deadline = time.monotonic() + PARSE_TIMEOUT_S
+        """Wait until Airflow has parsed both DAGs, and unpause them. Raise `StackError` as `AirflowApi.await_dags`."""
+        self._api.await_dags((DAG_ID, WATCH_DAG_ID), PARSE_TIMEOUT_S)
         for dag_id in (DAG_ID, WATCH_DAG_ID):
-            while not self._api.call("GET", f"/dags/{dag_id}").ok:
-                if broken := self._api.get("/importErrors")["import_errors"]:
-                    lines = broken[0]["stack_trace"].strip().splitlines()
-                    raise StackError(f"Airflow cannot import {broken[0]['filename']}: {lines[-1]}")
-                if time.monotonic() > deadline:
-                    raise StackError(f"Airflow has not found the DAG {dag_id} within {PARSE_TIMEOUT_S:.0f} s.")
-                time.sleep(POLL_S)
             self._api.patch(f"/dags/{dag_id}", {"is_paused": False})
 
     def await_begin(self, check: Callable[[], None]) -> None:

@@ -40,16 +40,21 @@ SINGLE_FILE_MAX_BYTES = 16 * 2**20
 REPORT_FILE = "report.json"
 REPORT_PAGE = "report.html"
 REPORT_SUMMARY = "report.md"
-SAMPLE_FILE = "sample.npz"
 # The evidence for other tools: see `provenance`.
 BILL_FILE = "bom.cdx.json"
 STATEMENT_FILE = "provenance.intoto.json"
 SIGNATURE_FILE = "model.sig"
 EVIDENCE = frozenset({BILL_FILE, STATEMENT_FILE, SIGNATURE_FILE})
-# They are written after the digest of the folder was taken: reports, and outputs that depend on the host.
-REPORTS = frozenset({REPORT_FILE, REPORT_PAGE, REPORT_SUMMARY, SAMPLE_FILE}) | EVIDENCE
-# A larger sample is not stored beside its model, and not read.
-SAMPLE_MAX_BYTES = 2**26
+# They are written after the digest of the folder was taken.
+REPORTS = frozenset({REPORT_FILE, REPORT_PAGE, REPORT_SUMMARY}) | EVIDENCE
+
+# Reference outputs in an artifact folder: the size of their arrays, the largest size to choose and to read, and the
+# rows that are taken from a file.
+REFERENCE_FILE = "reference.npz"
+REFERENCE_MAX_BYTES = 4 * 2**20
+REFERENCE_MAX_BYTES_LIMIT = 2**26
+REFERENCE_READ_MAX_BYTES = 2**27
+REFERENCE_ROWS_MAX = 8
 
 # Ends of the names of files with a PyTorch model or its weights, in lower case, for str.endswith. pathlib's
 # suffix of ".pth.tar" is ".tar".

@@ -228,6 +228,12 @@ def _serving_params() -> dict[str, Param]:
             "weights are in model.onnx.data beside it. 0: always beside it.",
             minimum=0, maximum=limits.PROTO_MAX_BYTES,
         ),
+        "reference_max_bytes": field(
+            limits.REFERENCE_MAX_BYTES, "integer", SERVING, "Reference outputs up to (bytes)",
+            "Inputs and PyTorch's outputs are stored beside the model up to this size, so that its outputs can be "
+            "verified without PyTorch. 0: none.",
+            minimum=0, maximum=limits.REFERENCE_MAX_BYTES_LIMIT,
+        ),
         "target_runtimes": field(
             [], "array", SERVING, "Other versions of ONNX Runtime",
             "Exact versions, one a line, such as 1.20.1. Each is installed beside this worker's own, loads the model, "

@@ -96,10 +96,12 @@ class ReleaseTasks:
             work_uri=task_text("prepare_work"),
             model_source=self._source,
             optional_tasks=json_params("tune"),
-            **json_params("opset", "single_file_max_bytes"),
-            **text_params("device"),
+            evaluation_uri=_EVALUATION_URI,
+            **json_params("opset", "single_file_max_bytes", "reference_max_bytes", "serving_layouts"),
+            **text_params("device", "inputs_uri"),
             **self._place(placement.EXPORT),
             **self._step,
+            **self._store,
         )
 
     def tune(self) -> Any:

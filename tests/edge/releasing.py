@@ -230,6 +230,8 @@ class Release:
             work_uri=self.returned["prepare"],
             opset=self.params.get("opset"),
             model_source=self.params.get("source"),
+            inputs_uri=self.params.get("inputs_uri", ""),
+            serving_layouts=self.params.get("serving_layouts", ()),
             optional_tasks={"tune": json.dumps(bool(self.params.get("tune")))},
             **self._shared(),
         )

@@ -20,6 +20,7 @@ from onnx_release.parity.compare_model import Comparison, FailedCase
 from onnx_release.parity.divergence.search import find_divergence
 from onnx_release.parity.limits import require_limits
 from onnx_release.parity.reproduction import ReproductionCase, write_reproduction
+from onnx_release.parity.stored_reference import stored_failures
 from onnx_release.records import (
     BenchmarkReport,
     ChampionComparison,
@@ -30,6 +31,7 @@ from onnx_release.records import (
 )
 from onnx_release.report.champion import judge_champion
 from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
+from onnx_release.samples.reference import read_reference
 from onnx_release.samples.sample import Sample
 from onnx_release.serving.target_runtimes import RuntimeComparison
 from onnx_release.trained.mapped_weights import pages_dropped_after
@@ -82,6 +84,8 @@ def _compare(
     else:
         with candidate:
             comparison.run_candidate(candidate)
+            if comparison.report().passed:
+                comparison.failures += stored_failures(candidate, read_reference(folder), comparison.limits)
             if timed and comparison.report().passed:
                 runtimes = _run_in_runtimes(setup, comparison)
                 with open_champion(setup, candidate, samples) as champion:

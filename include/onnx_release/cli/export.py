@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_release import limits
-from onnx_release.cli import console, measuring, trained_source
+from onnx_release.cli import console, measuring, serving_folder, trained_source
 from onnx_release.cli.outcome import ExitCode, Outcome
+from onnx_release.cli.serving_folder import ServingFolder
 from onnx_release.cli.trained_source import TrainedSource
 from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReportRefused, printable
 from onnx_release.records import (
@@ -45,6 +46,20 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu", help="default: cpu")
     arguments.add_argument("--no-latency", action="store_true", help="measure no latency")
     measuring.add_arguments(arguments)
+    arguments.add_argument(
+        "--single-file-max-bytes",
+        metavar="N",
+        type=measuring.whole_number(0, limits.PROTO_MAX_BYTES),
+        default=limits.SINGLE_FILE_MAX_BYTES,
+        help="weights up to this size are in model.onnx itself; 0: always beside it; default: %(default)s",
+    )
+    arguments.add_argument(
+        "--reference-max-bytes",
+        metavar="N",
+        type=measuring.whole_number(0, limits.REFERENCE_MAX_BYTES_LIMIT),
+        default=limits.REFERENCE_MAX_BYTES,
+        help="size of the inputs and PyTorch's outputs that are stored for verify; 0: none; default: %(default)s",
+    )
     arguments.add_argument("--tune", action="store_true", help="search a faster variant")
     arguments.add_argument(
         "--precision",
@@ -60,6 +75,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--allow-domain", metavar="NAME", action="append", default=[], help="allow operators of this domain"
     )
+    serving_folder.add_arguments(arguments)
 
 
 @dataclass(slots=True)
@@ -80,7 +96,6 @@ class _Evidence:
 def run(arguments: argparse.Namespace) -> Outcome:
     """Export and test one model."""
     from onnx_release.artifact.digests import fresh_folder
-    from onnx_release.check.stored_sample import write_sample
 
     target: Path = arguments.output
     _require_free(target, may_replace=arguments.overwrite)
@@ -88,15 +103,20 @@ def run(arguments: argparse.Namespace) -> Outcome:
     _require_free(refused, may_replace=True)
     if arguments.precision and not arguments.tune:
         raise measuring.wrong_argument("--precision", "needs --tune", "Add --tune.")
+    serving_folder.require_arguments(arguments)
+    serving = ServingFolder.beside(arguments)
+    if arguments.serving_layout:
+        _require_free(serving.path, is_own=serving.is_own, may_replace=arguments.overwrite)
     evidence = _Evidence(_trained_model(arguments.model))
     with scratch_folder() as scratch:
         try:
             with fresh_folder(target) as folder:
                 source = trained_source.open_source(arguments, scratch)
                 _release(arguments, source, (scratch, folder), evidence)
-                report = _write_reports(folder, evidence.report())
+                report = evidence.report()
                 if report.artifact:
-                    write_sample(folder, report.artifact)
+                    report = report.replace(serving=serving.write(folder, report.artifact))
+                _write_reports(folder, report)
         except (CommandRefused, ParameterRefused):
             raise
         except Refused as refusal:
@@ -125,9 +145,18 @@ def _release(
 
     scratch, folder = folders
     options = measuring.benchmark_options(arguments, source.options)
-    options = options.replace(reproduction_folder=str(scratch / "reproduction"))
-    exporting = source.options.replace(device=arguments.device)
+    options = options.replace(
+        reproduction_folder=str(scratch / "reproduction"), target_runtimes=serving_folder.environments(arguments)
+    )
+    exporting = source.options.replace(
+        device=arguments.device,
+        single_file_max_bytes=arguments.single_file_max_bytes,
+        reference_max_bytes=arguments.reference_max_bytes,
+        inputs_path=options.inputs_path,
+        evaluation_path=_path(arguments.evaluation),
+    )
     evidence.artifact = artifact = export(source.path, folder, exporting)
+    ServingFolder.beside(arguments).require_servable(artifact)
     if arguments.tune:
         evidence.artifact = artifact = _tuned(arguments, source, folders, options, artifact)
     domains = CheckOptions(allowed_domains=tuple(arguments.allow_domain))
@@ -161,8 +190,9 @@ def _tuned(
         precisions=precisions,
         max_s=arguments.tune_max_s,
         opset=arguments.opset,
-        evaluation=str(arguments.evaluation.resolve()) if arguments.evaluation else None,
+        evaluation=_path(arguments.evaluation),
         allowed_domains=tuple(arguments.allow_domain),
+        single_file_max_bytes=arguments.single_file_max_bytes,
     )
     tuned = tune(source.path, folder, artifact, scratch / "tuned", options)
     require_precision(tuned, precisions)
@@ -172,7 +202,11 @@ def _tuned(
     return tuned
 
 
-def _require_free(target: Path, *, may_replace: bool) -> None:
+def _path(file: Path | None) -> str | None:
+    return str(file.resolve()) if file else None
+
+
+def _require_free(target: Path, *, may_replace: bool, is_own: Callable[[], bool] | None = None) -> None:
     """Refuse an output that is another program's, or that may not be replaced."""
     if not target.name or target.name == "..":
         raise measuring.wrong_argument(
@@ -180,7 +214,7 @@ def _require_free(target: Path, *, may_replace: bool) -> None:
         )
     if not target.is_symlink() and not target.exists():
         return
-    if not _is_ours(target):
+    if not (is_own() if is_own else _is_ours(target)):
         problem, action = "exists, and this command did not write it", "Name another folder."
     elif not may_replace:
         problem, action = "exists", "Name another folder, or replace it by --overwrite."
@@ -230,6 +264,7 @@ def _outcome(report: ReleaseReport, folder: Path, code: ExitCode) -> Outcome:
         "reasons": list(report.reasons),
         "reason_code": report.reason_code,
         "folder": str(folder),
+        "serving": [layout.uri for layout in report.serving],
         "sha256": artifact.sha256 if artifact else None,
         "gates": [gate.to_dict() for gate in report.gates],
         "findings": [finding.to_dict() for finding in artifact.findings] if artifact else [],
@@ -249,6 +284,7 @@ def _lines(report: ReleaseReport, folder: Path) -> Iterator[str]:
         yield from console.paragraph(f"{report.headline} {report.next_step}".strip())
     if report.status == "accepted" and report.artifact:
         yield f"Folder  {printable(folder)}"
+        yield from (f"{layout.layout:8}{printable(layout.uri)}" for layout in report.serving)
         yield f"sha256  {report.artifact.sha256}"
     else:
         yield f"Report  {printable(folder / limits.REPORT_PAGE)}"

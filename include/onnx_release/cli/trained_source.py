@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_release.cli import mlflow_access
+from onnx_release.cli.measuring import wrong_argument
 from onnx_release.errors import CommandRefused, Refused
 from onnx_release.training_runs import tags
 
@@ -122,11 +123,8 @@ def _export_options(
     except ValueError:
         kwargs = None
     if not isinstance(kwargs, dict):
-        raise CommandRefused(
-            f"The argument --factory-kwargs, or the tag {tags.FACTORY_KWARGS},",
-            "is not a JSON object",
-            "Correct it.",
-            code="wrong_argument",
+        raise wrong_argument(
+            f"--factory-kwargs, or the tag {tags.FACTORY_KWARGS},", "is not a JSON object", "Correct it."
         )
     factory = FactoryOptions(
         path=arguments.factory or run_tags.get(tags.FACTORY, ""),
@@ -151,9 +149,6 @@ def _text(name: str, value: str | None) -> str | None:
     try:
         return Path(value[1:]).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise CommandRefused(
-            f"The argument {name}",
-            f"names the file {value[1:]!r:.200}, which cannot be read: {error}",
-            "Correct its path.",
-            code="wrong_argument",
+        raise wrong_argument(
+            name, f"names the file {value[1:]!r:.200}, which cannot be read: {error}", "Correct its path."
         ) from error

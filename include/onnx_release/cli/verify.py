@@ -13,7 +13,7 @@ from onnx_release.cli.measuring import wrong_argument
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.cli.released_source import ReleasedSource, open_released
 from onnx_release.errors import Refused, shorten
-from onnx_release.limits import SIGNATURE_FILE, ParityLimits
+from onnx_release.limits import SIGNATURE_FILE
 from onnx_release.records import TensorSpec
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx_release.provenance.signature import Trust
 
 NAME = "verify"
-HELP = "Verify a released model: hashes, signature, checks, and its outputs on this machine."
+HELP = "Verify a released model: hashes, signature, checks, and its outputs against PyTorch's stored ones."
 _PEM_MAX_BYTES = 2**20
 _PEM_ACTION = "Give the path of a PEM file."
 _STYLES = {"passed": "good", "failed": "bad", "skipped": "dim"}
@@ -106,7 +106,7 @@ def _checks(source: ReleasedSource, sha256: str | None, trust: Trust | None) -> 
         yield _tried("signed", lambda: _signed(source, trust))
     yield _tried("checker", lambda: _static(source))
     yield _tried("loads", lambda: _runs(source))
-    yield _tried("sample", lambda: _sample(source))
+    yield _tried("reference", lambda: _reference(source))
 
 
 def _tried(name: str, check: Callable[[], tuple[Verdict, str]]) -> _Check:
@@ -182,18 +182,25 @@ def _runs(source: ReleasedSource) -> tuple[Verdict, str]:
     return "passed", f"ONNX Runtime {version('onnxruntime')} runs its example"
 
 
-def _sample(source: ReleasedSource) -> tuple[Verdict, str]:
-    from onnx_release.check.stored_sample import compare_sample
+def _reference(source: ReleasedSource) -> tuple[Verdict, str]:
+    """Compare with PyTorch's stored outputs, within the limits of the release."""
+    from onnx_release.limits import MODEL_FILE, ParityLimits
+    from onnx_release.parity.stored_reference import compare_stored
+    from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+    from onnx_release.samples.reference import read_reference
 
+    cases = read_reference(source.folder)
+    if cases is None:
+        return "skipped", "the release stored no outputs of PyTorch"
     benchmark = source.report.benchmark
     limits = ParityLimits.from_dict(benchmark.parity.limits) if benchmark else ParityLimits()
-    compared = compare_sample(source.folder, source.artifact, limits)
-    if compared is None:
-        return "skipped", "no sample is stored beside the model"
-    if failures := [f"{one.output}: {failure}" for one in compared for failure in one.failures]:
-        return "failed", "; ".join(failures)
-    worst = max((one.measures.max_abs for one in compared if one.measures.max_abs is not None), default=0.0)
-    return "passed", f"{len(compared)} output{'s' * (len(compared) > 1)}, largest difference {worst:.3g}"
+    options = OnnxRuntimeOptions(session_options=source.artifact.session_options)
+    with OnnxRuntimeRunner(source.folder / MODEL_FILE, options) as runner:
+        found = compare_stored(runner, cases, limits)
+    if found.failures:
+        return "failed", "; ".join(found.failures)
+    largest = [one.measures.max_abs for one in found.compared if one.decides and one.measures.max_abs is not None]
+    return "passed", f"{len(cases)} samples agree with PyTorch, largest difference {max(largest, default=0.0):.3g}"
 
 
 def _files(source: ReleasedSource) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ from onnx_release import limits
 from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.export import diagnostics
-from onnx_release.export.contract import more_general
-from onnx_release.export.fallback import ExportOptions, export_onnx, tool_versions
+from onnx_release.export.contract import ModelContract, more_general
+from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx, tool_versions
 from onnx_release.export.preflight import prepare
+from onnx_release.export.reference_outputs import ReferenceOptions, write_reference_outputs
 from onnx_release.records import OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
@@ -36,6 +37,9 @@ class ExportStepOptions(Record):
         factory: The factory that builds the model of a state dict.
         input_spec: The inputs of a model without a signature (see `InputSpec`).
         single_file_max_bytes: The largest size of all weights for one file. 0: weights are always external.
+        reference_max_bytes: The largest size of the reference outputs in the folder. 0: none are written.
+        inputs_path: A user's ``.npz`` file of inputs, whose first rows are among the reference outputs.
+        evaluation_path: An ``.npz`` file of inputs and targets, likewise.
     """
 
     opset: int | None = None
@@ -45,6 +49,9 @@ class ExportStepOptions(Record):
     factory: FactoryOptions | None = None
     input_spec: Any = None
     single_file_max_bytes: int = limits.SINGLE_FILE_MAX_BYTES
+    reference_max_bytes: int = limits.REFERENCE_MAX_BYTES
+    inputs_path: str | None = None
+    evaluation_path: str | None = None
 
 
 def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> OnnxArtifact:
@@ -70,17 +77,17 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
             opset=options.opset, device=options.device, single_file_max_bytes=options.single_file_max_bytes
         )
         result = export_onnx(model, folder, contract, export_options, verifier)
-        # A session on the GPU needs both PyTorch's export and ONNX Runtime there.
-        providers = CUDA_PROVIDERS if result.device == "cuda" and cuda_available() else CPU_PROVIDERS
-        versions = tool_versions() | {tool: version(tool) for tool in _TOOLS}
-        write_package(
+        spec = _package_spec(contract, result)
+        write_package(folder, spec)
+        reference_findings = write_reference_outputs(
             folder,
-            PackageSpec(
-                inputs=result.inputs,
-                outputs=result.outputs,
-                example=contract.example,
-                providers=providers,
-                tool_versions=versions,
+            verifier,
+            package,
+            result.inputs,
+            ReferenceOptions(
+                max_bytes=options.reference_max_bytes,
+                inputs_path=options.inputs_path,
+                evaluation_path=options.evaluation_path,
             ),
         )
         files = describe_folder(folder)
@@ -95,10 +102,10 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         strategy=result.strategy,
         trained_format=package.format,
         device=result.device,
-        providers=providers,
+        providers=spec.providers,
         export_batch_size=result.export_batch_size,
         export_wall_s=round(result.wall_s, 3),
-        tool_versions=versions,
+        tool_versions=spec.tool_versions,
         attempts=result.attempts,
         findings=(
             *diagnostics.training_findings(package, model, result.outputs),
@@ -107,5 +114,18 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
             *diagnostics.name_findings(package, prepared.binding, verifier.outputs),
             *diagnostics.dimension_findings(package, more_general(result.inputs, result.outputs, contract)),
             *diagnostics.export_findings(result, verifier.written, verifier.limited),
+            *reference_findings,
         ),
+    )
+
+
+def _package_spec(contract: ModelContract, result: ExportResult) -> PackageSpec:
+    # A session on the GPU needs both PyTorch's export and ONNX Runtime there.
+    providers = CUDA_PROVIDERS if result.device == "cuda" and cuda_available() else CPU_PROVIDERS
+    return PackageSpec(
+        inputs=result.inputs,
+        outputs=result.outputs,
+        example=contract.example,
+        providers=providers,
+        tool_versions=tool_versions() | {tool: version(tool) for tool in _TOOLS},
     )

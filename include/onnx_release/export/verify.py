@@ -10,7 +10,7 @@ no second copy of the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from onnx_release.errors import ExportRefused, Refused
 from onnx_release.export.contract import ModelContract, varying_axes
 from onnx_release.export.fallback import ExportResult
 from onnx_release.limits import ParityLimits
-from onnx_release.parity.compare_model import only_nan, run
+from onnx_release.parity.compare_model import nan_outputs, only_nan, run
 from onnx_release.parity.compare_outputs import compare_outputs
 from onnx_release.parity.limits import limits_for_weights
 from onnx_release.parity.scales import output_scales
@@ -140,6 +140,22 @@ class ExportVerifier:
             )
         return reason
 
+    @contextmanager
+    def reference_outputs(self) -> Iterator[Callable[[Sample], Arrays | None]]:
+        """Yield a function that runs PyTorch on a sample. It returns None where PyTorch gives no reference.
+
+        One thread on the CPU gives the same bits on hosts with another number of processors.
+        """
+        with self._reference("cpu", threads=1) as reference:
+
+            def run_one(sample: Sample) -> Arrays | None:
+                ran = [*self._those_that_run(reference, [sample])]
+                is_invented = sample.seeded or not sample.decides or sample.probing
+                usable = ran and not (is_invented and nan_outputs(ran[0][1]))
+                return ran[0][1] if usable else None
+
+            yield run_one
+
     def _difference(self, folder: Path, cases: Sequence[tuple[Sample, Arrays]], device: str) -> str | None:
         """Return the first difference between ONNX Runtime and PyTorch, or None."""
         try:
@@ -156,8 +172,8 @@ class ExportVerifier:
         return None
 
     @contextmanager
-    def _reference(self, device: str) -> Iterator[PyTorchRunner]:
-        options = replace(self._options, device=device)
+    def _reference(self, device: str, threads: int | None = None) -> Iterator[PyTorchRunner]:
+        options = replace(self._options, device=device, threads=threads)
         with dropping_pages(self._model), PyTorchRunner(self._model, options) as reference:
             yield reference
 

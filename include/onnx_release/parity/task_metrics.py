@@ -18,6 +18,7 @@ from onnx_release.runners import Runner
 from onnx_release.samples.dimensions import batch_axes
 from onnx_release.samples.edge_cases import read_arrays
 from onnx_release.samples.generate import checked_example
+from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
 Array = npt.NDArray[Any]
@@ -103,6 +104,22 @@ class EvaluationSample:
             name: array.copy() if (axis := axes[name]) is None else array.take(np.arange(first, end), axis=axis)
             for name, array in self.inputs.items()
         }
+
+
+def read_evaluation_inputs(path: Path, inputs: Sequence[TensorSpec]) -> Sample:
+    """Read the inputs of an evaluation sample.
+
+    Args:
+        path: as for `read_evaluation_sample`.
+        inputs: the inputs of the model.
+
+    Raises:
+        SampleRefused: the file cannot be read, contains pickled objects, or its inputs do not fit the model.
+    """
+    subject = f"The evaluation sample {path.name!r:.200}"
+    arrays = read_arrays(path, subject, _SAVE_SAMPLE)
+    found = checked_example(inputs, {k: a for k, a in arrays.items() if not k.startswith(TARGET)}, subject)
+    return replace(found, name="evaluation")
 
 
 def read_evaluation_sample(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> EvaluationSample:

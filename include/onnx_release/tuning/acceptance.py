@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from onnx_release.limits import ParityLimits
 from onnx_release.parity.compare_model import Comparison
+from onnx_release.parity.stored_reference import stored_failures
 from onnx_release.parity.task_metrics import EvaluationSample
 from onnx_release.records import Measures, OnnxArtifact
 from onnx_release.runners import Runner
+from onnx_release.samples.reference import Case
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
@@ -28,12 +30,13 @@ class AcceptanceTest:
     """Acceptance test with PyTorch's outputs on the release's samples and its metrics on the evaluation sample.
 
     `metric_loss_max` is relative to PyTorch's metric. `blocked` are reasons why no variant can pass: PyTorch itself
-    does not run the samples of the release.
+    does not run the samples of the release. `stored` are the reference outputs that the package will have.
     """
 
     artifact: OnnxArtifact
     evaluation: EvaluationSample | None = None
     metric_loss_max: float = 0.0
+    stored: Sequence[Case] = ()
     expected: list[tuple[Sample, Arrays]] = field(default_factory=list)
     task_metrics: dict[str, float] = field(default_factory=dict)
     blocked: tuple[str, ...] = ()
@@ -59,7 +62,9 @@ class AcceptanceTest:
         comparison = Comparison(artifact=self.artifact, limits=limits, expected=self.expected)
         comparison.run_candidate(runner)
         parity = comparison.report()
-        reasons = list(parity.failures)
+        reasons = [*parity.failures]
+        if parity.passed:
+            reasons += stored_failures(runner, self.stored, limits)
         metrics: dict[str, float] = {}
         # A variant that fails parity may not run the whole evaluation sample.
         if self.evaluation is not None and parity.passed:

@@ -74,6 +74,8 @@ class VariantBuilder:
             allow_pickle=benchmark.allow_pickle,
             factory=benchmark.factory,
             input_spec=benchmark.input_spec,
+            # The package of the chosen variant has those of the plain export.
+            reference_max_bytes=0,
         )
         export_model.export_trained(self.trained, target, options)
 

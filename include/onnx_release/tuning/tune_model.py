@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from onnx_release.artifact import onnx_file
@@ -10,9 +11,11 @@ from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.setup import BenchmarkSetup
 from onnx_release.latency.evaluate import require_valid_latency_options
 from onnx_release.latency.host_lock import HostLock
+from onnx_release.limits import REFERENCE_FILE
 from onnx_release.parity.limits import require_limits
 from onnx_release.parity.task_metrics import read_evaluation_sample
 from onnx_release.records import OnnxArtifact, Precision, TuneReport
+from onnx_release.samples.reference import read_reference
 from onnx_release.scratch import scratch_folder
 from onnx_release.trained.mlflow_model import read_example
 from onnx_release.tuning.acceptance import AcceptanceTest
@@ -65,7 +68,12 @@ def _prepare_search(
         whole = read_evaluation_sample(Path(options.evaluation), artifact.inputs, artifact.outputs)
         extra, evaluation = whole.split()
         calibration += [extra] if extra is not None else []
-    acceptance = AcceptanceTest(artifact=setup.artifact, evaluation=evaluation, metric_loss_max=options.metric_loss_max)
+    acceptance = AcceptanceTest(
+        artifact=setup.artifact,
+        evaluation=evaluation,
+        metric_loss_max=options.metric_loss_max,
+        stored=read_reference(setup.folder) or (),
+    )
     with setup.reference(mha_fastpath=False) as reference:
         acceptance.run_reference(reference, samples)
     builder = VariantBuilder(
@@ -114,6 +122,8 @@ def _package(chosen: AcceptedVariant, setup: BenchmarkSetup, out: Path, options:
                 session_options=variant.session_options,
             ),
         )
+        if (reference := setup.folder / REFERENCE_FILE).is_file():
+            shutil.copyfile(reference, target / REFERENCE_FILE)
         files = describe_folder(target)
         opset, ir_version = read_versions(target)
     return artifact.replace(

@@ -24,7 +24,7 @@ from airflow_onnx.leftovers.pending_versions import PendingVersions
 from airflow_onnx.leftovers.release_objects import ReleaseObjects
 from airflow_onnx.leftovers.uploads import Uploads
 from airflow_onnx.leftovers.work_folders import Scratch, WorkFolders
-from airflow_onnx.storage import s3
+from airflow_onnx.storage import s3, staging
 from airflow_onnx.storage.staging_s3 import staging_folder
 from onnx_release.errors import ReleaseError
 
@@ -134,7 +134,8 @@ def collect(*, bucket: str, prefix: str, mlflow_conn_id: str, s3_conn_id: str, g
     folder = s3.folder_at(s3_conn_id, uri, rerun=None)
     s3.require_bucket(folder)
     with MlflowRest(MlflowHook(mlflow_conn_id).server) as rest:
-        collector = Collector(rest=rest, folder=folder, staging_uri=settings.staging_uri(), grace_s=grace_s)
+        staging_uri = staging.staging_root_uri(settings.staging_uri(), prefix)
+        collector = Collector(rest=rest, folder=folder, staging_uri=staging_uri, grace_s=grace_s)
         return collector.run(dry_run=dry_run)
 
 

@@ -104,7 +104,8 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
                 files=self.files or {},
                 model_source=self.model_source or {},
             ).run()
-            uri = staging.work_folder_uri(settings.staging_uri(), run.dag_id, run.run_id)
+            root_uri = staging.staging_root_uri(settings.staging_uri(), self.prefix)
+            uri = staging.work_folder_uri(root_uri, run.dag_id, run.run_id)
             staging.open_staging(uri).prepare(self.keep_s)
         return uri
 

@@ -66,3 +66,14 @@ def summary(report: DeploymentReport) -> str:
     words = {State.OK: "ok", State.FAILED: "failed", State.WARNING: "with a warning", State.SKIPPED: "skipped"}
     parts = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]
     return f"{', '.join(parts)} in {report.seconds:.1f} s on {report.host}."
+
+
+def short(report: DeploymentReport) -> str:
+    """Return the number of checks that are ok, and the first problem if there is one."""
+    made = [check for check in report.checks if check.state is not State.SKIPPED]
+    problems = [check for state in (State.FAILED, State.WARNING) for check in made if check.state is state]
+    text = f"{len(made) - len(problems)} of {len(made)} ok"
+    if not problems:
+        return text
+    first = problems[0]
+    return " ".join(printable(f"{text}. {first.subject}, {first.name}: {first.found}").split())

@@ -9,11 +9,23 @@ from airflow_onnx.errors import StorageRefused
 from airflow_onnx.storage.staging_base import Staging
 from airflow_onnx.storage.staging_folder import FolderStaging
 from airflow_onnx.storage.staging_s3 import S3Staging
+from airflow_onnx.validation import validate_prefix
 
-__all__ = ["ARTIFACT", "TUNED", "Staging", "open_staging", "work_folder_uri"]
+__all__ = ["ARTIFACT", "TUNED", "Staging", "open_staging", "staging_root_uri", "work_folder_uri"]
 
 ARTIFACT = "artifact"
 TUNED = "tuned"
+
+
+def staging_root_uri(staging_uri: str, prefix: str) -> str:
+    """Return the folder of all work folders of releases with this prefix.
+
+    Deployments with prefixes of their own share no work folder, although their DAGs and DAG runs may have the same
+    ids, and the removal of old folders stays below the prefix.
+
+    :raises ParameterRefused: for a prefix that is not valid.
+    """
+    return "/".join(filter(None, (staging_uri.rstrip("/"), validate_prefix(prefix))))
 
 
 def work_folder_uri(root_uri: str, dag_id: str, dag_run_id: str) -> str:

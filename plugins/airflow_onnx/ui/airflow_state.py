@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow_onnx import defaults
 from airflow_onnx.compat import WAITING_FOR_ANSWER
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.dag_runs import ACTIVE_STATES
+from airflow_onnx.deployment import placement
 
 RELEASES_MAX = 200
 # The tags of a release that has just ended may be some seconds old.
@@ -173,18 +173,18 @@ def waiting_for_measurement(releases: Iterable[AirflowRelease]) -> list[AirflowR
 class WatchState:
     """State of the watches. `triggerer_at` is the newest heartbeat of a triggerer, which polls MLflow.
 
-    `paused` are the ids of the paused ones.
+    `paused` are the ids of the paused ones, and `missing_pools` the pools of tasks that do not exist.
     """
 
     exists: bool
     paused: tuple[str, ...]
     last_run_at: datetime | None
     triggerer_at: datetime | None
-    pool_exists: bool
+    missing_pools: tuple[str, ...]
 
 
 def watch_state() -> WatchState:
-    """Return the state of the watches and of the measuring pool."""
+    """Return the state of the watches and of the pools."""
     from airflow.jobs.job import Job
     from airflow.models.dag import DagModel, DagTag
     from airflow.models.dagrun import DagRun
@@ -192,6 +192,7 @@ def watch_state() -> WatchState:
     from airflow.utils.session import create_session
     from sqlalchemy import func, select
 
+    pools = {placement.pool(kind) for kind in placement.KINDS}
     with create_session() as session:
         watches = select(DagModel.dag_id, DagModel.is_paused).join(DagTag, DagTag.dag_id == DagModel.dag_id)
         query = watches.where(DagTag.name == DagRole.WATCH, DagModel.is_stale.is_(False))
@@ -203,5 +204,5 @@ def watch_state() -> WatchState:
             paused=tuple(sorted(dag_id for dag_id, is_paused in paused.items() if is_paused)),
             last_run_at=ran,
             triggerer_at=session.scalar(triggerer),
-            pool_exists=session.scalar(select(Pool.id).where(Pool.pool == defaults.MEASURE_POOL)) is not None,
+            missing_pools=tuple(sorted(pools - set(session.scalars(select(Pool.pool).where(Pool.pool.in_(pools)))))),
         )

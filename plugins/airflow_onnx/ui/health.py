@@ -1,16 +1,15 @@
-"""Health line of the pages: the watch, the measuring slot, MLflow and the object store."""
+"""Health line of the pages: the watch, the pools, the measuring slot, MLflow and the object store."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 
-from airflow_onnx import defaults
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import WatchState, watch_state
 from airflow_onnx.ui.refreshed import Refreshed
@@ -51,7 +50,8 @@ class Health:
         found = self._parts.get(first_wait_s=0.5)
         watch, store = found or (None, None)
         lines = [_watch(watch)] if watch else []
-        lines.append(_queue(watch, waiting))
+        lines += pools(watch)
+        lines.append(_queue(waiting))
         lines.append(_mlflow(snapshot))
         return [*lines, store] if store else lines
 
@@ -89,9 +89,14 @@ def _watch(state: WatchState) -> HealthLine:
     return HealthLine(name="Watch", text=f"is on, triggerer seen {numbers.since(beat)} ago{ran}", is_ok=True)
 
 
-def _queue(state: WatchState | None, waiting: int) -> HealthLine:
-    if state and not state.pool_exists:
-        return HealthLine(name="Measuring", text=f"the pool {defaults.MEASURE_POOL} is missing", is_ok=False)
+def pools(state: WatchState | None) -> Iterator[HealthLine]:
+    """Yield a line if a pool is missing: its tasks would wait for ever, without an error."""
+    if missing := state.missing_pools if state else ():
+        names = f"the pool{'s' * (len(missing) > 1)} {', '.join(missing)}"
+        yield HealthLine(name="Pools", text=f"Airflow lacks {names}: tasks wait there for ever", is_ok=False)
+
+
+def _queue(waiting: int) -> HealthLine:
     text = f"{waiting} wait for the slot" if waiting else "nothing waits for the slot"
     return HealthLine(name="Measuring", text=text, is_ok=True)
 

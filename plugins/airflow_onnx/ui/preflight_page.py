@@ -97,7 +97,9 @@ class PreflightPage:
             last_result.store(report)
         finally:
             self._running.release()
-        return JSONResponse({"state": report.state.value, "summary": table.summary(report)})
+        return JSONResponse(
+            {"state": report.state.value, "summary": table.summary(report), "short": table.short(report)}
+        )
 
 
 def view(report: DeploymentReport, hidden: set[str]) -> ReportView:

@@ -21,7 +21,7 @@ def change(folder: Path, **fields: object) -> None:
     report = read_report(folder / REPORT_FILE)
     assert report.artifact
     (folder / REPORT_FILE).unlink()
-    files = tuple(file for file in describe_folder(folder) if not file.path.startswith(("report", "sample")))
+    files = tuple(file for file in describe_folder(folder) if not file.path.startswith("report"))
     artifact = report.artifact.replace(files=files, sha256=folder_sha256(files), **fields)
     write_report(folder, report.replace(artifact=artifact))
 

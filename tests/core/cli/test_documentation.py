@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pytest
 import torch
 
@@ -102,6 +101,13 @@ def test_every_exit_code_is_on_the_page() -> None:
     assert rows == [str(int(code)) for code in ExitCode]
 
 
-def test_the_sample_is_stored_as_arrays(folder: Path) -> None:
-    with np.load(folder / "newer" / "sample.npz", allow_pickle=False) as arrays:
-        assert {name.partition(":")[0] for name in arrays} == {"input", "output"}
+def test_the_reference_outputs_are_read_as_the_page_about_serving_shows(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "reference.npz" in block]
+    monkeypatch.chdir(folder)
+    exec(compile(code.replace("churn/", "newer/"), "serving.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["example", "example"]
+    assert all(float(line.rpartition(" ")[2]) < 1e-5 for line in lines)

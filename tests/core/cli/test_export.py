@@ -15,10 +15,12 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.cli.main import main
 from onnx_release.report.release_report import read_report
+from onnx_release.serving.runtime_environment import installed_version
 from tests.core.cli.command import ROOT, document
 from tests.core.models import FreezesBatch, TwoHeads, save
 from tests.services import Services
@@ -43,7 +45,7 @@ def test_a_logged_model_becomes_a_tested_folder(
     assert found["sha256"] == report.artifact.sha256
     assert (report.status, report.trained_model.training_run_id) == ("accepted", run.info.run_id)
     assert {"speedup", "mae", "check"} <= {gate["name"] for gate in found["gates"]}
-    assert {"report.html", "report.md", "sample.npz", "model.onnx"} <= {path.name for path in out.iterdir()}
+    assert {"report.html", "report.md", "reference.npz", "model.onnx"} <= {path.name for path in out.iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -87,6 +89,9 @@ def test_only_an_own_folder_is_replaced(released_folder: Path, tmp_path: Path, t
         ("--limit", "speedup_min=-1"),
         ("--batch-sizes", "1,0"),
         ("--precision", "int8"),
+        ("--serving-layout", "kserve"),
+        ("--serving-layout", "triton", "--model-name", "../x"),
+        ("--target-runtime", "1.20.1", "--no-latency"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_the_work(
@@ -95,6 +100,37 @@ def test_a_wrong_argument_is_refused_before_the_work(
     found = document(capsys, "export", trained_pt2, "-o", tmp_path / "out", *arguments, code=2)
     assert found["error"]["code"] == "wrong_argument"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_files_for_those_who_serve_are_written_as_in_a_release(
+    trained_pt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, version = tmp_path / "net", installed_version()
+    arguments = ("export", trained_pt2, "-o", out, "--batch-sizes", "1,4", "--single-file-max-bytes", "0")
+    layouts = ("--serving-layout", "kserve", "--serving-uri", "s3://models/net-serving/")
+    found = document(capsys, *arguments, *layouts, "--target-runtime", version, *QUICK[:-2])
+    report = read_report(out / "report.json")
+    assert report.artifact
+    assert report.benchmark
+    assert [one.version for one in report.benchmark.runtimes] == [version]
+    assert (out / "model.onnx.data").is_file()
+    assert found["serving"] == [layout.uri for layout in report.serving]
+    place = tmp_path / "net-serving"
+    entry = place / "triton" / "net"
+    assert {path.name for path in (entry / "1").iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert "max_batch_size: 4" in (entry / "config.pbtxt").read_text()
+    manifest = yaml.safe_load((place / "kserve" / "inference_service.yaml").read_text())
+    assert manifest["spec"]["predictor"]["model"]["storageUri"] == "s3://models/net-serving/triton"
+    require_bytes(out, report.artifact)
+
+    # Another export replaces both, unless another program wrote there. A limit of 0 leaves the reference outputs out.
+    again = (*arguments, *layouts, "--no-latency", "--reference-max-bytes", "0", "--overwrite")
+    document(capsys, *again)
+    assert not (out / "reference.npz").exists()
+    verified = document(capsys, "verify", out)["checks"]
+    assert [check["verdict"] for check in verified if check["name"] == "reference"] == ["skipped"]
+    (place / "triton" / "thesis.txt").write_text("three years")
+    assert document(capsys, *again, code=2)["error"]["code"] == "output_exists"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pytest
 
 from onnx_release.cli.main import main
-from onnx_release.limits import REPORT_FILE, SAMPLE_FILE
+from onnx_release.limits import REFERENCE_FILE, REPORT_FILE
 from onnx_release.provenance.signature import sign
+from onnx_release.samples.reference import read_reference, write_reference
 from onnx_release.training_runs import tags
 from tests.core.cli.command import document, run_without_airflow
 from tests.core.provenance import keys
@@ -26,26 +26,33 @@ def verdicts(found: dict[str, Any]) -> dict[str, str]:
 
 def test_the_folder_of_an_export_is_verified(released_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, "verify", released_folder)
-    assert set(verdicts(found)) == {"report", "files", "signature", "checker", "loads", "sample"}
+    assert set(verdicts(found)) == {"report", "files", "signature", "checker", "loads", "reference"}
     assert set(verdicts(found).values()) == {"passed"}
-    assert all(file["sha256"] == file["recorded_sha256"] for file in found["files"] if file["recorded_sha256"])
+    recorded = [file["path"] for file in found["files"] if file["recorded_sha256"] == file["sha256"]]
+    assert REFERENCE_FILE in recorded
     document(capsys, "verify", released_folder, "--sha256", found["sha256"])
     assert verdicts(document(capsys, "verify", released_folder, "--sha256", "0" * 64, code=1))["sha256"] == "failed"
 
 
 def test_every_change_is_found(released_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stored = dict(np.load(released_folder / SAMPLE_FILE))
-    stored["output:positions"] = stored["output:positions"] + 1
-    np.savez(released_folder / SAMPLE_FILE, **stored)
-    assert verdicts(document(capsys, "verify", released_folder, code=1))["sample"] == "failed"
-    (released_folder / SAMPLE_FILE).write_bytes(b"no archive")
-    assert verdicts(document(capsys, "verify", released_folder, code=1))["sample"] == "failed"
-    (released_folder / SAMPLE_FILE).unlink()
+    stored = read_reference(released_folder)
+    assert stored
+    for _, outputs in stored:
+        outputs["positions"] = outputs["positions"] + 1
+    write_reference(released_folder, stored)
+    found = document(capsys, "verify", released_folder, code=1)
+    assert {name for name, verdict in verdicts(found).items() if verdict == "failed"} == {"files", "loads", "reference"}
+    (reference,) = [check["detail"] for check in found["checks"] if check["name"] == "reference"]
+    assert "output 'positions' of 'example'" in reference
+    assert "output 'uncertainties'" not in reference
+    (released_folder / REFERENCE_FILE).write_bytes(b"no archive")
+    assert verdicts(document(capsys, "verify", released_folder, code=1))["reference"] == "failed"
+    (released_folder / REFERENCE_FILE).unlink()
     (released_folder / "MLmodel").write_text((released_folder / "MLmodel").read_text().replace("positions", "p"))
     (released_folder / "model.onnx").write_bytes(b"garbage")
-    found = verdicts(document(capsys, "verify", released_folder, code=1))
-    failed = {name for name, verdict in found.items() if verdict == "failed"}
-    assert (failed, found["sample"]) == ({"files", "signature", "checker", "loads"}, "skipped")
+    verdict = verdicts(document(capsys, "verify", released_folder, code=1))
+    failed = {name for name, one in verdict.items() if one == "failed"}
+    assert (failed, verdict["reference"]) == ({"files", "signature", "checker", "loads"}, "skipped")
 
 
 def test_a_signature_is_verified_on_request(

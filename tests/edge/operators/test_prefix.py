@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.storage import staging
 from tests.edge.conftest import Services
 from tests.edge.releasing import BUCKET, Release, versions_of
-from tests.refusals import failed
+from tests.refusals import failed, refused
 
 
 def keys(release: Release) -> list[str]:
@@ -39,6 +42,22 @@ def test_all_objects_are_below_the_prefix_and_objects_beside_it_stay(
     assert len(versions_of(hook, release)) == 1
     assert set(theirs) < set(keys(release))
     assert services.serve(f"models:/{release.model_name}@candidate") is not None
+
+
+def test_deployments_with_other_prefixes_share_no_work_folder(tmp_path: Path) -> None:
+    roots = {
+        prefix: staging.staging_root_uri(tmp_path.as_uri(), prefix) for prefix in ("", "teams/churn", "teams/fraud")
+    }
+    uris = {prefix: staging.work_folder_uri(root, "release_onnx", "manual__1") for prefix, root in roots.items()}
+    for uri in uris.values():
+        staging.open_staging(uri).prepare(keep_s=3600.0)
+    # Each folder is old for the next release of one prefix. Those of the others stay.
+    following = staging.work_folder_uri(roots["teams/churn"], "release_onnx", "manual__2")
+    staging.open_staging(following).prepare(keep_s=-1.0)
+    left = {prefix for prefix, uri in uris.items() if Path(uri.removeprefix("file://")).is_dir()}
+    assert (len(set(uris.values())), left) == (3, {"", "teams/fraud"})
+    with refused("wrong_name", "prefix"):
+        staging.staging_root_uri(tmp_path.as_uri(), "../other")
 
 
 @pytest.mark.parametrize("folder", ["", "/{model}", "/{model}/{run}", "-b/{model}/{run}/0123456789abcdef"])

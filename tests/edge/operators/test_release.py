@@ -6,14 +6,23 @@ import json
 import math
 from typing import Any
 
+import boto3
 import mlflow
 import numpy as np
 import onnxruntime
+import pytest
 import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.storage import s3
+from onnx_release.artifact.digests import describe_folder
+from onnx_release.cli.main import main
+from onnx_release.limits import REFERENCE_FILE
+from onnx_release.records import FileDigest
+from onnx_release.samples.reference import read_reference, write_reference
+from onnx_release.scratch import scratch_folder
 from tests.edge.conftest import Services
 from tests.edge.releasing import (
     Release,
@@ -70,6 +79,39 @@ def test_a_trained_run_becomes_a_version_that_loads_and_agrees(
     )
     for name, expected in zip(("positions", "spread"), program.module()(torch.from_numpy(signal)), strict=True):
         np.testing.assert_allclose(got[name], expected.detach().numpy(), atol=1e-5)
+
+
+def test_a_release_is_verified_without_pytorch_and_without_its_training_run(
+    hook: MlflowHook, services: Services, release: Release, judged: Release, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release.after(judged, "parity_latency").run("upload", "register", "promote")
+    version = f"models:/{release.model_name}@candidate"
+
+    def verify(code: int) -> dict[str, tuple[str, str]]:
+        capsys.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in services.keys().items():
+                patch.setenv(name, value)
+            patch.setattr(boto3, "DEFAULT_SESSION", None)
+            assert main(["verify", version, "--source", "s3://heimdall-models/", "--json"]) == code
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        return {check["name"]: (check["verdict"], check["detail"]) for check in checks}
+
+    assert {verdict for verdict, _ in verify(0).values()} == {"passed"}
+    folder = s3.folder_at("minio_default", release.pushed["target_uri"])
+    reference = next(one for one in release.returned["export"]["files"] if one["path"] == REFERENCE_FILE)
+    with scratch_folder() as local:
+        s3.fetch(folder, [FileDigest.from_dict(reference)], local)
+        cases = read_reference(local)
+        assert cases
+        cases[0][1]["spread"] += 1
+        write_reference(local, cases)
+        (changed,) = describe_folder(local)
+        s3.put(folder, local, changed, {})
+    found = verify(1)
+    assert {name for name, (verdict, _) in found.items() if verdict == "failed"} == {"files", "loads", "reference"}
+    assert "'spread'" in found["reference"][1]
+    assert "'positions'" not in found["reference"][1]
 
 
 def test_every_record_in_xcom_is_plain_and_holds_no_secret(

@@ -179,3 +179,16 @@ def test_the_page_of_the_docs_has_every_check_and_every_field() -> None:
     assert re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", page, re.MULTILINE) == list(CHECKS)
     for name in (*DeploymentReport.model_fields, *Check.model_fields):
         assert f"`{name}`" in page, name
+
+
+def test_a_short_line_has_the_first_problem_and_no_control_character() -> None:
+    good = Check(id="pool.exists", subject="Pools", state=State.OK, found="4")
+    skipped = good.replace(state=State.SKIPPED)
+    slow = good.replace(state=State.WARNING, found="slow")
+    broken = good.replace(state=State.FAILED, found=HOSTILE)
+    assert table.short(report_of(good, good, skipped)) == "2 of 2 ok"
+    line = table.short(report_of(good, slow, broken))
+    assert line.startswith("1 of 3 ok. Pools, exists: ")
+    assert "red" in line
+    assert "\x1b" not in line
+    assert len(line.splitlines()) == 1
