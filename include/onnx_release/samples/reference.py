@@ -165,7 +165,7 @@ def _header_size(spec: TensorSpec) -> int:
     try:
         itemsize = np.dtype(spec.dtype).itemsize
     except TypeError:
-        # The name of a dtype of texts is no dtype.
+        # numpy does not accept its own name for a dtype of texts.
         itemsize = 0
     if not itemsize or min(sizes, default=0) < 0:
         raise _unreadable(f"has an array {spec.name!r:.80} of {spec.dtype} {sizes}")
