@@ -29,6 +29,10 @@ _VERSION_FOLDER = "pginstall18"
 _SOCKET = ".s.PGSQL.5432"
 # They end when they notice the death of the server, within a second unless the host is busy.
 _CHILDREN_END_S = 60.0
+_NO_ACCOUNT = (
+    "The database cannot be created: the user id {uid} has no entry in /etc/passwd, and this host or container allows "
+    "no user namespace. Add an entry, such as stack:x:{uid}:0::/tmp:/sbin/nologin, or run as another user.\n{output}"
+)
 # A socket's address has room for 103 bytes on macOS and for 107 on Linux.
 _SOCKET_BYTES_MAX = 103
 # Characters that neither PostgreSQL's list of folders nor a database URI changes.
@@ -45,11 +49,23 @@ def prepare(layout: Layout) -> None:
     # A new name until it is complete: an interrupted call leaves a part.
     new = layout.postgres / "data.new"
     shutil.rmtree(new, ignore_errors=True)
-    argv = [*_as_other_user(), program("initdb"), "--pgdata", str(new), "--username", _ACCOUNT, "--auth", "trust"]
+    argv = [
+        *_as_other_user(),
+        *_with_account(),
+        program("initdb"),
+        "--pgdata",
+        str(new),
+        "--username",
+        _ACCOUNT,
+        "--auth",
+        "trust",
+    ]
     # `--no-sync`: the server writes everything to the disk at its first checkpoint.
     argv += ["--encoding", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
     status, output = children.run(argv, clean_environment(), layout.postgres)
     if status != 0:
+        if _with_account() or "could not look up effective user ID" in output:
+            raise StackError(_NO_ACCOUNT.format(uid=os.geteuid(), output=output[-300:]))
         raise StackError(f"The database in {layout.postgres} cannot be created:\n{output[-800:]}")
     new.rename(_data(layout))
 
@@ -144,6 +160,19 @@ def _create_socket_folder(layout: Layout) -> None:
     # Below /tmp another user may have made it first, and would then read every query.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise StackError(f"{folder} is not private to this user. Remove it, or set STACK_HOME to a shorter path.")
+
+
+def _with_account() -> tuple[str, ...]:
+    """Return the beginning of a command line that gives this user a name, which `initdb` requires. Root needs none.
+
+    A container may run under a number that ``/etc/passwd`` lacks. In a user namespace the number is that of `nobody`.
+    """
+    with contextlib.suppress(KeyError):
+        pwd.getpwuid(os.geteuid())
+        return ()
+    unshare, user = shutil.which("unshare"), pwd.getpwnam("nobody")
+    ids = ("--user", f"--map-user={user.pw_uid}", f"--map-group={user.pw_gid}")
+    return (unshare, *ids) if unshare else ()
 
 
 def _as_other_user() -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from airflow_onnx.deployment import settings
 
@@ -25,6 +25,28 @@ def dag_id_of(dag_run_url: str) -> str:
         return ""
     at = parts.index("dags") if "dags" in parts else -1
     return unquote(parts[at + 1]) if 0 <= at < len(parts) - 1 else ""
+
+
+def dag_run_of(url: str) -> tuple[str, str]:
+    """Return the ids of DAG and DAG run in the address of a DAG run in this Airflow, else two empty texts.
+
+    :param url: an address, which is not trusted.
+    """
+    try:
+        parts = [unquote(part) for part in urlsplit(url).path.split("/")]
+    except ValueError:
+        return "", ""
+    dag_id, run_id = (parts[-3], parts[-1]) if len(parts) >= 4 else ("", "")
+    return (dag_id, run_id) if dag_id and run_id and dag_run_url(dag_id, run_id) == url else ("", "")
+
+
+def conf_of(rerun: str) -> dict[str, Any]:
+    """Return the parameters in an address that `rerun_url` made. They are empty for any other text."""
+    try:
+        conf = json.loads(parse_qs(urlsplit(rerun).query)["conf"][0])
+    except (ValueError, KeyError):
+        return {}
+    return conf if isinstance(conf, dict) else {}
 
 
 def rerun_url(dag_id: str, training_run_id: str, conf: dict[str, Any], max_characters: int) -> str:

@@ -196,7 +196,7 @@ class ReleaseTasks:
             uploaded=task_record("upload"),
             version=task_record("register"),
             given=task_record("approve"),
-            outlets=[RELEASED_VERSIONS, *self.outlets],
+            outlets=self._promotion_outlets,
             # One promotion at a time needs no wait for the lock of its model, and a slow MLflow cannot mix two.
             max_active_tis_per_dag=1,
             # The task `approve` is skipped unless a move needs an approval.
@@ -215,6 +215,7 @@ class ReleaseTasks:
             work_uri=task_text("prepare_work"),
             target_uri=task_text("upload", TARGET_KEY),
             version=task_record("promote"),
+            promotion_outlets=self._promotion_outlets,
             on_success_callback=self.ended,
             on_failure_callback=self.ended,
             **self._run,
@@ -226,6 +227,10 @@ class ReleaseTasks:
         # Not `ALL_DONE_SETUP_SUCCESS`: a failure of the sensor or of the setup is recorded too.
         clean.trigger_rule = TriggerRule.ALL_DONE
         return clean
+
+    @property
+    def _promotion_outlets(self) -> list[Any]:
+        return [RELEASED_VERSIONS, *self.outlets]
 
     @property
     def _run(self) -> dict[str, Any]:

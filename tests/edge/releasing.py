@@ -17,6 +17,7 @@ import mlflow
 import numpy as np
 import torch
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from mlflow.models import ModelSignature
@@ -43,6 +44,8 @@ SIGNATURE = ModelSignature(
 )
 
 TAG = "onnx_release"
+# An asset of another team, which gets an event at each promotion.
+CONSUMED = Asset("consumed")
 BUCKET = "heimdall-models"
 # The tasks in the order in which they run.
 ORDER = ("wait", "prepare", "export", "tune", "check", "parity_latency", "upload", "register", "approve", "promote")
@@ -195,6 +198,7 @@ class Release:
             target_uri=self.pushed.get("target_uri", ""),
             **self._destination(),
             version=self.returned.get("promote"),
+            promotion_outlets=[RELEASED_VERSIONS, CONSUMED],
         ).execute(self.context)
 
     @property

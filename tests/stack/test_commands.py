@@ -324,3 +324,25 @@ def test_the_last_heartbeat_of_a_dead_component_does_not_count(layout: Layout, a
         context = Context(layout, Ports(airflow=server.server_port, mlflow=0, minio=0), Credentials.generate())
         assert airflow.has_heartbeat(context, "airflow-triggerer", since=start) is healthy
         server.shutdown()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root becomes another user")
+@pytest.mark.parametrize("has_unshare", [True, False])
+def test_the_database_of_a_user_id_without_an_account_is_created_or_refused(tmp_path: Path, has_unshare: bool) -> None:
+    # Containers may run under any number. The capability stands for a readable Python.
+    rights = "-all,+dac_override"
+    argv = [str(shutil.which("setpriv")), "--reuid=54321", "--regid=54321", "--clear-groups", f"--inh-caps={rights}"]
+    code = "import sys; from pathlib import Path; from stack import postgres; from stack.layout import Layout;"
+    code += "layout = Layout(Path(sys.argv[1])); layout.create(); postgres.prepare(layout)"
+    os.chown(tmp_path, 54321, 54321)
+    done = subprocess.run(
+        [*argv, f"--ambient-caps={rights}", sys.executable, "-c", code, str(tmp_path / "state")],
+        env={"PYTHONPATH": str(REPO), "PATH": os.environ["PATH"] if has_unshare else "", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    created = (tmp_path / "state" / "postgres" / "data" / "PG_VERSION").exists()
+    assert created == (done.returncode == 0)
+    assert created or "has no entry in /etc/passwd" in done.stderr
+    assert has_unshare or not created

@@ -9,7 +9,7 @@ from airflow.sdk import Asset, AssetAlias
 
 from airflow_onnx import validation
 from airflow_onnx.events.figures import Figures
-from onnx_release.records import Contract, ModelVersion
+from onnx_release.records import Contract, ModelVersion, ReleaseReport
 from onnx_release.training_runs.names import validate_model_name
 
 if TYPE_CHECKING:
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 # The outlet of a task that moves aliases. It resolves to the asset of each model and alias.
 RELEASED_VERSIONS = AssetAlias("onnx_released_versions")
+
+
+# The outlet of the teardown, which stands for the other outlets of a promotion that it records. An asset itself would
+# get an event at each end of the teardown, also after a failure.
+RECORDED_PROMOTIONS = AssetAlias("onnx_recorded_promotions")
 
 
 def model_asset(model_name: str, alias: str) -> Asset:
@@ -61,3 +66,23 @@ def add_event(
     for outlet in outlets:
         if isinstance(outlet, AssetAlias):
             context["outlet_events"][outlet].add(model_asset(version.name, version.alias), extra=extra)
+
+
+def add_events_of_recorded(
+    context: Context, outlets: Iterable[Any], version: ModelVersion, report: ReleaseReport
+) -> None:
+    """Add the events of a promotion to the teardown that records it, as if the promotion had succeeded.
+
+    :param outlets: the outlets of the promotion.
+    :param version: the version, with all its aliases.
+    :param report: its report.
+    """
+    if report.artifact is None:
+        return
+    outlets = list(outlets)
+    contract, figures = Contract.of_artifact(report.artifact), Figures.of_report(report)
+    for alias in (version.alias or "").split(", "):
+        add_event(context, outlets, version.replace(alias=alias or None), contract, figures)
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            context["outlet_events"][RECORDED_PROMOTIONS].add(outlet)

@@ -17,6 +17,7 @@ from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.triggers.release_dag_runs import ReleaseDagRunsTrigger
+from airflow_onnx.watch import ends
 from airflow_onnx.watch.backfill import Backfill, BackfillOptions, Backlog
 from airflow_onnx.watch.decide import Decider
 from airflow_onnx.watch.routes import read_routes
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 # While releases of new runs delay a backfill, it checks them at this interval.
 DELAYED_WAIT_S = 10.0
 WAIT_MAX_S = 600.0
+# The types of the DAG runs that also record the ends of releases.
+_RECORDING = ("scheduled", "manual")
 # Experiments without a route that a summary names.
 _UNROUTED_MAX, _NAME_MAX_CHARACTERS = 20, 80
 
@@ -49,8 +52,9 @@ class StartReleasesOperator(EndsWhenCancelled, BaseOperator):
     - A backfill DAG run takes every run that ended in its data interval.
     - A manual DAG run with `since` takes every run of that range.
 
-    The last two keep `at_once` releases in progress until all have ended, and are deferred while they wait. They start
-    none while the release of a new training run is in progress.
+    The first also records the ends of releases that no task could record: see `airflow_onnx.watch.ends`. The last two
+    keep `at_once` releases in progress until all have ended, and are deferred while they wait. They start none while
+    the release of a new training run is in progress.
 
     Returns the summary of `onnx_release.training_runs.summary.to_dict`. With `plan_only` nothing is started.
 
@@ -116,7 +120,11 @@ class StartReleasesOperator(EndsWhenCancelled, BaseOperator):
                 return self._report(decider, decisions, lambda: self._estimate(backfill))
             if span is None:
                 starter = replace(backfill.starter, origin="new")
-                return self._report(decider, start_new_releases(starter, options.lookback_h))
+                started = start_new_releases(starter, options.lookback_h)
+                # Not after each event: a burst of them would repeat the search.
+                if context["dag_run"].run_type in _RECORDING:
+                    ends.record_ends(starter.hook, decider.rest, context)
+                return self._report(decider, started)
             backlog = backfill.begin(span)
         return self._continue(context, backlog)
 

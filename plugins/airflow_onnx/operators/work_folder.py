@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import AssetAlias, BaseOperator
 
 from airflow_onnx import defaults, outcome_log, params, run_notes, step_times, validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import StorageRefused
+from airflow_onnx.events import model_assets
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.links import RerunLink, release_links
 from airflow_onnx.log_lines import wrapped
@@ -124,6 +125,7 @@ class CleanWorkFolderOperator(EndsWhenCancelled, BaseOperator):
     :param target_uri: the ``s3://`` folder of this DAG run's upload, or empty if none began. Objects are removed only
         if it is a folder of the training run's releases below `bucket` and `prefix`.
     :param version: the result of the promotion, or empty.
+    :param promotion_outlets: the outlets of the promotion. They get its events if this task records it.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     :param s3_conn_id: the connection that the upload used.
     """
@@ -150,6 +152,7 @@ class CleanWorkFolderOperator(EndsWhenCancelled, BaseOperator):
         target_uri: str,
         bucket: str,
         version: Any,
+        promotion_outlets: Sequence[Any] = (),
         prefix: str = "",
         training_run_id: str = "",
         model_uri: str = "",
@@ -157,7 +160,9 @@ class CleanWorkFolderOperator(EndsWhenCancelled, BaseOperator):
         s3_conn_id: str = "minio_default",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        aliases = [one for one in promotion_outlets if isinstance(one, AssetAlias)]
+        super().__init__(outlets=[*aliases, model_assets.RECORDED_PROMOTIONS], **kwargs)
+        self.promotion_outlets = promotion_outlets
         self.work_uri = work_uri
         self.trained_model = trained_model
         self.training_run_id = training_run_id
@@ -188,9 +193,10 @@ class CleanWorkFolderOperator(EndsWhenCancelled, BaseOperator):
             outcome = dag_run_outcome(context)
             if self.target_uri and trained_model:
                 folder = s3.folder_at(self.s3_conn_id, self.target_uri)
-                released = unrecorded.record_release(hook, context, trained_model, folder, outcome.reason)
-                if released:
+                if found := unrecorded.record_release(hook, context, trained_model, folder, outcome.reason):
+                    released, report = found
                     self._leave_note(context, trained_model, f"Released: version {released.version}.")
+                    model_assets.add_events_of_recorded(context, self.promotion_outlets, released, report)
                     return released.to_dict()
             self._record(hook, context, trained_model, outcome)
             if self.target_uri and trained_model:

@@ -213,6 +213,35 @@ def log_end(hook: MlflowHook, context: Context, training_run_id: str, outcome: T
     _set_tags(hook, training_run_id, found, before)
 
 
+def log_released(hook: MlflowHook, context: Context, training_run_id: str, version: Any) -> None:
+    """Set the tags of a release whose tasks could not record it. Its report is beside the objects of the version.
+
+    :param version: MLflow's version, which has an alias.
+    :raises Transient: if MLflow does not answer.
+    """
+    before = dict(_run(hook, training_run_id).data.tags)
+    found = _attempt_tags(context, training_run_id, "released")
+    precision = version.tags.get(tags.VERSION_PRECISION) or str(Precision.EXACT)
+    of_version = {
+        tags.VERSION: str(version.version),
+        tags.ALIAS: ", ".join(sorted(version.aliases)),
+        tags.ALIAS_NOTE: "the promotion did not end",
+        tags.S3_URI: version.source,
+        tags.SHA256: version.tags[tags.VERSION_SHA256],
+    }
+    is_current = precision == Precision.EXACT or not _has_current_release(hook, training_run_id, before)
+    headline = f"Released: version {version.version} of {version.name}."
+    if is_current:
+        found |= _emptied(before) | _dag_run_tags(context) | of_version
+        found |= {tags.STATUS: "released", tags.HEADLINE: headline, tags.REASON: "", tags.REASON_CODE: ""}
+        found |= {tags.REGISTERED_MODEL: version.name, tags.PRECISION: precision}
+    if precision != Precision.EXACT:
+        found |= {tags.of_precision(name, precision): text for name, text in of_version.items()}
+    links = {f"Version {version.version}": hook.server.version_url(version.name, int(version.version))}
+    found |= _description(before, found, Result(headline=headline, links=links), is_current=is_current)
+    _set_tags(hook, training_run_id, found, before)
+
+
 def link_urls(
     hook: MlflowHook, context: Context, trained_model: TrainedModel, report_url: str | None = None
 ) -> dict[str, str]:

@@ -11,9 +11,10 @@ from airflow_onnx.tracking import model_registry, run_log
 from airflow_onnx.tracking.run_log import ReleasedVersion
 from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_FILE
-from onnx_release.records import ModelVersion, TrainedModel
+from onnx_release.records import ModelVersion, ReleaseReport, TrainedModel
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
+from onnx_release.training_runs.names import validate_run_id
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -27,14 +28,15 @@ _REPORT_MAX_BYTES = 2**26
 
 def record_release(
     hook: MlflowHook, context: Context, trained_model: TrainedModel, folder: s3.S3Folder, reason: str
-) -> ModelVersion | None:
+) -> tuple[ModelVersion, ReleaseReport] | None:
     """Record an unfinished release as released, if this DAG run has published its version and moved an alias to it.
 
     The promotion writes the report beside the objects and the tags of the version before it moves an alias.
 
     :param folder: the objects of the release.
     :param reason: the reason why the promotion did not end.
-    :return: the version. None if it has no alias, was published by another DAG run, or cannot be recorded.
+    :return: the version and its report. None if it has no alias, was published by another DAG run, or cannot be
+        recorded.
     :raises Transient: if a server does not answer.
     """
     try:
@@ -44,9 +46,25 @@ def record_release(
         return None
 
 
+def published_version(hook: MlflowHook, context: Context, training_run_id: str) -> Any:
+    """Return MLflow's version of a training run that a DAG run has published and given an alias, else None.
+
+    :param context: has the DAG run.
+    """
+    with hook.mlflow_errors(f"The training run {training_run_id}"):
+        found = hook.client.search_model_versions(f"run_id='{validate_run_id(training_run_id)}'")
+    for one in found:
+        if one.tags.get(tags.VERSION_DAG_RUN) == _url(context):
+            # A search returns no aliases.
+            version = model_registry.get_version(hook, one.name, int(one.version))
+            if version.aliases:
+                return version
+    return None
+
+
 def _record(
     hook: MlflowHook, context: Context, trained_model: TrainedModel, folder: s3.S3Folder, reason: str
-) -> ModelVersion | None:
+) -> tuple[ModelVersion, ReleaseReport] | None:
     from onnx_release.report.release_report import read_report
 
     name, run_id = trained_model.model_name or "", trained_model.training_run_id
@@ -79,7 +97,7 @@ def _record(
             s3_uri=released.source,
         ),
     )
-    return released
+    return released, report
 
 
 def _url(context: Context) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from airflow_onnx.events.model_assets import RECORDED_PROMOTIONS, RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import worker_cache
 from onnx_release.errors import TrainedModelRefused, Transient
 from soak.fault_proxy import proxy
 from tests.edge.conftest import Services
-from tests.edge.releasing import Release, assert_nothing_left, objects_of, tags_of
+from tests.edge.releasing import CONSUMED, Release, assert_nothing_left, objects_of, tags_of
 from tests.refusals import failed
 
 Led = Callable[[str, str], None]
@@ -128,5 +129,9 @@ def test_an_outage_after_the_alias_has_moved_ends_as_released(
     found = tags_of(hook, release.training_run_id)
     assert (found["status"], found["version"], found["alias"]) == ("released", "1", "candidate")
     assert "the promotion did not end" in found["alias_note"]
+    (event,) = release.events[RELEASED_VERSIONS].asset_alias_events
+    assert event.dest_asset_key.name == f"models:/{release.model_name}@candidate"
+    (event,) = release.events[RECORDED_PROMOTIONS].asset_alias_events
+    assert event.dest_asset_key.name == CONSUMED.name
     assert release.run("promote")["alias"] == "candidate"
     assert tags_of(hook, release.training_run_id)["alias_note"] == ""
