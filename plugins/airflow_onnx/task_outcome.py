@@ -56,6 +56,7 @@ class TaskOutcome(Record):
         headline: The end in one sentence.
         next_step: The advice for a person.
         task: The id of the task, which `dag_run_outcome` fills in.
+        tries: The number of the try, such as `` (try 4 of 4)``; empty for a refusal.
     """
 
     status: Status
@@ -64,6 +65,7 @@ class TaskOutcome(Record):
     headline: str
     next_step: str = ""
     task: str = ""
+    tries: str = ""
 
 
 @contextmanager
@@ -94,7 +96,8 @@ def airflow_outcome(
         failure = classified(error)
         models_fault = isinstance(failure, Refused) and not failure.is_of_deployment
         report = on_refused(failure) if isinstance(failure, Refused) and models_fault and on_refused else None
-        _leave(context, _outcome(failure, "refused" if models_fault else "failed", report))
+        left = _outcome(failure, "refused" if models_fault else "failed", report)
+        _leave(context, left if isinstance(failure, Refused) else left.replace(tries=_tries_text(context)))
         if isinstance(failure, Refused):
             if models_fault:
                 outcome_log.log_refused(failure, context, report)
@@ -120,7 +123,9 @@ def dag_run_outcome(context: Context) -> TaskOutcome:
     for task_id in failed:
         if left := ti.xcom_pull(task_ids=task_id, key=XCOM_KEY):
             outcome = TaskOutcome.from_dict(left)
-            reason = outcome.reason if outcome.status == "refused" else f"Task '{task_id}': {outcome.reason}"
+            reason = (
+                outcome.reason if outcome.status == "refused" else f"Task '{task_id}'{outcome.tries}: {outcome.reason}"
+            )
             return outcome.replace(reason=reason, task=task_id)
     if failed:
         ended = f"The task '{failed[0]}' failed without a message: its process was killed, or a person marked it"
