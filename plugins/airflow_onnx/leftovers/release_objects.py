@@ -114,7 +114,9 @@ class ReleaseObjects:
     def _need(self, path: str, one: StoredFolder, found: Names) -> str:
         """Return the reason why unnamed objects stay. Empty if they do not."""
         uri, (model, run_id, _) = self._at(path).uri, path.split("/")
-        writer = stored_objects.metadata(self.folder, one.paths[0]).get(TRACKING_SERVER, "")
+        found_writers = (stored_objects.metadata(self.folder, item).get(TRACKING_SERVER) for item in one.paths)
+        # Evidence for other tools lies there too, without the server.
+        writer = next(filter(None, found_writers), "")
         if writer != server_name(self.rest.server):
             return f"{_OTHER_SERVER} {writer or 'an unknown server'}"
         run = names.training_run(self.rest, run_id)

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.s3_store import s3_hook
+from airflow_onnx.storage import conditional_put
 from airflow_onnx.storage.s3_errors import require_connection, store_errors
 from onnx_release.errors import Transient
 from onnx_release.records import FileDigest
@@ -124,30 +125,29 @@ def require_write_access(folder: S3Folder, path: str = "write-test") -> None:
         client.abort_multipart_upload(**place, UploadId=begun["UploadId"])
 
 
-def put(folder: S3Folder, local: Path, file: FileDigest, metadata: dict[str, str]) -> VerifiedObject:
+def put(
+    folder: S3Folder, local: Path, file: FileDigest, metadata: dict[str, str], *, absent: bool = False
+) -> VerifiedObject:
     """Put one file, in parts if it is large, and verify the object. S3 shows the object only when it is complete.
 
     The store answers with an ETag: the MD5 of the bytes, or the MD5 over the MD5s of the parts. If the ETag differs
-    (encryption with own keys, some gateways), the object is read back and hashed.
+    (encryption with own keys, some gateways), the store's SHA-256 counts. Without one the object is read back.
 
+    :param absent: put a file that is sent in one request only if no object is there, if the store has the condition.
+    :raises StorageRefused: ``object_changed`` if an object is there against `absent`.
     :raises Transient: if the object has other bytes.
     """
     # The MD5 is taken while the file is sent.
     with ThreadPoolExecutor(1) as pool, store_errors(folder, f"The object '{file.path}'"):
         expected = pool.submit(expected_object, folder, local, file)
-        client = folder.hook.get_conn()
-        client.upload_file(
-            str(local / file.path),
-            folder.bucket,
-            folder.key(file.path),
-            ExtraArgs=_headers(file, metadata),
-            Config=folder.hook.transfer_config,
-        )
-        head = client.head_object(Bucket=folder.bucket, Key=folder.key(file.path))
-        if _matches(head, file, expected.result()):
+        conditional_put.send(folder, local / file.path, file, _headers(file, metadata), absent=absent)
+        head = conditional_put.head(folder, file.path)
+        same_sha256 = conditional_put.sha256_of(head, folder, local / file.path, file)
+        if same_sha256 is not False and _matches(head, file, expected.result()):
             return expected.result()
     etag = head["ETag"].strip('"')
-    _require_readback(folder, file, etag)
+    if not (same_sha256 and head["ContentLength"] == file.size_bytes):
+        _require_readback(folder, file, etag)
     return VerifiedObject(etag=etag, etag_from_bytes=False)
 
 
@@ -224,14 +224,11 @@ def _require_readback(folder: S3Folder, file: FileDigest, etag: str) -> None:
 
 def expected_object(folder: S3Folder, local: Path, file: FileDigest) -> VerifiedObject:
     """Return the ETag that S3 gives a local file, if the store computes ETags from the bytes. Reads the file."""
-    from s3transfer.utils import ChunksizeAdjuster  # type: ignore[import-untyped]
-
     config: TransferConfig = folder.hook.transfer_config
     if file.size_bytes < config.multipart_threshold:
         etag = hashlib.md5((local / file.path).read_bytes(), usedforsecurity=False).hexdigest()
     else:
-        part_bytes = ChunksizeAdjuster().adjust_chunksize(config.multipart_chunksize, file.size_bytes)
-        etag = multipart_etag(local / file.path, part_bytes)
+        etag = multipart_etag(local / file.path, conditional_put.part_bytes(folder, file))
     return VerifiedObject(etag=etag, etag_from_bytes=True)
 
 

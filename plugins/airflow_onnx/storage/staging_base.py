@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_onnx.errors import StorageRefused
 from airflow_onnx.storage import s3
 
 if TYPE_CHECKING:
@@ -78,5 +79,17 @@ def put_folder(
     for file in files:
         stored = s3.is_stored(target, file, partial(s3.expected_object, target, folder, file))
         if not stored:
-            s3.put(target, folder, file, metadata)
+            _put_absent(folder, file, target, metadata)
         yield file, not stored
+
+
+def _put_absent(folder: Path, file: FileDigest, target: s3.S3Folder, metadata: dict[str, str]) -> None:
+    """Put a file that the target lacks. Two releases of the same bytes do not overwrite each other's object."""
+    try:
+        s3.put(target, folder, file, metadata, absent=True)
+    except StorageRefused as refusal:
+        if refusal.code != "object_changed":
+            raise
+        # Another release has put it meanwhile, or an object with other bytes is there.
+        if not s3.is_stored(target, file, partial(s3.expected_object, target, folder, file)):
+            s3.put(target, folder, file, metadata)

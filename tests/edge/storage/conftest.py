@@ -28,9 +28,9 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Transfers:
     counted = Transfers()
     put, copy, fetch, read, download = s3.put, s3.copy, s3.fetch, s3.read_digest, MlflowHook.download
 
-    def counting_put(folder: s3.S3Folder, local: Path, file: FileDigest, *more: Any) -> Any:
+    def counting_put(folder: s3.S3Folder, local: Path, file: FileDigest, *more: Any, **named: Any) -> Any:
         counted["put"] += file.size_bytes
-        return put(folder, local, file, *more)
+        return put(folder, local, file, *more, **named)
 
     def counting_copy(source: s3.S3Folder, target: s3.S3Folder, file: FileDigest, *more: Any) -> Any:
         counted["copy"] += file.size_bytes

@@ -17,6 +17,7 @@ from airflow_onnx.storage import s3
 from onnx_release.errors import Transient
 from onnx_release.records import FileDigest
 from tests.edge.conftest import Services
+from tests.edge.storage.test_policies import POLICIES
 from tests.refusals import refused
 
 
@@ -130,7 +131,8 @@ def test_an_account_of_one_prefix_passes_the_checks_there_and_only_there(
     keys = services.context.credentials
     root = StaticProvider(keys.minio_access_key, keys.minio_secret_key)
     admin = MinioAdmin(endpoint=f"127.0.0.1:{services.context.ports.minio}", credentials=root, secure=False)
-    (tmp_path / "policy.json").write_text(json.dumps(_rights(folder.bucket, "teams/churn")))
+    policy = (POLICIES / "team-policy.json").read_text().replace("teams/radio", "teams/churn")
+    (tmp_path / "policy.json").write_text(policy.replace(":::models", f":::{folder.bucket}"))
     admin.user_add("team", "secret-of-the-team")
     admin.policy_add("team", tmp_path / "policy.json")
     admin.policy_set("team", user="team")
@@ -144,24 +146,6 @@ def test_an_account_of_one_prefix_passes_the_checks_there_and_only_there(
     s3.require_write_access(own)
     with refused("access_denied", "minio_team"):
         s3.require_bucket(s3.folder_at("minio_team", f"s3://{folder.bucket}/teams/radio/model/run"))
-
-
-def _rights(bucket: str, prefix: str) -> dict[str, object]:
-    """Return the policy of docs/own-dags.md for a folder in a shared bucket."""
-    objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
-    below = {"StringLike": {"s3:prefix": [f"{prefix}/*"]}}
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Action": objects, "Resource": [f"arn:aws:s3:::{bucket}/{prefix}/*"]},
-            {
-                "Effect": "Allow",
-                "Action": ["s3:ListBucket"],
-                "Resource": [f"arn:aws:s3:::{bucket}"],
-                "Condition": below,
-            },
-        ],
-    }
 
 
 def test_wrong_keys_are_refused_in_every_call(
