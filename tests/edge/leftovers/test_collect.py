@@ -21,8 +21,8 @@ from airflow_onnx.storage.staging_s3 import S3Staging
 from onnx_release.errors import Refused, Transient
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
+from soak.fault_proxy import Change, proxy
 from stack import mlflow_server
-from tests.edge.fault_proxy import Fault, proxy
 from tests.edge.leftovers.conftest import Releases, places
 from tests.refusals import refused
 from tests.services import Services
@@ -31,7 +31,7 @@ YEAR_S = 365 * 86400.0
 
 
 @contextmanager
-def through(releases: Releases, fault: Fault) -> Iterator[Releases]:
+def through(releases: Releases, fault: Change) -> Iterator[Releases]:
     """Yield the same releases, whose MLflow is behind a proxy."""
     with (
         proxy(releases.hook.server.tracking_uri, fault) as address,
