@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import Any
 
@@ -42,6 +43,11 @@ def test_the_local_stack_has_no_problem(stack: RunningStack) -> None:
     assert {"airflow.triggerer", "pool.exists", "mlflow.artifacts", "store.copy", "worker.packages"} <= passed
     bucket = stack.s3.list_objects_v2(Bucket="heimdall-models", Prefix="onnx-release-check")
     assert bucket["KeyCount"] == 0
+
+
+def test_the_status_has_one_line_of_the_check(stack: RunningStack) -> None:
+    shown = stack.command("status").stdout
+    assert re.search(r"^check: \d+ of \d+ ok", shown, re.MULTILINE), shown
 
 
 def test_a_paused_dag_and_a_missing_bucket_are_named_in_one_call(stack: RunningStack) -> None:

@@ -53,6 +53,15 @@ class ExportStepOptions(Record):
     inputs_path: str | None = None
     evaluation_path: str | None = None
 
+    @property
+    def reference(self) -> ReferenceOptions:
+        """The options of the reference outputs."""
+        return ReferenceOptions(
+            max_bytes=self.reference_max_bytes,
+            inputs_path=self.inputs_path,
+            evaluation_path=self.evaluation_path,
+        )
+
 
 def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> OnnxArtifact:
     """Export a trained model to an artifact folder.
@@ -84,11 +93,7 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
             verifier,
             package,
             result.inputs,
-            ReferenceOptions(
-                max_bytes=options.reference_max_bytes,
-                inputs_path=options.inputs_path,
-                evaluation_path=options.evaluation_path,
-            ),
+            options.reference,
         )
         files = describe_folder(folder)
     return OnnxArtifact(
