@@ -15,6 +15,7 @@ from stack import interrupts, minio, mlflow_server, processes, services
 from stack.airflow import API_SERVER, BACKGROUND
 from stack.airflow_api import AirflowApi
 from stack.context import Context
+from stack.layout import REPO
 from stack.ports import HOST
 from stack.private import write_private
 from stack.processes import Command
@@ -117,27 +118,24 @@ def _create_account(context: Context) -> None:
     root = StaticProvider(secrets.minio_access_key, secrets.minio_secret_key)
     admin = MinioAdmin(endpoint=f"{HOST}:{context.ports.minio}", credentials=root, secure=False)
     file = context.layout.home / "policy.json"
-    file.write_text(json.dumps(_policy()))
+    file.write_text(json.dumps(policy()))
     admin.user_add(ACCOUNT, secrets.release_secret_key)
     admin.policy_add(ACCOUNT, file)
     admin.policy_set(ACCOUNT, user=ACCOUNT)
 
 
-def _policy() -> dict[str, Any]:
-    """Return the rights of docs/connections.md and docs/own-dags.md."""
-    objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
-    folders = [f"{FIRST_BUCKET}/*", f"{SHARED_BUCKET}/{SHARED_PREFIX}/*"]
-    below = {"StringLike": {"s3:prefix": [f"{SHARED_PREFIX}/*"]}}
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [f"arn:aws:s3:::{FIRST_BUCKET}"]},
-            {
-                "Effect": "Allow",
-                "Action": ["s3:ListBucket"],
-                "Resource": [f"arn:aws:s3:::{SHARED_BUCKET}"],
-                "Condition": below,
-            },
-            {"Effect": "Allow", "Action": objects, "Resource": [f"arn:aws:s3:::{folder}" for folder in folders]},
-        ],
-    }
+def policy() -> dict[str, Any]:
+    """Return the rights of docs/connections.md: a bucket of its own, and a folder of a bucket of others."""
+    first = _policy_file("release-policy.json", "heimdall-models", FIRST_BUCKET)
+    second = _policy_file("team-policy.json", "models/teams/radio", f"{SHARED_BUCKET}/{SHARED_PREFIX}")
+    return first | {"Statement": [*first["Statement"], *second["Statement"]]}
+
+
+def _policy_file(name: str, folder: str, own: str) -> dict[str, Any]:
+    """Return a policy of deploy/minio with a folder of this deployment in place of its own one."""
+    bucket, _, prefix = folder.partition("/")
+    own_bucket, _, own_prefix = own.partition("/")
+    text = (REPO / "deploy" / "minio" / name).read_text()
+    text = text.replace(f":::{bucket}", f":::{own_bucket}")
+    found: dict[str, Any] = json.loads(text.replace(prefix, own_prefix) if prefix else text)
+    return found

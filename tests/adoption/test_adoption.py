@@ -71,3 +71,12 @@ def test_the_second_model_is_the_six_lines_of_the_documentation() -> None:
     lines = [line for line in text.splitlines() if line and not line.startswith('"""')]
     assert len(lines) <= 6
     assert {journey.SECOND.dag_id, journey.SECOND.name, services.SHARED_BUCKET, services.SHARED_PREFIX} <= values
+
+
+def test_the_account_of_the_releases_has_the_documented_policies_for_its_own_folders() -> None:
+    found = services.policy()["Statement"]
+    resources = {resource for statement in found for resource in statement["Resource"]}
+    assert {"arn:aws:s3:::models/*", "arn:aws:s3:::acme-models", "arn:aws:s3:::acme-models/churn/*"} <= resources
+    assert not any("heimdall" in resource or "radio" in resource for resource in resources)
+    (condition,) = [statement["Condition"] for statement in found if "Condition" in statement]
+    assert condition == {"StringLike": {"s3:prefix": ["churn/*"]}}
