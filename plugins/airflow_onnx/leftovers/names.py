@@ -13,6 +13,7 @@ from airflow_onnx.tracking.run_log import WAITING
 from onnx_release.training_runs import tags
 from onnx_release.training_runs.records import TrainingRun, key_values
 
+_URI_MAX_CHARACTERS = 2048
 _IN_PROGRESS = ("triggered", "running", WAITING)
 
 
@@ -35,7 +36,9 @@ class Names:
         :raises TrackingRefused: if one page cannot be read; likewise `Transient`.
         """
         versions = tuple(rest.all_versions())
-        named = frozenset(map(_normal, _named_uris(rest, versions)))
+        # Only such an address can name an object in a store. The length of a key is limited by S3.
+        found = (_normal(uri) for uri in _named_uris(rest, versions) if len(uri) <= _URI_MAX_CHARACTERS)
+        named = frozenset(uri for uri in found if uri.startswith("s3://"))
         return cls(versions, named.union(*map(_parents, named)), named)
 
     def have(self, uri: str) -> bool:

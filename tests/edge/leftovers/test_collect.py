@@ -210,6 +210,21 @@ def test_nothing_is_removed_if_one_page_of_the_registry_cannot_be_read(releases:
     assert releases.keys(named)
 
 
+def test_addresses_of_versions_are_only_compared(releases: Releases) -> None:
+    """MLflow takes any text as the address of a version."""
+    sources = ["s3://b/" + "/" * 1_000_000, "models:/m-1", "", "file:///etc/passwd", "s3://\x00", "runs:/../..", "s3:"]
+    rows = [{"name": "m", "version": "1", "source": source} for source in sources]
+
+    def hostile(method: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
+        return (200, json.dumps({"model_versions": rows}).encode()) if "versions/search" in path else (status, body)
+
+    with through(releases, hostile) as at_proxy:
+        unnamed = at_proxy.put(releases.run(), server=at_proxy.rest.server.tracking_uri)
+        assert places(at_proxy.collector().find()) == [unnamed]
+        rows.append({"name": "m", "version": "2", "source": f"s3a://{unnamed.removeprefix('s3://')}/"})
+        assert places(at_proxy.collector().find()) == []
+
+
 def test_releases_of_another_mlflow_server_stay(releases: Releases) -> None:
     ours, theirs = releases.run(), "0" * 32
     copied = releases.put(ours, server="http://copy-of-the-database:5000")
