@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,11 +40,13 @@ class RunPoller:
 
     :param lookback_h: the longest time that a poll searches, in hours.
     :param store: the place of the watermark, None to keep it in memory only.
+    :param clock: returns the time in seconds since 1970.
     """
 
     scope: Scope
     lookback_h: float
     store: StateStore | None
+    clock: Callable[[], float] = time.time
     _returned: set[str] = field(default_factory=set)
     _watermark_ms: int | None = None
     _stored_ms: int = 0
@@ -52,7 +55,7 @@ class RunPoller:
 
     async def new_runs(self, rest: AsyncMlflowRest) -> set[str]:
         """Return the ids of unhandled runs that the poll before did not find, out of the first `RUNS_MAX`."""
-        now_ms = int(time.time() * 1000)
+        now_ms = int(self.clock() * 1000)
         if self._watermark_ms is None:
             stored = await self.store.aget(WATERMARK, 0) if self.store is not None else 0
             # A clock that was ahead for a while must not hide later runs.
