@@ -11,6 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+PART_MAX_CHARACTERS = 6000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 class ReleaseError(Exception):
     """A release step that did not succeed.
@@ -23,10 +26,9 @@ class ReleaseError(Exception):
     """
 
     def __init__(self, subject: str, problem: str, action: str) -> None:
-        super().__init__(subject, problem, action)
-        self.subject = subject
-        self.problem = problem
-        self.action = action
+        # Each part may contain names of a training run.
+        self.subject, self.problem, self.action = (bounded(part) for part in (subject, problem, action))
+        super().__init__(self.subject, self.problem, self.action)
 
     def __str__(self) -> str:
         # The problem may end with a library's sentence.
@@ -435,6 +437,16 @@ def without_folders(text: str) -> str:
 def printable(text: object) -> str:
     """Return foreign text with a blank for each character that breaks a line, or hides or reverses a part of it."""
     return "".join(character if character.isprintable() else " " for character in str(text))
+
+
+def bounded(text: str, characters: int = PART_MAX_CHARACTERS) -> str:
+    """Return a text that a log, a page and a tag can show: cut to a length, without control characters.
+
+    Line breaks and tabs stay. Characters that change the direction of a line count as control characters.
+    """
+    if len(text) > characters:
+        text = f"{text[: characters - 1]}…"
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def shorten(error: object, characters: int = 300) -> str:

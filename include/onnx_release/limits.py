@@ -79,6 +79,12 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 # The domain of ONNX Runtime's own operators.
 RUNTIME_DOMAIN = "com.microsoft"
 
+# The limit of all texts in an ONNX file that are not part of the graph.
+METADATA_MAX_BYTES = 10**6
+
+# The limit of the file MLmodel: its reader takes minutes for 10 MB.
+MLMODEL_MAX_BYTES = 2 * 10**6
+
 # The limit of all arrays of a user's file in memory.
 NPZ_MAX_BYTES = 2 * 2**30
 

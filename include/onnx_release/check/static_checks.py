@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,9 +17,11 @@ import onnx
 
 from onnx_release import limits
 from onnx_release.artifact.digests import folder_sha256, verify_folder
-from onnx_release.errors import Refused, raise_machine_failure
+from onnx_release.errors import Refused, bounded, raise_machine_failure
 from onnx_release.records import CheckReport, Finding, OnnxArtifact, TensorSpec
 
+# Findings of one check, and domains, in a report.
+_FINDINGS_MAX, _DOMAINS_MAX = 100, 20
 _FLOATS = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.DOUBLE,
@@ -80,8 +83,8 @@ def check_artifact(folder: Path, artifact: OnnxArtifact, options: CheckOptions) 
         findings=tuple(findings),
         opset=_opset(model),
         ir_version=model.ir_version,
-        domains=tuple(sorted({node.domain for node in _nodes(model.graph)})),
-        node_count=sum(1 for _ in _nodes(model.graph)),
+        domains=tuple(sorted({bounded(node.domain, 80) for node in _all_nodes(model)})[:_DOMAINS_MAX]),
+        node_count=sum(1 for _ in _all_nodes(model)),
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         inputs=_specs(model.graph.input),
         outputs=_specs(model.graph.output),
@@ -117,18 +120,28 @@ def check_bytes(folder: Path, artifact: OnnxArtifact) -> Iterator[Finding]:
 
 def check_external_data(checked: CheckedModel) -> Iterator[Finding]:
     """Require every location to be a plain file in the folder, because the runtime follows any path."""
-    locations = {
-        entry.value
-        for tensor in _tensors(checked.model.graph)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    locations = {location for tensor in _tensors(checked.model) for location in _locations(tensor)}
     for location in sorted(locations):
-        path = PurePosixPath(location)
-        if path.is_absolute() or ".." in path.parts or "\\" in location:
-            yield _error("external_data", f"external data {location!r} lies outside the artifact")
-        elif not (checked.folder / location).is_file() or (checked.folder / location).is_symlink():
-            yield _error("external_data", f"external data {location!r} is missing or is not a plain file")
+        if not _is_inside(location):
+            yield _error("external_data", f"external data {location!r:.200} lies outside the artifact")
+        elif not _is_plain_file(checked.folder / location):
+            yield _error("external_data", f"external data {location!r:.200} is missing or is not a plain file")
+
+
+def _locations(tensor: onnx.TensorProto) -> list[str]:
+    return [entry.value for entry in tensor.external_data if entry.key == "location"]
+
+
+def _is_inside(location: str) -> bool:
+    path = PurePosixPath(location)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in location
+
+
+def _is_plain_file(path: Path) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink()
+    except (OSError, ValueError):  # A name that is too long, or has a null byte.
+        return False
 
 
 def check_structure(checked: CheckedModel) -> Iterator[Finding]:
@@ -182,14 +195,14 @@ def check_domains(checked: CheckedModel) -> Iterator[Finding]:
     """Find operators of domains that are not allowed."""
     allowed = {*limits.DEFAULT_DOMAINS, *checked.options.allowed_domains}
     foreign: dict[str, set[str]] = {}
-    for node in _nodes(checked.model.graph):
+    for node in _all_nodes(checked.model):
         if node.domain not in allowed:
             foreign.setdefault(node.domain, set()).add(node.op_type)
     for domain, operators in sorted(foreign.items()):
         names = ", ".join(sorted(operators)[:5])
         yield _error(
             "domains",
-            f"operators {names} of domain '{domain}' are not allowed; add the domain to the parameter "
+            f"operators {names:.200} of domain '{domain:.80}' are not allowed; add the domain to the parameter "
             "`allowed_domains` if the serving runtime supports it",
         )
 
@@ -202,20 +215,38 @@ def check_size(checked: CheckedModel) -> Iterator[Finding]:
         yield _error("size", message)
 
 
+def check_metadata(checked: CheckedModel) -> Iterator[Finding]:
+    """Find texts beside the graph that are larger than `METADATA_MAX_BYTES`. Each runtime keeps them in memory."""
+    model = checked.model
+    graph = model.graph
+    holders = [model, graph, *model.functions, *_all_nodes(model), *graph.input, *graph.output, *graph.value_info]
+    size = sum(
+        len(holder.doc_string) + sum(len(entry.key) + len(entry.value) for entry in holder.metadata_props)
+        for holder in holders
+    )
+    if size > limits.METADATA_MAX_BYTES:
+        limit = limits.METADATA_MAX_BYTES
+        yield _error("metadata", f"the metadata has {size / 1e6:.3g} MB; the limit is {limit / 1e6:.3g} MB")
+
+
 def check_weights(checked: CheckedModel) -> Iterator[Finding]:
     """Find NaN and infinity in the float tensors of the file, one tensor in memory at a time.
 
     They are warnings: a buffer or a constant may have infinite bounds or NaN for a value that is not set. The
     parameters were checked when the model was loaded, and the comparison of the outputs decides about the rest.
     """
-    for tensor in _tensors(checked.model.graph):
+    for tensor in _tensors(checked.model):
+        # A device would have no end.
+        if not all(_is_inside(one) and _is_plain_file(checked.folder / one) for one in _locations(tensor)):
+            yield _error("weights", f"tensor '{tensor.name:.200}' has external data that is not read")
+            continue
         array = onnx.numpy_helper.to_array(tensor, base_dir=str(checked.folder))
         if tensor.data_type not in _FLOATS:
             continue
         if count := int((~np.isfinite(array)).sum()):
             # Attention masks contain -inf.
             kind = "NaN or infinite values" if (np.isnan(array) | (array == np.inf)).any() else "values of -inf"
-            message = f"tensor '{tensor.name}' has {count} {kind} of {array.size}"
+            message = f"tensor '{tensor.name:.200}' has {count} {kind} of {array.size}"
             yield Finding(severity="warning", code="weights", message=message)
 
 
@@ -232,6 +263,7 @@ CHECKS: Mapping[str, Callable[[CheckedModel], Iterable[Finding]]] = {
     "versions": check_versions,
     "domains": check_domains,
     "size": check_size,
+    "metadata": check_metadata,
     "weights": check_weights,
     "training": check_training_mode,
 }
@@ -240,10 +272,13 @@ CHECKS: Mapping[str, Callable[[CheckedModel], Iterable[Finding]]] = {
 
 def _run_check(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     try:
-        return list(check())
+        found = list(islice(check(), _FINDINGS_MAX + 1))
     except Exception as error:  # noqa: BLE001 - a check that did not run has not passed
         raise_machine_failure(error)
         return [_error(name, f"the check '{name}' did not run: {type(error).__name__}: {_first_line(error)}")]
+    if len(found) > _FINDINGS_MAX:
+        found[-1] = _error(name, f"the check '{name}' has more than {_FINDINGS_MAX} findings")
+    return found
 
 
 def _error(code: str, message: str) -> Finding:
@@ -270,8 +305,8 @@ def _training_nodes(graph: onnx.GraphProto) -> Iterator[Finding]:
             yield _error("training", f"node '{node.name}' ({node.op_type}) is in training mode")
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph and of the graphs in its nodes (`If`, `Loop`, `Scan`)."""
+def _nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph or a function and of the graphs in its nodes (`If`, `Loop`, `Scan`)."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -279,14 +314,29 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(inner)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield the initializers and constants of a graph and of the graphs in its nodes."""
-    yield from graph.initializer
-    for node in _nodes(graph):
+def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of the graph and of the functions that it calls."""
+    for part in (model.graph, *model.functions):
+        yield from _nodes(part)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the initializers and constants of the graph, of the graphs in its nodes, and of its functions."""
+    yield from _initializers(model.graph)
+    for node in _all_nodes(model):
         for attribute in node.attribute:
             yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)
+            sparse = (*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),)
+            for one in (*sparse, *attribute.sparse_tensors):
+                yield from (one.values, one.indices)
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from inner.initializer
+                yield from _initializers(inner)
+
+
+def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
 
 
 def _specs(values: Iterable[Any]) -> tuple[TensorSpec, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from onnx_release.errors import bounded
 from onnx_release.records.base import Record
 from onnx_release.records.measures import Measures
 from onnx_release.records.tensors import TensorSpec
@@ -18,6 +19,9 @@ class FileDigest(Record):
     path: str
     sha256: str
     size_bytes: int
+
+
+_Text = Annotated[str, AfterValidator(bounded)]
 
 
 class Finding(Record):
@@ -32,8 +36,8 @@ class Finding(Record):
 
     severity: Literal["error", "warning", "info"]
     code: str
-    message: str
-    fix: str | None = None
+    message: _Text
+    fix: _Text | None = None
 
 
 class ExportAttempt(Record):

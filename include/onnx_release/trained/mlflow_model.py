@@ -17,7 +17,7 @@ from mlflow.models import Model
 from mlflow.types import Schema
 
 from onnx_release.errors import TrainedModelRefused, raise_machine_failure, shorten
-from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
+from onnx_release.limits import INDEX_SUFFIXES, MLMODEL_MAX_BYTES, MODEL_SUFFIXES
 from onnx_release.records import TensorSpec
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
@@ -206,11 +206,36 @@ def _read_mlmodel(folder: Path) -> Model:
     path = folder / "MLmodel"
     if not path.is_file():
         raise _refused("The model folder", "has no file MLmodel", "no_mlmodel")
+    return read_mlmodel(path)
+
+
+def read_mlmodel(path: Path) -> Model:
+    """Read a file MLmodel.
+
+    Raises:
+        TrainedModelRefused: `unreadable_file`, also for a file that is too large, or is so after its aliases of YAML.
+    """
     with _reading(path):
+        if (size := path.stat().st_size) > MLMODEL_MAX_BYTES:
+            raise ValueError(f"it has {size / 1e6:.3g} MB; the limit is {MLMODEL_MAX_BYTES / 1e6:.3g} MB")
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if _value_count(data, {}) > MLMODEL_MAX_BYTES:
+            raise ValueError("its aliases repeat values more than a million times")
         if not isinstance(data, dict) or not isinstance(data.get("flavors"), dict):
             raise TypeError("it has no flavors")
         return Model.from_dict(data)
+
+
+def _value_count(value: Any, counted: dict[int, int]) -> int:
+    """Return the number of nested values. A list that aliases repeat is visited once, and counts each time."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in counted:
+        # An alias inside of its own list has no end.
+        counted[id(value)] = MLMODEL_MAX_BYTES + 1
+        items = value.values() if isinstance(value, dict) else value
+        counted[id(value)] = 1 + sum(_value_count(item, counted) for item in items)
+    return counted[id(value)]
 
 
 @contextmanager

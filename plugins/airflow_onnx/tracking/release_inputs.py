@@ -194,7 +194,7 @@ def _require_object(s3_conn_id: str, uri: str, parameter: str) -> int:
 
 def _require_artifact(hook: MlflowHook, uri: str, parameter: str) -> int:
     """Return the size of a file that MLflow serves, 0 if MLflow has no request for it."""
-    _require_form(uri, parameter)
+    require_form(uri, parameter)
     with hook.mlflow_errors(f"The parameter {parameter} = {uri!r:.200}", f"Correct {parameter}."):
         hook.require_served(uri)
     found = re.fullmatch(r"runs:/([^/]+)/(.+)", uri)
@@ -217,7 +217,7 @@ def _require_artifact(hook: MlflowHook, uri: str, parameter: str) -> int:
     return sizes[str(path)]
 
 
-def _require_form(uri: str, parameter: str) -> None:
+def require_form(uri: str, parameter: str) -> None:
     """Refuse a URI that is not a file of a run, a registered version or MLflow's artifact store."""
     if not any(re.fullmatch(form, uri) for form in _FORMS) or ".." in PurePosixPath(uri).parts:
         raise _wrong_form(parameter, uri)
@@ -246,7 +246,7 @@ def fetch_inputs(
     if not uri:
         return None
     if not uri.startswith("s3://"):
-        _require_form(uri, parameter)
+        require_form(uri, parameter)
         return str(hook.download(uri, folder))
     if not uri.endswith(".npz"):
         raise _wrong_form(parameter, uri)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from onnx_release.errors import Refused, Transient, shorten
+from onnx_release.errors import TrainedModelRefused, shorten
 from onnx_release.records import TrainedModel
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags, trained_models, weight_files
@@ -156,10 +156,8 @@ def _problem(hook: MlflowHook, uri: str) -> str | None:
     """Return the reason why a logged model cannot be released, by its file MLmodel; None if it can be."""
     try:
         flavors = dict(_mlmodel(hook, uri).flavors)
-    except (Refused, Transient):
-        raise
-    except Exception as error:  # noqa: BLE001 - MLflow's reader raises anything for a damaged file
-        return f"has a file MLmodel that cannot be read ({shorten(error, 200)})"
+    except TrainedModelRefused as error:
+        return f"has a file MLmodel that cannot be read ({shorten(error.problem, 200)})"
     return None if "pytorch" in flavors else _NO_PYTORCH_FLAVOR
 
 
@@ -172,14 +170,13 @@ def signature_names(hook: MlflowHook, uri: str) -> list[str] | None:
     try:
         signature = _mlmodel(hook, uri).signature
         return [spec.name for spec in read_schema(signature and signature.inputs, "input")]
-    except Transient:
-        raise
-    except Exception:  # noqa: BLE001 - as above. The export refuses a damaged model or its signature by name.
+    except TrainedModelRefused:
+        # The export refuses it, if it needs it.
         return None
 
 
 def _mlmodel(hook: MlflowHook, uri: str) -> Model:
-    from mlflow.models import Model
+    from onnx_release.trained.mlflow_model import read_mlmodel
 
     root = uri
     # Not a version of a registered model whose name begins in the same way.
@@ -189,4 +186,4 @@ def _mlmodel(hook: MlflowHook, uri: str) -> Model:
             root = str(hook.client.get_logged_model(uri.removeprefix("models:/")).artifact_location)
     # get_model_info would leave its download in the worker's temporary folder.
     with scratch_folder() as scratch:
-        return Model.load(str(hook.download(f"{root}/MLmodel", scratch / "model")))
+        return read_mlmodel(hook.download(f"{root}/MLmodel", scratch / "model"))
