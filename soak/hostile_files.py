@@ -151,6 +151,12 @@ def _mlmodel(text: str) -> Callable[[Path], object]:
     return run
 
 
+def _signature(name: str) -> Callable[[Path], object]:
+    spec = {"name": name, "type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}
+    signature = json.dumps({"inputs": json.dumps([spec])})
+    return _mlmodel(f"flavors: {{pytorch: {{model_data: data}}}}\nsignature: {signature}\n")
+
+
 def _laughs() -> str:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
@@ -191,6 +197,8 @@ FILES: Mapping[str, Callable[[Path], object]] = {
     "MLmodel: 10^12 aliases": _mlmodel(_laughs()),
     "MLmodel: nested 100,000 times": _mlmodel("flavors: " + "[" * 100_000),
     "MLmodel: 10 MB": _mlmodel("flavors: {pytorch: {model_data: data}}\nx: " + "y" * 10_000_000),
+    "signature: a name of 1 MB": _signature("n" * 1_000_000),
+    "signature: a name with a line break": _signature("x\nERROR a forged line"),
     "factory: another package": _factory("os:system"),
     "factory: a function of an imported module": _factory("json:codecs.open"),
     "factory: a module of an imported module": _factory("json.decoder:re.sys.exit"),

@@ -131,6 +131,7 @@ class TrainedModelRefused(Refused):
         "path_outside_folder": "The MLflow model names a path outside its folder.",
         "no_signature": "Neither a signature, an input example nor `input_spec` describes the inputs.",
         "column_signature": "The signature describes columns instead of tensors.",
+        "tensor_name": "The name of an input or output is too long or has control characters.",
         "ambiguous_names": "Tensors of the model have no names, or two of them share one.",
         "no_example": "The artifact folder has no input example.",
         "no_input_spec": "The model is a bare file, and `input_spec` does not describe its inputs.",

@@ -82,6 +82,9 @@ RUNTIME_DOMAIN = "com.microsoft"
 # The limit of all texts in an ONNX file that are not part of the graph.
 METADATA_MAX_BYTES = 10**6
 
+# The limit of the name of an input or output: each record and page of a release repeats it.
+NAME_MAX_CHARACTERS = 500
+
 # The limit of the file MLmodel: its reader takes minutes for 10 MB.
 MLMODEL_MAX_BYTES = 2 * 10**6
 

@@ -9,6 +9,7 @@ import numpy as np
 from mlflow.types import Schema
 
 from onnx_release.errors import TrainedModelRefused
+from onnx_release.limits import NAME_MAX_CHARACTERS
 from onnx_release.records import TensorSpec
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.dimension_names import batch_name, identifiers
@@ -38,6 +39,9 @@ def read_schema(schema: Schema | None, side: Side) -> tuple[TensorSpec, ...]:
     if len(names) != len(schema.inputs) or len(set(names)) != len(names):
         problem = f"does not give each of its {len(schema.inputs)} {side}s a unique name: {', '.join(names):.200}"
         raise TrainedModelRefused(subject, problem, _SIGN, code="ambiguous_names")
+    if wrong := [str(name) for name in names if len(str(name)) > NAME_MAX_CHARACTERS or not str(name).isprintable()]:
+        problem = f"names an {side} {wrong[0]!r:.80}, with control characters or more than {NAME_MAX_CHARACTERS} others"
+        raise TrainedModelRefused(subject, problem, _SIGN, code="tensor_name")
     return tuple(
         TensorSpec(name=str(name), dtype=str(np.dtype(tensor.type)), shape=tuple(max(int(n), -1) for n in tensor.shape))
         for name, tensor in zip(names, schema.inputs, strict=True)
