@@ -13,9 +13,6 @@ from pathlib import Path
 from onnx_release.errors import Refused
 from soak import hostile_files, hostile_onnx
 
-MARKER = "code-has-run"
-"""The name of a file or folder that the code of an input would make."""
-
 _TEXTS = (
     "../../etc/passwd", "/etc/passwd", "..", ".", "a/b", "a\\b", "net\n", "net\r\nERROR forged line", "net\0",
     "<script>alert(1)</script>", "{{ conf }}", "{% for x in y %}", "[x](javascript:alert(1))", "' OR 1=1 --",
@@ -50,7 +47,7 @@ class HostileInput:
             self.run(folder)
         except Refused as refusal:
             code = refusal.code
-        return "" if any(folder.rglob(MARKER)) else code
+        return "" if any(folder.rglob(hostile_files.MARKER)) else code
 
 
 def scenarios() -> list[HostileInput]:

@@ -21,8 +21,8 @@ from onnx_release.trained.load import load_unchecked
 from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions, make_model
 
-# `hostile` looks for it.
-_MARKER = "code-has-run"
+MARKER = "code-has-run"
+"""The name of a file or folder that the code of an input would make."""
 
 
 class Payload:
@@ -33,7 +33,7 @@ class Payload:
 
     def __reduce__(self) -> Any:
         """Name the function that runs."""
-        return os.mkdir, (str(self.folder / _MARKER),)
+        return os.mkdir, (str(self.folder / MARKER),)
 
 
 def npy(shape: str, descr: str = "'<f4'", data: bytes = b"", version: int = 1) -> bytes:
@@ -57,7 +57,7 @@ ARRAYS: Mapping[str, bytes] = {
     "a text as size": npy("(0, 'x')"),
     "objects": npy("()", descr="'O'"),
     "fields with objects": npy("(1,)", descr="[('a', 'O')]"),
-    "code as dtype": npy("()", descr=f"__import__('os').mkdir('{_MARKER}')"),
+    "code as dtype": npy("()", descr=f"__import__('os').mkdir('{MARKER}')"),
     "a compressed header of 2 GiB": b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b" " * 2**26,
     "a header of 40 kB": npy("(1,)" + " " * 40_000, version=2),
     "an archive": _nested(),
@@ -178,7 +178,7 @@ FILES: Mapping[str, Callable[[Path], object]] = {
     "pt2: pickled inputs": _pt2("data/sample_inputs/model.pt", lambda folder: pickle.dumps(Payload(folder))),
     "pt2: a pickled constant": _pt2("data/constants/c.pt", lambda folder: pickle.dumps(Payload(folder))),
     "pt2: a library": _pt2("data/aotinductor/model/model.so", lambda _: b"\x7fELF\x00"),
-    "pt2: code as a size": _pt2("models/model.json", _graph(expr_str=f"__import__('os').mkdir('{_MARKER}')")),
+    "pt2: code as a size": _pt2("models/model.json", _graph(expr_str=f"__import__('os').mkdir('{MARKER}')")),
     "pt2: code as a guard": _pt2("models/model.json", _graph(guards_code=["().__class__.__base__"])),
     "pt2: an operator that opens files": _pt2("models/model.json", _graph(target="torch.ops.aten.from_file.default")),
     "TorchScript: a foreign operator": _torchscript("def f(x):\n  return ops.evil.run(x)\n"),
@@ -193,7 +193,7 @@ FILES: Mapping[str, Callable[[Path], object]] = {
         'flavors: {pytorch: {model_data: data, code: /etc}}\nsignature:\n  inputs: \'[{"name": "x", "type": '
         '"tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}]\'\n'
     ),
-    "MLmodel: an object of Python": _mlmodel(f"flavors: !!python/object/apply:os.mkdir ['FOLDER/{_MARKER}']"),
+    "MLmodel: an object of Python": _mlmodel(f"flavors: !!python/object/apply:os.mkdir ['FOLDER/{MARKER}']"),
     "MLmodel: 10^12 aliases": _mlmodel(_laughs()),
     "MLmodel: nested 100,000 times": _mlmodel("flavors: " + "[" * 100_000),
     "MLmodel: 10 MB": _mlmodel("flavors: {pytorch: {model_data: data}}\nx: " + "y" * 10_000_000),
