@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status clean-demo gc env compose-up compose-down compose-test \
-  test lint format generated docs wheel screenshots zoo bench adopt coverage mutation
+  test lint format generated docs wheel screenshots zoo bench adopt soak coverage mutation
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,10 @@ bench: $(STAMP) ## Measure and write bench/results.json (ONLY="export big": thes
 # It needs a package index: pip installs Airflow, MLflow and torch once for each version, then the wheel's dependencies.
 adopt: $(STAMP) ## Install the wheel into a stock Airflow, release two models, print the seconds (AIRFLOW=3.2.2; JSON=file; KEEP=1)
 	@$(BIN)/python -m adoption $(addprefix --airflow ,$(AIRFLOW)) $(addprefix --json ,$(JSON)) $(if $(KEEP),--keep)
+
+soak: $(STAMP) ## Release under faults, kills and outages, and check that nothing is lost (ONLY="disk clock": a part; SEED=n; MINUTES=n; JSON=file)
+	@PYTHONPATH=include:plugins:. $(BIN)/python -m soak $(if $(ONLY),--only $(ONLY)) $(addprefix --seed ,$(SEED)) \
+	  $(addprefix --minutes ,$(MINUTES)) $(addprefix --json ,$(JSON))
 
 # Installation: again only when a list of packages has changed. A failed one writes no stamp, so the next call repeats it.
 # On Linux without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids the CUDA packages.

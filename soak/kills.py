@@ -1,0 +1,105 @@
+"""Task processes that are killed at random moments, and services that are killed in the middle of a release."""
+
+from __future__ import annotations
+
+import random
+import time
+from functools import partial
+
+import psutil  # type: ignore[import-untyped]
+
+from soak.case import Case, process_of
+from soak.rig import Rig
+from soak.scenario import Outcome, Scenario
+from stack import airflow, minio, mlflow_server, postgres, processes, services
+from stack.errors import StackError
+
+_RELEASES = 16
+_KILLS_OF_A_RELEASE = 4
+# Airflow tries a task four times. The last two tries are left to it.
+_TRIES_KILLED = 2
+_PAUSE_MAX_S = 6.0
+_RESTART_TIMEOUT_S = 180.0
+
+
+def _kills(rig: Rig, rng: random.Random) -> Outcome:
+    """Kill the tasks of one release, each at a random moment of its work."""
+    case, killed = Case(rig, rig.take()), 0
+
+    def kill() -> None:
+        nonlocal killed
+        time.sleep(rng.uniform(0.0, _PAUSE_MAX_S))
+        running = [task for task in case.tasks() if task["state"] == "running"]
+        for task in running:
+            process = process_of(task)
+            if killed < _KILLS_OF_A_RELEASE and task["try_number"] <= _TRIES_KILLED and process:
+                process.kill()
+                killed += 1
+
+    case.trigger().await_end(kill)
+    return case.outcome({"task killed": killed})
+
+
+def _service(name: str, task_id: str, rig: Rig, rng: random.Random) -> Outcome:
+    """Kill a service while a task of a release runs. The stack's supervisor starts it again."""
+    case = Case(rig, rig.take()).trigger()
+    case.await_task(task_id, "running", "deferred")
+    time.sleep(rng.uniform(0.0, 2.0))
+    record = processes.find(rig.context.layout, name)
+    if record is None:
+        raise StackError(f"{name} does not run.")
+    psutil.Process(record.pid).kill()
+    deadline = time.monotonic() + _RESTART_TIMEOUT_S
+    while processes.find(rig.context.layout, name) in (None, record) or not services.is_ready(rig.context, name):
+        if time.monotonic() > deadline:
+            raise StackError(f"{name} was not started again within {_RESTART_TIMEOUT_S:.0f} s.")
+        time.sleep(1.0)
+    case.await_end()
+    return case.outcome({f"{name} killed": 1})
+
+
+def _deferred(rig: Rig, rng: random.Random) -> Outcome:
+    """Kill the triggerer while it waits for the end of a training run."""
+    run_id = rig.take()
+    rig.client.update_run(run_id, status="RUNNING")
+    case = Case(rig, run_id).trigger()
+    case.await_task("wait_for_training", "deferred")
+    record = processes.find(rig.context.layout, "airflow-triggerer")
+    if record is None:
+        raise StackError("The triggerer does not run.")
+    psutil.Process(record.pid).kill()
+    time.sleep(rng.uniform(0.0, 5.0))
+    rig.client.set_terminated(run_id)
+    case.await_end()
+    return case.outcome({"airflow-triggerer killed": 1})
+
+
+def _worker(rig: Rig, rng: random.Random) -> Outcome:
+    """Kill the process of LocalExecutor that runs a task, with the task's supervisor in it."""
+    case = Case(rig, rig.take()).trigger()
+    task = case.await_task("parity_latency", "running")
+    time.sleep(rng.uniform(0.0, 2.0))
+    process = process_of(task) if task else None
+    worker = process.parent() if process else None
+    if worker is None:
+        return case.outcome({}, f"the task had ended: {case.await_end()}")
+    worker.kill()
+    case.await_end()
+    return case.outcome({"worker killed": 1})
+
+
+SCENARIOS = [
+    *(Scenario(name=f"task killed {n}", kind="task killed", run=_kills) for n in range(1, _RELEASES + 1)),
+    *(
+        Scenario(name=f"{name} killed in {task}", kind=f"{name} killed", run=partial(_service, name, task), alone=True)
+        for name, task in (
+            ("airflow-scheduler", "parity_latency"),
+            (airflow.API_SERVER, "export"),
+            (minio.NAME, "upload"),
+            (mlflow_server.NAME, "register"),
+            (postgres.NAME, "parity_latency"),
+        )
+    ),
+    Scenario(name="triggerer killed", kind="airflow-triggerer killed", run=_deferred, alone=True),
+    Scenario(name="worker killed", kind="worker killed", run=_worker, alone=True),
+]
