@@ -19,6 +19,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -94,7 +95,10 @@ def core(session: nox.Session, resolution: str) -> None:
         session.run("python", "-c", _IMPORT_ALL.format(package="onnx_release", absent=("airflow",)))
         session.run("onnx-release", "--help", silent=True)
         tests = [f"tests/core/{name}" for name in CORE_TESTS]
-        session.run(*PYTEST, *tests)
+        # The tests need the models of `examples`, and the folder beside it would hide the package of the wheel.
+        beside = Path(session.create_tmp()).absolute() / "examples"
+        shutil.copytree("include/examples", beside / "examples", dirs_exist_ok=True)
+        session.run(*PYTEST[:-1], f"pythonpath=. {beside}", *tests)
 
 
 @nox.session(python=PYTHONS[0])

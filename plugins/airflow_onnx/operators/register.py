@@ -10,7 +10,6 @@ from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from airflow_onnx import params
-from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.links import ModelVersionLink, release_links
 from airflow_onnx.operators.acceptance import require_accepted
 from airflow_onnx.operators.release_step import ReleaseStepOperator, StepRun
@@ -131,10 +130,8 @@ class MlflowRegisterOnnxOperator(ReleaseStepOperator):
         return report
 
     def _put_evidence(self, run: StepRun, report: ReleaseReport, uploaded: S3Object, folder: Path) -> str:
-        with MlflowRest(run.hook.server) as rest:
-            facts = rest.facts(run.trained_model.training_run_id)
         stored = s3.folder_at(self.s3_conn_id, uploaded.uri)
-        signer = evidence.put_evidence(stored, folder, report, run.evidence["artifact"], facts)
+        signer = evidence.put_evidence(stored, folder, report, run.evidence["artifact"], run.hook.server)
         if signer:
             self.log.info("Signed: %s/%s.", uploaded.uri, SIGNATURE_FILE)
         return signer

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.deployment import settings, signing
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.storage import s3
+from airflow_onnx.storage.object_metadata import object_metadata
 from onnx_release.errors import Refused
 from onnx_release.limits import BILL_FILE, EVIDENCE, SIGNATURE_FILE, STATEMENT_FILE
 from onnx_release.records import OnnxArtifact, ReleaseReport
-from onnx_release.records.provenance import TrainingFacts
 
 if TYPE_CHECKING:
+    from airflow_onnx.hooks.mlflow_server import MlflowServer
     from onnx_release.provenance.signature import SigningKey
 
 log = logging.getLogger(__name__)
@@ -23,12 +25,17 @@ _EVIDENCE_MAX_BYTES = 2**24
 
 
 def put_evidence(
-    target: s3.S3Folder, local: Path, report: ReleaseReport, artifact: OnnxArtifact, facts: TrainingFacts
+    target: s3.S3Folder,
+    local: Path,
+    report: ReleaseReport,
+    artifact: OnnxArtifact,
+    server: MlflowServer,
 ) -> str:
     """Put the evidence of an artifact beside it, unless valid evidence of the same bytes is there.
 
     :param target: the folder of the uploaded artifact.
     :param local: the same folder, downloaded and verified. The evidence is written there first.
+    :param server: the MLflow server, which has the facts of the training run.
     :return: the fingerprint of the key that signed the folder; empty for a folder without a signature.
     """
     key = signing.signing_key()
@@ -43,7 +50,9 @@ def put_evidence(
     from onnx_release.provenance.bill_of_materials import bill_of_materials
     from onnx_release.provenance.statement import provenance_statement
 
-    made_at = datetime.now(UTC)
+    made_at, training_run_id = datetime.now(UTC), report.trained_model.training_run_id
+    with MlflowRest(server) as rest:
+        facts = rest.facts(training_run_id)
     _write(local / BILL_FILE, bill_of_materials(report, artifact, facts, made_at))
     _write(local / STATEMENT_FILE, provenance_statement(report, artifact, facts, made_at))
     names = [BILL_FILE, STATEMENT_FILE]
@@ -51,7 +60,7 @@ def put_evidence(
         signature.sign(local, key)
         # Last: the store never has a signature of files that it does not have yet.
         names.append(SIGNATURE_FILE)
-    metadata = {"training-run-id": report.trained_model.training_run_id, "artifact-sha256": artifact.sha256}
+    metadata = object_metadata(server, training_run_id, artifact.sha256)
     for name in names:
         s3.put(target, local, _digest(local, name), metadata)
     if key is None:
