@@ -14,7 +14,10 @@ from stack.ports import free_ports
 from stack.release import Release
 from tests.guard import guarded
 
-from .embedded import PROTECTED, RunningStack, describe, run_stack, stack_environment
+from .embedded import PROTECTED, WATCHED, RunningStack, describe, run_stack, stack_environment
+
+# The runs of `small_runs`. Each belongs to one test.
+SMALL_RUNS = (f"{WATCHED}/71", "events/81", "promotion/1", "promotion/2", "refused/1")
 
 
 @pytest.fixture(scope="package")
@@ -38,6 +41,12 @@ def stack(running_stack: RunningStack) -> RunningStack:
     """The same, its DAGs parsed and unpaused."""
     Release(running_stack.api, "none").await_dags()
     return running_stack
+
+
+@pytest.fixture(scope="package")
+def small_runs(stack: RunningStack) -> dict[str, str]:
+    """Training runs that are still running, by `experiment/seed`. One process trains them, as imports take the time."""
+    return dict(zip(SMALL_RUNS, stack.small_runs(*SMALL_RUNS), strict=True))
 
 
 @pytest.fixture(scope="package")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -95,6 +96,13 @@ class RunningStack:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
+
+    def small_runs(self, *names: str) -> list[str]:
+        """Train small models into runs that are still running, and return their ids. A name is `experiment/seed`."""
+        printed = self.python("-m", "tests.system.small_runs", *names)
+        ids = re.findall(r"^[0-9a-f]{32}$", printed, re.MULTILINE)
+        assert len(ids) == len(names), printed
+        return ids
 
     def command(self, name: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m stack NAME`` against this stack."""

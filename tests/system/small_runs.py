@@ -1,4 +1,4 @@
-"""Trains small models into runs that go on: ``python -m tests.system.small_runs NAME SEED...`` prints the runs' ids."""
+"""Trains small models into runs that go on: ``python -m tests.system.small_runs EXPERIMENT/SEED...`` prints ids."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ def train(seed: int) -> tuple[nn.Module, torch.Tensor]:
     return model.eval(), signal
 
 
-def main(experiment: str, *seeds: str) -> None:
-    """Log one model for each seed; the runs are left RUNNING."""
+def main(*names: str) -> None:
+    """Log one model for each name of an experiment and a seed. The runs are left RUNNING."""
     client = mlflow.MlflowClient()
-    experiment_id = mlflow.set_experiment(experiment).experiment_id
-    for seed in seeds:
+    for name in names:
+        experiment, seed = name.split("/")
+        experiment_id = mlflow.set_experiment(experiment).experiment_id
         run_id = client.create_run(experiment_id, run_name=f"small-{seed}").info.run_id
         model, signal = train(int(seed))
         with mlflow.start_run(run_id=run_id):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import mlflow
 import pytest
 
-from .embedded import QUICK, RunningStack
-from .test_watch import ended, release_of, small_runs, wait_for
+from .embedded import QUICK, WATCHED, RunningStack
+from .test_watch import ended, release_of, wait_for
 
 pytestmark = pytest.mark.system
 
 
 def test_a_release_that_a_person_ends_is_failed_and_a_later_one_replaces_it(
-    stack: RunningStack, client: mlflow.MlflowClient
+    stack: RunningStack, client: mlflow.MlflowClient, small_runs: dict[str, str]
 ) -> None:
-    [run] = small_runs(stack, 71)
+    run = small_runs[f"{WATCHED}/71"]
     path = f"/dags/release_onnx/dagRuns/manual__{run}"
     conf = {"training_run_id": run, **QUICK}
     stack.api.post("/dags/release_onnx/dagRuns", {"dag_run_id": f"manual__{run}", "logical_date": None, "conf": conf})

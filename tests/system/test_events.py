@@ -12,7 +12,7 @@ import mlflow
 import pytest
 
 from .embedded import QUICK, RunningStack
-from .test_release import Dag, run_python
+from .test_release import Dag
 from .test_watch import wait_for
 
 pytestmark = pytest.mark.system
@@ -34,9 +34,9 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def ended(stack: RunningStack, client: mlflow.MlflowClient) -> Ended:
+def ended(stack: RunningStack, client: mlflow.MlflowClient, small_runs: dict[str, str]) -> Ended:
     """Release at the same time: with success, with a file of inputs that does not exist, and with a killed process."""
-    run_id = run_python(stack, "-m", "tests.system.small_runs", "events", "81")
+    run_id = small_runs["events/81"]
     client.set_terminated(run_id)
     conf = {"training_run_id": run_id, "model_name": MODEL, **QUICK}
     killed, refused, released = (Dag(stack, name, "release_notified") for name in ("killed", "refused", "released"))

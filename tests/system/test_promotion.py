@@ -18,7 +18,7 @@ from airflow_onnx.tracking import alias_log
 from tests.browser.browsing import CHROMIUM, TIMEOUT_MS, Visit, chromium
 
 from .embedded import PROTECTED, QUICK, RunningStack
-from .test_release import RELEASE_TIMEOUT_S, Dag, run_python
+from .test_release import RELEASE_TIMEOUT_S, Dag
 
 pytestmark = pytest.mark.system
 
@@ -93,9 +93,8 @@ def answered(dag: Dag, visit: Visit | None, choice: str, comment: str = "") -> s
     return str(state)
 
 
-def release(stack: RunningStack, client: Any, name: str, seed: int) -> Dag:
-    """Train a small model and start its release."""
-    run_id = run_python(stack, "-m", "tests.system.small_runs", "promotion", str(seed))
+def release(stack: RunningStack, client: Any, name: str, run_id: str) -> Dag:
+    """End a training run and start its release."""
     client.set_terminated(run_id)
     conf = {**QUICK, "promotion": "approve", "model_name": name, "champion_margin": 0.99}
     return Dag(stack, f"approve-{uuid.uuid4().hex[:8]}").trigger(training_run_id=run_id, **conf)
@@ -114,9 +113,9 @@ def events(stack: RunningStack, name: str, alias: str) -> list[int]:
 
 
 def test_a_person_approves_rejects_and_goes_back(
-    stack: RunningStack, client: Any, visit: Visit | None, name: str
+    stack: RunningStack, client: Any, visit: Visit | None, name: str, small_runs: dict[str, str]
 ) -> None:
-    first = release(stack, client, name, 1)
+    first = release(stack, client, name, small_runs["promotion/1"])
     question = await_question(stack.api, first.path)
     assert question["options"] == ["Approve", "Reject"]
     assert "promotion is approve" in question["body"]
@@ -134,7 +133,7 @@ def test_a_person_approves_rejects_and_goes_back(
 
     # Airflow looks for waits that are over every 15 s. The second release goes on meanwhile.
     late = move_alias(stack, model_name=name, alias=PROTECTED, version=1, approval_timeout_h=0.0005)
-    second = release(stack, client, name, 2)
+    second = release(stack, client, name, small_runs["promotion/2"])
     question = await_question(stack.api, second.path)
     assert "speed relative to the champion" in question["body"]
     assert "differ from version 1: position by MAE" in question["body"]

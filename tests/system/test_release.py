@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -45,13 +46,6 @@ def run_python(stack: RunningStack, *arguments: str) -> str:
     return stack.python(*arguments).strip().splitlines()[-1]
 
 
-def train(stack: RunningStack, seed: int) -> str:
-    """Train the smallest reference model for a moment and return the run's id."""
-    arguments = ["-m", "examples.train", "--experiment", "system", "--size", "nano", "--seconds", "1"]
-    arguments += ["--model-name", MODEL_NAME]
-    return run_python(stack, *arguments, "--seed", str(seed)).removeprefix("run_id=")
-
-
 class Dag:
     """One DAG run with parameters of its own."""
 
@@ -85,24 +79,45 @@ class Dag:
 
 @pytest.fixture(scope="module")
 def trained(stack: RunningStack) -> str:
-    return train(stack, seed=1)
+    """Train the smallest reference model for a moment and return the run's id."""
+    arguments = ["-m", "examples.train", "--experiment", "system", "--size", "nano", "--seconds", "1"]
+    arguments += ["--model-name", MODEL_NAME, "--seed", "1"]
+    return run_python(stack, *arguments).removeprefix("run_id=")
+
+
+@dataclass(frozen=True)
+class Started:
+    """Releases at the same time: of a trained model, with a limit that it misses, and of a running training."""
+
+    released: Dag
+    refused: Dag
+    waiting: Dag
 
 
 @pytest.fixture(scope="module")
-def released(stack: RunningStack, trained: str) -> Dag:
-    dag = Dag(stack, f"release__{trained}").trigger(training_run_id=trained, **QUICK)
-    assert dag.end() == "success", dag.states()
-    return dag
+def started(stack: RunningStack, client: Any, trained: str, small_runs: dict[str, str]) -> Started:
+    refused, waiting = small_runs["refused/1"], client.create_run(client.get_run(trained).info.experiment_id)
+    client.set_terminated(refused)
+    return Started(
+        released=Dag(stack, f"release__{trained}").trigger(training_run_id=trained, **QUICK),
+        refused=Dag(stack, "strict").trigger(training_run_id=refused, mae_max=1e-12, **QUICK),
+        waiting=Dag(stack, "waiting").trigger(training_run_id=waiting.info.run_id, **QUICK),
+    )
+
+
+@pytest.fixture(scope="module")
+def released(started: Started) -> Dag:
+    assert started.released.end() == "success", started.released.states()
+    return started.released
 
 
 def versions(client: Any, run_id: str) -> list[Any]:
-    return list(client.search_model_versions(f"name='{MODEL_NAME}' and run_id='{run_id}'"))
+    return list(client.search_model_versions(f"run_id='{run_id}'"))
 
 
-def keys_below(stack: RunningStack, prefix: str) -> list[str]:
-    return [
-        item["Key"] for item in stack.s3.list_objects_v2(Bucket="heimdall-models", Prefix=prefix).get("Contents", [])
-    ]
+def keys_of(stack: RunningStack, run_id: str) -> list[str]:
+    found = stack.s3.list_objects_v2(Bucket="heimdall-models").get("Contents", [])
+    return [item["Key"] for item in found if run_id in item["Key"]]
 
 
 def test_a_training_run_becomes_a_version_that_a_stranger_can_serve(
@@ -157,17 +172,19 @@ def test_the_run_leads_to_the_page_that_repeats_its_release(stack: RunningStack,
 def test_clearing_and_triggering_again_make_nothing_new(
     stack: RunningStack, client: Any, trained: str, released: Dag
 ) -> None:
-    before = keys_below(stack, f"{MODEL_NAME}/{trained}/")
+    before = keys_of(stack, trained)
+    assert before
     released.api.post(f"{released.path}/clear", {"dry_run": False, "only_failed": False})
     again = Dag(stack, "by-hand").trigger(training_run_id=trained, **QUICK)
     assert (released.end(), again.end()) == ("success", "success")
     assert len(versions(client, trained)) == 1
-    assert keys_below(stack, f"{MODEL_NAME}/{trained}/") == before
+    assert keys_of(stack, trained) == before
 
 
-def test_a_refused_model_leaves_nothing_and_is_not_retried(stack: RunningStack, client: Any) -> None:
-    run_id = train(stack, seed=2)
-    dag = Dag(stack, "strict").trigger(training_run_id=run_id, mae_max=1e-12, **QUICK)
+def test_a_refused_model_leaves_nothing_and_is_not_retried(
+    stack: RunningStack, client: Any, started: Started, small_runs: dict[str, str]
+) -> None:
+    run_id, dag = small_runs["refused/1"], started.refused
     assert dag.end() == "failed"
     states = dag.states()
     assert (states["parity_latency"], states["upload"], states["clean_work"]) == (
@@ -177,16 +194,15 @@ def test_a_refused_model_leaves_nothing_and_is_not_retried(stack: RunningStack, 
     )
     assert dag.tries("parity_latency") == 1
     assert versions(client, run_id) == []
-    assert keys_below(stack, f"{MODEL_NAME}/{run_id}/") == []
+    assert keys_of(stack, run_id) == []
     tags = client.get_run(run_id).data.tags
     assert tags["onnx_release.status"] == "refused"
     assert "1e-12" in tags["onnx_release.reason"]
 
 
-def test_a_running_training_is_waited_for_without_a_worker(stack: RunningStack, client: Any, trained: str) -> None:
-    experiment_id = client.get_run(trained).info.experiment_id
-    run_id = client.create_run(experiment_id).info.run_id
-    dag = Dag(stack, "waiting").trigger(training_run_id=run_id, **QUICK)
+def test_a_running_training_is_waited_for_without_a_worker(client: Any, started: Started) -> None:
+    dag = started.waiting
+    run_id = dag.api.get(dag.path)["conf"]["training_run_id"]
     deadline = time.monotonic() + 60
     while dag.states().get("wait_for_training") != "deferred":
         assert time.monotonic() < deadline, dag.states()

@@ -31,7 +31,7 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(stack: RunningStack, client: Any) -> Ended:
-    """Log six runs that ended nine days ago and start their releases by one range over every experiment."""
+    """Log five runs that ended nine days ago and start their releases by one range over every experiment."""
     first = datetime.now(UTC) - timedelta(days=9)
     printed = stack.python("-m", "tests.system.unlike_runs", str(int(first.timestamp() * 1000)))
     runs = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
@@ -56,7 +56,7 @@ def test_each_model_of_each_experiment_has_its_own_registered_model(ended: Ended
     sources: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for run in ended.runs:
         sources[ended.tags[run["run_id"]][REGISTERED_MODEL]].add((run["experiment"], run["logged_as"]))
-    assert len(sources) == 5
+    assert len(sources) == 4
     assert all(len(found) == 1 for found in sources.values()), sources
 
 
@@ -66,7 +66,7 @@ def test_an_alias_keeps_one_contract(ended: Ended, client: Any) -> None:
         tags = ended.tags[run["run_id"]]
         if tags[STATUS] == "released":
             contracts[tags[REGISTERED_MODEL]].add(str(run["inputs"]))
-    assert len(contracts) == 5
+    assert len(contracts) == 4
     assert all(len(found) == 1 for found in contracts.values()), contracts
     for name in contracts:
         holder = client.get_model_version_by_alias(name, "candidate")

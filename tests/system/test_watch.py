@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import time
@@ -29,14 +28,6 @@ pytestmark = pytest.mark.system
 # Made of the experiment and the logged model.
 MODEL_NAME = f"{WATCHED}-model"
 TIMEOUT_S = 400
-
-
-def small_runs(stack: RunningStack, *seeds: int) -> list[str]:
-    """Train models into runs of the watched experiment that are still running."""
-    printed = stack.python("-m", "tests.system.small_runs", WATCHED, *map(str, seeds))
-    ids = [line for line in printed.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)]
-    assert len(ids) == len(seeds), printed
-    return ids
 
 
 def kill(stack: RunningStack, *names: str) -> None:
@@ -118,7 +109,7 @@ class CrashedBackfill:
 @pytest.fixture(scope="module")
 def crashed(stack: RunningStack, client: mlflow.MlflowClient) -> CrashedBackfill:
     """Run the scenario once. The tests check its results."""
-    *old, first, second, third = small_runs(stack, *range(5))
+    *old, first, second, third = stack.small_runs(*(f"{WATCHED}/{seed}" for seed in range(5)))
     begin = (datetime.now(UTC) - timedelta(days=3)).replace(minute=0, second=0, microsecond=0)
     for number, run in enumerate(old):
         ended_at = begin + timedelta(minutes=2 + 3 * number)
