@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.benchmark.setup import BenchmarkSetup, ChampionOptions
 from onnx_release.errors import ArtifactRefused, Refused, shorten
-from onnx_release.limits import MODEL_FILE, ParityLimits
+from onnx_release.limits import MODEL_FILE, REFERENCE_FILE, ParityLimits
 from onnx_release.parity.compare_model import Comparison, run
 from onnx_release.parity.task_metrics import read_evaluation_sample
 from onnx_release.records import ChampionComparison, ChampionMetric, OnnxArtifact, ParityReport
@@ -126,11 +126,11 @@ def _metrics(setup: BenchmarkSetup, runners: tuple[Runner, Runner]) -> tuple[Cha
 def _record(setup: BenchmarkSetup, options: ChampionOptions, *, problem: str = "") -> ChampionComparison:
     return ChampionComparison(
         sha256=setup.artifact.sha256,
-        size_bytes=setup.artifact.size_bytes,
+        size_bytes=served_bytes(setup.artifact),
         alias=options.alias,
         version=options.version,
         champion_sha256=options.artifact.sha256 if options.artifact else None,
-        champion_size_bytes=options.artifact.size_bytes if options.artifact else None,
+        champion_size_bytes=served_bytes(options.artifact) if options.artifact else None,
         parity=options.parity,
         margin=options.margin,
         metric_loss_max=options.metric_loss_max,
@@ -138,3 +138,11 @@ def _record(setup: BenchmarkSetup, options: ChampionOptions, *, problem: str = "
         on_unsettled=options.on_unsettled,
         problem=problem,
     )
+
+
+def served_bytes(artifact: OnnxArtifact) -> int:
+    """Return the size of the artifact without its reference outputs.
+
+    They are not served: another file of inputs must not make a model larger than its champion.
+    """
+    return artifact.size_bytes - sum(file.size_bytes for file in artifact.files if file.path == REFERENCE_FILE)

@@ -276,10 +276,10 @@ class ChampionComparison(Record):
     """Candidate beside the champion, the version that has the alias of production. `BatchLatency` has the times.
 
     Attributes:
-        sha256: The candidate's; `size_bytes` is its size.
+        sha256: The candidate's; `size_bytes` is its size without reference outputs.
         alias: The alias of the champion.
         version: The version of the champion.
-        champion_sha256: The champion's; `champion_size_bytes` is its size.
+        champion_sha256: The champion's; `champion_size_bytes` is its size without reference outputs.
         agreement: The worst differences between the outputs of both, by output.
         parity: The champion's worst differences from its own PyTorch model, from the report of its release.
         metrics: The task metric of both, if there is an evaluation sample.

@@ -21,10 +21,11 @@ from onnx import numpy_helper
 from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.benchmark.benchmark_model import BenchmarkOptions, benchmark_artifact, compare_artifact
+from onnx_release.benchmark.champion import served_bytes
 from onnx_release.benchmark.setup import ChampionOptions
 from onnx_release.check.smoke_test import smoke_test
-from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, LatencyBudget, MeasurePlan, ParityLimits
-from onnx_release.records import OnnxArtifact, ParityReport, TensorSpec
+from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, REFERENCE_FILE, LatencyBudget, MeasurePlan, ParityLimits
+from onnx_release.records import FileDigest, OnnxArtifact, ParityReport, TensorSpec
 from onnx_release.report.acceptance import acceptance
 from onnx_release.report.gates import gates
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
@@ -374,3 +375,12 @@ def test_a_size_above_the_margin_and_other_bytes_of_the_champion_refuse(prepared
     assert MODEL_FILE in failure
     assert report.latency.passed, "the candidate itself is measured"
     assert acceptance(prepared.artifact, records.check(sha256=prepared.artifact.sha256), report)
+
+
+def test_the_reference_outputs_make_no_model_larger_than_its_champion() -> None:
+    files = tuple(
+        FileDigest(path=name, sha256=records.SHA, size_bytes=size)
+        for name, size in ((MODEL_FILE, 10), (EXTERNAL_DATA_FILE, 20), (REFERENCE_FILE, 400))
+    )
+    assert served_bytes(records.artifact(files=files, size_bytes=430)) == 30
+    assert served_bytes(records.artifact(size_bytes=430)) == 430
