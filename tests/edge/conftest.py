@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -21,6 +21,8 @@ from tests.edge.airflow_stand_in import Supervisor
 from tests.edge.releasing import Release, new_release, trained_run
 from tests.edge.watch.watching import Lab
 from tests.services import Services, running_services
+
+Led = Callable[[str, str], None]
 
 
 @pytest.fixture(scope="session")
@@ -131,3 +133,19 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
 def lab(hook: MlflowHook, model_folder: Path, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
     return Lab(hook, supervisor, hook.client.create_experiment(f"watch-{uuid.uuid4().hex[:8]}"), model_folder)
+
+
+@pytest.fixture
+def led(monkeypatch: pytest.MonkeyPatch) -> Led:
+    """Lead a connection to another address."""
+
+    def lead(connection: str, address: str) -> None:
+        name = f"AIRFLOW_CONN_{connection.upper()}"
+        found = json.loads(os.environ[name])
+        host, _, port = address.removeprefix("http://").partition(":")
+        found |= {"host": f"http://{host}" if found["conn_type"] == "mlflow" else host, "port": int(port)}
+        if "extra" in found:
+            found["extra"] = json.dumps(json.loads(found["extra"]) | {"endpoint_url": address})
+        monkeypatch.setenv(name, json.dumps(found))
+
+    return lead

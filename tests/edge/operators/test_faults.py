@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,27 +11,9 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import worker_cache
 from onnx_release.errors import TrainedModelRefused, Transient
 from soak.fault_proxy import proxy
-from tests.edge.conftest import Services
+from tests.edge.conftest import Led, Services
 from tests.edge.releasing import CONSUMED, Release, assert_nothing_left, objects_of, tags_of
 from tests.refusals import failed
-
-Led = Callable[[str, str], None]
-
-
-@pytest.fixture
-def led(monkeypatch: pytest.MonkeyPatch) -> Led:
-    """Lead a connection to another address."""
-
-    def lead(connection: str, address: str) -> None:
-        name = f"AIRFLOW_CONN_{connection.upper()}"
-        found = json.loads(os.environ[name])
-        host, _, port = address.removeprefix("http://").partition(":")
-        found |= {"host": f"http://{host}" if found["conn_type"] == "mlflow" else host, "port": int(port)}
-        if "extra" in found:
-            found["extra"] = json.dumps(json.loads(found["extra"]) | {"endpoint_url": address})
-        monkeypatch.setenv(name, json.dumps(found))
-
-    return lead
 
 
 class Flips:
