@@ -45,7 +45,7 @@ def test_airflows_schema_refuses_an_unknown_option_type() -> None:
 @pytest.mark.parametrize("name", sorted(_options()))
 def test_an_option_has_the_type_that_its_reader_returns(name: str) -> None:
     # Airflow has no type for JSON and paths: these are strings.
-    types = {bool: "boolean", int: "integer", float: "float"}
+    types = {bool: "boolean", int: "integer", int | None: "integer", float: "float"}
     assert _options()[name]["type"] == types.get(get_type_hints(getattr(settings, name))["return"], "string")
 
 
@@ -81,7 +81,7 @@ def test_airflow_can_format_the_defaults() -> None:
     assert {name: default.format() for name, default in defaults.items()} == defaults
 
 
-def test_the_command_line_offers_plan_and_check() -> None:
+def test_the_command_line_offers_plan_check_and_gc() -> None:
     (function,) = get_provider_info()["cli"]
     (group,) = imported(function)()
-    assert [command.name for command in group.subcommands] == ["plan", "check"]
+    assert [command.name for command in group.subcommands] == ["plan", "check", "gc"]

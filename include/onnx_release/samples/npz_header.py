@@ -33,7 +33,7 @@ def read_header(path: Path, subject: str, action: str) -> tuple[TensorSpec, ...]
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays = tuple(_array(archive, name) for name in archive.namelist())
+            arrays = [_array(archive, name) for name in archive.namelist()]
     except Exception as error:  # a foreign file: its readers raise errors of any kind
         raise_machine_failure(error)
         problem = f"cannot be read as an .npz file: {shorten(error)}"
@@ -41,14 +41,14 @@ def read_header(path: Path, subject: str, action: str) -> tuple[TensorSpec, ...]
     if not arrays:
         raise SampleRefused(subject, "contains no arrays", action, code="unreadable_npz")
     # A compressed file of some kB can declare terabytes.
-    size = sum(math.prod(map(int, array.shape)) * np.dtype(array.dtype).itemsize for array in arrays)
-    if size > NPZ_MAX_BYTES:
+    if (size := sum(size for _, size in arrays)) > NPZ_MAX_BYTES:
         problem = f"has arrays of {size / 2**30:.3g} GiB; the limit is {NPZ_MAX_BYTES / 2**30:.3g} GiB"
         raise SampleRefused(subject, problem, "Give one batch of inputs, not a dataset.", code="npz_too_large")
-    return arrays
+    return tuple(spec for spec, _ in arrays)
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> TensorSpec:
+def _array(archive: zipfile.ZipFile, name: str) -> tuple[TensorSpec, int]:
+    """Return the description of an array, and its size in bytes."""
     if not name.endswith(_SUFFIX):
         raise ValueError(f"it contains {name!r:.80}, which is not an array")
     with archive.open(name) as member:
@@ -58,4 +58,5 @@ def _array(archive: zipfile.ZipFile, name: str) -> TensorSpec:
         raise ValueError(f"the array {name.removesuffix(_SUFFIX)!r:.80} has a negative size")
     if dtype.hasobject:
         raise ValueError(f"the array {name.removesuffix(_SUFFIX)!r:.80} contains Python objects")
-    return TensorSpec(name=name.removesuffix(_SUFFIX), dtype=dtype.name, shape=shape)
+    spec = TensorSpec(name=name.removesuffix(_SUFFIX), dtype=dtype.name, shape=shape)
+    return spec, math.prod(map(int, shape)) * dtype.itemsize

@@ -27,8 +27,8 @@ def set_connection(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_TRIAL", json.dumps(stored() | {"extra": "{}"} | changes))
 
 
-def test_the_button_in_airflows_list_may_test_every_connection_of_the_stack(services: Services) -> None:
-    for connection in stack_connections(services.context):
+def test_the_button_in_airflows_list_may_test_every_address_of_the_stack(services: Services) -> None:
+    for connection in (one for one in stack_connections(services.context) if one["conn_type"] != "generic"):
         # The list sends an empty text for an unset host, and 0 for an unset port. Airflow refuses a changed address.
         sent = {"host": connection.get("host") or "", "port": int(connection.get("port") or 0)}
         assert all(routes._same_endpoint(sent[key], connection.get(key)) for key in sent), connection
