@@ -82,12 +82,15 @@ def test_the_buckets_accounts_and_the_pool_are_those_of_the_package() -> None:
     assert f'MEASURE_POOL = "{defaults.MEASURE_POOL}"' in (REPO / "deploy/container/set_up.py").read_text()
 
 
+ARN = r"arn:aws:s3:::[a-z-]+((/[a-z]+)*/\*)?"
+
+
 @pytest.mark.parametrize("path", sorted((REPO / "deploy/minio").glob("*.json")), ids=lambda path: path.name)
 def test_a_policy_names_what_it_allows(path: Path) -> None:
     for statement in json.loads(path.read_text())["Statement"]:
         assert statement["Effect"] == "Allow"
         assert "*" not in json.dumps(statement["Action"])
-        assert all(re.fullmatch(r"arn:aws:s3:::[a-z-]+(/\*)?", resource) for resource in statement["Resource"])
+        assert all(re.fullmatch(ARN, resource) for resource in statement["Resource"])
 
 
 def test_the_image_takes_nothing_of_the_hosts_secrets() -> None:

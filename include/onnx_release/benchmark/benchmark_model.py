@@ -85,7 +85,9 @@ def _compare(
         with candidate:
             comparison.run_candidate(candidate)
             if comparison.report().passed:
-                comparison.failures += stored_failures(candidate, read_reference(folder), comparison.limits)
+                comparison.failures += stored_failures(
+                    candidate, read_reference(folder), comparison.limits, comparison.expected
+                )
             if timed and comparison.report().passed:
                 runtimes = _run_in_runtimes(setup, comparison)
                 with open_champion(setup, candidate, samples) as champion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -110,6 +111,9 @@ class PyTorchRunner:
     def __exit__(self, *exception: object) -> None:
         self._call = None
         self._former_settings.close()
+        # `torch.cond` and its like compile themselves, once more for each number of threads, and fail at a limit.
+        if (compiler := sys.modules.get("torch._dynamo")) is not None:
+            compiler.reset()
 
 
 def _callable(model: TorchModel, options: PyTorchOptions) -> Callable[..., Any]:

@@ -64,7 +64,7 @@ class AcceptanceTest:
         parity = comparison.report()
         reasons = [*parity.failures]
         if parity.passed:
-            reasons += stored_failures(runner, self.stored, limits)
+            reasons += stored_failures(runner, self.stored, limits, self.expected)
         metrics: dict[str, float] = {}
         # A variant that fails parity may not run the whole evaluation sample.
         if self.evaluation is not None and parity.passed:

@@ -105,7 +105,7 @@ def test_no_other_file_is_served(user: TestClient, path: str) -> None:
 
 
 def test_the_page_triggers_on_a_click_only(user: TestClient) -> None:
-    assert user.post(f"{URL_PREFIX}/trigger").status_code == 405
+    assert user.post(f"{URL_PREFIX}/trigger", json={}).status_code == 405
 
 
 def test_no_script_or_style_stands_in_the_page_and_nothing_is_set_as_markup() -> None:
