@@ -48,17 +48,37 @@ def bill_of_materials(
     Raises:
         ReportRefused: ``invalid_bill`` if the document breaks CycloneDX's schema.
     """
-    trained = report.trained_model
-    datasets = [
-        Component(
+    datasets = [*_datasets(facts)]
+    origin, model = _origin(report, artifact, facts), _model(report, artifact)
+    bom = Bom(
+        serial_number=uuid.uuid5(_NAMESPACE, f"{artifact.sha256} {report.trained_model.training_run_id}"),
+        metadata=BomMetaData(
+            component=model, timestamp=made_at, tools=ToolRepository(components=list(_tools(artifact)))
+        ),
+        components=[origin, *datasets],
+    )
+    bom.register_dependency(model, [origin])
+    bom.register_dependency(origin, datasets)
+    document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
+    document["metadata"]["component"]["modelCard"] = _model_card(report, artifact, facts)
+    _require_valid(document)
+    return document
+
+
+def _datasets(facts: TrainingFacts) -> Iterator[Component]:
+    for number, dataset in enumerate(facts.datasets, 1):
+        yield Component(
             type=ComponentType.DATA,
             name=dataset.name,
             bom_ref=f"dataset-{number}",
             properties=_properties(digest=dataset.digest, source=dataset.source),
         )
-        for number, dataset in enumerate(facts.datasets, 1)
-    ]
-    origin = Component(
+
+
+def _origin(report: ReleaseReport, artifact: OnnxArtifact, facts: TrainingFacts) -> Component:
+    """Return the trained model, with the facts of its training run."""
+    trained = report.trained_model
+    return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
         name=trained.logged_model_name or trained.run_name or trained.training_run_id,
         bom_ref=_TRAINED,
@@ -72,21 +92,26 @@ def bill_of_materials(
             **{f"param:{name}": value for name, value in facts.params.items()},
         ),
     )
-    model = Component(
+
+
+def _model(report: ReleaseReport, artifact: OnnxArtifact) -> Component:
+    """Return the artifact with its files."""
+    files = [
+        Component(
+            type=ComponentType.FILE,
+            name=file.path,
+            bom_ref=f"file:{file.path}",
+            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=file.sha256)],
+            properties=_properties(size_bytes=str(file.size_bytes)),
+        )
+        for file in artifact.files
+    ]
+    return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
-        name=trained.model_name or trained.training_run_id,
+        name=report.trained_model.model_name or report.trained_model.training_run_id,
         version=artifact.sha256,
         bom_ref=_MODEL,
-        components=[
-            Component(
-                type=ComponentType.FILE,
-                name=file.path,
-                bom_ref=f"file:{file.path}",
-                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=file.sha256)],
-                properties=_properties(size_bytes=str(file.size_bytes)),
-            )
-            for file in artifact.files
-        ],
+        components=files,
         external_references=[
             ExternalReference(type=ExternalReferenceType.QUALITY_METRICS, url=XsUri(REPORT_FILE)),
         ],
@@ -99,19 +124,6 @@ def bill_of_materials(
             dag_run=report.dag_run_url or "",
         ),
     )
-    bom = Bom(
-        serial_number=uuid.uuid5(_NAMESPACE, f"{artifact.sha256} {trained.training_run_id}"),
-        metadata=BomMetaData(
-            component=model, timestamp=made_at, tools=ToolRepository(components=list(_tools(artifact)))
-        ),
-        components=[origin, *datasets],
-    )
-    bom.register_dependency(model, [origin])
-    bom.register_dependency(origin, datasets)
-    document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
-    document["metadata"]["component"]["modelCard"] = _model_card(report, artifact, facts)
-    _require_valid(document)
-    return document
 
 
 def _tools(artifact: OnnxArtifact) -> Iterator[Component]:
