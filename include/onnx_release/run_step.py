@@ -35,8 +35,8 @@ from onnx_release.runners.child_process import (
     clean_environment,
     describe_exit,
     end_with_parent,
-    guarded,
     raise_if_ended_from_outside,
+    start_guarded,
 )
 from onnx_release.runners.descendants import ended_afterwards, machine_bytes, memory_bytes
 from onnx_release.runners.isolation import hide_from_children, isolate
@@ -297,18 +297,7 @@ def _run(command: list[str], home: Path, memory: int | None) -> tuple[int, str]:
 
 
 def _run_within(command: list[str], home: Path, memory: int) -> tuple[int, str]:
-    child = subprocess.Popen(
-        guarded(command),
-        cwd=home,
-        env=clean_environment(str(home)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        # A group of its own ends with it.
-        start_new_session=True,
-    )
+    child = start_guarded(command, clean_environment(str(home)), home)
     output = _Output(child)
     until = time.monotonic() + limits.PICKLE_MAX_S
     try:

@@ -89,7 +89,19 @@ def run_guarded(
     Raises:
         subprocess.TimeoutExpired: It did not end in time.
     """
-    child = subprocess.Popen(
+    child = start_guarded(command, environment, folder)
+    try:
+        output, _ = child.communicate(timeout=timeout_s)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    return subprocess.CompletedProcess(child.args, child.returncode, output)
+
+
+def start_guarded(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> subprocess.Popen[str]:
+    """Start a command behind its guard, in a process group of its own, with both streams of output in ``stdout``."""
+    return subprocess.Popen(
         guarded(command),
         env=environment,
         cwd=folder,
@@ -100,13 +112,6 @@ def run_guarded(
         errors="replace",
         start_new_session=True,
     )
-    try:
-        output, _ = child.communicate(timeout=timeout_s)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-    return subprocess.CompletedProcess(child.args, child.returncode, output)
 
 
 def raise_if_ended_from_outside(subject: str, returncode: int, output: str) -> None:
