@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -28,5 +29,8 @@ def test_each_form_of_a_secret_is_found(tmp_path: Path) -> None:
 def test_an_environment_with_a_secret_is_found() -> None:
     canaries = Canaries({"password": SECRET})
     with subprocess.Popen(["sleep", "60"], env={"P": SECRET}) as process:
+        # The kernel fills in the environment after it has closed the pipe for which Popen waits.
+        while not Path(f"/proc/{process.pid}/environ").read_bytes():
+            time.sleep(0.01)
         assert list(canaries.in_environments([process.pid])) == [f"environ of process {process.pid}: password"]
         process.kill()

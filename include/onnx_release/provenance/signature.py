@@ -6,6 +6,7 @@ promotion writes them again. The signature lists these names as ignored, so the 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
@@ -142,10 +143,20 @@ def verify(folder: Path, trust: Trust) -> None:
         except Exception as error:
             raise_machine_failure(error)
             if str(error).startswith("Signature mismatch"):
-                # The library's text has the bytes of each digest.
-                problems = re.findall(r"Hash mismatch for '[^']*'|(?:Extra|Missing) files[^\"]*", str(error))
-                raise _mismatch(subject, "; ".join(problems)) from error
+                raise _mismatch(subject, _differences(str(error))) from error
             raise _foreign(subject, trust, shorten(error) or type(error).__name__) from error
+
+
+def _differences(text: str) -> str:
+    """Return the differences in the library's text without the bytes of each digest.
+
+    The text ends with the representation of a list, whose quotes depend on these bytes.
+    """
+    try:
+        found = ast.literal_eval(text.partition(": ")[2])
+    except (ValueError, SyntaxError):
+        return text
+    return "; ".join(str(one).partition(": Expected ")[0] for one in found)
 
 
 def _mismatch(subject: str, problems: str) -> SignatureRefused:
