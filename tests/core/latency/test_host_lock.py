@@ -154,7 +154,8 @@ def test_another_account_of_the_host_can_take_it(tmp_path: Path) -> None:
     lock = folder / "measure.lock"
     _take(lock)
     code = (
-        "import os, sys; sys.path.insert(0, 'include')\n"
+        # The account may not read the interpreter's folder later.
+        "import encodings.ascii, os, sys; sys.path.insert(0, 'include')\n"
         "from onnx_release.latency.host_lock import HostLock, LockOptions\n"
         f"os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         f"with HostLock(LockOptions(path={str(lock)!r})).held(): print('taken')\n"
