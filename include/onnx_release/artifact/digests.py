@@ -38,9 +38,7 @@ def describe_folder(folder: Path) -> tuple[FileDigest, ...]:
     for path in folder.rglob("*"):
         name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
         if stat.S_ISREG(mode):
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                files.append(FileDigest(path=name, sha256=sha256, size_bytes=os.fstat(file.fileno()).st_size))
+            files.append(describe_file(folder, name))
         elif not stat.S_ISDIR(mode):
             special.append(f"{name} ({'a symbolic link' if stat.S_ISLNK(mode) else 'a special file'})")
     if special:
@@ -51,6 +49,13 @@ def describe_folder(folder: Path) -> tuple[FileDigest, ...]:
             code="special_file",
         )
     return tuple(sorted(files, key=lambda file: file.path))
+
+
+def describe_file(folder: Path, name: str) -> FileDigest:
+    """Hash one file of a folder; `name` is its path in the folder."""
+    with (folder / name).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileDigest(path=name, sha256=sha256, size_bytes=os.fstat(file.fileno()).st_size)
 
 
 def folder_sha256(files: Iterable[FileDigest]) -> str:

@@ -36,7 +36,7 @@ def pickle_memory_bytes() -> int | None:
 
     :raises DeploymentRefused: for a value that is not a whole number above 0.
     """
-    return int(_number("pickle_memory_bytes", whole=True)) if _text("pickle_memory_bytes") else None
+    return _given_integer("pickle_memory_bytes")
 
 
 def factory_packages() -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def given_slots(option: str) -> int | None:
 
     :raises DeploymentRefused: for a value that is not a whole number above 0.
     """
-    return int(_number(option, whole=True)) if _text(option) else None
+    return _given_integer(option)
 
 
 def export_slots() -> int:
@@ -285,6 +285,11 @@ def _boolean(option: str) -> bool:
 
 def _names(option: str) -> list[str]:
     return [name for name in conf.getlist(SECTION, option, fallback=[]) if name]
+
+
+def _given_integer(option: str) -> int | None:
+    """Return a whole number above 0, or None for an option that is not set."""
+    return int(_number(option, whole=True)) if _text(option) else None
 
 
 def _number(option: str, *, whole: bool = False, zero: bool = False) -> float:

@@ -210,7 +210,7 @@ class VerifyVersionOperator(MoveAliasStep):
         with scratch_folder() as scratch:
             artifact, report = version_files.fetch_version(self.s3_conn_id, version, scratch)
             smoke_test(scratch, artifact)
-        evidence.require_signed(self.s3_conn_id, version.source, artifact)
+            evidence.require_signed(s3.folder_at(self.s3_conn_id, version.source, rerun=None), scratch)
         verified = VerifiedVersion(
             request=request,
             sha256=artifact.sha256,

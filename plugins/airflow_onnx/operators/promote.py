@@ -90,7 +90,7 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         policy = PromotionPolicy.read(self.policy)
         stage = validation.stage_for(self.stage, artifact.precision)
         self._require_objects(uploaded)
-        evidence.require_signed(self.s3_conn_id, uploaded.uri, artifact)
+        evidence.require_signed_in_store(s3.folder_at(self.s3_conn_id, uploaded.uri, rerun=None), artifact)
         promoter = run.promoter(self.s3_conn_id, self.rules)
         with promotion.promotion_lock(run.hook, version.name) as lock:
             candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))

@@ -15,6 +15,7 @@ from airflow_onnx.storage.object_metadata import object_metadata
 from onnx_release.errors import Refused
 from onnx_release.limits import BILL_FILE, EVIDENCE, SIGNATURE_FILE, STATEMENT_FILE
 from onnx_release.records import OnnxArtifact, ReleaseReport
+from onnx_release.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow_server import MlflowServer
@@ -47,6 +48,7 @@ def put_evidence(
         signer = signature.fingerprint(key)
     if _is_there(target, local, artifact, key):
         return signer
+    from onnx_release.artifact.digests import describe_file
     from onnx_release.provenance.bill_of_materials import bill_of_materials
     from onnx_release.provenance.statement import provenance_statement
 
@@ -62,31 +64,36 @@ def put_evidence(
         names.append(SIGNATURE_FILE)
     metadata = object_metadata(server, training_run_id, artifact.sha256)
     for name in names:
-        s3.put(target, local, _digest(local, name), metadata)
+        s3.put(target, local, describe_file(local, name), metadata)
     if key is None:
         s3.remove(target, [SIGNATURE_FILE])
     return signer
 
 
-def require_signed(s3_conn_id: str, source: str, artifact: OnnxArtifact) -> None:
+def require_signed(folder: s3.S3Folder, local: Path) -> None:
     """Verify the signature of a released folder if the option `require_signature` is set.
 
-    :param source: the S3 URI of the folder.
+    :param folder: the folder in the store.
+    :param local: the files of its artifact, downloaded. The evidence is downloaded to them.
     :raises SignatureRefused: without a signature of the deployment's signer over these bytes.
     :raises DeploymentRefused: if the option is set without a key.
     """
     if not settings.require_signature():
         return
     from onnx_release.provenance import signature
-    from onnx_release.scratch import scratch_folder
 
     trust = signing.trust()
-    folder = s3.folder_at(s3_conn_id, source, rerun=None)
-    with scratch_folder() as scratch:
-        s3.fetch(folder, artifact.files, scratch)
-        fetch_evidence(folder, scratch)
-        signature.verify(scratch, trust)
+    fetch_evidence(folder, local)
+    signature.verify(local, trust)
     log.info("The signature is valid: %s.", trust.name)
+
+
+def require_signed_in_store(folder: s3.S3Folder, artifact: OnnxArtifact) -> None:
+    """Download a released folder and verify its signature, as `require_signed`."""
+    if settings.require_signature():
+        with scratch_folder() as scratch:
+            s3.fetch(folder, artifact.files, scratch)
+            require_signed(folder, scratch)
 
 
 def fetch_evidence(folder: s3.S3Folder, local: Path) -> None:
@@ -125,9 +132,3 @@ def _has_subjects(path: Path, artifact: OnnxArtifact) -> bool:
 def _write(path: Path, document: dict[str, Any]) -> None:
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _digest(folder: Path, name: str) -> Any:
-    from onnx_release.artifact.digests import describe_folder
-
-    return next(file for file in describe_folder(folder) if file.path == name)
