@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from onnx_release import limits
-from onnx_release.errors import ReleaseError, RunnerRefused, causes, machine_failure, shorten
+from onnx_release.errors import ReleaseError, RunnerRefused, shorten
 from onnx_release.limits import MODEL_SUFFIXES, NO_CODE_SUFFIXES
+from onnx_release.machine_faults import causes, machine_failure
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
 from onnx_release.records.base import Record
 from onnx_release.runners.child_process import (

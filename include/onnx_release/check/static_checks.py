@@ -17,7 +17,8 @@ import onnx
 
 from onnx_release import limits
 from onnx_release.artifact.digests import folder_sha256, verify_folder
-from onnx_release.errors import Refused, bounded, raise_machine_failure
+from onnx_release.errors import Refused, bounded
+from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import CheckReport, Finding, OnnxArtifact, TensorSpec
 
 # Findings of one check, and domains, in a report.

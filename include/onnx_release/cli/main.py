@@ -16,15 +16,8 @@ from typing import Any
 
 from onnx_release.cli import compare, console, doctor, export, plan, trace, verify
 from onnx_release.cli.outcome import ExitCode, Outcome
-from onnx_release.errors import (
-    CommandRefused,
-    ParameterRefused,
-    Refused,
-    ReleaseError,
-    TrainingRunRefused,
-    machine_failure,
-    shorten,
-)
+from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReleaseError, TrainingRunRefused, shorten
+from onnx_release.machine_faults import machine_failure
 
 _EXIT_CODES = """\
 exit codes:

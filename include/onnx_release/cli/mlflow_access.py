@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from onnx_release.errors import CommandRefused, Transient, machine_failure, shorten
+from onnx_release.errors import CommandRefused, Transient, shorten
+from onnx_release.machine_faults import machine_failure
 
 URIS = ("runs:/", "models:/")
 _OUTAGES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")

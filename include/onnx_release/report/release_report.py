@@ -6,8 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from onnx_release.errors import Refused, ReportRefused, raise_machine_failure, shorten
+from onnx_release.errors import Refused, ReportRefused, shorten
 from onnx_release.limits import REPORT_FILE
+from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact, ReleaseReport, TrainedModel
 from onnx_release.records.release import SCHEMA_VERSION
 from onnx_release.report.acceptance import acceptance, report_failures

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onnx_release.errors import Transient, raise_machine_failure
+from onnx_release.errors import Transient
+from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.runners import guard
 
 # Settings of numeric libraries. None of them carries a credential of Airflow, MLflow or an object store.

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from onnx_release.errors import SampleRefused, raise_machine_failure, shorten
+from onnx_release.errors import SampleRefused, shorten
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, UNSEEN_BATCH_SIZE
+from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import TensorSpec
 from onnx_release.samples.dimensions import Dimensions, listed_sizes
 from onnx_release.samples.draw import seeded_arrays

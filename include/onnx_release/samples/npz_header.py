@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_release.errors import SampleRefused, raise_machine_failure, shorten
+from onnx_release.errors import SampleRefused, shorten
 from onnx_release.limits import NPZ_MAX_BYTES
+from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import TensorSpec
 
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

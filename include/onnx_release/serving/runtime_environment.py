@@ -20,8 +20,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from onnx_release.errors import ParameterRefused, RunnerRefused, Transient, raise_machine_failure, shorten
+from onnx_release.errors import ParameterRefused, RunnerRefused, Transient, shorten
 from onnx_release.limits import TARGET_RUNTIME_PATTERN, TARGET_RUNTIMES_MAX
+from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records.base import Record
 from onnx_release.runners.child_process import run_guarded
 

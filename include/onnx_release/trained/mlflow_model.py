@@ -16,8 +16,9 @@ import yaml
 from mlflow.models import Model
 from mlflow.types import Schema
 
-from onnx_release.errors import TrainedModelRefused, raise_machine_failure, shorten
+from onnx_release.errors import TrainedModelRefused, shorten
 from onnx_release.limits import INDEX_SUFFIXES, MLMODEL_MAX_BYTES, MODEL_SUFFIXES
+from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import TensorSpec
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import Field
 
-from onnx_release.errors import TrainedModelRefused, raise_machine_failure, shorten
+from onnx_release.errors import TrainedModelRefused, shorten
 from onnx_release.limits import FACTORY_PATTERN
+from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records.base import Record
 from onnx_release.trained.checkpoint_file import absent_in
 

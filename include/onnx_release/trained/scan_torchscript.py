@@ -12,7 +12,8 @@ import re
 import zipfile
 from pathlib import Path
 
-from onnx_release.errors import TrainedModelRefused, raise_machine_failure
+from onnx_release.errors import TrainedModelRefused
+from onnx_release.machine_faults import raise_machine_failure
 
 _NAMESPACES = {"aten", "prim", "prims", "quantized"}
 # Operators with a file name among their arguments.
