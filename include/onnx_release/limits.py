@@ -282,8 +282,8 @@ class MeasurePlan(Record):
     threads: int | None = None
     warmup_rounds: int = 5
     rounds_min: int = 12
-    measure_min_s: float = 2.0
+    measure_min_s: float = 0.5
     measure_max_s: float = 40.0
-    reported_max_s: float = 4.0
+    reported_max_s: float = 2.0
     confidence: float = 0.95
     interval_width_max: float = 0.25

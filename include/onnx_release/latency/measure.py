@@ -31,7 +31,7 @@ from onnx_release.trained.arrays import Arrays
 _log = logging.getLogger(__name__)
 
 # Each look at the interval can stop on a lucky one, so all looks together share the error.
-_LOOKS = 5
+_LOOKS = 7
 # The warm-up gets at most this part of the time of a batch size, beyond its first round.
 _WARMUP_SHARE = 0.1
 # A longer measurement cannot settle a speedup near its limit when the rounds add less than this part of the spread
