@@ -186,10 +186,7 @@ class _Loading:
                 model = self._make()
             if not loads_plainly(model):
                 return None
-            match, _ = choose_match(ModelNames.of(model), self.sets, self.subject)
-            tensors = model.state_dict()
-            stored = {name: match.weights.values[own] for name, own in match.names.items()}
-            if not match.fits or any(tensors[name].dtype != value.dtype for name, value in stored.items()):
+            if not self._fits_in_its_dtypes(model):
                 return None
             self._load(model, assign=True)
         except Exception:  # noqa: BLE001 - a factory may need values; the error of the call with memory counts
@@ -200,6 +197,12 @@ class _Loading:
             self.findings.clear()
             return None
         return model
+
+    def _fits_in_its_dtypes(self, model: torch.nn.Module) -> bool:
+        """Return True if the file has every tensor of the model in its dtype. No tensor outlives the call."""
+        match, _ = choose_match(ModelNames.of(model), self.sets, self.subject)
+        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        return match.fits and all(dtypes[name] == match.weights.values[own].dtype for name, own in match.names.items())
 
     def _make(self) -> torch.nn.Module:
         model = make_model(self.factory, self.hyper_parameters)

@@ -324,6 +324,14 @@ def test_a_large_model_is_mapped_only_if_that_is_the_same_model(
     assert bool(pages_of(model).ranges) == mapped
 
 
+def test_a_large_file_of_safetensors_is_mapped(net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnx_release.limits.META_MODEL_MIN_BYTES", 0)
+    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    model, _ = load(tmp_path / "w.safetensors", options("Net"))
+    assert_same(model, net)
+    assert pages_of(model).ranges
+
+
 def _in_ddp(model: nn.Module) -> nn.Module:
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     return nn.parallel.DistributedDataParallel(model)
