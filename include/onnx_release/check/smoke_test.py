@@ -31,9 +31,20 @@ def smoke_test(folder: Path, artifact: OnnxArtifact) -> None:
         CheckRefused: An output is missing or unknown, is NaN everywhere, or has another dtype or shape than recorded.
     """
     require_bytes(folder, artifact)
-    sample = make_samples(artifact.inputs, read_example(folder), (artifact.export_batch_size,))[0]
     with OnnxRuntimeRunner(folder / MODEL_FILE, OnnxRuntimeOptions(session_options=artifact.session_options)) as runner:
-        outputs = run(runner, sample)
+        run_example(runner, folder, artifact)
+
+
+def run_example(runner: OnnxRuntimeRunner, folder: Path, artifact: OnnxArtifact) -> None:
+    """Run the example of a folder whose files were compared with its record; see `smoke_test`.
+
+    Args:
+        runner: The open model of the folder.
+        folder: The artifact folder.
+        artifact: The record of the artifact.
+    """
+    sample = make_samples(artifact.inputs, read_example(folder), (artifact.export_batch_size,))[0]
+    outputs = run(runner, sample)
     specs = {spec.name: spec for spec in artifact.outputs}
     problems = [f"output '{name}' is missing" for name in specs if name not in outputs]
     problems += [f"output '{name}' is not in the record" for name in outputs if name not in specs]

@@ -75,7 +75,7 @@ def read_report(path: Path) -> ReleaseReport:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise_machine_failure(error)
         raise ReportRefused(
             f"The report {path.name}",

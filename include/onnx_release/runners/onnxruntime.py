@@ -43,6 +43,11 @@ _ACTIONS = (
 _OTHER_ACTION = "Export with another opset, or replace the operator that the message names."
 
 
+def runtime_version() -> str:
+    """Return the version of the installed ONNX Runtime."""
+    return str(onnxruntime.__version__)
+
+
 def cuda_available() -> bool:
     """Return True when the installed ONNX Runtime was built with CUDA."""
     return CUDA_PROVIDERS[0] in onnxruntime.get_available_providers()

@@ -171,9 +171,13 @@ class MlflowRest:
         rows = self._rows(_Call("GET", "model-versions/search", arguments), "model_versions")
         return [ModelVersionEntry.from_json(row) for row in rows]
 
-    def all_versions(self) -> Iterator[dict[str, Any]]:
-        """Yield the versions of all registered models as MLflow returns them. It lists only those that may be read."""
-        yield from self._rows(_Call("GET", "model-versions/search", {"max_results": 1000}), "model_versions")
+    def all_versions(self, name: str = "") -> Iterator[dict[str, Any]]:
+        """Yield the versions of all registered models as MLflow returns them. It lists only those that may be read.
+
+        :param name: a validated model name, for the versions of one model.
+        """
+        arguments = {"max_results": 1000} | ({"filter": f"name='{name}'"} if name else {})
+        yield from self._rows(_Call("GET", "model-versions/search", arguments), "model_versions")
 
     def version_files(self, name: str, version: str) -> str:
         """Return the address of a version's files. A version may be a copy of another one."""

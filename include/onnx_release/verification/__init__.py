@@ -1,0 +1,1 @@
+"""Verification of a released folder: its bytes, its record, and its outputs on this machine."""
