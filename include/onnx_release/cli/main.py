@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from onnx_release.cli import compare, console, doctor, export, plan, trace, verify
+from onnx_release.cli import compare, console, doctor, export, plan, rehearse, trace, verify
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReleaseError, TrainingRunRefused, shorten
 from onnx_release.machine_faults import machine_failure
@@ -28,7 +28,7 @@ exit codes:
   4    unexpected error; --debug prints its frames
   130  interrupted
 """
-_COMMANDS = (export, doctor, verify, compare, plan, trace)
+_COMMANDS = (export, doctor, verify, compare, rehearse, plan, trace)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -36,12 +36,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
         default=[],
         help="compare in this version of ONNX Runtime too, such as 1.20.1; may be repeated",
     )
-    arguments.add_argument(
-        "--runtimes-folder",
-        metavar="FOLDER",
-        type=Path,
-        help="folder with their environments; default: onnx-release/runtimes in the user's cache folder",
-    )
+    add_runtimes_folder(arguments)
     arguments.add_argument(
         "--serving-layout",
         choices=limits.SERVING_LAYOUTS,
@@ -53,6 +48,16 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
         "--serving-uri", metavar="URI", default="", help="address that FOLDER-serving will have, for --serving-layout"
     )
     arguments.add_argument("--model-name", metavar="NAME", help="name in the model server; default: that of FOLDER")
+
+
+def add_runtimes_folder(arguments: argparse.ArgumentParser) -> None:
+    """Add the folder of the environments of other versions of ONNX Runtime."""
+    arguments.add_argument(
+        "--runtimes-folder",
+        metavar="FOLDER",
+        type=Path,
+        help="folder with their environments; default: onnx-release/runtimes in the user's cache folder",
+    )
 
 
 def require_arguments(arguments: argparse.Namespace) -> None:
@@ -93,9 +98,14 @@ def environments(arguments: argparse.Namespace) -> tuple[RuntimeEnvironment, ...
         return ()
     from onnx_release.serving.runtime_environment import prepare_environments
 
+    return prepare_environments(arguments.target_runtime, runtimes_folder(arguments))
+
+
+def runtimes_folder(arguments: argparse.Namespace) -> Path:
+    """Return the folder of the environments."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = arguments.runtimes_folder or cache / "onnx-release" / "runtimes"
-    return prepare_environments(arguments.target_runtime, folder.resolve())
+    folder: Path = arguments.runtimes_folder or cache / "onnx-release" / "runtimes"
+    return folder.resolve()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,22 +54,26 @@ def describe_host() -> HostInfo:
 
 
 class CpuWait:
-    """Share of time that this process's threads have waited for a CPU since the object was created.
+    """Share of time that the threads of a process have waited for a CPU since the object was created.
 
     The kernel's scheduler counts the waiting. So the share is right in a container and on a shared host, where a load
     average is not. The count of a thread ends with the thread, so the share can be too low and never too high.
+
+    Args:
+        pid: the process; None for this one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int | None = None) -> None:
+        self._process = "self" if pid is None else str(pid)
         self._begin_ns = time.perf_counter_ns()
-        self._begin = _thread_times()
+        self._begin = _thread_times(self._process)
 
     def share(self) -> float | None:
         """Return waiting / (running + waiting), in [0, 1], or None if the kernel does not count it.
 
         The divisor is at least the elapsed time: a wait does not disturb a process that mostly sleeps.
         """
-        now = _thread_times()
+        now = _thread_times(self._process)
         if not now:
             return None
         run_ns = wait_ns = 0
@@ -81,10 +85,10 @@ class CpuWait:
         return wait_ns / max(run_ns + wait_ns, elapsed_ns, 1)
 
 
-def _thread_times() -> dict[str, tuple[int, int]]:
+def _thread_times(process: str) -> dict[str, tuple[int, int]]:
     """Return each thread's time on a CPU and its time of waiting for one, in ns (Linux's schedstat)."""
     times = {}
-    for file in Path("/proc/self/task").glob("*/schedstat"):
+    for file in Path("/proc", process, "task").glob("*/schedstat"):
         try:
             ran, waited, _ = file.read_text().split()
         except (OSError, ValueError):

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -67,10 +68,24 @@ class Block:
     """Timed calls of one runner in one round.
 
     `wall_s` has the wall time of each call. `cpu_s` is the process's CPU time per call, over all threads.
+    `cpu_wait_share` is the part of the block that the threads of another process waited for a CPU.
     """
 
     wall_s: tuple[float, ...]
     cpu_s: float
+    cpu_wait_share: float | None = None
+
+
+@runtime_checkable
+class SelfTiming(Protocol):
+    """Runner whose calls run, and are timed, in another process."""
+
+    def time_block(self, inputs: Arrays, calls: int, until: float) -> Block:
+        """Time a block of calls.
+
+        Raises:
+            TimeUp: a call would begin after the time `until` of `time.perf_counter`.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +104,7 @@ class Round:
         return self.cpu_wait_share is None or self.cpu_wait_share <= CPU_WAIT_SHARE_MAX
 
 
-class _TimeUp(Exception):
+class TimeUp(Exception):
     """End of the measurement before the end of a round, which a busy host has made longer than the last one."""
 
 
@@ -169,7 +184,7 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
         while clock.allows_round() and (clock.elapsed_s < look_s or len(rounds) < plan.rounds_min):
             try:
                 rounds.append(clock.run_round(runners, sample, calls, first=len(rounds) % len(runners), until=end))
-            except _TimeUp:
+            except TimeUp:
                 break
             if progress.is_due():
                 _log_progress(sample, rounds, clock, plan)
@@ -318,10 +333,16 @@ def run_round(
     wait = CpuWait()
     places = [(first + step) % len(runners) for step in range(len(runners))]
     blocks = {place: _time_block(runners[place], sample, calls[place], until) for place in places}
-    return Round(blocks=tuple(blocks[place] for place in range(len(runners))), cpu_wait_share=wait.share())
+    shares = [wait.share(), *(block.cpu_wait_share for block in blocks.values())]
+    return Round(
+        blocks=tuple(blocks[place] for place in range(len(runners))),
+        cpu_wait_share=max((share for share in shares if share is not None), default=None),
+    )
 
 
 def _time_block(runner: Runner, sample: Sample, calls: int, until: float) -> Block:
+    if isinstance(runner, SelfTiming):
+        return runner.time_block(sample.inputs, calls, until)
     # A model may write into its input. The copy protects the other side and the next block.
     inputs = {name: array.copy() for name, array in sample.inputs.items()}
     # This call is not timed: it refills the caches and threads after the other side.
@@ -331,7 +352,7 @@ def _time_block(runner: Runner, sample: Sample, calls: int, until: float) -> Blo
     for _ in range(calls):
         begin = time.perf_counter()
         if begin > until:
-            raise _TimeUp
+            raise TimeUp
         outputs = runner.run(inputs)
         walls.append(time.perf_counter() - begin)
     cpu_s = (time.process_time() - cpu_begin) / calls

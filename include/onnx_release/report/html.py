@@ -39,6 +39,12 @@ _SIGNS = {
     "unfit": "✖",
     "released": "●",
     "released with a warning": "▲",
+    "bit-equal": "✓",
+    "within limits": "✓",
+    "changes": "▲",
+    "does not run": "✖",
+    "does not load": "✖",
+    "not rehearsed": "–",
 }
 # The names of tasks for people, where they differ.
 _STEPS = {"wait_for_training": "wait", "prepare_work": "prepare", "parity_latency": "measure"}
@@ -55,16 +61,27 @@ _TONES = {
     "error": "bad",
     "failed": "bad",
     "unfit": "bad",
+    "bit-equal": "good",
+    "within limits": "good",
+    "changes": "warn",
+    "not rehearsed": "warn",
+    "does not run": "bad",
+    "does not load": "bad",
 }
 
 
 def report_html(report: ReleaseReport) -> str:
     """Return the whole report as one HTML file."""
+    return render_page("report.html", report=report)
+
+
+def render_page(template: str, **values: object) -> str:
+    """Return a template as one HTML file with the style sheet inside."""
     css = (TEMPLATES / "release.css").read_text(encoding="utf-8")
     # Only this style sheet applies, and no script runs, even if a name is not escaped.
     digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    page = environment().get_template("report.html")
-    return page.render(report=report, css=Markup(css), css_digest=digest)  # noqa: S704 - a file of this package
+    page = environment().get_template(template)
+    return page.render(css=Markup(css), css_digest=digest, **values)  # noqa: S704 - a file of this package
 
 
 def write_page(folder: Path, report: ReleaseReport) -> Path:

@@ -181,7 +181,7 @@ at {{ "%.0f%%" % (100 * tuning.confidence) }} confidence.
 
 def summary_markdown(report: ReleaseReport) -> str:
     """Return the whole report for a person."""
-    return _render(
+    return render_markdown(
         _SUMMARY,
         report=report,
         titles=[info.title or name for name, info in Measures.model_fields.items()],
@@ -196,10 +196,17 @@ def tuning_markdown(tuning: TuneReport, *, for_log: bool = False) -> str:
         tuning: the result of the tuning.
         for_log: escape nothing but the columns of the table.
     """
-    return _render(_TUNING, for_log=for_log, tuning=tuning)
+    return render_markdown(_TUNING, for_log=for_log, tuning=tuning)
 
 
-def _render(template: str, *, for_log: bool = False, **values: object) -> str:
+def render_markdown(template: str, *, for_log: bool = False, **values: object) -> str:
+    """Return a template of Markdown with the values.
+
+    Args:
+        template: The template.
+        for_log: escape nothing but the columns of the table.
+        values: The values of the template.
+    """
     # Markdown is not HTML: `line` and `code` escape foreign text.
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # noqa: S701
     environment.filters |= {

@@ -100,13 +100,15 @@ def run_guarded(
     return subprocess.CompletedProcess(child.args, child.returncode, output)
 
 
-def start_guarded(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> subprocess.Popen[str]:
+def start_guarded(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
     """Start a command behind its guard, in a process group of its own, with both streams of output in ``stdout``."""
     return subprocess.Popen(
         guarded(command),
         env=environment,
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -24,11 +24,14 @@ from onnx_release.errors import ParameterRefused, RunnerRefused, Transient, shor
 from onnx_release.limits import TARGET_RUNTIME_PATTERN, TARGET_RUNTIMES_MAX
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records.base import Record
-from onnx_release.runners.child_process import run_guarded
+from onnx_release.runners.child_process import clean_environment, run_guarded
 
 INSTALL_MAX_S = 600.0
+LIST_MAX_S = 60.0
+IMPORT_MAX_S = 60.0
 _LOCK_POLL_S = 0.5
 _READY = "ready"
+_IMPORT = ("-I", "-c", "import onnxruntime, numpy; print(onnxruntime.__version__)")
 # Builds before this version were compiled for numpy 1 and cannot be imported with numpy 2.
 _NUMPY_2_SINCE = (1, 19)
 # Settings of pip and of the network. All other variables of the parent stay out: it has secrets of Airflow.
@@ -119,6 +122,52 @@ def prepare_environments(
     return tuple(made)
 
 
+def existing_environment(path: Path, name: str) -> RuntimeEnvironment:
+    """Return an environment that exists already. Nothing is installed into it.
+
+    Args:
+        path: The interpreter, or the folder of a virtual environment.
+        name: The name of the environment for messages.
+
+    Raises:
+        RunnerRefused: `runtime_unavailable`: there is no interpreter, or it cannot import onnxruntime and numpy.
+    """
+    python = (_python_of(path) if path.is_dir() else path).absolute()
+    subject = f"The environment {name!r:.200}"
+    if not python.is_file() or not os.access(python, os.X_OK):
+        raise _unusable(subject, "has no interpreter")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            done = run_guarded([str(python), *_IMPORT], clean_environment(scratch), Path(scratch), IMPORT_MAX_S)
+        except subprocess.TimeoutExpired as error:
+            raise _unusable(subject, f"does not import onnxruntime within {IMPORT_MAX_S:g} s") from error
+    version = (done.stdout.split() or [""])[-1]
+    if done.returncode or not re.fullmatch(r"[0-9][0-9A-Za-z.+-]{0,39}", version):
+        raise _unusable(subject, f"does not import onnxruntime and numpy: {_last_error(done.stdout)}")
+    return RuntimeEnvironment(version=version, python=str(python))
+
+
+def listed_versions() -> tuple[str, ...]:
+    """Return the versions of ONNX Runtime with a wheel for this Python in the worker's package index.
+
+    Raises:
+        RunnerRefused: `runtime_unavailable`: this worker has no pip, or its index has no version.
+        Transient: The package index does not answer in time.
+    """
+    if importlib.util.find_spec("pip") is None:
+        problem = "cannot be listed: this worker has no pip"
+        raise RunnerRefused("The versions of ONNX Runtime", problem, "Name exact versions.", code="runtime_unavailable")
+    pip = [sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check"]
+    output = _call([*pip, "index", "versions", "--only-binary", ":all:", "onnxruntime"], None, LIST_MAX_S)
+    found = re.search(r"^Available versions: (.*)$", output, re.MULTILINE)
+    return tuple(re.findall(r"[0-9][0-9a-z.]*", found[1])) if found else ()
+
+
+def _unusable(subject: str, problem: str) -> RunnerRefused:
+    action = "Name the Python of an environment with onnxruntime and numpy."
+    return RunnerRefused(subject, problem, action, code="runtime_unavailable")
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
@@ -171,32 +220,37 @@ def _make(version: str, target: Path, timeout_s: float) -> None:
             pip = [sys.executable, "-m", "pip", "--python", python] if has_pip else [python, "-m", "pip"]
             command = [*pip, "--quiet", "--no-input", "--disable-pip-version-check", "install", *packages]
         _call(command, version, timeout_s)
-        found = _call(
-            [python, "-I", "-c", "import onnxruntime, numpy; print(onnxruntime.__version__)"], version, timeout_s
-        )
+        found = _call([python, *_IMPORT], version, timeout_s)
         if found.split()[-1:] != [version]:
             raise _unavailable(version, f"the installed package has the version {found.strip()[-40:]!r}")
         (made / _READY).touch()
         made.rename(target)
 
 
-def _call(command: list[str], version: str, timeout_s: float) -> str:
-    """Run a command with the settings of pip and of the network, and return its output."""
+def _call(command: list[str], version: str | None, timeout_s: float) -> str:
+    """Run a command with the settings of pip and of the network, and return its output.
+
+    Args:
+        command: The command.
+        version: The version that it installs; None for a list of all versions.
+        timeout_s: The longest run.
+    """
     passed_on = {
         name: text for name, text in os.environ.items() if _PASSED_ON.fullmatch(name) or name in _ALSO_PASSED_ON
     }
     environment = {name: text for name, text in passed_on.items() if name.upper() not in _NOT_PASSED_ON}
+    subject, verb = (f"ONNX Runtime {version}", "installed") if version else ("The versions of ONNX Runtime", "listed")
+    action = "Check that this worker reaches its package index."
     try:
         done = run_guarded(command, environment, Path(tempfile.gettempdir()), timeout_s)
     except subprocess.TimeoutExpired as error:
-        action = "Check that this worker reaches its package index."
-        raise Transient(f"ONNX Runtime {version}", f"was not installed within {timeout_s:g} s", action) from error
+        was = "was" if version else "were"
+        raise Transient(subject, f"{was} not {verb} within {timeout_s:g} s", action) from error
     output = done.stdout
     if done.returncode:
         raise_machine_failure(RuntimeError(output[-600:]))
-        if _NO_NETWORK.search(output):
-            action = "Check that this worker reaches its package index."
-            raise Transient(f"ONNX Runtime {version}", f"cannot be installed: {_last_error(output)}", action)
+        if version is None or _NO_NETWORK.search(output):
+            raise Transient(subject, f"cannot be {verb}: {_last_error(output)}", action)
         raise _unavailable(version, _last_error(output))
     return output
 
@@ -213,6 +267,6 @@ def _unavailable(version: str, problem: str) -> RunnerRefused:
         f"ONNX Runtime {version}",
         f"cannot be installed on this worker (Python {python}): {problem}",
         "Choose a version with a wheel for this Python and platform in the package index of the worker, or remove it "
-        "from the parameter 'target_runtimes'.",
+        "from the parameter 'target_runtimes' or 'runtimes'.",
         code="runtime_unavailable",
     )

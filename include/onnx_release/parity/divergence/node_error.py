@@ -47,14 +47,20 @@ class Distance:
         return not self.error <= limits.get(self.dtype, 0.0)
 
 
-def distance(reference: Array, candidate: Array) -> Distance:
-    """Compare ONNX Runtime's array with PyTorch's."""
+def distance(reference: Array, candidate: Array, *, of: str = "PyTorch's") -> Distance:
+    """Compare ONNX Runtime's array with the reference.
+
+    Args:
+        reference: The array of the reference.
+        candidate: The array of ONNX Runtime.
+        of: The owner of the reference, for messages.
+    """
     dtype = reference.dtype.name
     if reference.dtype != candidate.dtype:
-        problem = f"its dtype is {candidate.dtype}, PyTorch's is {dtype}"
+        problem = f"its dtype is {candidate.dtype}, {of} is {dtype}"
         return Distance(dtype=dtype, error=math.inf, problem=problem)
     if reference.shape != candidate.shape:
-        problem = f"its shape is {list(candidate.shape)}, PyTorch's is {list(reference.shape)}"
+        problem = f"its shape is {list(candidate.shape)}, {of} is {list(reference.shape)}"
         return Distance(dtype=dtype, error=math.inf, problem=problem)
     wide, other = reference.astype(np.float64), candidate.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(other)

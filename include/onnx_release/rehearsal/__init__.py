@@ -1,0 +1,1 @@
+"""Rehearsal of another version of ONNX Runtime with released models."""
