@@ -108,7 +108,7 @@ def rehearse_model(
     sha256, present = model.artifact.sha256, present_version()
     try:
         require_bytes(model.folder, model.artifact)
-        rehearsal = _Rehearsal(model=model, options=options)
+        rehearsal = ModelRehearsal(model=model, options=options)
         rehearsal.run_present()
     except Refused as refusal:
         return RehearsedModel(name=model.name, sha256=sha256, present=present, problem=shorten(refusal, 600))
@@ -131,7 +131,7 @@ def rehearse_model(
 
 
 @dataclass(kw_only=True)
-class _Rehearsal:
+class ModelRehearsal:
     """Rehearsal of one model. `cases` has the samples that the present runtime runs, with its outputs."""
 
     model: ReleasedFolder

@@ -81,7 +81,7 @@ class ExportedGraph:
         used = {name for node in nodes for name in _reads(node)}
         taken = {*self._producer, *self._weights, *self.inputs}
         renamed = {}
-        for name in sorted({name for node in nodes for name in node.output if name in known or name in values}):
+        for name in sorted({name for node in nodes for name in node.output if name in known}):
             renamed[name] = f"{name}:computed"
             while renamed[name] in taken:
                 renamed[name] += "'"
@@ -100,11 +100,11 @@ class ExportedGraph:
                 graph.input.append(onnx.helper.make_tensor_value_info(name, kind, None))
             else:
                 graph.input.append(declared[name])
-        graph.output.extend(onnx.helper.make_empty_tensor_value_info(renamed[value]) for value in values)
+        graph.output.extend(onnx.helper.make_empty_tensor_value_info(renamed.get(value, value)) for value in values)
         model = onnx.ModelProto(ir_version=self._model.ir_version, graph=graph)
         model.opset_import.extend(self._model.opset_import)
         model.functions.extend(self._model.functions)
-        return Cut(model=model.SerializeToString(), outputs={value: renamed[value] for value in values})
+        return Cut(model=model.SerializeToString(), outputs={value: renamed.get(value, value) for value in values})
 
     def weights(self, node: Node) -> Arrays:
         """Return the floating-point constants of the node, read from disk."""
