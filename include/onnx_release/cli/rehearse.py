@@ -13,7 +13,7 @@ from onnx_release.cli import console, measuring, serving_folder, trained_source
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.cli.released_source import open_released
 from onnx_release.errors import CommandRefused, Refused
-from onnx_release.limits import REPORT_FILE, TARGET_RUNTIME_MAX_S, ParityLimits
+from onnx_release.limits import REPORT_FILE, TARGET_RUNTIME_MAX_S
 from onnx_release.records.rehearsal import RehearsalReport, RehearsedModel
 from onnx_release.scratch import scratch_folder
 
@@ -71,11 +71,9 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Rehearse every model in every runtime. A failure of one is a result, and the others go on."""
-    from onnx_release.latency.host import describe_host
     from onnx_release.latency.host_lock import LockOptions
     from onnx_release.rehearsal import rehearse, runtimes
 
-    host = describe_host()
     uris = list(_uris(arguments.models))
     chosen = runtimes.choose_runtimes(arguments.runtimes, paths_allowed=True)
     _log.info("Preparing ONNX Runtime %s.", ", ".join(one.name for one in chosen))
@@ -87,7 +85,6 @@ def run(arguments: argparse.Namespace) -> Outcome:
     )
     report = RehearsalReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        host=host,
         present=rehearse.present_version(),
         runtimes=tuple(one.name for one in chosen),
         models=tuple(_rehearsed(uri, opened, options, arguments.source) for uri in uris),
@@ -123,9 +120,7 @@ def _rehearsed(
             source = open_released(uri, scratch / "released", sources)
         except Refused as refusal:
             return RehearsedModel(name=uri, present=present_version(), problem=f"{refusal.subject} {refusal.problem}")
-        benchmark = source.report.benchmark
-        limits = ParityLimits.from_dict(benchmark.parity.limits) if benchmark else ParityLimits()
-        model = ReleasedFolder(name=source.name, folder=source.folder, artifact=source.artifact, limits=limits)
+        model = ReleasedFolder.of_report(source.name, source.folder, source.artifact, source.report)
         return rehearse_model(model, opened, options)
 
 

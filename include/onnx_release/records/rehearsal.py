@@ -91,6 +91,7 @@ class RehearsedModel(Record):
         samples: The number of compared samples.
         runtimes: One result for each runtime, in their order.
         notes: Restrictions that hold for all of them.
+        host: The host of the rehearsal.
     """
 
     name: str
@@ -100,6 +101,7 @@ class RehearsedModel(Record):
     samples: int = 0
     runtimes: tuple[RehearsedRuntime, ...] = ()
     notes: tuple[str, ...] = ()
+    host: HostInfo | None = None
 
 
 class RehearsalReport(Record):
@@ -107,14 +109,18 @@ class RehearsalReport(Record):
 
     Attributes:
         created: The time in ISO format.
-        host: The host of the report.
         present: The version of the present runtime.
         runtimes: The names of the other runtimes.
         models: One result for each model.
     """
 
     created: str
-    host: HostInfo
     present: str
     runtimes: tuple[str, ...]
     models: tuple[RehearsedModel, ...]
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts of the models in words, without duplicates."""
+        found = (model.host for model in self.models if model.host)
+        return tuple(dict.fromkeys(f"{host.cpu_model}, {host.usable_cpus} CPUs, {host.platform}" for host in found))

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.errors import Refused, ReleaseError, RunnerRefused, shorten
-from onnx_release.latency.host import usable_cpus
+from onnx_release.latency.host import describe_host, usable_cpus
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.latency.measure import Sides, measure
 from onnx_release.limits import MODEL_FILE, PICKLE_MEMORY_SHARE, TARGET_RUNTIME_MAX_S, MeasurePlan, ParityLimits
 from onnx_release.parity.stored_reference import compare_stored
-from onnx_release.records import OnnxArtifact, OutputParity
+from onnx_release.records import OnnxArtifact, OutputParity, ReleaseReport
 from onnx_release.records.rehearsal import RehearsedModel, RehearsedRuntime, Runtime, RuntimeLatency
 from onnx_release.rehearsal.first_node import all_same_bits, first_node
 from onnx_release.rehearsal.runtimes import open_runtime
@@ -43,6 +44,13 @@ class ReleasedFolder:
     folder: Path
     artifact: OnnxArtifact
     limits: ParityLimits
+
+    @classmethod
+    def of_report(cls, name: str, folder: Path, artifact: OnnxArtifact, report: ReleaseReport) -> Self:
+        """Return a released model with the limits in the report of its release."""
+        benchmark = report.benchmark
+        limits = ParityLimits.from_dict(benchmark.parity.limits) if benchmark else ParityLimits()
+        return cls(name=name, folder=folder, artifact=artifact, limits=limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +113,23 @@ def rehearse_model(
         runtimes: The other runtimes.
         options: The options of the rehearsal.
     """
-    sha256, present = model.artifact.sha256, present_version()
+    found = RehearsedModel(
+        name=model.name, sha256=model.artifact.sha256, present=present_version(), host=describe_host()
+    )
     try:
         require_bytes(model.folder, model.artifact)
         rehearsal = ModelRehearsal(model=model, options=options)
         rehearsal.run_present()
     except Refused as refusal:
-        return RehearsedModel(name=model.name, sha256=sha256, present=present, problem=shorten(refusal, 600))
+        return found.replace(problem=shorten(refusal, 600))
     except RuntimeEnded as ended:
-        problem = f"{model.name} {ended.problem} in the present ONNX Runtime {present}."
-        return RehearsedModel(name=model.name, sha256=sha256, present=present, problem=problem)
+        return found.replace(problem=f"{model.name} {ended.problem} in the present ONNX Runtime {found.present}")
     results = []
     for opened in runtimes:
         result = rehearsal.in_runtime(opened)
         results.append(result)
         _log.info("%s in ONNX Runtime %s: %s. %s", model.name, result.runtime, result.verdict, result.problem)
-    return RehearsedModel(
-        name=model.name,
-        sha256=sha256,
-        present=present,
-        samples=len(rehearsal.cases),
-        runtimes=tuple(results),
-        notes=tuple(rehearsal.notes),
-    )
+    return found.replace(samples=len(rehearsal.cases), runtimes=tuple(results), notes=tuple(rehearsal.notes))
 
 
 @dataclass(kw_only=True)

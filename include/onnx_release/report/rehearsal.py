@@ -19,8 +19,10 @@ COLUMNS = ("result", "runtime", "model", "difference", "to PyTorch", "node", "la
 _SUMMARY = """\
 # Rehearsal of ONNX Runtime {{ report.runtimes | join(", ") }}
 
-{{ report.created | line }}, {{ report.models | length }} models, beside ONNX Runtime {{ report.present | line }} \
-on {{ report.host.cpu_model | line }}, {{ report.host.usable_cpus }} CPUs.
+{{ report.created | line }}, {{ report.models | length }} models, beside ONNX Runtime {{ report.present | line }}.
+{% for host in report.hosts %}
+Host: {{ host | line }}.
+{% endfor %}
 
 {% for sentence in sentences %}
 - {{ sentence | line }}

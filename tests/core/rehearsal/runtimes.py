@@ -33,9 +33,9 @@ def differing_python(folder: Path) -> Path:
     return python_of(folder, shim)
 
 
-def python_of(folder: Path, script: str) -> Path:
+def python_of(folder: Path, script: str, name: str = "python") -> Path:
     """Return an interpreter that is a shell script."""
-    path = folder / "python"
+    path = folder / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path

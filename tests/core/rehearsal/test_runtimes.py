@@ -78,8 +78,8 @@ def test_an_existing_environment_is_imported_once_and_a_damaged_one_is_refused(t
     for broken, part in (
         (tmp_path / "none", "no interpreter"),
         (tmp_path, "no interpreter"),
-        (python_of(tmp_path, "echo ImportError: no onnxruntime; exit 1"), "ImportError"),
-        (python_of(tmp_path, "echo 1.20.1 from; echo '<b>'"), "does not import"),
+        (python_of(tmp_path, "echo ImportError: no onnxruntime; exit 1", "fails"), "ImportError"),
+        (python_of(tmp_path, "echo 1.20.1 from; echo '<b>'", "prints"), "does not import"),
     ):
         with refused("runtime_unavailable", "mine", part):
             open_runtime(Runtime(name="mine", python=str(broken)), tmp_path / "none")
