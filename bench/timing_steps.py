@@ -24,7 +24,7 @@ from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
 # The functions of the arithmetic. Some call each other.
-_ARITHMETIC = ("_ratio", "_interval", "_ends", "_is_conclusive", "summarize")
+_ARITHMETIC = ("_ratio", "_interval", "_bounds", "_ends", "_is_conclusive", "summarize")
 # Shapes of the matrices, and the duration of a call from which on they are large.
 _SMALL, _LARGE, _LARGE_FROM_S = (64, 64), (768, 768), 4e-3
 _TRIALS = 50

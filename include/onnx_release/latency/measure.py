@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx_release.errors import LatencyRefused
 from onnx_release.latency.host import CpuWait
-from onnx_release.latency.statistics import Interval, RatioOfMedians, Times, ratio_of_medians
+from onnx_release.latency.statistics import Interval, RatioOfMedians, Times, bounds_of_disturbed, ratio_of_medians
 from onnx_release.limits import (
     CALLS_PER_ROUND_MAX,
     CPU_WAIT_SHARE_MAX,
@@ -38,9 +38,11 @@ _WARMUP_SHARE = 0.1
 # A longer measurement cannot settle a speedup near its limit when the rounds add less than this part of the spread
 # between processes: the whole interval is then at most 3 % wider than the narrowest possible one.
 _EXHAUSTED_SHARE = 0.25
-# Disturbances slow the two sides differently, and seldom by this factor. A speedup that is so far from every limit, in
-# the interval of all rounds, is settled without quiet ones.
+# A speedup whose bounds are so far from every limit is settled without quiet rounds.
 _FAR_FACTOR = 3.0
+# A call that waited for a CPU takes longer than this, the shortest time slice of Linux's scheduler. On a busy host with
+# only longer calls, every call of several threads may have waited: 13 ms instead of 0.1 were measured.
+_TIME_SLICE_S = 1e-3
 # Places of the sides in the blocks of a round.
 _REFERENCE, _CANDIDATE, _CHAMPION = 0, 1, 2
 
@@ -159,9 +161,9 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
     """Time both sides on one sample in interleaved rounds, until the speedup is settled or the time is up.
 
     The order of the sides changes with each round (ABBA), so a drift of the machine affects both. Disturbed rounds are
-    dropped for both sides, once `plan.rounds_min` quiet rounds exist. On a host with fewer, a speedup far from every
-    limit ends the measurement too. The interval is valid at each look: all looks together miss the true speedup with
-    the probability 1 - `plan.confidence`.
+    dropped for both sides, once `plan.rounds_min` quiet rounds exist. The interval is valid at each look: all looks
+    together miss the true speedup with the probability 1 - `plan.confidence`. On a host with fewer quiet rounds the
+    interval has the bounds that the fastest calls give, and a speedup far from every limit ends the measurement too.
 
     Args:
         sides: the runners.
@@ -194,8 +196,11 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
         if _is_answered(rounds, quiet, sides, plan, budget):
             break
     # Without the time for a round, the warm-up's last one is the measurement.
-    kept = quiet if len(quiet) >= plan.rounds_min else rounds or warmup[-1:]
-    interval = _interval(_ratio(kept), plan)
+    is_quiet = len(quiet) >= plan.rounds_min
+    kept = quiet if is_quiet else rounds or warmup[-1:]
+    interval = _speedup(kept, plan, is_quiet)
+    if not (is_quiet or budget or _has_undisturbed_calls(kept)):
+        interval = replace(interval, low=0.0)
     waits = [one.cpu_wait_share for one in kept if one.cpu_wait_share is not None]
     return BatchLatency(
         batch_size=sample.batch_size,
@@ -209,14 +214,14 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
         rounds_disturbed=len(rounds) - len(quiet),
         calls_per_round=max(calls),
         measured_s=clock.elapsed_s,
-        conclusive=len(quiet) >= plan.rounds_min and _is_conclusive(interval, plan, budget),
+        conclusive=is_quiet and _is_conclusive(interval, plan, budget),
         cpu_wait_share=float(np.mean(waits)) if waits else None,
-        champion=_champion(kept, sample, plan) if sides.champion else None,
+        champion=_champion(kept, sample, plan, is_quiet) if sides.champion else None,
     )
 
 
-def _champion(rounds: Sequence[Round], sample: Sample, plan: MeasurePlan) -> ChampionLatency:
-    interval = _interval(_ratio(rounds, _CHAMPION), plan)
+def _champion(rounds: Sequence[Round], sample: Sample, plan: MeasurePlan, is_quiet: bool) -> ChampionLatency:
+    interval = _speedup(rounds, plan, is_quiet, _CHAMPION)
     return ChampionLatency(
         times=summarize(_blocks(rounds, _CHAMPION), sample.batch_size),
         speed=interval.value,
@@ -249,9 +254,14 @@ def _look_times(plan: MeasurePlan) -> Iterator[float]:
         yield plan.measure_max_s * min(1.0, first / plan.measure_max_s) ** (1.0 - look / (_LOOKS - 1))
 
 
+def _times(rounds: Sequence[Round], side: int) -> tuple[Times, Times]:
+    """Return the times of a side and of the candidate."""
+    return wall_times(_blocks(rounds, side)), wall_times(_blocks(rounds, _CANDIDATE))
+
+
 def _ratio(rounds: Sequence[Round], side: int = _REFERENCE) -> RatioOfMedians:
     """Return the median of a side over the candidate's."""
-    return ratio_of_medians(*(wall_times(_blocks(rounds, place)) for place in (side, _CANDIDATE)))
+    return ratio_of_medians(*_times(rounds, side))
 
 
 def _interval(ratio: RatioOfMedians, plan: MeasurePlan) -> Interval:
@@ -259,28 +269,43 @@ def _interval(ratio: RatioOfMedians, plan: MeasurePlan) -> Interval:
     return ratio.interval(plan.confidence, _LOOKS).widened(PROCESS_SPREAD)
 
 
+def _bounds(rounds: Sequence[Round], plan: MeasurePlan, side: int = _REFERENCE) -> Interval:
+    """Return the bounds of the speedup from rounds of which many are disturbed."""
+    return bounds_of_disturbed(*_times(rounds, side), plan.confidence).widened(PROCESS_SPREAD)
+
+
+def _speedup(rounds: Sequence[Round], plan: MeasurePlan, is_quiet: bool, side: int = _REFERENCE) -> Interval:
+    return _interval(_ratio(rounds, side), plan) if is_quiet else _bounds(rounds, plan, side)
+
+
 def _is_answered(
     rounds: Sequence[Round], quiet: Sequence[Round], sides: Sides, plan: MeasurePlan, budget: LatencyBudget | None
 ) -> bool:
     """Return True if the speedup is settled against every limit, or if more rounds cannot settle it.
 
-    Each look has one interval, so all looks together keep their error: that of the quiet rounds if they are enough,
-    else that of all rounds.
+    Each look has one interval, so all looks together keep their error.
     """
-    ends, kept = (_ends, quiet) if len(quiet) >= plan.rounds_min else (_is_far, rounds)
-    if len(kept) < plan.rounds_min or not ends(_ratio(kept), plan, budget):
+    if len(rounds) < plan.rounds_min:
         return False
-    if budget is None or sides.champion is None:
-        return True
-    of_champion = budget.replace(speedup_min=sides.champion_speed_min, speedup_goal=sides.champion_speed_min)
-    return ends(_ratio(kept, _CHAMPION), plan, of_champion)
+    limits = {_REFERENCE: budget}
+    if budget is not None and sides.champion is not None:
+        slowest = sides.champion_speed_min
+        limits[_CHAMPION] = budget.replace(speedup_min=slowest, speedup_goal=slowest)
+    if len(quiet) >= plan.rounds_min:
+        return all(_ends(_ratio(quiet, side), plan, limit) for side, limit in limits.items())
+    return _has_undisturbed_calls(rounds) and all(
+        limit and _is_far(_bounds(rounds, plan, side), limit) for side, limit in limits.items()
+    )
 
 
-def _is_far(ratio: RatioOfMedians, plan: MeasurePlan, budget: LatencyBudget | None) -> bool:
+def _has_undisturbed_calls(rounds: Sequence[Round]) -> bool:
+    """Return True if the fastest call of each side can have waited for no CPU."""
+    return max(_fastest_s(rounds)) < _TIME_SLICE_S
+
+
+def _is_far(interval: Interval, budget: LatencyBudget) -> bool:
     """Return True if no disturbance can have moved the speedup across a limit."""
-    if budget is None:
-        return False
-    interval, limits = _interval(ratio, plan), (budget.speedup_min, budget.speedup_goal)
+    limits = (budget.speedup_min, budget.speedup_goal)
     return interval.low >= _FAR_FACTOR * max(limits) or interval.high < min(limits) / _FAR_FACTOR
 
 

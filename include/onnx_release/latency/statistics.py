@@ -94,6 +94,27 @@ class RatioOfMedians:
         return self.value / factor, self.value * factor
 
 
+def bounds_of_disturbed(numerator: Times, denominator: Times, confidence: float) -> Interval:
+    """Return bounds of the ratio of two medians on a quiet host, from calls on a busy one.
+
+    Other processes only slow a call, and they can slow one side much more: each wait of PyTorch's threads for each
+    other then lasts as long as another process runs. So the fastest call of a side is at most its median on a quiet
+    host, and the median of all calls is at least that.
+
+    Args:
+        numerator: times of one side.
+        denominator: times of the other side.
+        confidence: the `confidence` of the result.
+    """
+    above, below = (side.min() for side in (numerator, denominator))
+    return Interval(
+        value=float(above / below),
+        low=float(above / np.median(denominator)),
+        high=float(np.median(numerator) / below),
+        confidence=confidence,
+    )
+
+
 def ratio_of_medians(numerator: Times, denominator: Times) -> RatioOfMedians:
     """Return median(numerator) / median(denominator) over all calls, with the ratio of each round.
 

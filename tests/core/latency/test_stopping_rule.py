@@ -41,6 +41,13 @@ class BusyHost:
         return 0.5 if self.random.random() < 0.97 else 0.0
 
 
+class NeverQuietHost:
+    """A kernel that lets this process wait for half of every round."""
+
+    def share(self) -> float:
+        return 0.5
+
+
 class Machine:
     """A clock in s that stands still except for calls of models."""
 
@@ -136,7 +143,7 @@ def test_a_speedup_far_from_its_limits_is_settled_without_quiet_rounds(
     monkeypatch.setattr("onnx_release.latency.measure.CpuWait", BusyHost)
     plan, found = MeasurePlan(measure_max_s=10.0), []
     for seed in range(100):
-        slow, fast = endless(seed, 5e-3 * factor, 0.1), endless(seed + 10**7, 5e-3, 0.1)
+        slow, fast = endless(seed, 0.04e-3 * factor, 0.1), endless(seed + 10**7, 0.04e-3, 0.1)
         found.append(measure(sides(machine, slow, fast), SAMPLE, plan, LatencyBudget()))
     assert all(one.rounds_disturbed > one.rounds / 2 for one in found)
     assert sum(one.measured_s < 0.5 * plan.measure_max_s for one in found) in (
@@ -145,9 +152,37 @@ def test_a_speedup_far_from_its_limits_is_settled_without_quiet_rounds(
     assert sum(not one.speedup_low < factor < one.speedup_high for one in found) <= 0.05 * len(found)
 
 
+@pytest.mark.parametrize(("speedup", "passes"), [(14.0, True), (0.8, False)])
+def test_a_busy_host_that_slows_one_side_fifty_times_passes_no_slow_model(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, speedup: float, passes: bool
+) -> None:
+    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", NeverQuietHost)
+    plan, found = MeasurePlan(measure_max_s=10.0), []
+    for seed in range(50):
+        waits = np.random.default_rng(seed).random
+        slowed = (time * (50.0 if waits() < 0.9 else 1.0) for time in endless(seed, 0.02e-3 * speedup, 0.05))
+        measured = measure(sides(machine, slowed, endless(seed + 99, 0.02e-3, 0.05)), SAMPLE, plan, LatencyBudget())
+        found.append(measured)
+    # The fastest of few undisturbed calls can be slower than their median.
+    assert all(not one.conclusive and one.speedup_low < 1.1 * speedup < one.speedup_high for one in found)
+    assert all((one.speedup_low >= LatencyBudget().speedup_min) is passes for one in found)
+    assert all(one.speedup == pytest.approx(speedup, rel=0.3) for one in found)
+
+
+def test_a_busy_host_without_one_undisturbed_call_settles_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", NeverQuietHost)
+    plan, both = MeasurePlan(measure_max_s=10.0), sides(machine, endless(1, 13e-3, 0.1), endless(2, 0.01e-3, 0.1))
+    served = measure(both, SAMPLE, plan, LatencyBudget())
+    reported = measure(both, SAMPLE, plan.replace(measure_max_s=plan.reported_max_s))
+    assert served.measured_s > 0.9 * plan.measure_max_s
+    assert (served.conclusive, reported.conclusive, reported.speedup_low) == (False, False, 0.0)
+
+
 def test_a_speedup_clear_of_its_limits_is_settled_in_the_shortest_time(machine: Machine) -> None:
     found = list(measurements(machine, 1.25, 0.0, 0.02))
-    short = [one for one in found if one.measured_s < 2.0 * MeasurePlan().measure_min_s]
+    short = [one for one in found if one.rounds < 2 * MeasurePlan().rounds_min]
     assert len(short) > 0.9 * MEASUREMENTS
     assert all(one.conclusive and 1.0 < one.speedup_low < one.speedup_high < 1.5 for one in short)
 
@@ -156,7 +191,7 @@ def test_a_speedup_at_its_limit_ends_when_more_rounds_cannot_settle_it(machine: 
     exact = measure(sides(machine, always(0.01), always(0.01)), SAMPLE, MeasurePlan(), LatencyBudget())
     assert not exact.conclusive
     assert exact.speedup_low < 1.0 < exact.speedup_high
-    assert exact.measured_s < 1.2 * MeasurePlan().measure_min_s
+    assert exact.measured_s < 3 * MeasurePlan().measure_min_s
 
 
 @pytest.mark.parametrize(
