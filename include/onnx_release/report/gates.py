@@ -89,10 +89,11 @@ def is_settled(batch: BatchLatency, latency: LatencyReport) -> bool:
 
 
 def published_speedup(batch: BatchLatency, latency: LatencyReport) -> str:
-    """Return a speedup as text. One that is not settled has no plain number, only the lower end of its interval."""
+    """Return a speedup as text. One that is not settled has the lower end of its interval, if it has one."""
     if is_settled(batch, latency):
         return speedup_text(batch.speedup, batch.speedup_low, batch.speedup_high)
-    return f"not settled, at least {three_digits(batch.speedup_low)}x"
+    least = f", at least {three_digits(batch.speedup_low)}x" if batch.speedup_low > 0 else ""
+    return f"not settled{least}"
 
 
 def is_warning(report: ReleaseReport) -> bool:

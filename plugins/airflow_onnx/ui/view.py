@@ -99,8 +99,9 @@ class SpeedView:
             return None
         is_settled = speed.speedup is not None
         text, _, interval = numbers.speedup(speed.speedup, speed.low, speed.high).partition(" ")
+        least = f"at least {numbers.digits(speed.low)}x" if speed.low else "not settled"
         return cls(
-            text=text if is_settled else f"at least {numbers.digits(speed.low)}x",
+            text=text if is_settled else least,
             interval=interval if is_settled else "",
             is_settled=is_settled,
             batch_size=speed.batch_size,
