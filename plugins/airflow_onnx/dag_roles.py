@@ -17,6 +17,7 @@ class DagRole(StrEnum):
     WATCH = "onnx-release:watch"
     MOVE_ALIAS = "onnx-release:move-alias"
     COLLECT_LEFTOVERS = "onnx-release:collect-leftovers"
+    REHEARSE_RUNTIME = "onnx-release:rehearse-runtime"
 
 
 RELEASING = (DagRole.RELEASE, DagRole.RELEASE_TASKS)

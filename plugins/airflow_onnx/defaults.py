@@ -71,3 +71,8 @@ REQUEST_TIMEOUT_S = 60.0
 
 # A person answers a question of Airflow within this time.
 APPROVAL_TIMEOUT_H = 72.0
+
+# A rehearsal: the versions of one DAG run, the time limit of one model in one runtime in s, and where the reports go.
+REHEARSAL_VERSIONS_MAX = 500
+REHEARSAL_TIMEOUT_S, REHEARSAL_TIMEOUT_MAX_S = 300.0, 86400.0
+REHEARSAL_EXPERIMENT = "onnx-release-rehearsals"

@@ -20,6 +20,7 @@ from airflow_onnx.alias_dag import move_alias_dag
 from airflow_onnx.dag import release_dag, release_task_group, watch_dag
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.leftovers_dag import collect_leftovers_dag
+from airflow_onnx.rehearsal_dag import rehearse_runtime_dag
 from onnx_release.limits import ParityLimits
 from tests.refusals import refused
 
@@ -39,6 +40,7 @@ def test_airflow_finds_the_dag_of_a_file_in_safe_mode(path: Path) -> None:
         (partial(watch_dag, release_dag_id="release"), DagRole.WATCH),
         (move_alias_dag, DagRole.MOVE_ALIAS),
         (collect_leftovers_dag, DagRole.COLLECT_LEFTOVERS),
+        (rehearse_runtime_dag, DagRole.REHEARSE_RUNTIME),
     ],
 )
 def test_two_dags_of_a_factory_differ_in_their_ids_alone_and_have_its_role(factory: Any, role: DagRole) -> None:

@@ -69,7 +69,7 @@ def test_the_examples_are_parsed_and_the_pages_find_them_by_their_roles(found: d
         "watch_churn",
     ]
     roles = {"RELEASE": ["release_churn"], "RELEASE_TASKS": ["train_and_release"], "WATCH": ["watch_churn"]}
-    assert found["roles"] == roles | {"MOVE_ALIAS": [], "COLLECT_LEFTOVERS": []}
+    assert found["roles"] == roles | {"MOVE_ALIAS": [], "COLLECT_LEFTOVERS": [], "REHEARSE_RUNTIME": []}
 
 
 def test_an_export_without_a_release_writes_nothing_to_the_training_run(found: dict[str, Any], run_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from onnx_release.cli import console, measuring, serving_folder, trained_source
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.cli.released_source import open_released
-from onnx_release.errors import CommandRefused, Refused
+from onnx_release.errors import CommandRefused, ReleaseError
 from onnx_release.limits import REPORT_FILE, TARGET_RUNTIME_MAX_S
 from onnx_release.records.rehearsal import RehearsalReport, RehearsedModel
 from onnx_release.scratch import scratch_folder
@@ -118,8 +118,8 @@ def _rehearsed(
     with scratch_folder() as scratch:
         try:
             source = open_released(uri, scratch / "released", sources)
-        except Refused as refusal:
-            return RehearsedModel(name=uri, present=present_version(), problem=f"{refusal.subject} {refusal.problem}")
+        except ReleaseError as error:  # The results of the other models stay.
+            return RehearsedModel(name=uri, present=present_version(), problem=f"{error.subject} {error.problem}")
         model = ReleasedFolder.of_report(source.name, source.folder, source.artifact, source.report)
         return rehearse_model(model, opened, options)
 

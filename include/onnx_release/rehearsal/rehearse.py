@@ -162,17 +162,17 @@ class ModelRehearsal:
             if error := self._open(process):
                 raise self._refused(f"is not loaded by the present ONNX Runtime {process.version}: {error}")
             runner = RuntimeRunner(process, [outputs for _, outputs in self.stored or ()])
-            again = []
+            pairs = []
             for sample in self._samples():
                 try:
-                    self.cases.append((sample, runner.run(sample.inputs)))
-                    again.append(runner.run(sample.inputs))
+                    pairs.append((runner.run(sample.inputs), runner.run(sample.inputs)))
+                    self.cases.append((sample, pairs[-1][0]))
                 except RunnerRefused as refusal:
                     where = f"'{sample.name}' at batch size {sample.batch_size}"
                     self.notes.append(f"{where} is left out: {refusal.problem}")
         if not any(sample.decides for sample, _ in self.cases):
             raise self._refused(f"runs no sample in the present ONNX Runtime: {'; '.join(self.notes)}")
-        if not all_same_bits([(outputs, other) for (_, outputs), other in zip(self.cases, again, strict=True)]):
+        if not all_same_bits(pairs):
             self.notes.append("the present runtime alone returns other bits in each run")
 
     def in_runtime(self, opened: OpenedRuntime) -> RehearsedRuntime:
@@ -190,17 +190,11 @@ class ModelRehearsal:
                     return result.replace(problem=f"the environment has the version {process.version}")
                 runner = RuntimeRunner(process, [outputs for _, outputs in self.cases])
                 outputs = [runner.run(sample.inputs) for sample, _ in self.cases]
-                result = self._compared(result, outputs)
-                process.restart_clock()
-                if self.options.plan:
-                    latency = self._latency(runner, self.options.plan)
-                    result = result.replace(latency=latency)
+                result = self._timed(self._compared(result, outputs), runner)
         except RunnerRefused as refusal:
             return result.replace(verdict="does not run", problem=refusal.problem)
         except RuntimeEnded as ended:
             return _ended(result, process, ended)
-        except ReleaseError as error:  # The lock of the host, or a measurement that cannot be made.
-            return result.replace(note=f"no latency: {error.subject} {error.problem}")
         if result.verdict == "bit-equal":
             return result
         try:
@@ -208,7 +202,7 @@ class ModelRehearsal:
                 self.model.folder, self._differing(outputs), self.present, environment, threads=self._threads
             )
         except ReleaseError as error:
-            return result.replace(note=f"the node is unknown: {error.subject} {error.problem}")
+            return _noted(result, f"the node is unknown: {error.subject} {error.problem}")
         return result.replace(node=node)
 
     def _samples(self) -> Iterator[Sample]:
@@ -241,7 +235,16 @@ class ModelRehearsal:
             note="; ".join(f"PyTorch: {failure}" for failure in found.failures[:1]),
         )
 
-    def _latency(self, runner: RuntimeRunner, plan: MeasurePlan) -> RuntimeLatency | None:
+    def _timed(self, result: RehearsedRuntime, runner: RuntimeRunner) -> RehearsedRuntime:
+        """Add the latency, or the reason why there is none: a lock that is held for too long, or an endless call."""
+        if self.options.plan is None:
+            return result
+        try:
+            return result.replace(latency=self._latency(runner, self.options.plan))
+        except (ReleaseError, RuntimeEnded) as error:
+            return _noted(result, f"no latency: {error.problem}")
+
+    def _latency(self, runner: RuntimeRunner, plan: MeasurePlan) -> RuntimeLatency:
         """Time the open model beside the present runtime, in the same rounds."""
         deciding = [sample for sample, _ in self.cases if sample.decides]
         sample = min(deciding, key=lambda one: one.batch_size)
@@ -311,6 +314,10 @@ class _Recorded:
         pass
 
 
+def _noted(result: RehearsedRuntime, note: str) -> RehearsedRuntime:
+    return result.replace(note="; ".join(filter(None, (result.note, note))))
+
+
 def _largest(compared: Sequence[OutputParity]) -> float | None:
     found = [one.measures.max_abs for one in compared if one.decides and one.measures.max_abs is not None]
     return max(found, default=None)
@@ -323,6 +330,4 @@ def _ended(result: RehearsedRuntime, process: RuntimeProcess, ended: RuntimeEnde
         return result.replace(
             verdict="not rehearsed", problem=f"the environment is damaged: {shorten(ended.output[-300:])}"
         )
-    if result.verdict != "not rehearsed":
-        return result.replace(note=f"no latency: {ended.problem}")
     return result.replace(verdict="does not run" if process.version else "does not load", problem=ended.problem)

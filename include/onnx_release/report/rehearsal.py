@@ -66,8 +66,8 @@ def runtime_sentence(report: RehearsalReport, runtime: str) -> str:
         parts.append(rest if parts else f"{equal} of {_models(total)} {'is' if equal == 1 else 'are'} bit-equal")
     if skipped := total - sum(counted.values()) + counted["not rehearsed"]:
         parts.append(f"{skipped} {'was' if skipped == 1 else 'were'} not rehearsed")
-    if ratios := [one.latency.ratio for one in results if one.latency]:
-        parts.append(f"median latency ratio {median(ratios):.2f}")
+    if timed := [one.latency for one in results if one.latency]:
+        parts.append(_median_ratio(timed))
     return f"ONNX Runtime {runtime}: {'; '.join(parts) or 'no model was rehearsed'}."
 
 
@@ -150,6 +150,15 @@ def write_rehearsal(folder: Path, report: RehearsalReport) -> list[Path]:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return [folder / name for name in texts]
+
+
+def _median_ratio(timed: list[RuntimeLatency]) -> str:
+    """Return the median of the settled ratios. An uncertain ratio is not published as a plain number."""
+    settled = [one.ratio for one in timed if one.settled]
+    if not settled:
+        return "no latency ratio is settled"
+    of = "" if len(settled) == len(timed) else f" ({len(settled)} of {len(timed)} are settled)"
+    return f"median latency ratio {median(settled):.2f}{of}"
 
 
 def _models(count: int) -> str:

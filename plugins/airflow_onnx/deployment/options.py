@@ -83,6 +83,10 @@ OPTIONS: Mapping[str, Option] = {
         help="Size limit of the cache folder in bytes; 0 disables the cache.",
         default=str(defaults.CACHE_MAX_BYTES), kind="integer",
     ),
+    "rehearsal_environments": Option(
+        help="Environments with onnxruntime that a rehearsal may name: a JSON object of names and paths on the worker.",
+        example='{"serving": "/opt/serving/bin/python"}',
+    ),
     "placement": Option(
         help="Queue, pool, executor and Kubernetes resources by kind of task, a JSON object.",
         example='{"export": {"queue": "gpu"}, "measure": {"queue": "measuring"}}', argument="placement",

@@ -78,6 +78,17 @@ def runtimes_folder() -> Path:
     return cache_folder().with_name(f"{cache_folder().name}_runtimes")
 
 
+def rehearsal_environments() -> dict[str, str]:
+    """Return the environments that a rehearsal may name: paths on the worker by name.
+
+    :raises DeploymentRefused: for a value that is not a JSON object of names and absolute paths.
+    """
+    found = _json("rehearsal_environments", dict)
+    if not all(isinstance(path, str) and Path(path).is_absolute() for path in found.values()):
+        raise _refused("rehearsal_environments", str(found), "Give absolute paths by name.")
+    return dict(found)
+
+
 def _airflow_home() -> Path:
     return Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser().resolve()
 
