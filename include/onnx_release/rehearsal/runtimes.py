@@ -35,7 +35,7 @@ def choose_runtimes(
     Args:
         texts: A list of texts.
         environments: The paths of environments that the deployment allows, by name.
-        paths_allowed: True to take a text with a slash as the path of an interpreter or environment.
+        paths_allowed: True to take a text with a slash as the path of an interpreter or environment, if it exists.
 
     Raises:
         ParameterRefused: `runtimes`, for another text, for no runtime, or for too many.
@@ -53,7 +53,7 @@ def choose_runtimes(
             found.append(Runtime(name=text, version=text))
         elif path := (environments or {}).get(text):
             found.append(Runtime(name=text, python=path))
-        elif paths_allowed and os.sep in text and "://" not in text:
+        elif paths_allowed and os.sep in text and Path(text).exists():
             found.append(Runtime(name=text, python=text))
         elif _REQUIREMENT.match(text):
             found += [Runtime(name=version, version=version) for version in _resolved(text)]
@@ -100,6 +100,6 @@ def _refused(problem: str) -> ParameterRefused:
         "The parameter 'runtimes'",
         problem,
         f"Give at most {TARGET_RUNTIMES_MAX} exact versions of ONNX Runtime such as 1.20.1, a requirement such as "
-        "onnxruntime>=1.20,<1.24, or names of environments that the deployment allows.",
+        "onnxruntime>=1.20,<1.24, or environments: by name in a deployment, by an existing path on a command line.",
         code="runtimes",
     )

@@ -14,6 +14,7 @@ from onnx_release.report.markdown import render_markdown
 from onnx_release.report.numbers import three_digits
 
 JSON_FILE, PAGE_FILE, SUMMARY_FILE = "rehearsal.json", "rehearsal.html", "rehearsal.md"
+_WORST_FIRST = ("does not load", "does not run", "changes", "not rehearsed", "within limits", "bit-equal")
 COLUMNS = ("result", "runtime", "model", "difference", "to PyTorch", "node", "latency ratio")
 
 _SUMMARY = """\
@@ -51,7 +52,7 @@ def runtime_sentence(report: RehearsalReport, runtime: str) -> str:
     counted = Counter(one.verdict for one in results)
     parts = []
     if missing := counted["does not load"]:
-        parts.append(f"{missing} of {_models(total)} {'does' if missing == 1 else 'do'} not load in {runtime}")
+        parts.append(f"{missing} of {_models(total)} {'does' if missing == 1 else 'do'} not load")
     if failed := counted["does not run"]:
         parts.append(f"{failed} {'does' if failed == 1 else 'do'} not run")
     parts += _changes([one for one in results if one.verdict == "changes"])
@@ -72,20 +73,22 @@ def runtime_sentence(report: RehearsalReport, runtime: str) -> str:
 
 
 def rehearsal_rows(report: RehearsalReport) -> Iterator[tuple[str, ...]]:
-    """Yield one row of plain texts for each model and runtime, in the order of `COLUMNS`."""
+    """Yield one row of plain texts for each runtime and model, in the order of `COLUMNS`, the worst results first."""
     for model in report.models:
-        for one in model.runtimes:
+        if not model.runtimes:
+            yield ("not rehearsed", "-", model.name, "-", "-", "-", "-")
+    for runtime in report.runtimes:
+        results = [(model.name, one) for model in report.models for one in model.runtimes if one.runtime == runtime]
+        for name, one in sorted(results, key=lambda result: _WORST_FIRST.index(result[1].verdict)):
             yield (
                 one.verdict,
-                one.runtime,
-                model.name,
+                runtime,
+                name,
                 three_digits(one.difference),
                 f"{three_digits(one.reference_difference)}{' (beyond)' if one.reference == 'failed' else ''}",
                 _node(one),
                 ratio_text(one.latency),
             )
-        if not model.runtimes:
-            yield ("not rehearsed", "-", model.name, "-", "-", "-", "-")
 
 
 def remarks(report: RehearsalReport) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 from onnx_release.cli.main import main
 from onnx_release.serving.runtime_environment import installed_version
 from tests.core.cli.command import document
-from tests.core.rehearsal.runtimes import differing_python
+from tests.core.rehearsal.runtimes import differing_python, python_of
 from tests.core.serving.test_runtime_environment import REJECTING, index  # noqa: F401 - a fixture
 
 
@@ -39,7 +39,7 @@ def test_several_models_in_several_runtimes(
     assert "9.9.7" in net["runtimes"][3]["problem"]
     assert json.loads((report / "rehearsal.json").read_text())["models"] == found["models"]
     page, summary = ((report / name).read_text() for name in ("rehearsal.html", "rehearsal.md"))
-    assert f"1 of 2 models does not load in {REJECTING}" in page
+    assert f"ONNX Runtime {REJECTING}: 1 of 2 models does not load" in page
     assert "Unsupported model IR version" in summary
 
 
@@ -47,6 +47,7 @@ def test_exit_codes_and_text(exported_folder: Path, tmp_path: Path, capsys: pyte
     quick = ["rehearse", str(exported_folder), "--no-latency", "-q", "--runtimes"]
     assert main([*quick, str(installed_version())]) == 0
     assert "1 of 1 model is bit-equal" in " ".join(capsys.readouterr().out.split())
-    assert main([*quick, str(tmp_path / "none" / "python")]) == 3
+    assert main([*quick, str(python_of(tmp_path, "exit 1"))]) == 3
+    assert main([*quick, str(tmp_path / "none" / "python")]) == 2
     assert main([*quick, "1.20; rm -rf /"]) == 2
     assert main(["rehearse", str(tmp_path), "--runtimes", "1.20.1"]) == 2

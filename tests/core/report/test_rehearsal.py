@@ -39,7 +39,7 @@ CHANGES = {"verdict": "changes", "difference": 3e-4, "node": NODE}
     [
         (
             [{"verdict": "does not load"}] * 2 + [CHANGES] + [{**EQUAL, "latency": _latency(0.93)}] * 11,
-            "2 of 14 models do not load in 1.17.1; 1 changes by 0.0003 in node Gelu_7; the others are bit-equal; "
+            "2 of 14 models do not load; 1 changes by 0.0003 in node Gelu_7; the others are bit-equal; "
             "median latency ratio 0.93.",
         ),
         ([EQUAL], "1 of 1 model is bit-equal."),
