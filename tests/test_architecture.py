@@ -161,7 +161,14 @@ def test_the_process_of_a_pickle_has_one_thread_before_it_is_isolated() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["check.smoke_test", "check.static_checks", "report.release_report", "runners.onnxruntime_process"]
+    "module",
+    [
+        "check.smoke_test",
+        "check.static_checks",
+        "rehearsal.rehearse",
+        "report.release_report",
+        "runners.onnxruntime_process",
+    ],
 )
 def test_what_runs_no_model_in_pytorch_does_not_load_it(module: str) -> None:
     assert _loaded_by(f"import onnx_release.{module}", "torch") == "[]"

@@ -26,7 +26,7 @@ from onnx_release.samples.generate import make_samples
 from onnx_release.samples.reference import Case, read_reference
 from onnx_release.samples.sample import Sample
 from onnx_release.serving.runtime_environment import RuntimeEnvironment, installed_version
-from onnx_release.serving.runtime_process import RuntimeEnded, RuntimeProcess, RuntimeRunner
+from onnx_release.serving.runtime_process import RuntimeEnded, RuntimeProcess, RuntimeRunner, readable
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.mlflow_model import read_example
 
@@ -327,7 +327,6 @@ def _ended(result: RehearsedRuntime, process: RuntimeProcess, ended: RuntimeEnde
     """Return the result of a runtime whose process has ended, or did not answer."""
     if ended.returncode is not None and ended.returncode >= 0:
         # ONNX Runtime itself ends by a signal. A worker without disk, or a damaged environment, ends otherwise.
-        return result.replace(
-            verdict="not rehearsed", problem=f"the environment is damaged: {shorten(ended.output[-300:])}"
-        )
+        problem = f"the environment is damaged, delete its folder: {readable(ended.output[-300:])}"
+        return result.replace(verdict="not rehearsed", problem=problem)
     return result.replace(verdict="does not run" if process.version else "does not load", problem=ended.problem)

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, BaseOperatorLink
 
 from airflow_onnx import defaults, params
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.links import ReportLink
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.task_outcome import airflow_outcome
@@ -166,6 +167,7 @@ class ReportRehearsalOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("chosen", "results", "experiment", "mlflow_conn_id")
+    operator_extra_links: Sequence[BaseOperatorLink] = (ReportLink(),)
     ui_color = "#e0e7ff"
 
     def __init__(
@@ -182,6 +184,7 @@ class ReportRehearsalOperator(BaseOperator):
         self.results = results
         self.experiment = experiment
         self.mlflow_conn_id = mlflow_conn_id
+        self.link_urls: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Log the table, and write the run."""
@@ -189,7 +192,8 @@ class ReportRehearsalOperator(BaseOperator):
 
         with airflow_outcome():
             report = self._report()
-            run_id = rehearsal_log.log_rehearsal(MlflowHook(self.mlflow_conn_id), self.experiment, report)
+            logged = rehearsal_log.log_rehearsal(MlflowHook(self.mlflow_conn_id), self.experiment, report)
+        self.link_urls[ReportLink.name] = logged.url
         for line in rehearsal_log.table(COLUMNS, list(rehearsal_rows(report))):
             self.log.info("%s", printable(line))
         for text in remarks(report):
@@ -198,7 +202,7 @@ class ReportRehearsalOperator(BaseOperator):
         sentences = [runtime_sentence(report, runtime) for runtime in report.runtimes]
         for sentence in sentences:
             self.log.info("%s", printable(sentence))
-        return {"run_id": run_id, "sentences": sentences}
+        return {"run_id": logged.run_id, "url": logged.url, "sentences": sentences}
 
     def _report(self) -> RehearsalReport:
         chosen = [ChosenRehearsal.from_dict(one) for one in params.value(self.chosen) or ()]

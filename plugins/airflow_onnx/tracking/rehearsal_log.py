@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,21 @@ if TYPE_CHECKING:
 _FOLDER = "rehearsal"
 
 
-def log_rehearsal(hook: MlflowHook, experiment: str, report: RehearsalReport) -> str:
-    """Write the report into a new run, and return its id.
+@dataclass(frozen=True)
+class LoggedRehearsal:
+    """Run of a rehearsal in MLflow, and the address of its page there."""
+
+    run_id: str
+    url: str
+
+
+def log_rehearsal(hook: MlflowHook, experiment: str, report: RehearsalReport) -> LoggedRehearsal:
+    """Write the report into a new run.
 
     :param experiment: the name of the experiment, which is created if it is missing.
     :raises TrackingRefused: if MLflow refuses the name of the experiment, or the account.
     """
-    from onnx_release.report.rehearsal import rehearsal_markdown, write_rehearsal
+    from onnx_release.report.rehearsal import PAGE_FILE, rehearsal_markdown, write_rehearsal
 
     subject = f"The experiment {experiment!r:.250}"
     with hook.mlflow_errors(subject):
@@ -48,7 +57,7 @@ def log_rehearsal(hook: MlflowHook, experiment: str, report: RehearsalReport) ->
         raise
     with hook.mlflow_errors(subject):
         hook.client.set_terminated(run_id)
-    return run_id
+    return LoggedRehearsal(run_id, hook.server.artifact_url(experiment_id, run_id, f"{_FOLDER}/{PAGE_FILE}"))
 
 
 def tag_text(model: RehearsedModel) -> str:

@@ -81,6 +81,7 @@ def test_each_version_is_rehearsed_and_the_report_names_model_and_node(
         1,
     )
     assert run.data.tags[tags.WATCHED] == "rehearsal"
+    assert found["report"]["url"].endswith(f"/runs/{run.info.run_id}/artifacts/rehearsal/rehearsal.html")
     files = {Path(one.path).name for one in hook.client.list_artifacts(run.info.run_id, "rehearsal")}
     assert files == {"rehearsal.json", "rehearsal.html", "rehearsal.md"}
     local = hook.client.download_artifacts(run.info.run_id, "rehearsal/rehearsal.json", str(tmp_path))
