@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench import airflow_parts, gemm, pages, profile, release, small, speed, timing
+from bench import airflow_parts, gemm, pages, profile, release, small, speed, timing, verification
 from bench.figure import Part
 from bench.scale import workers
 from bench.watch import backfill, delay, poll
@@ -22,6 +22,7 @@ PARTS = (
     release.release,
     profile.measure,
     release.upload,
+    verification.measure,
     airflow_parts.dag_parse,
     airflow_parts.tasks,
     small.measure,

@@ -84,17 +84,22 @@ def object_store() -> Iterator[dict[str, str]]:
         try:
             layout.create()
             _start_store(context)
-            yield {
-                "S3_URL": context.minio_url,
-                "S3_BUCKET": minio.BUCKETS[0],
-                "AWS_ACCESS_KEY_ID": context.credentials.minio_access_key,
-                "AWS_SECRET_ACCESS_KEY": context.credentials.minio_secret_key,
-                "AIRFLOW_HOME": str(layout.airflow_home),
-                **setup.connection_environment(context),
-            }
+            yield store_environment(context)
         finally:
             with interrupts.ignored():
                 processes.stop(layout, [minio.NAME])
+
+
+def store_environment(context: Context) -> dict[str, str]:
+    """Return the environment of a step that reaches store and MLflow with boto3 or Airflow's connections."""
+    return {
+        "S3_URL": context.minio_url,
+        "S3_BUCKET": minio.BUCKETS[0],
+        "AWS_ACCESS_KEY_ID": context.credentials.minio_access_key,
+        "AWS_SECRET_ACCESS_KEY": context.credentials.minio_secret_key,
+        "AIRFLOW_HOME": str(context.layout.airflow_home),
+        **setup.connection_environment(context),
+    }
 
 
 def clear_store(env: dict[str, str]) -> None:

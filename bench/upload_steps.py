@@ -81,7 +81,7 @@ def upload(folder: Path) -> dict[str, Any]:
         bucket=os.environ["S3_BUCKET"],
         artifact=artifact.to_dict() | {"staging_uri": (folder / ARTIFACT).as_uri()},
         check=CheckReport(sha256=artifact.sha256, passed=True, findings=()).to_dict(),
-        benchmark=_passed(artifact).to_dict(),
+        benchmark=passed_report(artifact).to_dict(),
         **_SHARED,
     )
     run = SimpleNamespace(dag_id="release_onnx", run_id="bench", start_date=datetime.now(UTC), conf={})
@@ -101,7 +101,7 @@ def fetch_back(folder: Path) -> None:
         task.verified_report(Case("", folder, folder).artifact(), uploaded, scratch)
 
 
-def _passed(artifact: OnnxArtifact) -> BenchmarkReport:
+def passed_report(artifact: OnnxArtifact) -> BenchmarkReport:
     """Return a passed report of the artifact; the upload reads only sha256 and verdict."""
     side = SideLatency(p50_ms=1.0, p95_ms=1.0, cpu_p50_ms=1.0, throughput_per_s=1.0, quantiles_ms=(1.0,) * 9)
     batch = BatchLatency(

@@ -18,6 +18,7 @@ class DagRole(StrEnum):
     MOVE_ALIAS = "onnx-release:move-alias"
     COLLECT_LEFTOVERS = "onnx-release:collect-leftovers"
     REHEARSE_RUNTIME = "onnx-release:rehearse-runtime"
+    VERIFY_RELEASES = "onnx-release:verify-releases"
 
 
 RELEASING = (DagRole.RELEASE, DagRole.RELEASE_TASKS)

@@ -95,6 +95,16 @@ class LeftoversRefused(Refused):
     deployment_codes: ClassVar[frozenset[str]] = frozenset(codes)
 
 
+class VerificationRefused(Refused):
+    """A DAG run of the verification with versions that did not pass."""
+
+    codes: ClassVar[Mapping[str, str]] = {
+        "versions_failed": "Released versions failed their verification.",
+        "versions_not_verified": "A server or the worker prevented the verification of released versions.",
+    }
+    deployment_codes: ClassVar[frozenset[str]] = frozenset({"versions_not_verified"})
+
+
 class DeploymentRefused(Refused):
     """A setting, connection or package of the deployment that is missing or cannot be used."""
 
@@ -110,7 +120,14 @@ class DeploymentRefused(Refused):
     deployment_codes: ClassVar[frozenset[str]] = frozenset(codes)
 
 
-STAGES: tuple[type[Refused], ...] = (TrackingRefused, StorageRefused, WatchRefused, LeftoversRefused, DeploymentRefused)
+STAGES: tuple[type[Refused], ...] = (
+    TrackingRefused,
+    StorageRefused,
+    WatchRefused,
+    LeftoversRefused,
+    VerificationRefused,
+    DeploymentRefused,
+)
 
 
 def together(subject: str, problems: Sequence[ReleaseError]) -> ReleaseError:

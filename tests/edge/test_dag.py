@@ -21,6 +21,7 @@ from airflow_onnx.dag import release_dag, release_task_group, watch_dag
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.leftovers_dag import collect_leftovers_dag
 from airflow_onnx.rehearsal_dag import rehearse_runtime_dag
+from airflow_onnx.verification_dag import verify_releases_dag
 from onnx_release.limits import ParityLimits
 from tests.refusals import refused
 
@@ -41,6 +42,7 @@ def test_airflow_finds_the_dag_of_a_file_in_safe_mode(path: Path) -> None:
         (move_alias_dag, DagRole.MOVE_ALIAS),
         (collect_leftovers_dag, DagRole.COLLECT_LEFTOVERS),
         (rehearse_runtime_dag, DagRole.REHEARSE_RUNTIME),
+        (verify_releases_dag, DagRole.VERIFY_RELEASES),
     ],
 )
 def test_two_dags_of_a_factory_differ_in_their_ids_alone_and_have_its_role(factory: Any, role: DagRole) -> None:
@@ -163,6 +165,17 @@ def test_the_tasks_of_a_move_follow_each_other() -> None:
     assert dag.get_task("verify").downstream_task_ids == {"approve"}
     assert dag.get_task("approve").downstream_task_ids == {"move"}
     assert dag.get_task("move").trigger_rule == "none_failed"
+
+
+def test_a_verification_moves_nothing_and_has_no_schedule_by_default() -> None:
+    dag = verify_releases_dag("verify", at_once=3)
+    assert (dag.params["on_failure"], dag.params["models"], dag.timetable.can_be_scheduled) == ("nothing", [], False)
+    assert dag.get_task("verify").max_active_tis_per_dag == 3
+    assert dag.get_task("summarize").upstream_task_ids == {"list", "verify", "roll_back"}
+    weekly = verify_releases_dag("weekly", schedule="@weekly", buckets=["models"], on_failure="roll_back")
+    assert (weekly.params["buckets"], weekly.params["on_failure"]) == (["models"], "roll_back")
+    with refused("wrong_parameter", "'on_failure'"):
+        verify_releases_dag("a", on_failure="maybe")
 
 
 def test_a_collection_only_lists_and_has_no_schedule_by_default() -> None:

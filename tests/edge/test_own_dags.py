@@ -9,6 +9,7 @@ from typing import Any
 import mlflow
 import pytest
 
+from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.hooks.mlflow import MlflowHook
 from tests.edge.conftest import Services
 from tests.edge.events.airflow_home import ROOT, run_in_airflow
@@ -69,7 +70,7 @@ def test_the_examples_are_parsed_and_the_pages_find_them_by_their_roles(found: d
         "watch_churn",
     ]
     roles = {"RELEASE": ["release_churn"], "RELEASE_TASKS": ["train_and_release"], "WATCH": ["watch_churn"]}
-    assert found["roles"] == roles | {"MOVE_ALIAS": [], "COLLECT_LEFTOVERS": [], "REHEARSE_RUNTIME": []}
+    assert found["roles"] == {role.name: [] for role in DagRole} | roles
 
 
 def test_an_export_without_a_release_writes_nothing_to_the_training_run(found: dict[str, Any], run_id: str) -> None:

@@ -76,6 +76,9 @@ WALL_S = f"{ROOT}.wall_s"
 PRECISION = f"{ROOT}.precision"
 """``exact``, ``int8`` or ``float16``."""
 
+VERIFICATION = f"{ROOT}.verification"
+"""Newest verification of the version, a JSON object (`verify_releases`)."""
+
 # On a model version.
 VERSION_STATUS = "onnx.status"
 """State of the version: ``registered`` until its alias is decided, then the state of the release."""
@@ -103,6 +106,16 @@ VERSION_DAG_RUN = "onnx.dag_run"
 """Address of the DAG run."""
 APPROVAL = "onnx.approval"
 """Answer of a person about the version, such as ``was rejected by anna: too slow``."""
+VERSION_VERIFIED = "onnx.verified"
+"""Verdict of the newest verification: ``passed`` or ``failed``."""
+VERSION_VERIFIED_AT = "onnx.verified_at"
+"""Its time in UTC."""
+VERSION_VERIFIED_RUNTIME = "onnx.verified_runtime"
+"""Version of ONNX Runtime that ran the model."""
+VERSION_VERIFIED_REASON = "onnx.verified_reason"
+"""Failed checks."""
+VERSION_VERIFICATION_LOG = "onnx.verification_log"
+"""Newest changes of the verdict, a JSON list."""
 
 # On a registered model, while a release moves its aliases.
 PROMOTION_LOCK = "onnx.promotion_lock"

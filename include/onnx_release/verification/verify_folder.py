@@ -89,8 +89,7 @@ class _Verification:
             yield _check("sha256", is_same, own if is_same else f"{own}, not {wanted:.80}")
         files = _tried("files", self._files)
         yield files
-        if (trust := self.expected.trust) is not None:
-            yield _tried("signed", lambda: self._signed(trust))
+        trust = self.expected.trust
         is_changed = files.verdict == "failed"
         if is_changed and not self.expected.runs_changed_files:
             yield from (
@@ -99,6 +98,8 @@ class _Verification:
             )
             return
         yield _tried("signature", self._tensors)
+        if trust is not None:
+            yield _tried("signed", lambda: self._signed(trust))
         yield _tried("checker", self._static)
         # The outputs of changed files prove nothing about the released model.
         yield _check("loads", False, _CHANGED) if is_changed else _tried("loads", self._runs)

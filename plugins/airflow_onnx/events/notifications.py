@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier
@@ -36,7 +36,7 @@ class ReleaseEndCallback:
 
         :raises TypeError: for one that cannot be called, when the DAG file is parsed.
         """
-        self.notifiers = {status: _listed(status, found) for status, found in notifiers.items()}
+        self.notifiers = {status: listed(status, found) for status, found in notifiers.items()}
 
     def __call__(self, context: Context) -> None:
         """Send the metrics and call the notifiers. An error of one is logged; the others are still called."""
@@ -46,19 +46,31 @@ class ReleaseEndCallback:
             log.exception("The end of the release cannot be read. No notifier is called.")
             return
         airflow_metrics.send(context, end)
-        for notifier in self.notifiers.get(end.status, ()):
-            named = getattr(notifier, "__name__", type(notifier).__name__)
-            # A notifier renders its templates in place. A copy keeps the templates for another call.
-            called = copy.copy(notifier) if isinstance(notifier, BaseNotifier) else notifier
-            try:
-                called({**context, CONTEXT_KEY: end})
-            except Exception:  # A notifier of the deployment can raise anything, and the release has ended.
-                log.exception("The notifier %s failed. The release is not changed.", named)
-            else:
-                log.info("The notifier %s was called: %s", named, end.headline)
+        call_each(self.notifiers.get(end.status, ()), {**context, CONTEXT_KEY: end}, end.headline)
 
 
-def _listed(status: str, found: Notifier | Sequence[Notifier] | None) -> list[Notifier]:
+def call_each(notifiers: Sequence[Notifier], context: Mapping[str, Any], headline: str) -> None:
+    """Call the notifiers. An error of one is logged; the others are still called.
+
+    :param headline: the result in one sentence, for the log.
+    """
+    for notifier in notifiers:
+        named = getattr(notifier, "__name__", type(notifier).__name__)
+        # A notifier renders its templates in place. A copy keeps the templates for another call.
+        called = copy.copy(notifier) if isinstance(notifier, BaseNotifier) else notifier
+        try:
+            called({**context})
+        except Exception:  # A notifier of the deployment can raise anything, and the work has ended.
+            log.exception("The notifier %s failed. The result is not changed.", named)
+        else:
+            log.info("The notifier %s was called: %s", named, headline)
+
+
+def listed(status: str, found: Notifier | Sequence[Notifier] | None) -> list[Notifier]:
+    """Return the notifiers of an argument of a factory.
+
+    :raises TypeError: for one that cannot be called.
+    """
     notifiers = [] if found is None else list(found) if isinstance(found, Sequence) else [found]
     for notifier in notifiers:
         if not callable(notifier):

@@ -136,6 +136,79 @@ class MoveAliasStep(EndsWhenCancelled, BaseOperator):
             self.log.warning("%s moves to other inputs or outputs: %s.", move.target, difference)
         return True
 
+    def verified_version(self, hook: MlflowHook, request: AliasRequest) -> VerifiedVersion:
+        """Download the files of the version, hash them and run the model once."""
+        from onnx_release.check.smoke_test import smoke_test
+
+        version = model_registry.get_version(hook, request.model_name, request.version)
+        self.link_urls[ModelVersionLink.name] = hook.server.version_url(request.model_name, request.version)
+        with scratch_folder() as scratch:
+            artifact, report = version_files.fetch_version(self.s3_conn_id, version, scratch)
+            smoke_test(scratch, artifact)
+            evidence.require_signed(s3.folder_at(self.s3_conn_id, version.source, rerun=None), scratch)
+        verified = VerifiedVersion(
+            request=request,
+            sha256=artifact.sha256,
+            source=version.source,
+            training_run_id=version.run_id or report.trained_model.training_run_id,
+            headline=report.headline,
+            contract=Contract.of_artifact(artifact),
+            figures=Figures.of_report(report),
+            files=artifact.files,
+        )
+        self.log.info("Version %d has the sha256 %s and runs.", request.version, artifact.sha256)
+        self.require_possible(hook, verified)
+        return verified
+
+    def move(
+        self, context: Context, hook: MlflowHook, verified: VerifiedVersion, given: Approval | None = None
+    ) -> AliasMove:
+        """Compare, move and log under the lock of the model, and add an asset event.
+
+        :param given: the approval, for the alias log.
+        """
+        request = verified.request
+        with promotion.promotion_lock(hook, request.model_name) as lock:
+            before = model_registry.alias_holder(hook, request.model_name, request.alias)
+            if not self.require_possible(hook, verified):
+                self.log.info("Version %d has the alias '%s' already.", request.version, request.alias)
+            self._require_unchanged(hook, verified)
+            move = self._logged(context, request, given)
+            promotion.move_alias(hook, request.model_name, move, lock)
+            for version in (before, model_registry.get_version(hook, request.model_name, request.version)):
+                if version is not None:
+                    promotion.tag_training_run(hook, version, move)
+        moved = ModelVersion(
+            name=request.model_name,
+            version=request.version,
+            sha256=verified.sha256,
+            source=verified.source,
+            training_run_id=verified.training_run_id,
+            alias=request.alias,
+        )
+        model_assets.add_event(context, self.outlets, moved, verified.contract, verified.figures)
+        return move
+
+    def _require_unchanged(self, hook: MlflowHook, verified: VerifiedVersion) -> None:
+        """Compare the version and the sizes of its objects with those that were verified."""
+        request = verified.request
+        version = model_registry.get_version(hook, request.model_name, request.version)
+        found = s3.sizes(s3.folder_at(self.s3_conn_id, verified.source, rerun=None))
+        changed = [file.path for file in verified.files if found.get(file.path) != file.size_bytes]
+        if version.source != verified.source or version.tags.get(tags.VERSION_SHA256) != verified.sha256 or changed:
+            raise StorageRefused(
+                f"Version {request.version} of model '{request.model_name}'",
+                f"has changed since it was verified: {', '.join(changed) or 'its sha256 or source'}",
+                "Clear the task 'verify' with its downstream tasks.",
+                code="objects_changed",
+            )
+
+    def _logged(self, context: Context, request: AliasRequest, given: Approval | None) -> AliasMove:
+        why = request.reason
+        if given:
+            why += f" (approved by {given.by}{f': {given.comment}' if given.comment else ''})"
+        return alias_log.move_to(context, request.alias, request.version, why=why, by=request.by)
+
 
 class VerifyVersionOperator(MoveAliasStep):
     """Downloads the files of the version, hashes them and runs the model once; returns a `VerifiedVersion`.
@@ -177,7 +250,7 @@ class VerifyVersionOperator(MoveAliasStep):
     def execute(self, context: Context) -> dict[str, Any]:
         """Verify, and skip the approval of an alias that needs none."""
         with airflow_outcome(context):
-            verified = self._verify(MlflowHook(self.mlflow_conn_id), self._request(context))
+            verified = self.verified_version(MlflowHook(self.mlflow_conn_id), self._request(context))
         result = verified.to_dict()
         if not settings.is_protected(verified.request.alias):
             # The exception ends the task as a success, without a return value.
@@ -201,29 +274,6 @@ class VerifyVersionOperator(MoveAliasStep):
             reason=reason,
             by=alias_log.user_of(context),
         )
-
-    def _verify(self, hook: MlflowHook, request: AliasRequest) -> VerifiedVersion:
-        from onnx_release.check.smoke_test import smoke_test
-
-        version = model_registry.get_version(hook, request.model_name, request.version)
-        self.link_urls[ModelVersionLink.name] = hook.server.version_url(request.model_name, request.version)
-        with scratch_folder() as scratch:
-            artifact, report = version_files.fetch_version(self.s3_conn_id, version, scratch)
-            smoke_test(scratch, artifact)
-            evidence.require_signed(s3.folder_at(self.s3_conn_id, version.source, rerun=None), scratch)
-        verified = VerifiedVersion(
-            request=request,
-            sha256=artifact.sha256,
-            source=version.source,
-            training_run_id=version.run_id or report.trained_model.training_run_id,
-            headline=report.headline,
-            contract=Contract.of_artifact(artifact),
-            figures=Figures.of_report(report),
-            files=artifact.files,
-        )
-        self.log.info("Version %d has the sha256 %s and runs.", request.version, artifact.sha256)
-        self.require_possible(hook, verified)
-        return verified
 
 
 class ApproveMoveOperator(MoveAliasStep):
@@ -291,32 +341,14 @@ class MoveAliasOperator(MoveAliasStep):
         self.given = given
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Compare, move and log under the lock of the model."""
+        """Move the alias."""
         with airflow_outcome(context):
             verified = params.record(VerifiedVersion, self.verified, "verify")
             request, hook = verified.request, MlflowHook(self.mlflow_conn_id)
             self.link_urls[ModelVersionLink.name] = hook.server.version_url(request.model_name, request.version)
             given = params.optional_record(Approval, self.given)
             self._require_approval(verified, given)
-            with promotion.promotion_lock(hook, request.model_name) as lock:
-                before = model_registry.alias_holder(hook, request.model_name, request.alias)
-                if not self.require_possible(hook, verified):
-                    self.log.info("Version %d has the alias '%s' already.", request.version, request.alias)
-                self._require_unchanged(hook, verified)
-                move = self._logged(context, request, given)
-                promotion.move_alias(hook, request.model_name, move, lock)
-                for version in (before, model_registry.get_version(hook, request.model_name, request.version)):
-                    if version is not None:
-                        promotion.tag_training_run(hook, version, move)
-            moved = ModelVersion(
-                name=request.model_name,
-                version=request.version,
-                sha256=verified.sha256,
-                source=verified.source,
-                training_run_id=verified.training_run_id,
-                alias=request.alias,
-            )
-            model_assets.add_event(context, self.outlets, moved, verified.contract, verified.figures)
+            move = self.move(context, hook, verified, given)
         self.log.info("models:/%s@%s is now version %d.", request.model_name, request.alias, request.version)
         return move.to_dict()
 
@@ -330,23 +362,3 @@ class MoveAliasOperator(MoveAliasStep):
                 "Clear the task 'verify' with its downstream tasks.",
                 "no_approval",
             )
-
-    def _require_unchanged(self, hook: MlflowHook, verified: VerifiedVersion) -> None:
-        """Compare the version and the sizes of its objects with those that were verified."""
-        request = verified.request
-        version = model_registry.get_version(hook, request.model_name, request.version)
-        found = s3.sizes(s3.folder_at(self.s3_conn_id, verified.source, rerun=None))
-        changed = [file.path for file in verified.files if found.get(file.path) != file.size_bytes]
-        if version.source != verified.source or version.tags.get(tags.VERSION_SHA256) != verified.sha256 or changed:
-            raise StorageRefused(
-                f"Version {request.version} of model '{request.model_name}'",
-                f"has changed since it was verified: {', '.join(changed) or 'its sha256 or source'}",
-                "Clear the task 'verify' with its downstream tasks.",
-                code="objects_changed",
-            )
-
-    def _logged(self, context: Context, request: AliasRequest, given: Approval | None) -> AliasMove:
-        why = request.reason
-        if given:
-            why += f" (approved by {given.by}{f': {given.comment}' if given.comment else ''})"
-        return alias_log.move_to(context, request.alias, request.version, why=why, by=request.by)

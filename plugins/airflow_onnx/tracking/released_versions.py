@@ -28,6 +28,7 @@ class ReleasedVersion(Record):
         created_at_ms: The time of its registration, in milliseconds since 1970.
         aliases: The aliases that hold it, sorted.
         status: The tag with the state of its release.
+        signature: The tag with the key that signed its files, empty without a signature.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ReleasedVersion(Record):
     created_at_ms: int
     aliases: tuple[str, ...] = ()
     status: str = ""
+    signature: str = ""
 
     @property
     def label(self) -> str:
@@ -57,6 +59,7 @@ class ReleasedVersion(Record):
             created_at_ms=int(row.get("creation_timestamp") or 0),
             aliases=tuple(sorted(aliases)),
             status=found.get(tags.VERSION_STATUS, ""),
+            signature=found.get(tags.VERSION_SIGNATURE, ""),
         )
 
 

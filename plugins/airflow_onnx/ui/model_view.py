@@ -14,9 +14,10 @@ from airflow_onnx.ui.charts import Chart, Point, chart
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot
 from airflow_onnx.ui.roll_backs import roll_backs
 from airflow_onnx.ui.states import WORDS, Releases, model_of, state_of
+from airflow_onnx.ui.verified import VerifiedView
 from airflow_onnx.ui.view import SpeedView
 from onnx_release.records import AliasMove
-from onnx_release.training_runs import alias_moves, tags
+from onnx_release.training_runs import alias_moves, tags, verifications
 from onnx_release.training_runs.records import ModelVersionEntry, RegisteredModel
 
 ATTEMPTS_MAX = 20
@@ -45,6 +46,7 @@ class VersionRow:
     aliases: tuple[str, ...]
     approval: str
     created_at: datetime
+    verified: VerifiedView | None = None
 
     @property
     def word(self) -> str:
@@ -127,6 +129,7 @@ class ModelView:
     versions: tuple[VersionRow, ...]
     attempts: tuple[AttemptView, ...]
     moves: tuple[AliasMove, ...]
+    verdicts: tuple[VerifiedView, ...]
     moving: tuple[MoveView, ...]
     sizes: Chart | None
     speeds: Chart | None
@@ -199,11 +202,19 @@ def model_view(
         versions=rows,
         attempts=attempts,
         moves=moves[:MOVES_MAX],
+        verdicts=_verdicts(versions[:VERSIONS_MAX]),
         moving=(moving := moves_of(name, moves_now)),
         sizes=chart(list(_sizes(shown)), subject="Size", unit="B"),
         speeds=chart(list(_speeds(shown)), subject="Speedup", unit="x", limit=1.0),
         is_live=bool(moving) or any(one.state in ("running", "waiting") for one in attempts),
     )
+
+
+def _verdicts(versions: Sequence[ModelVersionEntry]) -> tuple[VerifiedView, ...]:
+    """Return the changes of the verdicts of the versions, the newest first."""
+    changes = [change for one in versions for change in verifications.changes_in(one.tags)]
+    views = [view for change in sorted(changes, key=lambda one: one.at) if (view := VerifiedView.of(change))]
+    return tuple(reversed(views))[:MOVES_MAX]
 
 
 def _sizes(records: Mapping[int, ReleaseRecord]) -> Iterator[Point]:
@@ -237,6 +248,7 @@ def _version_row(
         aliases=aliases,
         approval=entry.tags.get(tags.APPROVAL, "")[:_TEXT_MAX],
         created_at=datetime.fromtimestamp(entry.created_at_ms / 1000, UTC),
+        verified=VerifiedView.of(verifications.of_version(entry.version, entry.tags)),
     )
 
 
@@ -245,7 +257,7 @@ def _alias(name: str, version: int, moves: Sequence[AliasMove], versions: Sequen
     return AliasView(
         name=name,
         version=version,
-        moved_at=moment(move.at) if move else None,
+        moved_at=numbers.moment(move.at) if move else None,
         by=move.by if move else "",
         proposed=proposed_version(version, versions, move),
     )
@@ -256,12 +268,3 @@ def proposed_version(version: int, versions: Sequence[int], move: AliasMove | No
     if move and move.from_version in versions:
         return int(move.from_version or 0)
     return max((one for one in versions if one < version), default=max(versions, default=version))
-
-
-def moment(text: str) -> datetime | None:
-    """Return the time of a text in ISO 8601, None for any other text."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -51,3 +51,12 @@ def since(moment: datetime | None, now: datetime | None = None) -> str:
 def utc(moment: datetime | None) -> str:
     """Return a moment for the attribute of a time element."""
     return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def moment(text: str) -> datetime | None:
+    """Return the time of a text in ISO 8601, None for any other text."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -19,7 +19,7 @@ from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.ui import airflow_state, numbers, sources
 from airflow_onnx.ui.airflow_state import AirflowRelease
 from airflow_onnx.ui.health import Health
-from airflow_onnx.ui.model_view import model_view, moment
+from airflow_onnx.ui.model_view import model_view
 from airflow_onnx.ui.release_index import TIMEOUT_S, ReleaseIndex, ReleaseRecord, Snapshot
 from airflow_onnx.ui.release_view import dag_run_view, record_of, release_view
 from airflow_onnx.ui.states import WORDS, Releases
@@ -43,7 +43,7 @@ class Templates:
         from onnx_release.report.html import environment
 
         self._env = environment(TEMPLATES)
-        filters: dict[str, Any] = {"utc": numbers.utc, "since": numbers.since, "moment": moment}
+        filters: dict[str, Any] = {"utc": numbers.utc, "since": numbers.since, "moment": numbers.moment}
         self._env.filters |= filters | {"part": lambda text: quote(str(text), safe="")}
 
     def page(self, request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:

@@ -17,11 +17,13 @@ from itertools import islice, takewhile
 
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.hooks.mlflow_server import MlflowServer
+from airflow_onnx.ui import numbers
 from airflow_onnx.ui.refreshed import Refreshed
 from airflow_onnx.ui.roll_backs import roll_backs_in
 from onnx_release.errors import Refused, Transient, shorten
 from onnx_release.records import AliasMove
-from onnx_release.training_runs import tags
+from onnx_release.records.verification import Verification
+from onnx_release.training_runs import tags, verifications
 from onnx_release.training_runs.records import TrainingRun
 from onnx_release.training_runs.server import RunQuery
 
@@ -83,6 +85,7 @@ class ReleaseRecord:
     mae: float | None
     speed: Speed | None
     size_bytes: float | None
+    verification: Verification | None = None
 
     @classmethod
     def from_run(cls, run: TrainingRun, experiment: str) -> ReleaseRecord:
@@ -108,7 +111,7 @@ class ReleaseRecord:
             sha256=found.get(tags.SHA256, ""),
             s3_uri=found.get(tags.S3_URI, ""),
             warning=found.get(tags.WARNING, ""),
-            attempted_at=_time(found.get(tags.ATTEMPTED_AT, "")),
+            attempted_at=numbers.moment(found.get(tags.ATTEMPTED_AT, "")),
             last_attempt=found.get(tags.LAST_ATTEMPT, ""),
             dag_run_id=found.get(tags.DAG_RUN_ID, ""),
             dag_run_url=found.get(tags.DAG_RUN_URL, ""),
@@ -117,6 +120,7 @@ class ReleaseRecord:
             mae=max(filter(math.isfinite, maes), default=None),
             speed=_speed(run.metrics, root),
             size_bytes=_finite(run.metrics, f"{root}/size_bytes"),
+            verification=_verification(run.tags),
         )
 
 
@@ -224,12 +228,10 @@ def _problem(error: Exception) -> str:
     return f"The connection to MLflow cannot be read ({type(error).__name__})."
 
 
-def _time(text: str) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+def _verification(run_tags: Mapping[str, str]) -> Verification | None:
+    """Return the newest verification of the present version. An earlier version of the run may have another one."""
+    found = verifications.of_run(run_tags)
+    return found if found and str(found.version) == run_tags.get(tags.VERSION) else None
 
 
 def _speed(metrics: Mapping[str, float], root: str) -> Speed | None:

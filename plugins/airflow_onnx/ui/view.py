@@ -14,6 +14,7 @@ from airflow_onnx.ui import numbers
 from airflow_onnx.ui.airflow_state import STEPS, AirflowRelease, TaskState
 from airflow_onnx.ui.release_index import ReleaseRecord, Snapshot, Speed
 from airflow_onnx.ui.states import WORDS, Releases, is_abandoned, model_of, state_of
+from airflow_onnx.ui.verified import VerifiedView
 
 ROWS_PER_PAGE = 50
 # The columns that sort the list, each with the sign of its first order.
@@ -144,6 +145,7 @@ class Row:
     waits_for_approval: bool = False
     dag_id: str = ""
     release_dag_id: str = ""
+    verified: VerifiedView | None = None
 
     @property
     def word(self) -> str:
@@ -243,6 +245,7 @@ def row_of(record: ReleaseRecord, state: str, snapshot: Snapshot, releases: Rele
         conf=again(record.rerun_url, "conf"),
         # A refusal by the watch has the DAG run of the watch.
         release_dag_id=again(record.rerun_url, "dag") or (dag_id if dag_id in releases.dag_ids else ""),
+        verified=VerifiedView.of(record.verification) if is_released else None,
     )
 
 

@@ -1,0 +1,81 @@
+"""Files of a released version in the store, hashed while they are downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from airflow_onnx.errors import StorageRefused
+from airflow_onnx.storage import s3
+from airflow_onnx.storage.s3_errors import store_errors
+from onnx_release.errors import Transient
+from onnx_release.limits import REPORTS
+from onnx_release.records import FileDigest
+
+_MISSING = ("no_object", "not_found")
+_EXTRA_MAX = 20
+
+
+def download(folder: s3.S3Folder, sizes: dict[str, int], files: Sequence[FileDigest], target: Path) -> list[FileDigest]:
+    """Download the files of a record, and return the digests of the folder in the store. A difference is no error.
+
+    An object of another size than the recorded one is not downloaded: it may be of any size. The same holds for an
+    object that the record does not have.
+
+    :param sizes: the size of every object of the folder.
+    :param target: an empty folder.
+    :raises Transient: if the store does not answer, or two downloads of an object differ.
+    """
+    found = [one for file in files if (one := _found(folder, file, sizes.get(file.path), target))]
+    known = {file.path for file in files} | REPORTS
+    extra = sorted(sizes.keys() - known)[:_EXTRA_MAX]
+    return found + [FileDigest(path=path, sha256="", size_bytes=sizes[path]) for path in extra]
+
+
+def outside(files: Sequence[FileDigest]) -> Iterator[str]:
+    """Yield the paths that leave their folder. The report is read before it is verified."""
+    for file in files:
+        parts = PurePosixPath(file.path).parts
+        if not parts or file.path.startswith("/") or ".." in parts or "\0" in file.path:
+            yield file.path
+
+
+def _found(folder: s3.S3Folder, file: FileDigest, size: int | None, target: Path) -> FileDigest | None:
+    if size is None:
+        return None
+    if size != file.size_bytes:
+        return FileDigest(path=file.path, sha256="", size_bytes=size)
+    first = _download(folder, file, target)
+    if first is None or first == file:
+        return first
+    # The bytes may have been damaged on their way.
+    second = _download(folder, file, target)
+    if second not in (first, file):
+        raise Transient(
+            f"The object {folder.uri}/{file.path}",
+            "gave other bytes in a second download",
+            "Airflow tries again. If that does not help, check the network.",
+        )
+    return second
+
+
+def _download(folder: s3.S3Folder, file: FileDigest, target: Path) -> FileDigest | None:
+    """Return the digest of a file that was just downloaded; None for an object that was deleted."""
+    local, digest, size = target / file.path, hashlib.sha256(), 0
+    local.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with store_errors(folder, f"The object '{file.path}'"), local.open("wb") as written:
+            body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(file.path))["Body"]
+            for chunk in body.iter_chunks(s3.READ_CHUNK_BYTES):
+                digest.update(chunk)
+                written.write(chunk)
+                size += len(chunk)
+                if size > file.size_bytes:
+                    # The object was replaced by a larger one after the listing.
+                    break
+    except StorageRefused as refusal:
+        if refusal.code in _MISSING:
+            return None
+        raise
+    return FileDigest(path=file.path, sha256=digest.hexdigest(), size_bytes=size)
