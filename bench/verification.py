@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from bench.figure import Figure, Result, Setting, part, progress
 from bench.models import LARGE, TINY
@@ -56,11 +54,8 @@ def _rate(setting: Setting) -> Result:
         stored = Step("bench.verification_steps:store", (folder,), env).run()
         arguments = (stored["uri"], stored["sha256"], str(count))
         tasks = Step("bench.verification_steps:register", arguments, env).run()["tasks"]
-        steps = [Step("bench.verification_steps:task", (str(number),), env) for number in range(tasks)]
-        began = time.perf_counter()
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            reports = list(pool.map(Step.run, steps))
-        wall_s = time.perf_counter() - began
+        done = Step("bench.verification_steps:tasks", (str(tasks), str(AT_ONCE)), env).run()
+    reports, wall_s = done["tasks"], done["wall_s"]
     passed = sum(report["passed"] for report in reports)
     progress(f"{passed} of {count} versions passed in {wall_s:.1f} s")
     detail = {

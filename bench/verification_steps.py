@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -81,6 +85,20 @@ def register(meter: Meter, uri: str, sha256: str, count: str) -> dict[str, Any]:
         for _ in range(int(count)):
             rest.call("POST", "model-versions/create", {"name": MODEL_NAME, "source": uri, "tags": rows})
     return {"tasks": len(_listed())}
+
+
+def tasks(meter: Meter, count: str, at_once: str) -> dict[str, Any]:
+    """Run the mapped tasks of a DAG run, each in a fresh process, some at the same time."""
+
+    def run(number: int) -> dict[str, Any]:
+        argv = [sys.executable, "-m", "bench.step", "bench.verification_steps:task", str(number)]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return found
+
+    with meter.work(), ThreadPoolExecutor(int(at_once)) as pool:
+        reports = list(pool.map(run, range(int(count))))
+    return {"tasks": reports}
 
 
 def task(meter: Meter, number: str) -> dict[str, Any]:

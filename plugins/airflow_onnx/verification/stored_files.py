@@ -15,6 +15,8 @@ from onnx_release.records import FileDigest
 
 _MISSING = ("no_object", "not_found")
 _EXTRA_MAX = 20
+# In place of a sha256.
+_UNREAD = "unread"
 
 
 def download(folder: s3.S3Folder, sizes: dict[str, int], files: Sequence[FileDigest], target: Path) -> list[FileDigest]:
@@ -30,7 +32,7 @@ def download(folder: s3.S3Folder, sizes: dict[str, int], files: Sequence[FileDig
     found = [one for file in files if (one := _found(folder, file, sizes.get(file.path), target))]
     known = {file.path for file in files} | REPORTS
     extra = sorted(sizes.keys() - known)[:_EXTRA_MAX]
-    return found + [FileDigest(path=path, sha256="", size_bytes=sizes[path]) for path in extra]
+    return found + [FileDigest(path=path, sha256=_UNREAD, size_bytes=sizes[path]) for path in extra]
 
 
 def outside(files: Sequence[FileDigest]) -> Iterator[str]:
@@ -45,7 +47,7 @@ def _found(folder: s3.S3Folder, file: FileDigest, size: int | None, target: Path
     if size is None:
         return None
     if size != file.size_bytes:
-        return FileDigest(path=file.path, sha256="", size_bytes=size)
+        return FileDigest(path=file.path, sha256=_UNREAD, size_bytes=size)
     first = _download(folder, file, target)
     if first is None or first == file:
         return first
