@@ -15,7 +15,7 @@ _RUNTIME_MAX, _REASON_MAX = 50, 500
 class VerifiedView:
     """A verification for people. Its texts are not trusted.
 
-    :param at: the time; None for a text that is no time.
+    :param at: the time; None for any other text.
     """
 
     version: int

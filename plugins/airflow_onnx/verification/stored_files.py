@@ -20,7 +20,7 @@ _UNREAD = "unread"
 
 
 def download(folder: s3.S3Folder, sizes: dict[str, int], files: Sequence[FileDigest], target: Path) -> list[FileDigest]:
-    """Download the files of a record, and return the digests of the folder in the store. A difference is no error.
+    """Download the files of a record, and return the digests of the folder in the store. A difference raises nothing.
 
     An object of another size than the recorded one is not downloaded: it may be of any size. The same holds for an
     object that the record does not have.
