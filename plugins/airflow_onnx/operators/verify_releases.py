@@ -65,8 +65,8 @@ class ListReleasedVersionsOperator(BaseOperator):
 class VerifyReleasedVersionsOperator(EndsWhenCancelled, BaseOperator):
     """Verifies a few versions, one after the other, and writes each result on its version.
 
-    A failure of a server or of the worker decides nothing about a version. The task then goes on with the other versions, and
-    Airflow repeats it. In its last try such a version is ``not verified``.
+    A failure of a server or of the worker decides nothing about a version. The task then goes on with the other
+    versions, and Airflow repeats it. In its last try such a version is ``not verified``.
 
     :param versions: the `ReleasedVersion` records of this task.
     :param buckets: the buckets that versions may have their files in, a list or its JSON.
