@@ -16,13 +16,13 @@ from airflow.sdk import DAG, Param, TriggerRule
 from airflow_onnx import defaults
 from airflow_onnx.dag import TAGS, new_dag
 from airflow_onnx.dag_roles import DagRole
-from airflow_onnx.deployment import placement
+from airflow_onnx.deployment import placement, settings
 from airflow_onnx.operators.rehearse_runtime import (
     ChooseRehearsalOperator,
     RehearseVersionOperator,
     ReportRehearsalOperator,
 )
-from airflow_onnx.params import field, json_param, json_params, task_record, text_params, with_defaults
+from airflow_onnx.params import field, json_params, task_record, text_params, with_defaults
 from onnx_release import limits
 
 _TEXT = """Rehearsal of an upgrade of ONNX Runtime, before the servers get it.
@@ -51,7 +51,7 @@ def rehearse_runtime_dag(
     :param tags: tags for Airflow's list of DAGs.
     :param default_args: arguments of its tasks.
     :param parameters: defaults of the parameters: `runtimes`, `models`, `all_versions`, `latency`, `timeout_s`,
-        `experiment`, `mlflow_conn_id` and `s3_conn_id`.
+        `buckets`, `experiment`, `mlflow_conn_id` and `s3_conn_id`.
     :raises Refused: for a wrong argument. Airflow shows it as the import error of the DAG file.
     """
     with new_dag(
@@ -62,7 +62,7 @@ def rehearse_runtime_dag(
         schedule=schedule,
         is_paused_upon_creation=None if schedule else False,
         max_active_runs=1,
-        default_args={**placement.arguments("light"), **(default_args or {})},
+        default_args={**placement.arguments(placement.LIGHT), **(default_args or {})},
     ) as dag:  # fmt: skip
         choose = ChooseRehearsalOperator(
             task_id="choose",
@@ -72,10 +72,9 @@ def rehearse_runtime_dag(
         # Its pool bounds the mapped tasks, and the lock of a host the measurements.
         rehearse = RehearseVersionOperator.partial(
             task_id="rehearse",
-            latency=json_param("latency"),
-            **json_params("timeout_s"),
+            **json_params("buckets", "latency", "timeout_s"),
             **text_params("mlflow_conn_id", "s3_conn_id"),
-            **placement.arguments("measure"),
+            **{**placement.arguments(placement.MEASURE), **(default_args or {})},
         ).expand(chosen=choose.output)
         ReportRehearsalOperator(
             task_id="report",
@@ -111,6 +110,11 @@ def _params() -> dict[str, Param]:
             defaults.REHEARSAL_TIMEOUT_S, "number", _RUN, "Time limit (s)",
             "The longest run of one model in one version of ONNX Runtime, without the measurement.",
             exclusiveMinimum=0, maximum=86400,
+        ),
+        "buckets": field(
+            [settings.bucket()] if settings.bucket() else [], "array", _RUN, "Buckets",
+            "Buckets of releases, one a line. A version with files elsewhere is not rehearsed.",
+            items={"type": "string", "pattern": defaults.BUCKET_NAME.regexp},
         ),
         "experiment": field(
             defaults.REHEARSAL_EXPERIMENT, "string", _CONNECTIONS, "Experiment of the reports",

@@ -17,6 +17,7 @@ from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.links import ReportLink
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.cancelled import EndsWhenCancelled
+from airflow_onnx.operators.verify_releases import allowed_buckets, texts
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import model_registry, rehearsal_log, version_files
 from airflow_onnx.tracking.released_versions import ReleasedVersion, released_versions
@@ -70,9 +71,9 @@ class ChooseRehearsalOperator(BaseOperator):
 
         with airflow_outcome():
             runtimes = choose_runtimes(params.value(self.runtimes), environments=settings.rehearsal_environments())
-            models = params.value(self.models) or []
+            models = texts(self.models, "models")
             with MlflowRest(MlflowHook(self.mlflow_conn_id).server) as rest:
-                versions = released_versions(rest, models, all_versions=bool(params.value(self.all_versions)))
+                versions = released_versions(rest, models, all_versions=params.value(self.all_versions) is True)
             if len(versions) > defaults.REHEARSAL_VERSIONS_MAX:
                 raise ParameterRefused(
                     "The parameter 'models'",
@@ -92,19 +93,21 @@ class RehearseVersionOperator(EndsWhenCancelled, BaseOperator):
     gets the tag `onnx.rehearsed`.
 
     :param chosen: a `ChosenRehearsal`.
+    :param buckets: the buckets that versions may have their files in, a list or its JSON.
     :param latency: True to measure the latency.
     :param timeout_s: the longest run in one runtime in s.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
     :param s3_conn_id: an Airflow connection of type `s3store` or `aws`.
     """
 
-    template_fields: Sequence[str] = ("chosen", "latency", "timeout_s", "mlflow_conn_id", "s3_conn_id")
+    template_fields: Sequence[str] = ("chosen", "buckets", "latency", "timeout_s", "mlflow_conn_id", "s3_conn_id")
     ui_color = "#fef9c3"
 
     def __init__(
         self,
         *,
         chosen: Any,
+        buckets: Any,
         latency: Any = True,
         timeout_s: Any = defaults.REHEARSAL_TIMEOUT_S,
         mlflow_conn_id: str = MlflowHook.default_conn_name,
@@ -113,6 +116,7 @@ class RehearseVersionOperator(EndsWhenCancelled, BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.chosen = chosen
+        self.buckets = buckets
         self.latency = latency
         self.timeout_s = timeout_s
         self.mlflow_conn_id = mlflow_conn_id
@@ -137,7 +141,7 @@ class RehearseVersionOperator(EndsWhenCancelled, BaseOperator):
         from onnx_release.latency.host_lock import LockOptions
         from onnx_release.rehearsal import rehearse
 
-        version, runtimes = chosen.version, chosen.runtimes
+        version, runtimes, buckets = chosen.version, chosen.runtimes, allowed_buckets(self.buckets)
         options = rehearse.RehearsalOptions(
             plan=rehearse.PLAN if params.value(self.latency) else None,
             lock=LockOptions(path=settings.measure_lock(), timeout_s=settings.measure_lock_timeout_s(), holder=holder),
@@ -147,7 +151,7 @@ class RehearseVersionOperator(EndsWhenCancelled, BaseOperator):
         with scratch_folder() as scratch:
             try:
                 registered = model_registry.get_version(hook, version.name, version.version)
-                artifact, report = version_files.fetch_version(self.s3_conn_id, registered, scratch)
+                artifact, report = version_files.fetch_version(self.s3_conn_id, registered, scratch, buckets)
             except Refused as refusal:
                 if refusal.is_of_deployment:
                     raise

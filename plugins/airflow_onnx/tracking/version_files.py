@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,12 +15,16 @@ from onnx_release.training_runs import tags
 _REPORT_MAX_BYTES = 2**26
 
 
-def fetch_version(s3_conn_id: str, version: Any, folder: Path) -> tuple[OnnxArtifact, ReleaseReport]:
+def fetch_version(
+    s3_conn_id: str, version: Any, folder: Path, buckets: Collection[str] | None = None
+) -> tuple[OnnxArtifact, ReleaseReport]:
     """Download the files of a version that this package released, and compare every byte with the version's sha256.
 
     :param s3_conn_id: an Airflow connection of type `s3store` or `aws`.
     :param version: MLflow's `ModelVersion`.
     :param folder: an empty folder for the files.
+    :param buckets: the buckets that the files may be in, because a registry can name any place. None: all that the
+        connection reads.
     :return: the artifact and the report of its release.
     :raises TrackingRefused: ``not_verifiable`` if the version has no sha256 or no files in an S3 store.
     :raises StorageRefused: if a file is missing or has other bytes.
@@ -32,6 +37,11 @@ def fetch_version(s3_conn_id: str, version: Any, folder: Path) -> tuple[OnnxArti
     if not sha256 or not version.source.startswith("s3://"):
         raise not_verifiable(version, "has no sha256 or no folder in an S3 store")
     source = s3.folder_at(s3_conn_id, version.source, rerun=None)
+    if buckets is not None and source.bucket not in buckets:
+        allowed = ", ".join(sorted(buckets))
+        raise not_verifiable(
+            version, f"has its files in {source.bucket:.80}, outside of the allowed buckets ({allowed})"
+        )
     report = read_report(s3.fetch_one(source, REPORT_FILE, folder, _REPORT_MAX_BYTES))
     artifact = report.artifact
     if artifact is None or artifact.sha256 != sha256:

@@ -49,14 +49,18 @@ def released(hook: MlflowHook, published: Release) -> str:  # noqa: F811 - the f
 
 
 def test_each_version_is_rehearsed_and_the_report_names_model_and_node(
-    hook: MlflowHook, released: str, services: Services, tmp_path: Path
+    hook: MlflowHook,
+    released: str,
+    published: Release,
+    services: Services,
+    tmp_path: Path,  # noqa: F811
 ) -> None:
     from stack import setup
 
     python = differing_python(tmp_path)
     own = installed_version()
     conf = {
-        "runtimes": [own, "serving"], "models": [released], "latency": False, "experiment": EXPERIMENT, "timeout_s": 60,
+        "runtimes": [own, "serving"], "models": [released], "latency": False, "buckets": [_bucket(published)], "experiment": EXPERIMENT, "timeout_s": 60,
     }  # fmt: skip
     home = tmp_path / "airflow"
     home.mkdir()
@@ -95,6 +99,11 @@ def test_each_version_is_rehearsed_and_the_report_names_model_and_node(
     text = hook.client.get_model_version(released, "1").tags[tags.VERSION_REHEARSED]
     assert text.endswith(f"{own} bit-equal, serving changes")
     assert f"in node {one.runtimes[1].node.node}" in "".join(found["report"]["sentences"])
+
+
+def _bucket(release: Release) -> str:
+    source: str = release.returned["register"]["source"]
+    return source.removeprefix("s3://").partition("/")[0]
 
 
 @pytest.mark.parametrize("runtimes", [["/bin/python"], ["1.20; rm"], [], None, ["serving"], ["1.20.1"] * 1000])
