@@ -51,16 +51,17 @@ def released(hook: MlflowHook, published: Release) -> str:  # noqa: F811 - the f
 def test_each_version_is_rehearsed_and_the_report_names_model_and_node(
     hook: MlflowHook,
     released: str,
-    published: Release,
+    published: Release,  # noqa: F811 - the fixture
     services: Services,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     from stack import setup
 
     python = differing_python(tmp_path)
     own = installed_version()
     conf = {
-        "runtimes": [own, "serving"], "models": [released], "latency": False, "buckets": [_bucket(published)], "experiment": EXPERIMENT, "timeout_s": 60,
+        "runtimes": [own, "serving"], "models": [released], "latency": False, "buckets": [_bucket(published)],
+        "experiment": EXPERIMENT, "timeout_s": 60,
     }  # fmt: skip
     home = tmp_path / "airflow"
     home.mkdir()
