@@ -1,6 +1,7 @@
 """Command of ``make soak``: ``python -m soak [--only WORD ...] [--minutes N] [--seed N] [--json FILE] [--keep]``.
 
-It starts a local stack of its own, releases many small models under faults, and checks the statements after each.
+It starts a local stack of its own, releases many small models under faults, and checks the statements after each. Then
+it searches everything for the secrets of the stack.
 Exit status: 0 every statement is true and every release survived · 1 one is not, or a release did not.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from soak import canary_search
 from soak import rig as rigs
 from soak.rig import Rig
 from soak.scenario import Outcome, Scenario
@@ -38,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", default=[], help="scenarios whose name contains one of these words")
-    parser.add_argument("--minutes", type=float, default=55.0, help="start no scenario after this time (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=45.0, help="start no scenario after this time (%(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="seed of the random moments (default: a new one)")
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--keep", action="store_true", help="keep the state folder")
@@ -53,9 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     home = Path(tempfile.mkdtemp(prefix="onnx-soak-"))
     console = make_console()
     console.print(f"Seed {seed}. State in {home}.")
+    began = time.monotonic()
     try:
         with rigs.running(home, console) as rig:
-            ended, at_rest = _soak(rig, console, chosen, seed, time.monotonic() + 60 * options.minutes)
+            ended, at_rest = _soak(rig, console, chosen, seed, began + 60 * options.minutes)
     except StackError as error:
         make_error_console().print(f"soak: {error}")
         return 1
@@ -66,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.keep:
             Layout(home).remove()
     if options.json:
-        options.json.write_text(json.dumps(document(ended, at_rest, seed), indent=2) + "\n")
-    return _report(console, ended, at_rest, seed)
+        options.json.write_text(json.dumps(document(ended, at_rest, seed, time.monotonic() - began), indent=2) + "\n")
+    return _report(console, ended, at_rest, f"Soak with seed {seed}, {(time.monotonic() - began) / 60:.0f} minutes")
 
 
 def _soak(
@@ -77,7 +80,7 @@ def _soak(
 
     def run(scenario: Scenario) -> tuple[Scenario, Outcome]:
         began = time.monotonic()
-        if began > deadline:
+        if began > deadline and not scenario.last:
             return scenario, Outcome(skipped="no time was left")
         try:
             outcome = scenario.run(rig, random.Random(f"{seed} {scenario.name}"))  # noqa: S311 - moments, no secrets
@@ -89,9 +92,12 @@ def _soak(
         return scenario, outcome
 
     rig.spare.extend(rig.train(len(chosen)))
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        ended = list(pool.map(run, [scenario for scenario in chosen if not scenario.alone]))
-    ended += [run(scenario) for scenario in chosen if scenario.alone]
+    canary_search.plant(rig)
+    with canary_search.watched_children(rig):
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            ended = list(pool.map(run, [one for one in chosen if not one.alone and not one.last]))
+        ended += [run(one) for one in chosen if one.alone]
+    ended += [run(one) for one in chosen if one.last]
     return ended, violations(rig.places())
 
 
@@ -99,13 +105,14 @@ def _print(console: Console, scenario: Scenario, outcome: Outcome) -> None:
     state = "skipped" if outcome.skipped else "failed" if _has_failed(outcome) else "ok"
     injected = ", ".join(f"{kind} {count}" for kind, count in outcome.injected.items())
     console.print(f"{outcome.wall_s:6.0f} s  {state:<8} {scenario.name}  ({injected})", highlight=False)
-    for text in (outcome.skipped, outcome.problem, *(violation.text for violation in outcome.violations)):
+    figures = ", ".join(f"{name}: {value:g}" for name, value in outcome.figures.items())
+    for text in (figures, outcome.skipped, outcome.problem, *(violation.text for violation in outcome.violations)):
         if text:
             console.print(f"          {text[:500]}", highlight=False, markup=False)
 
 
-def _report(console: Console, ended: Ended, at_rest: list[Violation], seed: int) -> int:
-    console.print(table(ended, f"Soak with seed {seed}"))
+def _report(console: Console, ended: Ended, at_rest: list[Violation], title: str) -> int:
+    console.print(table(ended, title))
     for violation in at_rest:
         console.print(f"At rest: {violation.kind}: {violation.text}", highlight=False, markup=False)
     skipped = sum(bool(outcome.skipped) for _, outcome in ended)

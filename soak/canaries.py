@@ -58,7 +58,7 @@ class Canaries:
                 answer = client.get_object(Bucket=bucket, Key=entry["Key"])
                 place = f"object {bucket}/{entry['Key']}"
                 yield from self.in_text(f"{place}, its metadata", json.dumps([entry["Key"], answer["Metadata"]]))
-                yield from dict.fromkeys(self._in_blocks(place, answer["Body"].iter_chunks(_BLOCK_BYTES)))
+                yield from dict.fromkeys(self.in_blocks(place, answer["Body"].iter_chunks(_BLOCK_BYTES)))
 
     def in_environments(self, pids: Iterable[int]) -> Iterator[str]:
         """Yield the secrets in environments and command lines of processes. One that has ended is skipped."""
@@ -85,9 +85,10 @@ class Canaries:
 
     def _in_file(self, path: Path) -> Iterator[str]:
         with path.open("rb") as file:
-            yield from self._in_blocks(str(path), iter(lambda: file.read(_BLOCK_BYTES), b""))
+            yield from self.in_blocks(str(path), iter(lambda: file.read(_BLOCK_BYTES), b""))
 
-    def _in_blocks(self, place: str, blocks: Iterable[bytes]) -> Iterator[str]:
+    def in_blocks(self, place: str, blocks: Iterable[bytes]) -> Iterator[str]:
+        """Yield the secrets in a text that comes in parts."""
         # A secret may lie on the border of two blocks.
         tail = b""
         for block in blocks:

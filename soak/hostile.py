@@ -1,10 +1,13 @@
 """Hostile inputs: files and names that try to run code, to leave a folder or to fill a worker.
 
-Each needs only a folder. None needs a service, so the tests run all of them too.
+Each needs only a folder. None needs a service, so the tests run all of them too. ``python -m soak.hostile FOLDER``
+tries all of them in empty folders below the folder, and prints the result as JSON.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -89,3 +92,18 @@ def _uris() -> Iterator[HostileInput]:
 
     for uri in _URIS:
         yield HostileInput(name=f"URI of inputs: {uri}", run=_given(require_form, uri, "inputs_uri"))
+
+
+def main(folder: str) -> None:
+    """Try all inputs. Print their number and the names of those that were accepted."""
+    inputs, accepted = scenarios(), []
+    for number, one in enumerate(inputs):
+        place = Path(folder, str(number))
+        place.mkdir()
+        if not one.refusal(place):
+            accepted.append(one.name)
+    print(json.dumps({"tried": len(inputs), "accepted": accepted}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
 from soak.case import Case, process_of
+from soak.fault_proxy import Fault
 from soak.rig import Rig
 from soak.scenario import Outcome, Scenario
 from stack import airflow, minio, mlflow_server, postgres, processes, services
@@ -20,6 +22,9 @@ _KILLS_OF_A_RELEASE = 4
 _TRIES_KILLED = 2
 _PAUSE_MAX_S = 6.0
 _RESTART_TIMEOUT_S = 180.0
+# Airflow takes a task for dead after a minute without a heartbeat. Its next try waits for as long.
+_NEXT_TRY_TIMEOUT_S = 300.0
+_CREATE, _ALIAS = "/model-versions/create", "/registered-models/alias"
 
 
 def _kills(rig: Rig, rng: random.Random) -> Outcome:
@@ -88,6 +93,41 @@ def _worker(rig: Rig, rng: random.Random) -> Outcome:
     return case.outcome({"worker killed": 1})
 
 
+def _two_workers(task_id: str, path: str, rig: Rig, rng: random.Random) -> Outcome:
+    """Stop the supervisor of a task until Airflow takes it for dead. Then two workers are in one step."""
+    case = Case(rig, rig.take())
+    held = rig.mlflow.add(
+        Fault(kind="slow", method="POST", path=path, seconds=rng.uniform(2.0, 10.0), about=case.about)
+    )
+    case.trigger()
+    task = case.await_task(task_id, "running")
+    while not held.injected and case.await_task(task_id, "running"):
+        time.sleep(0.2)
+    process = process_of(task) if task else None
+    supervisor = process.parent() if process else None
+    if task is None or supervisor is None:
+        return case.outcome({}, f"the task had ended: {case.await_end()}")
+    supervisor.suspend()
+    try:
+        second = _await_next_try(case, task)
+        time.sleep(rng.uniform(0.0, 2.0))
+    finally:
+        supervisor.resume()
+    rig.mlflow.remove(held)
+    case.await_end()
+    return case.outcome({"two workers in one step": int(second)}, "" if second else "no second worker began")
+
+
+def _await_next_try(case: Case, task: dict[str, Any]) -> bool:
+    deadline = time.monotonic() + _NEXT_TRY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        found = next(one for one in case.tasks() if one["task_id"] == task["task_id"])
+        if found["try_number"] > task["try_number"] and found["state"] == "running":
+            return True
+        time.sleep(0.3)
+    return False
+
+
 SCENARIOS = [
     *(Scenario(name=f"task killed {n}", kind="task killed", run=_kills) for n in range(1, _RELEASES + 1)),
     *(
@@ -99,6 +139,10 @@ SCENARIOS = [
             (mlflow_server.NAME, "register"),
             (postgres.NAME, "parity_latency"),
         )
+    ),
+    *(
+        Scenario(name=f"two workers in {task}", kind="two workers in one step", run=partial(_two_workers, task, path))
+        for task, path in (("register", _CREATE), ("promote", _ALIAS))
     ),
     Scenario(name="triggerer killed", kind="airflow-triggerer killed", run=_deferred, alone=True),
     Scenario(name="worker killed", kind="worker killed", run=_worker, alone=True),

@@ -22,7 +22,6 @@ from bench.watch.training_runs import Watched
 from soak.usage import sampled
 from stack import postgres
 from stack.context import Context
-from stack.errors import StackError
 from stack.minio import s3_client
 from stack.release import WATCH_DAG_ID
 
@@ -35,29 +34,40 @@ _MLMODEL = b"flavors:\n  pytorch:\n    model_data: data\n    serialization_forma
 _SERVICES = ("airflow-scheduler", "airflow-triggerer")
 
 
-def measure(context: Context, count: int) -> dict[str, Any]:
-    """Insert finished runs with a model each, plan them, and start their backfill."""
+def plan(context: Context, count: int, experiment: str) -> dict[str, Any]:
+    """Insert finished runs with a model each into an experiment, and plan them.
+
+    :param experiment: its name. It is created if it does not exist.
+    """
     end = datetime.now(UTC) - timedelta(days=DAYS_AGO)
     began = time.monotonic()
-    _insert(context, count, end)
+    _insert(context, count, end, experiment)
     progress(f"{count} old runs inserted in {time.monotonic() - began:.0f} s")
     watched = Watched(context)
     span = {"since": (end - timedelta(hours=1)).isoformat(), "until": (end + timedelta(hours=1)).isoformat()}
     with sampled(context) as planning:
-        planned = _watch_run(watched, span | {"dry_run": True})
+        planned = _watch_run(watched, span | {"dry_run": True, "experiments": [experiment]})
         row = _await_end(watched, planned)
-    plan = watched.runs.summary(planned)
+    return {
+        "runs": count,
+        "plan_totals": watched.runs.summary(planned).get("totals", {}),
+        "plan_task_s": row["duration"],
+        "plan_task_peak_mb": round(planning.peak_bytes("tasks") / 1e6),
+        "span": span,
+    }
+
+
+def measure(context: Context, count: int) -> dict[str, Any]:
+    """Insert finished runs with a model each, plan them, and start their backfill."""
+    planned = plan(context, count, EXPERIMENT)
+    span, watched = planned.pop("span"), Watched(context)
     with sampled(context) as usage:
         started = _watch_run(watched, span | {"at_once": 8})
         time.sleep(BACKFILL_S)
     path = f"/dags/{WATCH_DAG_ID}/dagRuns/{quote(started, safe='')}"
     state = watched.runs.api.get(path)["state"]
     watched.runs.api.patch(path, {"state": "failed"})
-    return {
-        "runs": count,
-        "plan_totals": plan.get("totals", {}),
-        "plan_task_s": row["duration"],
-        "plan_task_peak_mb": round(planning.peak_bytes("tasks") / 1e6),
+    return planned | {
         "backfill_state": state,
         "peak_mb": {name: round(usage.peak_bytes(name) / 1e6) for name in _SERVICES},
         "growth": {name: round(usage.growth(name), 3) for name in _SERVICES},
@@ -80,12 +90,10 @@ def _await_end(watched: Watched, dag_run_id: str) -> dict[str, Any]:
     return found()[0]
 
 
-def _insert(context: Context, count: int, end: datetime) -> None:
+def _insert(context: Context, count: int, end: datetime, name: str) -> None:
     """Insert runs through MLflow's table definitions: its server needs 20 ms for each. Their files go to the store."""
     client = mlflow.MlflowClient(context.mlflow_url, context.mlflow_url)
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        raise StackError(f"MLflow has no experiment '{EXPERIMENT}'.")
+    experiment = client.get_experiment_by_name(name) or client.get_experiment(client.create_experiment(name))
     ids = [uuid.uuid4().hex for _ in range(count)]
     end_ms = int(1000 * end.timestamp())
     rows = (

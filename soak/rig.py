@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from stack.release import DAG_ID, WATCH_DAG_ID, Release
 POOLS = (EXPORT_POOL, MEASURE_POOL)
 # Other programs may need the processors while the services start.
 _START_TIMEOUT_S = 600.0
+EXPERIMENT = "soak"
 # A soak starts its releases itself.
 _WATCHED = "nothing is watched"
 
@@ -46,6 +48,9 @@ class Rig:
     :param minio: the faults between the workers and MinIO; likewise `mlflow`.
     :param disk: the folder with the work folders and the temporary files of the tasks.
     :param spare: training runs with a small model that no scenario has taken yet.
+    :param planted: secrets by name that nothing may write anywhere.
+    :param children: the ids of the processes of tasks whose environment was searched for secrets.
+    :param leaks: the secrets that were found there.
     """
 
     context: Context
@@ -53,6 +58,9 @@ class Rig:
     mlflow: Plan = field(default_factory=Plan)
     disk: Path
     spare: list[str] = field(default_factory=list)
+    planted: dict[str, str] = field(default_factory=dict)
+    children: set[int] = field(default_factory=set)
+    leaks: set[str] = field(default_factory=set)
 
     @property
     def api(self) -> AirflowApi:
@@ -103,7 +111,7 @@ class Rig:
             **setup.client_environment(self.context),
             PYTHONPATH=os.pathsep.join(str(REPO / folder) for folder in (".", "include", "plugins")),
         )
-        argv = [sys.executable, "-m", "soak.train", "soak", str(count), str(width)]
+        argv = [sys.executable, "-m", "soak.train", EXPERIMENT, str(count), str(width)]
         done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise StackError(f"The models were not trained:\n{done.stderr[-1500:]}")
@@ -119,12 +127,14 @@ def running(home: Path, console: Console) -> Iterator[Rig]:
     Ports.free().remember(home)
     disk = home / "disk"
     (disk / "tmp").mkdir(parents=True, exist_ok=True)
-    os.environ |= _options(disk)
+    planted = {"environment": f"canary-{secrets.token_hex(16)}"}
+    # Every service has it, and so has every task.
+    os.environ |= _options(disk) | {"SOAK_CANARY": planted["environment"]}
     processes.START_TIMEOUT_S = _START_TIMEOUT_S
     with ExitStack() as stack:
         stack.callback(down, layout, console)
         context = up(layout, console)
-        rig = Rig(context=context, disk=disk)
+        rig = Rig(context=context, disk=disk, planted=planted)
         minio = stack.enter_context(proxy(context.minio_url, plan=rig.minio))
         mlflow = stack.enter_context(proxy(context.mlflow_url, plan=rig.mlflow))
         lead_through(rig, minio, mlflow)

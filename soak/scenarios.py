@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from soak import faults, kills, machine
+from soak import burst, canary_search, faults, hostile_use, kills, machine
 from soak.scenario import Scenario
 
-SCENARIOS: list[Scenario] = [*faults.SCENARIOS, *kills.SCENARIOS, *machine.SCENARIOS]
+SCENARIOS: list[Scenario] = [
+    *faults.SCENARIOS,
+    *hostile_use.SCENARIOS,
+    *burst.SCENARIOS,
+    *kills.SCENARIOS,
+    *machine.SCENARIOS,
+    *canary_search.SCENARIOS,
+]

@@ -29,6 +29,11 @@ class AirflowApi:
         self._session = session()
         self._token_until = 0.0
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the login, for a client of another kind. Empty before the first call."""
+        return {name: str(text) for name, text in self._session.headers.items() if name == "Authorization"}
+
     def call(self, method: str, path: str, body: Any = None, **params: Any) -> requests.Response:
         """Call ``/api/v2`` + `path` and return the response with any status."""
         return self.call_page(method, f"/api/v2{path}", body, **params)

@@ -87,16 +87,16 @@ def _create_accounts(context: Context) -> None:
         admin.policy_set(policy, user=account)
 
 
-def s3_client(context: Context) -> Any:
-    """Return a boto3 S3 client for the gateway with the root credentials."""
+def s3_client(context: Context, account: str = "", secret: str = "") -> Any:
+    """Return a boto3 S3 client for the gateway, by default with the root credentials."""
     import boto3
     from botocore.config import Config
 
     return boto3.client(
         "s3",
         endpoint_url=context.minio_url,
-        aws_access_key_id=context.credentials.minio_access_key,
-        aws_secret_access_key=context.credentials.minio_secret_key,
+        aws_access_key_id=account or context.credentials.minio_access_key,
+        aws_secret_access_key=secret or context.credentials.minio_secret_key,
         region_name=REGION,
         config=Config(**S3_CONFIG),
     )

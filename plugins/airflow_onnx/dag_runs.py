@@ -68,6 +68,18 @@ def state(dag_id: str, dag_run_id: str) -> State:
     return State.SUCCESS if count(dag_id, [dag_run_id], ["success"]) else State.FAILED
 
 
+def absent(dag_id: str, dag_run_ids: Sequence[str]) -> set[str]:
+    """Return the ids without a DAG run. Mostly all or none of them have one, which a single call answers."""
+    ids = list(dag_run_ids)
+    found = count(dag_id, ids) if ids else 0
+    if found == 0:
+        return set(ids)
+    if found >= len(ids):
+        return set()
+    half = len(ids) // 2
+    return absent(dag_id, ids[:half]) | absent(dag_id, ids[half:])
+
+
 def count(dag_id: str, dag_run_ids: Sequence[str], states: Sequence[str] | None = None) -> int:
     """Return the number of the DAG runs that exist and are in one of the states, None for any state."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 from onnx_release.cli.mlflow_access import mlflow_errors
-from onnx_release.training_runs.records import Experiment, TrainingRun
-from onnx_release.training_runs.server import RunQuery
+from onnx_release.training_runs.records import Experiment, ModelVersionEntry, TrainingRun
+from onnx_release.training_runs.server import RunQuery, versions_of_runs
 
 _PAGE_SIZE = 1000
 
@@ -46,11 +46,18 @@ class MlflowRuns:
         with mlflow_errors(f"The training run {run_id}"):
             return _training_run(self._client.get_run(run_id))
 
-    def versions(self, name: str, run_id: str) -> dict[str, dict[str, str]]:
-        """Return the tags of each version of a registered model that was made from the run, by version number."""
-        text = f"name='{name}' and run_id='{run_id}'"
-        rows = self._pages(lambda **page: self._client.search_model_versions(text, **page))
-        return {str(row.version): dict(row.tags) for row in rows}
+    def versions(self, run_ids: Sequence[str]) -> Iterator[ModelVersionEntry]:
+        """Yield the versions that were made from one of the runs."""
+        text = versions_of_runs(run_ids)
+        for row in self._pages(lambda **page: self._client.search_model_versions(text, **page)):
+            yield ModelVersionEntry(
+                name=row.name,
+                version=int(row.version),
+                created_at_ms=int(row.creation_timestamp or 0),
+                run_id=row.run_id or "",
+                description=row.description or "",
+                tags=dict(row.tags),
+            )
 
     def run_files(self, run_id: str, path: str = "") -> list[dict[str, Any]]:
         """Return the entries of a folder of the run's artifacts."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
+from itertools import islice
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,13 +29,15 @@ from onnx_release.training_runs.names import (
     validate_run_id,
 )
 from onnx_release.training_runs.queries import Scope, TimeSpan
-from onnx_release.training_runs.records import Experiment, TrainingRun
+from onnx_release.training_runs.records import Experiment, ModelVersionEntry, TrainingRun
 from onnx_release.training_runs.routes import Route, Routes
-from onnx_release.training_runs.server import RunServer
+from onnx_release.training_runs.server import RUNS_PER_SEARCH_MAX, RunServer
 from onnx_release.training_runs.trained_models import FoundModel
 
 HOUR_MS = 3_600_000
 _REASON_CHARACTERS = 200
+# More of them would only wait for each other in MLflow's server.
+REQUESTS_AT_ONCE = 8
 # The tag of a release that has not ended.
 _IN_PROGRESS = ("triggered", "running", "waiting")
 # The codes for runs that have no PyTorch model, as most runs of other kinds do.
@@ -83,6 +87,8 @@ class Decider:
     scope: Scope
     routes: Routes
     pickles_allowed: bool = False
+    # By name of the registered model and id of the training run.
+    _versions: dict[tuple[str, str], list[ModelVersionEntry]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def _all_experiments(self) -> list[Experiment]:
@@ -107,13 +113,12 @@ class Decider:
         """Yield a decision for each finished run that was not handled yet, oldest first."""
         query = self.scope.new_runs(list(self.released_experiments), hours_ago_ms(lookback_h))
         # All pages first: a run that the caller handles leaves the result of the search, and the pages would shift.
-        for run in list(self.rest.runs(query)):
-            yield self.decide(run)
+        yield from self.decide_all(list(self.rest.runs(query)))
 
     def runs_between(self, span: TimeSpan, *, newest_first: bool = False) -> Iterator[Decision]:
         """Yield a decision for each run that ended in the range, in the order of their ends."""
-        for run in self.rest.runs(self.scope.runs_between(list(self.experiments), span, newest_first=newest_first)):
-            yield self.decide(run)
+        query = self.scope.runs_between(list(self.experiments), span, newest_first=newest_first)
+        yield from self.decide_all(self.rest.runs(query))
 
     def run(self, training_run_id: str) -> Decision:
         """Return the decision about one run, read from MLflow now.
@@ -124,6 +129,24 @@ class Decider:
 
     def decide(self, run: TrainingRun) -> Decision:
         """Return the decision about a run. A run that cannot be checked is refused."""
+        self.prepare([run])
+        return self._decide(run)
+
+    def decide_all(self, runs: Iterable[TrainingRun]) -> Iterator[Decision]:
+        """Yield the decision about each run, in their order. Most of the time is that of requests, which overlap."""
+        left = iter(runs)
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            while some := list(islice(left, RUNS_PER_SEARCH_MAX)):
+                self.prepare(some)
+                yield from pool.map(self._decide, some)
+
+    def prepare(self, runs: Sequence[TrainingRun]) -> None:
+        """Read the facts about many runs that one request returns for all of them."""
+        self._versions = {}
+        for one in self.rest.versions([run.run_id for run in runs]):
+            self._versions.setdefault((one.name, one.run_id), []).append(one)
+
+    def _decide(self, run: TrainingRun) -> Decision:
         experiment = self.experiments.get(run.experiment_id)
         route = self.routes.of(experiment)
         # Both a name and a decision need the model, which costs requests: at most one search for each run.
@@ -211,14 +234,14 @@ class Decider:
         self._refuse_missing(run, found(), route.params)
         return "release", reasons.FINISHED, "finished, with a PyTorch model"
 
-    def _released_version(self, run: TrainingRun, name: str, params: Mapping[str, Any]) -> str | None:
+    def _released_version(self, run: TrainingRun, name: str, params: Mapping[str, Any]) -> int | None:
         precisions = params.get("tune_precisions") if params.get("tune") else None
         # A release that may ship int8 only ends in an int8 version. Otherwise an int8 version is not the release.
         shipped = set(map(str, precisions)) if isinstance(precisions, list) else {str(Precision.EXACT)}
-        for version, found in self.rest.versions(name, run.run_id).items():
-            precision = found.get(tags.VERSION_PRECISION, str(Precision.EXACT))
-            if tags.VERSION_SHA256 in found and precision in shipped:
-                return version
+        for one in self._versions.get((name, run.run_id), ()):
+            precision = one.tags.get(tags.VERSION_PRECISION, str(Precision.EXACT))
+            if tags.VERSION_SHA256 in one.tags and precision in shipped:
+                return one.version
         return None
 
     def _find_model(self, run: TrainingRun, route: Route | None) -> FoundModel:

@@ -82,6 +82,7 @@ class Experiment:
 class ModelVersionEntry:
     """A version of a registered model. Texts are not trusted."""
 
+    name: str
     version: int
     created_at_ms: int
     run_id: str
@@ -92,6 +93,7 @@ class ModelVersionEntry:
     def from_json(cls, row: dict[str, Any]) -> ModelVersionEntry:
         """Read one version of a response."""
         return cls(
+            name=row["name"],
             version=int(row["version"]),
             created_at_ms=int(row.get("creation_timestamp") or 0),
             run_id=row.get("run_id") or "",

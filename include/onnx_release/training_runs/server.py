@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from onnx_release.training_runs.records import Experiment, TrainingRun
+from onnx_release.training_runs.names import validate_run_id
+from onnx_release.training_runs.records import Experiment, ModelVersionEntry, TrainingRun
 
 PAGE_SIZE = 200
+# Their ids travel in the address of a request, which servers limit to about 8 kB.
+RUNS_PER_SEARCH_MAX = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,14 @@ class RunQuery:
     page_size: int = PAGE_SIZE
 
 
+def versions_of_runs(run_ids: Sequence[str]) -> str:
+    """Return the filter for the versions that were made from one of at most `RUNS_PER_SEARCH_MAX` runs.
+
+    :raises Refused: if an id has another form than MLflow gives it.
+    """
+    return f"run_id IN ({', '.join(repr(validate_run_id(run_id)) for run_id in run_ids)})"
+
+
 class RunServer(Protocol):
     """Client of one MLflow server. Calls raise `Refused` for an object that does not exist, and `Transient`."""
 
@@ -40,8 +51,8 @@ class RunServer(Protocol):
     def run(self, run_id: str) -> TrainingRun:
         """Return one run, deleted or not."""
 
-    def versions(self, name: str, run_id: str) -> dict[str, dict[str, str]]:
-        """Return the tags of each version of a registered model that was made from the run, by version number."""
+    def versions(self, run_ids: Sequence[str]) -> Iterator[ModelVersionEntry]:
+        """Yield the versions of all registered models that were made from one of the runs, in any order."""
 
     def run_files(self, run_id: str, path: str = "") -> list[dict[str, Any]]:
         """Return the entries of a folder of the run's artifacts, each with ``path`` and ``is_dir``."""

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
+from airflow_onnx.cli import dag_run_states
 from airflow_onnx.deployment import settings
 from airflow_onnx.leftovers import table
 from airflow_onnx.leftovers.collect import collect
@@ -36,6 +37,7 @@ def gc(args: argparse.Namespace) -> None:
             s3_conn_id=args.s3_conn_id,
             grace_h=args.grace_hours,
             dry_run=not args.delete,
+            dag_state=dag_run_states.state,
         )
     except (ReleaseError, AirflowNotFoundException) as error:
         sys.stderr.write(f"gc: {error}\nNothing was removed.\n")

@@ -14,9 +14,8 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
-from airflow_onnx import dag_runs
+from airflow_onnx.cli import dag_run_states
 from airflow_onnx.dag_roles import DagRole, dag_ids
-from airflow_onnx.dag_runs import State
 from airflow_onnx.errors import WatchRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
@@ -79,7 +78,9 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     until = parse_time(args.to_date, "--to-date") if args.to_date else datetime.now(UTC)
     span = TimeSpan.between(parse_time(args.from_date, "--from-date"), until)
     with MlflowRest(MlflowHook(args.mlflow_conn_id or watch["mlflow_conn_id"]).server) as rest:
-        decider = Decider(rest=rest, scope=scope, routes=routes, dag_state=_dag_state)
+        decider = Decider(
+            rest=rest, scope=scope, routes=routes, dag_state=dag_run_states.state, absent=dag_run_states.absent
+        )  # fmt: skip
         decisions = list(decider.runs_between(span, newest_first=args.newest_first))
         return summary.to_dict(
             decisions, lambda: estimate(rest, list(decider.experiments), max(1, args.at_once)), rows_max=None
@@ -103,17 +104,3 @@ def _watch_params(dag_id: str | None) -> dict[str, Any]:
         raise WatchRefused("The DAG of the watch", problem, "Give one by --dag-id.", code="no_watch")
     dag = SerializedDagModel.get_dag(dag_id)
     return dict(dag.params.dump()) if dag else {}
-
-
-def _dag_state(dag_id: str, dag_run_id: str) -> State:
-    # A command line has no supervisor. It may read Airflow's database.
-    from airflow.models.dagrun import DagRun
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    query = select(DagRun.state).where(DagRun.dag_id == dag_id, DagRun.run_id == dag_run_id)
-    with create_session() as session:
-        state = session.scalar(query)
-    if state is None:
-        return State.ABSENT
-    return State.ACTIVE if state in dag_runs.ACTIVE_STATES else State(str(state))

@@ -6,7 +6,7 @@ has all paths, headers, timeouts, paging and error mapping of these calls.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -18,8 +18,8 @@ from airflow_onnx.hooks.mlflow_server import MISSING_CODES, MlflowServer
 from onnx_release.errors import Transient
 from onnx_release.records.provenance import TrainingFacts
 from onnx_release.training_runs.facts import training_facts
-from onnx_release.training_runs.records import Experiment, ModelVersionEntry, RegisteredModel, TrainingRun, key_values
-from onnx_release.training_runs.server import PAGE_SIZE, RunQuery
+from onnx_release.training_runs.records import Experiment, ModelVersionEntry, RegisteredModel, TrainingRun
+from onnx_release.training_runs.server import PAGE_SIZE, RunQuery, versions_of_runs
 
 Method = Literal["GET", "POST", "PUT", "DELETE"]
 
@@ -152,15 +152,11 @@ class MlflowRest:
                 if error.code != "not_found":
                     raise
 
-    def versions(self, name: str, run_id: str) -> dict[str, dict[str, str]]:
-        """Return the tags of each version of a registered model that was made from the run, by version number.
-
-        :param name: a validated model name.
-        :param run_id: a validated run id.
-        """
-        arguments = {"filter": f"name='{name}' and run_id='{run_id}'", "max_results": 100}
+    def versions(self, run_ids: Sequence[str]) -> Iterator[ModelVersionEntry]:
+        """Yield the versions of all registered models that were made from one of the runs."""
+        arguments = {"filter": versions_of_runs(run_ids), "max_results": 1000}
         rows = self._rows(_Call("GET", "model-versions/search", arguments), "model_versions")
-        return {row["version"]: key_values(row.get("tags")) for row in rows}
+        yield from map(ModelVersionEntry.from_json, rows)
 
     def model_versions(self, name: str) -> list[ModelVersionEntry]:
         """Return all versions of a registered model, the newest first.

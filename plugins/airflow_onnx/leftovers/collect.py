@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from airflow_onnx import defaults, validation
+from airflow_onnx.dag_runs import State
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import LeftoversRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.leftovers import uploads
 from airflow_onnx.leftovers.findings import Findings, Kind, Leftover
+from airflow_onnx.leftovers.names import IsActive
 from airflow_onnx.leftovers.pending_versions import PendingVersions
 from airflow_onnx.leftovers.release_objects import ReleaseObjects
 from airflow_onnx.leftovers.uploads import Uploads
@@ -50,12 +52,14 @@ class Collector:
     :param folder: the folder of the releases.
     :param grace_s: the age in s from which something is a leftover.
     :param work_keep_s: the same for a work folder.
+    :param is_active: returns True for the DAG run of a release in progress, whose objects stay.
     """
 
     rest: MlflowRest
     folder: s3.S3Folder
     staging_uri: str
     grace_s: float
+    is_active: IsActive
     work_keep_s: float = defaults.WORK_KEEP_S
 
     def run(self, *, dry_run: bool) -> Findings:
@@ -102,7 +106,9 @@ class Collector:
 
     @cached_property
     def _objects(self) -> ReleaseObjects:
-        return ReleaseObjects(rest=self.rest, folder=self.folder, grace_s=self.grace_s)
+        return ReleaseObjects(
+            rest=self.rest, folder=self.folder, grace_s=self.grace_s, is_active=self.is_active
+        )  # fmt: skip
 
     @cached_property
     def _uploads(self) -> Uploads:
@@ -117,12 +123,22 @@ class Collector:
         return WorkFolders(staging_uri=self.staging_uri, store=self.folder, keep_s=keep_s)
 
 
-def collect(*, bucket: str, prefix: str, mlflow_conn_id: str, s3_conn_id: str, grace_h: Any, dry_run: Any) -> Findings:
+def collect(
+    *,
+    bucket: str,
+    prefix: str,
+    mlflow_conn_id: str,
+    s3_conn_id: str,
+    grace_h: Any,
+    dry_run: Any,
+    dag_state: Callable[[str, str], State],
+) -> Findings:
     """Run the garbage collection of one folder of releases.
 
     :param bucket: the bucket of the releases; `prefix` is the folder in it, empty for the root.
     :param grace_h: the age in hours from which something is a leftover.
     :param dry_run: True to remove nothing.
+    :param dag_state: returns the state of a DAG run, from the ids of DAG and DAG run.
     :raises LeftoversRefused: for a wrong parameter, or a search that is not safe.
     """
     if not isinstance(dry_run, bool):
@@ -135,7 +151,13 @@ def collect(*, bucket: str, prefix: str, mlflow_conn_id: str, s3_conn_id: str, g
     s3.require_bucket(folder)
     with MlflowRest(MlflowHook(mlflow_conn_id).server) as rest:
         staging_uri = staging.staging_root_uri(settings.staging_uri(), prefix)
-        collector = Collector(rest=rest, folder=folder, staging_uri=staging_uri, grace_s=grace_s)
+        collector = Collector(
+            rest=rest,
+            folder=folder,
+            staging_uri=staging_uri,
+            grace_s=grace_s,
+            is_active=lambda dag_id, dag_run_id: dag_state(dag_id, dag_run_id) is State.ACTIVE,
+        )
         return collector.run(dry_run=dry_run)
 
 

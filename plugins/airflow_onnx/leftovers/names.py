@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_onnx import airflow_urls
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.tracking.run_log import WAITING
 from onnx_release.training_runs import tags
 from onnx_release.training_runs.records import TrainingRun, key_values
+
+IsActive = Callable[[str, str], bool]
+"""Returns True for a DAG run that is queued or runs, from the ids of DAG and DAG run."""
 
 _URI_MAX_CHARACTERS = 2048
 _IN_PROGRESS = ("triggered", "running", WAITING)
@@ -87,11 +91,19 @@ def training_run(rest: MlflowRest, run_id: str) -> TrainingRun | None:
         return None
 
 
-def run_needs(run: TrainingRun, uri: str) -> str:
-    """Return the reason why a training run needs the objects of a folder. Empty if it does not."""
+def run_needs(run: TrainingRun, uri: str, is_active: IsActive) -> str:
+    """Return the reason why a training run needs the objects of a folder. Empty if it does not.
+
+    :param is_active: the state of the DAG run of its release. A cleared one goes on, and the tags have its first end.
+    """
     if any(text == uri for name, text in run.tags.items() if name.startswith(f"{tags.ROOT}.")):
         return "the record of its training run names it"
     attempt = run.tags.get(tags.LAST_ATTEMPT, "").partition(" ")[0]
-    if run.tags.get(tags.STATUS) in _IN_PROGRESS or attempt in _IN_PROGRESS:
+    dag_id, dag_run_id = airflow_urls.dag_run_of(run.tags.get(tags.DAG_RUN_URL, ""))
+    if (
+        run.tags.get(tags.STATUS) in _IN_PROGRESS
+        or attempt in _IN_PROGRESS
+        or (dag_id and is_active(dag_id, dag_run_id))
+    ):
         return "a release of its training run is in progress"
     return ""

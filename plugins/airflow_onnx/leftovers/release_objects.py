@@ -15,7 +15,7 @@ from airflow_onnx.errors import LeftoversRefused, TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.leftovers import names
 from airflow_onnx.leftovers.findings import Kept, Kind, Leftover
-from airflow_onnx.leftovers.names import Names
+from airflow_onnx.leftovers.names import IsActive, Names
 from airflow_onnx.preflight.store import MARK
 from airflow_onnx.storage import s3, stored_objects
 from airflow_onnx.storage.object_metadata import TRACKING_SERVER, server_name
@@ -37,11 +37,13 @@ class ReleaseObjects:
 
     :param folder: the folder, ``s3://bucket/prefix``. Objects whose keys have another form than a release gives them
         are never touched.
+    :param is_active: returns True for the DAG run of a release in progress.
     """
 
     rest: MlflowRest
     folder: S3Folder
     grace_s: float
+    is_active: IsActive
     kept: list[Kept] = field(default_factory=list)
 
     def find(self) -> Iterator[Leftover]:
@@ -77,7 +79,7 @@ class ReleaseObjects:
         run = names.training_run(self.rest, path.split("/")[1])
         if run is None:
             return "its training run is gone now"
-        if reason := names.run_needs(run, leftover.place):
+        if reason := names.run_needs(run, leftover.place, self.is_active):
             return f"{reason} now"
         if Names.read(self.rest).have(leftover.place):
             return "a version names it now"
@@ -131,7 +133,7 @@ class ReleaseObjects:
                 code="registry_empty",
             )
         self._require_readable(model)
-        return names.run_needs(run, uri)
+        return names.run_needs(run, uri, self.is_active)
 
     def _require_readable(self, model: str) -> None:
         """Raise if the account may not read a registered model: the list of versions then lacks those of the model."""

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from airflow_onnx import defaults, params
+from airflow_onnx import dag_runs, defaults, params
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.leftovers import table
 from airflow_onnx.leftovers.collect import collect
+from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.task_outcome import airflow_outcome
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class CollectLeftoversOperator(BaseOperator):
+class CollectLeftoversOperator(EndsWhenCancelled, BaseOperator):
     """Finds the leftovers of one folder of releases, and removes them unless it only lists them.
 
     Temporary folders, and work folders on a disk, are those of the host that runs the task. Returns the content of
@@ -62,6 +63,7 @@ class CollectLeftoversOperator(BaseOperator):
                 s3_conn_id=self.s3_conn_id,
                 grace_h=params.value(self.grace_h),
                 dry_run=params.value(self.list_only),
+                dag_state=dag_runs.state,
             )
         for line in table.lines(found):
             self.log.info("%s", line)

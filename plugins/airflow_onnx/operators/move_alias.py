@@ -22,7 +22,7 @@ from airflow_onnx.operators.approval import Approval
 from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.storage import evidence, s3
 from airflow_onnx.task_outcome import airflow_outcome
-from airflow_onnx.tracking import alias_log, model_registry, promotion, version_files
+from airflow_onnx.tracking import alias_log, model_registry, promotion, promotion_lock, version_files
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from airflow_onnx.tracking.run_description import escaped
 from onnx_release.errors import ParameterRefused
@@ -168,7 +168,8 @@ class MoveAliasStep(EndsWhenCancelled, BaseOperator):
         :param given: the approval, for the alias log.
         """
         request = verified.request
-        with promotion.promotion_lock(hook, request.model_name) as lock:
+        holder = promotion_lock.holder(context, self.task_id)
+        with promotion_lock.promotion_lock(hook, request.model_name, holder) as lock:
             before = model_registry.alias_holder(hook, request.model_name, request.alias)
             if not self.require_possible(hook, verified):
                 self.log.info("Version %d has the alias '%s' already.", request.version, request.alias)

@@ -16,7 +16,7 @@ from airflow_onnx.operators.approval import Approval
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
 from airflow_onnx.storage import evidence, s3
 from airflow_onnx.storage.object_metadata import object_metadata
-from airflow_onnx.tracking import alias_log, model_registry, promotion, run_log
+from airflow_onnx.tracking import alias_log, model_registry, promotion, promotion_lock, run_log
 from airflow_onnx.tracking.promotion import Move
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
 from airflow_onnx.tracking.version_tags import version_tags
@@ -92,7 +92,9 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         self._require_objects(uploaded)
         evidence.require_signed_in_store(s3.folder_at(self.s3_conn_id, uploaded.uri, rerun=None), artifact)
         promoter = run.promoter(self.s3_conn_id, self.rules)
-        with promotion.promotion_lock(run.hook, version.name) as lock:
+        with promotion_lock.promotion_lock(
+            run.hook, version.name, promotion_lock.holder(run.context, self.task_id)
+        ) as lock:
             candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))
             # All decisions before any change: a refusal leaves aliases, stage and figures unchanged.
             stage_move = promoter.stage_move(candidate, stage) if stage else None

@@ -147,7 +147,9 @@ class StartReleasesOperator(EndsWhenCancelled, BaseOperator):
         )
         hook = MlflowHook(self.mlflow_conn_id)
         with MlflowRest(hook.server) as rest:
-            decider = Decider(rest=rest, scope=scope, routes=routes, dag_state=dag_runs.state)
+            decider = Decider(
+                rest=rest, scope=scope, routes=routes, dag_state=dag_runs.state, absent=dag_runs.absent
+            )  # fmt: skip
             starter = ReleaseStarter(decider=decider, hook=hook, dag_run=context["dag_run"], origin="old")
             yield Backfill(starter, options)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -40,13 +43,16 @@ _FINAL_ERRORS = {
     "InvalidAccessKeyId": _ACCESS,
     "InvalidToken": _ACCESS,
     "SignatureDoesNotMatch": _ACCESS,
-    "RequestTimeTooSkewed": ("access_denied", "Correct the worker's clock."),
     "AuthorizationHeaderMalformed": _REGION,
     "PermanentRedirect": _REGION,
     "IllegalLocationConstraintException": _REGION,
     "301": _REGION,
     "InvalidBucketName": _BUCKET_NAME,
 }  # fmt: skip
+_CLOCK_ERROR = "RequestTimeTooSkewed"
+# A store refuses a signature of this age.
+_CLOCK_MAX_S = 900.0
+_CLOCK = "Synchronize the clocks of both hosts, for example with chrony. Airflow tries again."
 _FULL_ERRORS = {"QuotaExceeded", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}
 # Refused with a status below 500, though the next try may succeed: load, a lost connection, bytes damaged on the way.
 _RETRIED_ERRORS = {
@@ -135,6 +141,8 @@ def store_errors(folder: S3Folder, subject: str) -> Iterator[None]:
     except (ClientError, Boto3Error) as error:
         # boto3's transfer wraps the store's answer and keeps it as the context of its own exception.
         answer = error if isinstance(error, ClientError) else error.__context__
+        if isinstance(answer, ClientError) and (wrong := _wrong_clock(answer)):
+            raise Transient(place, wrong, _CLOCK) from error
         if isinstance(answer, ClientError) and (refusal := _refusal(folder, place, answer)):
             raise refusal from error
         if isinstance(answer, ClientError) and _code(answer) in _FULL_ERRORS:
@@ -157,6 +165,20 @@ def store_errors(folder: S3Folder, subject: str) -> Iterator[None]:
 
 def _code(answer: Any) -> str:
     return str(answer.response.get("Error", {}).get("Code", ""))
+
+
+def _wrong_clock(answer: Any) -> str:
+    """Return the problem of an answer to a signature with a wrong time. It is the fault of a host, and may heal."""
+    status = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    headers = answer.response.get("ResponseMetadata", {}).get("HTTPHeaders") or {}
+    try:
+        difference_s = time.time() - parsedate_to_datetime(headers.get("date") or "").timestamp()
+    except ValueError:
+        difference_s = 0.0
+    # The answer to a HEAD request has no code.
+    if _code(answer) == _CLOCK_ERROR or (status == HTTPStatus.FORBIDDEN and abs(difference_s) > _CLOCK_MAX_S):
+        return f"was refused by the store: the clock of this worker differs from the store's by {difference_s:.0f} s"
+    return ""
 
 
 def _refusal(folder: S3Folder, place: str, answer: Any) -> StorageRefused | None:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.tracking import alias_log, model_registry
 from airflow_onnx.tracking.contract import contract_of
+from airflow_onnx.tracking.promotion_lock import Lock
 from airflow_onnx.tracking.promotion_policy import PromotionPolicy
-from onnx_release.errors import Refused, Transient
+from onnx_release.errors import Refused
 from onnx_release.records import AliasMove, BenchmarkReport, Contract, ModelVersion, Precision, TrainedModel
 from onnx_release.records.base import Record
 from onnx_release.training_runs import tags
@@ -29,10 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DIFFERENCES_MAX = 10
-_LOCK_POLL_S = 0.2
-# An entry that does not change for this time belongs to a task that was killed.
-_LOCK_STALE_S = 60.0
-_LOCK_WAIT_MAX_S = 600.0
 
 
 class MoveRules(Record):
@@ -156,18 +150,17 @@ class Promoter:
         return f"its training run {holder.run_id} ended {when}. Set alias_back to move it to this older run"
 
 
-def move_alias(hook: MlflowHook, name: str, move: AliasMove, lock: str) -> None:
+def move_alias(hook: MlflowHook, name: str, move: AliasMove, lock: Lock) -> None:
     """Move an alias and log the move.
 
     :param move: a move to a version. Its `from_version` is replaced by the version that has the alias.
-    :param lock: the entry of the caller's `promotion_lock`.
+    :param lock: the entry of the caller from `promotion_lock`.
     :raises Transient: if others have removed the entry, because the caller was slow. They may have moved the alias.
     """
     holder = model_registry.alias_holder(hook, name, move.alias)
     before = int(holder.version) if holder else None
     if before != move.to_version:
-        if lock not in model_registry.tags_of_model(hook, name):
-            raise Transient(f"The lock of model '{name}'", "was taken over by another release", "Airflow tries again.")
+        lock.require()
         model_registry.set_alias(hook, name, move.alias, int(move.to_version or 0))
     last = next((one for one in reversed(alias_log.read(hook, name)) if one.alias == move.alias), None)
     # An earlier try of the task may have moved the alias without the log, and so may a person in MLflow.
@@ -235,45 +228,3 @@ def training_end_ms(hook: MlflowHook, version: Any) -> int:
         except Refused:
             pass  # The run was deleted permanently.
     return int(end or version.creation_timestamp)
-
-
-@contextmanager
-def promotion_lock(hook: MlflowHook, model_name: str) -> Iterator[str]:
-    """Let one release at a time move the aliases of a registered model. Yields the entry of the release.
-
-    MLflow cannot set an alias on a condition. Each release has an entry in a tag of its own on the model, first without
-    a number, then with the next one. The lowest number goes on, after every entry has a number (Lamport's bakery
-    algorithm). So no order of requests lets two go on.
-
-    :raises Transient: if other releases have the lock all the time.
-    """
-    key, deadline = f"{tags.PROMOTION_LOCK}.{uuid.uuid4().hex}", time.monotonic() + _LOCK_WAIT_MAX_S
-    try:
-        model_registry.set_tag_of_model(hook, model_name, key, "0")
-        number = 1 + max(_lock_entries(hook, model_name).values(), default=0)
-        model_registry.set_tag_of_model(hook, model_name, key, str(number))
-        seen: dict[str, tuple[int, float]] = {}
-        while before := _entries_before(_lock_entries(hook, model_name), number, key):
-            now = time.monotonic()
-            seen = {other: seen[other] if seen.get(other, (-1, 0))[0] == n else (n, now) for other, n in before.items()}
-            for other in [other for other, (_, since) in seen.items() if now - since > _LOCK_STALE_S]:
-                model_registry.delete_tag_of_model(hook, model_name, other)
-            if now > deadline:
-                raise Transient(
-                    f"The registered model '{model_name}'", "is locked by other releases", "Airflow tries again."
-                )
-            time.sleep(_LOCK_POLL_S)
-        yield key
-    finally:
-        model_registry.delete_tag_of_model(hook, model_name, key)
-
-
-def _lock_entries(hook: MlflowHook, model_name: str) -> dict[str, int]:
-    """Return the number of each release that has the lock or waits for it; 0 while it chooses."""
-    found = model_registry.tags_of_model(hook, model_name).items()
-    return {key: int(text) for key, text in found if key.startswith(f"{tags.PROMOTION_LOCK}.") and text.isdecimal()}
-
-
-def _entries_before(entries: dict[str, int], number: int, key: str) -> dict[str, int]:
-    """Return the entries of other releases that choose, or that have a lower number. Equal numbers go by their key."""
-    return {other: n for other, n in entries.items() if other != key and (n == 0 or (n, other) < (number, key))}

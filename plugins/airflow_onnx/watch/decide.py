@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 from airflow_onnx import airflow_urls, dag_runs
 from airflow_onnx.dag_runs import State
@@ -19,10 +19,26 @@ class Decider(decide.Decider):
     """Decisions about the training runs of a scope.
 
     :param dag_state: returns the state of a DAG run, from the ids of DAG and DAG run.
+    :param absent: returns the ids without a DAG run, from the ids of a DAG and of DAG runs.
     """
 
     rest: MlflowRest
     dag_state: Callable[[str, str], State]
+    absent: Callable[[str, Sequence[str]], Collection[str]]
+    # Ids of DAG and DAG run.
+    _absent: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
+
+    def prepare(self, runs: Sequence[TrainingRun]) -> None:
+        """Read the facts about many runs that one request returns for all of them."""
+        super().prepare(runs)
+        ids: dict[str, list[str]] = {}
+        for run in runs:
+            if route := self.routes.of(self.experiments.get(run.experiment_id)):
+                ids.setdefault(route.dag_id, []).append(self.dag_run_id(run))
+        self._absent = {(dag_id, one) for dag_id, some in ids.items() for one in self.absent(dag_id, some)}
+
+    def _state(self, dag_id: str, dag_run_id: str) -> State:
+        return State.ABSENT if (dag_id, dag_run_id) in self._absent else self.dag_state(dag_id, dag_run_id)
 
     def dag_run_id(self, run: TrainingRun) -> str:
         """Return the id of the one DAG run that releases a run."""
@@ -43,7 +59,7 @@ class Decider(decide.Decider):
         # A person may have released the run by another DAG.
         other_dag_id = airflow_urls.dag_id_of(run.tags.get(tags.DAG_RUN_URL, "")) or dag_id
         other = (other_dag_id, run.tags.get(tags.DAG_RUN_ID, ""))
-        states = {ids: self.dag_state(*ids) for ids in dict.fromkeys([own, other]) if ids[1]}
+        states = {ids: self._state(*ids) for ids in dict.fromkeys([own, other]) if ids[1]}
         for (_, dag_run_id), state in states.items():
             if state is State.ACTIVE:
                 return "wait", reasons.IN_PROGRESS, f"its release is in progress as DAG run {dag_run_id}"

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from airflow_onnx.cli import plan
+from airflow_onnx.cli import dag_run_states, plan
 from airflow_onnx.dag import watch_dag
-from airflow_onnx.dag_runs import State
 from tests.edge.watch.watching import Lab
 from tests.refusals import refused
 
@@ -19,7 +18,7 @@ from tests.refusals import refused
 @pytest.fixture(autouse=True)
 def no_dag_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests have no Airflow database."""
-    monkeypatch.setattr(plan, "_dag_state", lambda *_: State.ABSENT)
+    monkeypatch.setattr(dag_run_states, "states", lambda *_: {})
     watch = watch_dag("watch", release_dag_id="release", routes=[{"experiment": "*", "params": {"model_name": "m"}}])
     monkeypatch.setattr(plan, "_watch_params", lambda _: watch.params.dump())
 

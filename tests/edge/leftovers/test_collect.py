@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from airflow_onnx import airflow_urls
+from airflow_onnx.dag_runs import State
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.leftovers import table
 from airflow_onnx.leftovers.collect import collect
@@ -290,10 +292,18 @@ def test_only_the_own_prefix_is_touched(releases: Releases) -> None:
 def test_a_wrong_parameter_is_refused(connections: None, changes: dict[str, object], code: str) -> None:
     given = {
         "bucket": "heimdall-models", "prefix": "", "mlflow_conn_id": "mlflow_default", "s3_conn_id": "minio_default",
-        "grace_h": 24.0, "dry_run": True,
+        "grace_h": 24.0, "dry_run": True, "dag_state": lambda *_: State.ABSENT,
     }  # fmt: skip
     with refused(code):
         collect(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_objects_of_a_cleared_release_stay(releases: Releases) -> None:
+    run = releases.run(status="failed", dag_run_url=airflow_urls.dag_run_url("release_onnx", "manual__1"))
+    uri = releases.put(run)
+    active = releases.collector(is_active=lambda *ids: ids == ("release_onnx", "manual__1"))
+    assert places(active.run(dry_run=False)) == []
+    assert places(releases.collector().run(dry_run=False)) == [uri]
 
 
 def test_the_table_has_a_line_for_each_leftover_and_for_each_place_that_stays(releases: Releases) -> None:

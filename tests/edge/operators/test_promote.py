@@ -10,7 +10,7 @@ import pytest
 
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.tracking import alias_log, model_registry, promotion
+from airflow_onnx.tracking import alias_log, model_registry, promotion_lock
 from airflow_onnx.tracking.contract import contract_of
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from onnx_release.records import Contract, OnnxArtifact, TensorSpec
@@ -214,7 +214,7 @@ def test_promotions_at_the_same_time_leave_the_alias_at_the_newest_run(hook: Mlf
     def promote(number: int, ended: int) -> None:
         start.wait()
         try:
-            with promotion.promotion_lock(hook, release.model_name):
+            with promotion_lock.promotion_lock(hook, release.model_name, f"release {number}"):
                 promoter = Promoter(hook=hook, s3_conn_id="minio_default", rules=MoveRules())
                 candidate = Candidate(
                     model_name=release.model_name, contract=contract([], []), training_run_id=f"r{ended}",
@@ -250,10 +250,10 @@ def test_a_release_that_writes_its_lock_late_waits_for_the_other(
         set_tag(*args)
 
     monkeypatch.setattr(model_registry, "set_tag_of_model", set_tag_with_delay)
-    monkeypatch.setattr(promotion, "_LOCK_STALE_S", 3.0)
+    monkeypatch.setattr(promotion_lock, "_STALE_S", 3.0)
 
     def promote() -> None:
-        with promotion.promotion_lock(hook, release.model_name):
+        with promotion_lock.promotion_lock(hook, release.model_name, threading.current_thread().name):
             begin = time.monotonic()
             time.sleep(2.0)
             sections.append((begin, time.monotonic()))

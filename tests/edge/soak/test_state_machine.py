@@ -1,5 +1,6 @@
-"""Random orders of releases, clears, faults, approvals, roll-backs and deletions, with the statements after each.
+"""Random orders of releases, clears, faults, approvals, roll-backs, deletions and garbage collections.
 
+The statements are checked after each.
 The operators run on the real MLflow and MinIO, without Airflow's scheduler. ``SOAK_EXAMPLES`` is the number of orders.
 """
 
@@ -17,7 +18,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from airflow_onnx.errors import LeftoversRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.leftovers.collect import Collector
+from airflow_onnx.storage import s3
 from airflow_onnx.tracking import run_log
 from onnx_release.errors import Transient
 from soak.airflow_state import AirflowState
@@ -26,6 +31,7 @@ from soak.statements import Places, violations
 from stack.minio import s3_client
 from tests.edge.airflow_stand_in import Supervisor, answer
 from tests.edge.conftest import Led, Services
+from tests.edge.leftovers.conftest import NO_GRACE_S
 from tests.edge.operators.test_move_alias import Moving, Released
 from tests.edge.releasing import BUCKET, Release, trained_run
 
@@ -197,6 +203,26 @@ class Releases(RuleBasedStateMachine):
             version = data.draw(st.sampled_from(sorted(found, key=lambda one: int(one.version))))
             self.world.hook.client.delete_model_version(self.name, version.version)
             self.deleted.add(version.run_id)
+
+    @precondition(lambda self: self.asked)
+    @rule()
+    def collect_leftovers(self) -> None:
+        """Remove the leftovers of this model without a grace period."""
+        folder = s3.folder_at("minio_default", f"s3://{BUCKET}", rerun=None)
+        with MlflowRest(self.world.hook.server) as rest:
+            collector = Collector(
+                rest=rest, folder=folder, staging_uri=f"{folder.uri}/{self.name}-staging", grace_s=NO_GRACE_S,
+                work_keep_s=NO_GRACE_S, is_active=lambda dag_id, run_id: self.states.get((dag_id, run_id)) == "running",
+            )  # fmt: skip
+            try:
+                found = collector.find()
+            except LeftoversRefused as refusal:
+                # A person has deleted the only version.
+                if refusal.code != "registry_empty":
+                    raise
+                return
+            own = tuple(one for one in found.leftovers if f"/{self.name}/" in one.place)
+            assert [one for one in collector.remove(found.replace(leftovers=own)).leftovers if not one.removed] == []
 
     @invariant()
     def statements(self) -> None:

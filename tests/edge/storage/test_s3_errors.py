@@ -112,7 +112,7 @@ def xml(code: str) -> str:
         (403, xml("AccessDenied"), "access_denied"),
         (403, xml("InvalidAccessKeyId"), "access_denied"),
         (403, xml("SignatureDoesNotMatch"), "access_denied"),
-        (403, xml("RequestTimeTooSkewed"), "access_denied"),
+        (403, xml("RequestTimeTooSkewed"), None),
         (400, xml("ExpiredToken"), "access_denied"),
         (401, "", "access_denied"),
         (400, xml("AuthorizationHeaderMalformed"), "wrong_address"),

@@ -8,6 +8,8 @@ import pytest
 
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.tracking import alias_log, model_registry, promotion
+from airflow_onnx.tracking import promotion_lock as lock_room
+from airflow_onnx.tracking.promotion_lock import promotion_lock
 from onnx_release.errors import Transient
 from onnx_release.records import AliasMove
 from onnx_release.training_runs import alias_moves, tags
@@ -25,7 +27,7 @@ def move(version: int, alias: str = "candidate", why: str = "", by: str = "") ->
 
 
 def move_alias(hook: MlflowHook, name: str, moved: AliasMove) -> None:
-    with promotion.promotion_lock(hook, name) as lock:
+    with promotion_lock(hook, name, "a release") as lock:
         promotion.move_alias(hook, name, moved, lock)
 
 
@@ -88,10 +90,26 @@ def test_a_move_without_a_log_is_logged_by_the_next_try(hook: MlflowHook, name: 
 
 def test_a_release_that_lost_its_lock_moves_nothing(hook: MlflowHook, name: str) -> None:
     versions(hook, name, 1)
-    with promotion.promotion_lock(hook, name) as lock:
+    with promotion_lock(hook, name, "a release") as lock:
         # As another release does after a minute.
-        model_registry.delete_tag_of_model(hook, name, lock)
+        model_registry.delete_tag_of_model(hook, name, lock.key)
         with pytest.raises(Transient, match="taken over"):
             promotion.move_alias(hook, name, move(1), lock)
     assert model_registry.alias_holder(hook, name, "candidate") is None
     assert alias_log.read(hook, name) == ()
+
+
+def test_the_next_try_takes_over_from_a_killed_one_immediately(
+    hook: MlflowHook, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions(hook, name, 2)
+    monkeypatch.setattr(lock_room, "_STALE_S", 1e9)
+    monkeypatch.setattr(lock_room, "_WAIT_MAX_S", 20.0)
+    with promotion_lock(hook, name, "a release") as killed, promotion_lock(hook, name, "a release") as lock:
+        # The first try was only slow: it must neither move the alias nor remove the lock.
+        with pytest.raises(Transient, match="taken over"):
+            promotion.move_alias(hook, name, move(1), killed)
+        killed.remove()
+        promotion.move_alias(hook, name, move(2), lock)
+    assert int(model_registry.alias_holder(hook, name, "candidate").version) == 2
+    assert not any(key.startswith(tags.PROMOTION_LOCK) for key in hook.client.get_registered_model(name).tags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 
 import pytest
@@ -9,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_onnx.tracking.model_registry import VersionRequest, ensure_version
 from onnx_release.training_runs import tags
+from soak.fault_proxy import proxy
 from tests.edge.releasing import TAG
 from tests.edge.watch.watching import Lab, by_run
 
@@ -144,3 +146,29 @@ def test_a_version_of_reduced_precision_is_no_exact_release(lab: Lab) -> None:
     assert by_run(report)[int8] == ("skip", f"released as version 2 of '{name}'")
     assert by_run(lab.start(params={"model_name": name}))[exact][0] == "release"
     assert set(lab.supervisor.confs) == {f"release__{exact}"}
+
+
+def test_a_plan_asks_once_about_the_versions_and_dag_runs_of_many_runs(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [lab.run(ended_h_ago=6 - number) for number in range(6)]
+    request = VersionRequest("planned", runs[2], "0" * 64, "s3://elsewhere/x", "", {tags.VERSION_SHA256: "0" * 64})
+    ensure_version(lab.hook, request)
+    lab.supervisor.states[f"release__{runs[4]}"] = "running"
+    searches: list[str] = []
+    counted, send = [], lab.supervisor.send
+    monkeypatch.setattr(lab.supervisor, "send", lambda message: [counted.append(message), send(message)][1])
+
+    def note(_: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
+        searches.append(path.partition("?")[0].partition("/mlflow/")[2])
+        return status, body
+
+    with proxy(lab.hook.server.tracking_uri, note) as address:
+        monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": address}))
+        report = lab.backfill(params={"model_name": "planned"}, plan_only="true")
+    assert [row["training_run_id"] for row in report["runs"]] == runs, "in the order of their ends"
+    expected = ["release", "release", "skip", "release", "wait", "release"]
+    assert [row["action"] for row in report["runs"]] == expected
+    assert searches.count("model-versions/search") == 1
+    # All six, their halves down to the active one, and its state.
+    assert len(counted) < 2 * len(runs)
