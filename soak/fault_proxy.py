@@ -127,12 +127,16 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _connect(self, length: int) -> http.client.HTTPConnection:
-        """Return a connection with the request's headers. `Host` stays, because a signature of S3 covers it."""
+        """Return a connection with the request's headers.
+
+        `Host` stays, because a signature of S3 covers it. That of an address with a signature is the server's own.
+        """
         service = http.client.HTTPConnection(*self.target, timeout=_TIMEOUT_S)
         service.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        own = {"host": "{}:{}".format(*self.target)} if "X-Amz-Signature=" in self.path else {}
         for name, value in self.headers.items():
             if name.lower() not in _OF_THE_CONNECTION:
-                service.putheader(name, value)
+                service.putheader(name, own.get(name.lower(), value))
         service.putheader("Content-Length", str(length))
         return service
 

@@ -20,7 +20,6 @@ _RUNS = r"/mlflow/runs/"
 _CREATE = r"/model-versions/create"
 _ALIAS = r"/registered-models/alias"
 _LOG = r"/runs/log-batch"
-_FILES = r"/mlflow-artifacts/artifacts/"
 # The width of a model with more than one part of an upload.
 _WIDE = 200_000
 
@@ -41,19 +40,19 @@ MINIO = {
         Fault(kind="flipped upload", method="PUT"),
         Fault(kind="status", method="GET", path=_LIST, status=503, times=4),
     ],
+    "model cut and flipped": lambda: [
+        Fault(kind="cut download", method="GET", path=r"model\.pt2", size=500),
+        Fault(kind="flipped download", method="GET", path=r"model\.pt2"),
+    ],
     "upload's answers lost, download without an answer": lambda: [
         Fault(kind="lost", method="PUT", times=2),
         Fault(kind="timeout", method="GET", path=r"model\.onnx", seconds=20, times=2),
     ],
 }
 MLFLOW = {
-    "refused from the start on": lambda: [Fault(kind="refused", path=_RUNS, times=12)],
+    "refused from the start on": lambda: [Fault(kind="refused", path=_RUNS, times=6)],
     "500 when the version is created": lambda: [Fault(kind="status", path=_CREATE, status=500, times=4)],
     "answer lost after the version was created": lambda: [Fault(kind="lost", path=_CREATE)],
-    "model cut and flipped": lambda: [
-        Fault(kind="cut download", method="GET", path=f"{_FILES}.*model.pt2", size=500),
-        Fault(kind="flipped download", method="GET", path=f"{_FILES}.*model.pt2"),
-    ],
     "no answer to the log": lambda: [Fault(kind="timeout", path=_LOG, seconds=20, times=2)],
     "answer lost after the alias moved, then 500": lambda: [
         Fault(kind="lost", method="POST", path=_ALIAS),

@@ -8,14 +8,17 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import requests
 
 from onnx_release.training_runs import tags
+from soak.airflow_state import ALIVE
 from soak.case import Case
 from soak.folders import Folders
 from soak.hostile_files import MARKER, Payload
@@ -28,6 +31,7 @@ from stack.minio import MLFLOW_ACCOUNT, RELEASE_ACCOUNT, RELEASE_BUCKET, s3_clie
 from stack.release import DAG_ID
 
 _PAGES = ("releases", "releases/0", "models/x", "models/x/compare", "run", "trigger", "trigger.js", "check")
+_POLL_S = 1.0
 _TEXT = "{{ conf }}"
 _CONFS: dict[str, Any] = {
     "model_uri": ("file:///etc/passwd", "http://169.254.169.254/latest", "s3://other/model", "/etc", "models:/../../x"),
@@ -76,16 +80,23 @@ def _requests(rig: Rig, _random: random.Random) -> Outcome:
 
 
 def _triggers(rig: Rig) -> Iterator[tuple[str, Try]]:
-    """Yield triggers with hostile parameters."""
-    api = rig.api
+    """Yield triggers with hostile parameters. Those that Airflow accepts are refused by their first task."""
+    training_run = rig.take()
     for name, texts in _CONFS.items():
         for text in texts:
-            conf = {"training_run_id": "0" * 32} | {name: text}
-            yield f"trigger with {name} {text}", _refused(api.call, "POST", f"/dags/{DAG_ID}/dagRuns", conf)
+            conf = {"training_run_id": training_run} | {name: text}
+            yield f"trigger with {name} {text}", partial(_no_release, rig, conf)
 
 
-def _refused(call: Callable[..., Any], method: str, path: str, conf: dict[str, Any]) -> Try:
-    return lambda: 400 <= call(method, path, {"logical_date": None, "conf": conf}).status_code < 500
+def _no_release(rig: Rig, conf: dict[str, Any]) -> bool:
+    api = rig.api
+    answer = api.call("POST", f"/dags/{DAG_ID}/dagRuns", {"logical_date": None, "conf": conf})
+    if not answer.ok:
+        return answer.status_code < requests.codes.server_error
+    path = f"/dags/{DAG_ID}/dagRuns/{quote(answer.json()['dag_run_id'], safe='')}"
+    while (state := api.get(path)["state"]) in ALIVE:
+        time.sleep(_POLL_S)
+    return str(state) == "failed"
 
 
 def _strangers(rig: Rig) -> Iterator[tuple[str, Try]]:

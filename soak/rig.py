@@ -19,7 +19,7 @@ from rich.console import Console
 
 from airflow_onnx.defaults import EXPORT_POOL, MEASURE_POOL
 from soak.airflow_state import AirflowState, read_airflow
-from soak.fault_proxy import Plan, proxy
+from soak.fault_proxy import Change, Plan, proxy
 from soak.folders import Folders
 from soak.statements import Places
 from stack import processes, setup
@@ -136,7 +136,7 @@ def running(home: Path, console: Console) -> Iterator[Rig]:
         context = up(layout, console)
         rig = Rig(context=context, disk=disk, planted=planted)
         minio = stack.enter_context(proxy(context.minio_url, plan=rig.minio))
-        mlflow = stack.enter_context(proxy(context.mlflow_url, plan=rig.mlflow))
+        mlflow = stack.enter_context(proxy(context.mlflow_url, _signed_by(context.minio_url, minio), rig.mlflow))
         lead_through(rig, minio, mlflow)
         Release(rig.api, "none").await_dags()
         rig.api.patch(f"/dags/{WATCH_DAG_ID}", {"is_paused": True})
@@ -148,6 +148,15 @@ def lead_through(rig: Rig, minio: str, mlflow: str) -> None:
     ports = dataclasses.replace(rig.context.ports, minio=_port(minio), mlflow=_port(mlflow))
     for connection in setup.connections(dataclasses.replace(rig.context, ports=ports)):
         rig.api.put_connection(connection)
+
+
+def _signed_by(store: str, through: str) -> Change:
+    """Lead the downloads through a proxy that a client makes from the store, at addresses that MLflow signs."""
+
+    def change(_: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
+        return status, body.replace(store.encode(), through.encode()) if "/presigned/" in path else body
+
+    return change
 
 
 def _options(disk: Path) -> dict[str, str]:

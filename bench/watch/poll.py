@@ -154,7 +154,13 @@ class _Watched:
         with MlflowRest(self.server) as rest:
             scope = Scope(experiments=(EXPERIMENT,))
             routes = read_routes([{"experiment": "*", "dag_id": "release", "params": {"model_name": MODEL_NAME}}])
-            decider = Decider(rest=rest, scope=scope, routes=routes, dag_state=lambda *_: State.ABSENT)
+            decider = Decider(
+                rest=rest,
+                scope=scope,
+                routes=routes,
+                dag_state=lambda *_: State.ABSENT,
+                absent=lambda _, dag_run_ids: dag_run_ids,
+            )
             decisions = list(decider.new_runs(WATCH_LOOKBACK_H))
             summary.total_line(summary.to_dict(decisions))
         return len(decisions)

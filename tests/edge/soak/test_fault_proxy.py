@@ -13,7 +13,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from soak.fault_proxy import Fault, Plan, flipped, proxy
-from stack.minio import S3_CONFIG
+from stack.http import session
+from stack.minio import S3_CONFIG, s3_client
 from tests.edge.conftest import Services
 from tests.edge.releasing import BUCKET
 
@@ -79,3 +80,12 @@ def test_a_download_with_a_fault(store: Any, plan: Plan) -> None:
     with pytest.raises((ClientError, BotoCoreError, OSError)):
         read[2]()
     assert read[3]() == BODY
+
+
+def test_an_address_that_the_store_has_signed_passes(services: Services) -> None:
+    direct = s3_client(services.context)
+    key = f"signed-{uuid.uuid4().hex}"
+    direct.put_object(Bucket=BUCKET, Key=key, Body=BODY)
+    signed = direct.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": key})
+    with proxy(services.context.minio_url) as address:
+        assert session().get(signed.replace(services.context.minio_url, address), timeout=60).content == BODY
