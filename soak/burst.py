@@ -82,7 +82,8 @@ def _orders(rig: Rig, rng: random.Random) -> Outcome:
     kept = {name: text for name, text in os.environ.items() if not name.startswith("AIRFLOW__")}
     env = kept | {"SOAK_EXAMPLES": str(_EXAMPLES), "TMPDIR": str(rig.disk / "tmp")}
     done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, check=False)
-    problem = f"seed {seed}: {done.stdout[-_OUTPUT_CHARACTERS:]}" if done.returncode else ""
+    errors = [line[1:].strip() for line in done.stdout.splitlines() if line.startswith("E ")]
+    problem = f"seed {seed}: {' · '.join(errors)[:_OUTPUT_CHARACTERS]}" if done.returncode else ""
     return Outcome(injected={"order of events": _EXAMPLES}, problem=problem)
 
 

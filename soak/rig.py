@@ -135,19 +135,25 @@ def running(home: Path, console: Console) -> Iterator[Rig]:
         stack.callback(down, layout, console)
         context = up(layout, console)
         rig = Rig(context=context, disk=disk, planted=planted)
-        minio = stack.enter_context(proxy(context.minio_url, plan=rig.minio))
-        mlflow = stack.enter_context(proxy(context.mlflow_url, _signed_by(context.minio_url, minio), rig.mlflow))
-        lead_through(rig, minio, mlflow)
+        stack.enter_context(led_through_proxies(rig))
         Release(rig.api, "none").await_dags()
         rig.api.patch(f"/dags/{WATCH_DAG_ID}", {"is_paused": True})
         yield rig
 
 
-def lead_through(rig: Rig, minio: str, mlflow: str) -> None:
-    """Lead Airflow's connections through the addresses of proxies."""
-    ports = dataclasses.replace(rig.context.ports, minio=_port(minio), mlflow=_port(mlflow))
-    for connection in setup.connections(dataclasses.replace(rig.context, ports=ports)):
-        rig.api.put_connection(connection)
+@contextmanager
+def led_through_proxies(rig: Rig) -> Iterator[None]:
+    """Lead Airflow's connections through proxies that make the faults of the rig, during the block."""
+    context = rig.context
+    with (
+        proxy(context.minio_url, plan=rig.minio) as minio,
+        proxy(context.mlflow_url, _signed_by(context.minio_url, minio), rig.mlflow) as mlflow,
+    ):
+        ports = dataclasses.replace(context.ports, minio=_port(minio), mlflow=_port(mlflow))
+        for connection in setup.connections(dataclasses.replace(context, ports=ports)):
+            rig.api.put_connection(connection)
+        yield
+        setup.configure_airflow(context)
 
 
 def _signed_by(store: str, through: str) -> Change:

@@ -1,10 +1,17 @@
-"""A day of the watch's trigger in minutes: it polls without pauses, and its clock is moved by the interval."""
+"""A day of the watch's trigger in minutes: it polls without pauses, and its clock is moved by the interval.
+
+``python -m soak.watch_day MLFLOW_URL EXPERIMENT POLLS`` prints the result as JSON. Its process does nothing else.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import itertools
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,14 +24,26 @@ from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.watch.poll import RunPoller
 from onnx_release.training_runs.queries import Scope
 from stack.context import Context
+from stack.errors import StackError
+from stack.layout import REPO
 
 # The first polls fill caches.
 _WARM_UP_SHARE = 0.1
+_IMPORTS = {"PYTHONPATH": os.pathsep.join(str(REPO / folder) for folder in (".", "include", "plugins"))}
 
 
 def measure(context: Context, experiment: str, polls: int) -> dict[str, Any]:
-    """Return the growth of memory, objects and open files between the first tenth of the polls and the last one."""
-    server = MlflowServer(conn_id="load", tracking_uri=context.mlflow_url, ui_url=context.mlflow_url)
+    """Return memory, objects and open files of a process after the first tenth of the polls and after the last one."""
+    argv = [sys.executable, "-m", "soak.watch_day", context.mlflow_url, experiment, str(polls)]
+    done = subprocess.run(argv, cwd=REPO, env=os.environ | _IMPORTS, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StackError(f"The polls of the watch failed:\n{done.stderr[-1000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main(mlflow_url: str, experiment: str, polls: int) -> dict[str, Any]:
+    """Poll in this process."""
+    server = MlflowServer(conn_id="load", tracking_uri=mlflow_url, ui_url=mlflow_url)
     began = time.monotonic()
     before, after = asyncio.run(_poll(server, experiment, polls))
     return {
@@ -55,3 +74,7 @@ def _held() -> dict[str, int]:
         "objects": len(gc.get_objects()),
         "files": len(list(Path("/proc/self/fd").iterdir())),
     }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]))))

@@ -209,7 +209,8 @@ class Releases(RuleBasedStateMachine):
     def collect_leftovers(self) -> None:
         """Remove the leftovers of this model without a grace period."""
         folder = s3.folder_at("minio_default", f"s3://{BUCKET}", rerun=None)
-        with MlflowRest(self.world.hook.server) as rest:
+        # The objects have the address that the releases have used.
+        with MlflowRest(MlflowHook().server) as rest:
             collector = Collector(
                 rest=rest, folder=folder, staging_uri=f"{folder.uri}/{self.name}-staging", grace_s=NO_GRACE_S,
                 work_keep_s=NO_GRACE_S, is_active=lambda dag_id, run_id: self.states.get((dag_id, run_id)) == "running",
