@@ -76,6 +76,7 @@ class Moving:
             "model_name": release.model_name, "alias": "candidate", "version": "1", "expected_version": "2",
             "reason": REASON, **request,
         }  # fmt: skip
+        self.dag_run_id = f"manual__{uuid.uuid4().hex}"
         self.step = {"contract_change": self.request.pop("contract_change", "refuse")}
         self.pushed: dict[str, Any] = {}
         self.events = OutletEventAccessors()
@@ -88,7 +89,7 @@ class Moving:
             id=uuid.uuid4(), try_number=1, max_tries=3, task=SimpleNamespace(retries=3),
             xcom_push=lambda key, value: self.pushed.update({key: value}),
         )  # fmt: skip
-        run = SimpleNamespace(dag_id="move_alias", run_id="manual__7", triggering_user_name="anna", conf={})
+        run = SimpleNamespace(dag_id="move_alias", run_id=self.dag_run_id, triggering_user_name="anna", conf={})
         return {"ti": ti, "dag_run": run, "outlet_events": self.events}
 
     def verify(self) -> None:
@@ -122,7 +123,7 @@ def test_a_roll_back_moves_the_alias_once_and_records_it(hook: MlflowHook, relea
     assert (found["from_version"], found["to_version"]) == (None, 1), "a second try"
     (last,) = alias_log.read(hook, released.model_name)
     assert (last.alias, last.from_version, last.to_version, last.by) == ("candidate", 2, 1, "anna")
-    assert (last.why, last.dag_run) == (REASON, "manual__7")
+    assert (last.why, last.dag_run) == (REASON, moving.dag_run_id)
     (event, _) = moving.events[RELEASED_VERSIONS].asset_alias_events
     assert event.dest_asset_key.uri == f"models:/{released.model_name}@candidate"
     assert event.extra["version"] == 1
