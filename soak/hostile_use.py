@@ -92,7 +92,7 @@ def _no_release(rig: Rig, conf: dict[str, Any]) -> bool:
     api = rig.api
     answer = api.call("POST", f"/dags/{DAG_ID}/dagRuns", {"logical_date": None, "conf": conf})
     if not answer.ok:
-        return answer.status_code < requests.codes.server_error
+        return bool(answer.status_code < requests.codes.server_error)
     path = f"/dags/{DAG_ID}/dagRuns/{quote(answer.json()['dag_run_id'], safe='')}"
     while (state := api.get(path)["state"]) in ALIVE:
         time.sleep(_POLL_S)
