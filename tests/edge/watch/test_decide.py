@@ -152,7 +152,9 @@ def test_a_plan_asks_once_about_the_versions_and_dag_runs_of_many_runs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = [lab.run(ended_h_ago=6 - number) for number in range(6)]
-    request = VersionRequest("planned", runs[2], "0" * 64, "s3://elsewhere/x", "", {tags.VERSION_SHA256: "0" * 64})
+    request = VersionRequest(
+        name="planned", training_run_id=runs[2], sha256="0" * 64, source="s3://elsewhere/x", description=""
+    )
     ensure_version(lab.hook, request)
     lab.supervisor.states[f"release__{runs[4]}"] = "running"
     searches: list[str] = []
