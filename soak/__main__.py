@@ -68,9 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if not options.keep:
             Layout(home).remove()
+    wall_s = time.monotonic() - began
+    result = _report(console, ended, at_rest, f"Soak with seed {seed}, {wall_s / 60:.0f} minutes")
     if options.json:
-        options.json.write_text(json.dumps(document(ended, at_rest, seed, time.monotonic() - began), indent=2) + "\n")
-    return _report(console, ended, at_rest, f"Soak with seed {seed}, {(time.monotonic() - began) / 60:.0f} minutes")
+        options.json.write_text(json.dumps(document(ended, at_rest, seed, wall_s), indent=2) + "\n")
+    return result
 
 
 def _soak(

@@ -33,12 +33,6 @@ class Case:
         self.model_name = model_name or f"soak-{uuid.uuid4().hex[:8]}"
         self.dag_runs: list[str] = []
 
-    def continued(self) -> Case:
-        """Return the same releases with a new login, after a restart of Airflow with another clock."""
-        made = Case(self.rig, self.run_id, self.model_name)
-        made.dag_runs = self.dag_runs
-        return made
-
     @property
     def about(self) -> tuple[str, ...]:
         """The texts of which each request of the release contains one."""

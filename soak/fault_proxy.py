@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -19,9 +21,11 @@ Change = Callable[[str, str, int, bytes], tuple[int, bytes]]
 """Gets method, path, status and body of an answer, and returns status and body for the client."""
 
 Kind = Literal[
-    "refused", "status", "cut upload", "cut download", "slow", "flipped upload", "flipped download", "lost", "timeout"
-]
-_BEFORE = ("refused", "status", "cut upload", "timeout")
+    "refused", "status", "clock", "cut upload", "cut download", "slow", "flipped upload", "flipped download", "lost",
+    "timeout"
+]  # fmt: skip
+_BEFORE = ("refused", "status", "clock", "cut upload", "timeout")
+_SKEWED = b"<Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message></Error>"
 _OF_THE_CONNECTION = {"connection", "content-length", "expect", "transfer-encoding"}
 _TIMEOUT_S = 60.0
 
@@ -31,8 +35,9 @@ class Fault:
     """A fault of the requests that match.
 
     ``refused`` closes the connection before the request is read. ``lost`` closes it after the server has done the work.
-    ``timeout`` answers nothing for `seconds`, and ``slow`` waits as long before the request goes on. A cut sends `size`
-    bytes of the body. A flip changes one bit in the middle of the body.
+    ``timeout`` answers nothing for `seconds`, and ``slow`` waits as long before the request goes on. ``clock`` answers
+    as a store whose clock is `seconds` ahead of the client's. A cut sends `size` bytes of the body. A flip changes one
+    bit in the middle of the body.
 
     :param method: a regular expression; likewise `path`, which is searched in path and query.
     :param about: texts of which path or body of the request contain one, such as the id of a training run.
@@ -150,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, cut: int | None) -> None:
         """Send the answer, or its first `cut` bytes."""
-        self.send_response(status)
+        # `send_response` adds the time of this host.
+        has_time = any(name.lower() == "date" for name, _ in headers)
+        (self.send_response_only if has_time else self.send_response)(status)
         length = str(len(content))
         for name, value in headers:
             if name.lower() == "content-length" and self.command == "HEAD":
@@ -159,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", length)
         self.end_headers()
-        self.wfile.write(content[:cut])
+        self.wfile.write(b"" if self.command == "HEAD" else content[:cut])
         if cut is not None:
             self.wfile.flush()
             self._drop()
@@ -168,6 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Do not let the request reach the server, or not the whole of it."""
         if fault.kind == "status":
             self._answer(fault.status, [("Content-Type", "application/json")], b"{}", None)
+            return
+        if fault.kind == "clock":
+            moment = formatdate(time.time() + fault.seconds, usegmt=True)
+            self._answer(HTTPStatus.FORBIDDEN, [("Content-Type", "application/xml"), ("Date", moment)], _SKEWED, None)
             return
         if fault.kind == "timeout":
             time.sleep(fault.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ _RUNS = r"/mlflow/runs/"
 _CREATE = r"/model-versions/create"
 _ALIAS = r"/registered-models/alias"
 _LOG = r"/runs/log-batch"
+_OUTAGE = "outage longer than the retries"
 # The width of a model with more than one part of an upload.
 _WIDE = 200_000
 
@@ -83,7 +85,7 @@ def _faults(server: str, make: Callable[[], list[Fault]], width: int, rig: Rig, 
         name = str(fault.status) if fault.kind == "status" else fault.kind
         injected[f"{server}: {name}"] += fault.injected
     problem = "" if all(fault.injected for fault in faults) else "a fault met no request"
-    return case.outcome(+injected, problem)
+    return case.outcome(dict(+injected), problem)
 
 
 def _multipart() -> list[Fault]:
@@ -127,23 +129,28 @@ def _two_at_once(rig: Rig, _random: random.Random) -> Outcome:
     return case.outcome({"two releases of one run": 1}, problem)
 
 
-def _outage(server: str, begins: str, fault: Fault, rig: Rig, _random: random.Random) -> Outcome:
-    """Let an outage begin while a task runs and outlast every retry. After its end and a clear, the release goes on."""
+def _outage(kind: str, begins: str, fault: Fault, word: str, rig: Rig, _random: random.Random) -> Outcome:
+    """Let an outage begin while a task runs and outlast every retry. After its end and a clear, the release goes on.
+
+    :param kind: the row of the table, which begins with the server.
+    :param word: a word of the reason on the training run. Empty for an outage after the last tag could be written.
+    """
     case = Case(rig, rig.take())
-    plan = rig.minio if server == "MinIO" else rig.mlflow
-    outage = Fault(kind=fault.kind, method=fault.method, path=fault.path, status=fault.status, about=case.about)
-    outage.times = 10**6
+    plan = rig.minio if kind.startswith("MinIO") else rig.mlflow
+    outage = dataclasses.replace(fault, about=case.about, times=10**6)
     case.trigger().await_task(begins, "running")
     plan.add(outage)
     # The clean-up of the release goes on until the server answers.
     case.await_task("promote", "failed", "upstream_failed", "success")
     plan.remove(outage)
     before = case.await_end()
+    reason = case.answer().get(tags.REASON, "")
+    problem = "" if word in reason else f"the reason is not the fault: {reason}"
     untrue = case.outcome({}, "the training run has the outcome of the outage").violations
     if "failed" in before:
         case.clear(only_failed=False)
         case.await_end()
-    outcome = case.outcome({f"{server}: outage longer than the retries": 1})
+    outcome = case.outcome({kind: 1}, problem)
     outcome.violations = [*untrue, *outcome.violations]
     return outcome
 
@@ -159,12 +166,23 @@ SCENARIOS = [
     Scenario(
         name="MLflow: outage from the promotion on",
         kind="outage",
-        run=partial(_outage, "MLflow", "upload", Fault(kind="status", path=_LOG, status=500)),
+        run=partial(_outage, f"MLflow: {_OUTAGE}", "upload", Fault(kind="status", path=_LOG, status=500), ""),
     ),
     Scenario(
         name="MinIO: outage of the upload",
         kind="outage",
-        run=partial(_outage, "MinIO", "parity_latency", Fault(kind="refused")),
+        run=partial(_outage, f"MinIO: {_OUTAGE}", "parity_latency", Fault(kind="refused"), "reached"),
+    ),
+    Scenario(
+        name="MinIO: worker's clock a day wrong",
+        kind="outage",
+        run=partial(
+            _outage,
+            "MinIO: worker's clock a day wrong",
+            "parity_latency",
+            Fault(kind="clock", seconds=86_400.0),
+            "clock",
+        ),
     ),
     *_of("MinIO", MINIO),
     *_of("MLflow", MLFLOW),

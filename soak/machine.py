@@ -1,8 +1,7 @@
-"""Faults of the machines: a full disk, a memory limit, and wrong clocks of trainer and worker."""
+"""Faults of the machines: a full disk, a memory limit, and a wrong clock of the trainer."""
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import subprocess
 import time
@@ -17,8 +16,6 @@ from onnx_release.training_runs import tags
 from soak.case import Case, process_of
 from soak.rig import Rig
 from soak.scenario import Outcome, Scenario
-from stack import airflow, processes, supervisor
-from stack.context import Context
 
 _DISK_BYTES = 192 * 2**20
 _BLOCK = bytes(2**20)
@@ -103,44 +100,6 @@ def _clock(rig: Rig, _random: random.Random) -> Outcome:
     return outcome
 
 
-def _worker_clock(rig: Rig, rng: random.Random) -> Outcome:
-    """Give all processes of Airflow a clock that is wrong by a day. The release fails, and its clear succeeds."""
-    library = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-    if library is None:
-        return Outcome(skipped="the library libfaketime is not installed")
-    variables = {"LD_PRELOAD": str(library), "FAKETIME": rng.choice(["-1d", "+1d"]), "DONT_FAKE_MONOTONIC": "1"}
-    with _restarted(rig.context, variables):
-        case = Case(rig, rig.take()).trigger()
-        case.await_end()
-        answer = case.answer()
-    true = answer.get(tags.STATUS) == "failed" and "clock" in answer.get(tags.REASON, "")
-    problem = "" if true else f"the answer is {answer.get(tags.STATUS)}: {answer.get(tags.REASON, '')}"
-    case = case.continued()
-    case.clear(only_failed=False)
-    case.await_end()
-    return case.outcome({"worker's clock a day wrong": 1}, problem)
-
-
-@contextmanager
-def _restarted(context: Context, variables: dict[str, str]) -> Iterator[None]:
-    """Run Airflow with more environment variables during the block."""
-    names = (airflow.API_SERVER, *airflow.BACKGROUND)
-
-    def restart(extra: dict[str, str]) -> None:
-        processes.stop(context.layout, names)
-        for command in airflow.commands(context):
-            processes.start(context.layout, dataclasses.replace(command, env=command.env | extra))
-        processes.await_ready(context.layout, airflow.API_SERVER, lambda: airflow.is_healthy(context))
-
-    processes.stop(context.layout, [supervisor.NAME])
-    try:
-        restart(variables)
-        yield
-    finally:
-        restart({})
-        processes.start(context.layout, supervisor.command(context.layout))
-
-
 SCENARIOS = [
     Scenario(
         name="disk full in the export",
@@ -154,7 +113,6 @@ SCENARIOS = [
         run=partial(_full_disk, "tmp", "upload", "register"),
         alone=True,
     ),
-    Scenario(name="worker's clock a day wrong", kind="worker's clock a day wrong", run=_worker_clock, alone=True),
     Scenario(name="memory limit in the export", kind="memory limit", run=_memory),
     Scenario(name="trainer's clock a day wrong", kind="trainer's clock a day wrong", run=_clock),
 ]

@@ -47,6 +47,7 @@ def store(services: Services, plan: Plan) -> Iterator[Any]:
     [
         (Fault(kind="refused"), False),
         (Fault(kind="status", status=503), False),
+        (Fault(kind="clock", seconds=86400.0), False),
         (Fault(kind="cut upload", size=1000), False),
         (Fault(kind="flipped upload"), False),
         (Fault(kind="timeout", seconds=3), False),
