@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -22,7 +23,7 @@ from soak.airflow_state import ALIVE
 from soak.case import Case
 from soak.folders import Folders
 from soak.hostile_files import MARKER, Payload
-from soak.rig import EXPERIMENT, Rig
+from soak.rig import EXPERIMENT, IMPORTS, Rig
 from soak.scenario import Outcome, Scenario
 from soak.statements import violations
 from stack.http import TIMEOUT_S, session
@@ -61,7 +62,7 @@ def _inputs(_rig: Rig, _random: random.Random) -> Outcome:
     """Give every hostile file and name to its reader, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, "-m", "soak.hostile", folder]
-        done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, cwd=REPO, env=os.environ | IMPORTS, capture_output=True, text=True, check=False)
     if done.returncode:
         return Outcome(problem=f"the process of the inputs ended: {done.stderr[-400:]}")
     found = json.loads(done.stdout.splitlines()[-1])

@@ -33,6 +33,8 @@ from stack.minio import RELEASE_BUCKET, s3_client
 from stack.ports import Ports
 from stack.release import DAG_ID, WATCH_DAG_ID, Release
 
+# For a process of the soak.
+IMPORTS = {"PYTHONPATH": os.pathsep.join(str(REPO / folder) for folder in (".", "include", "plugins"))}
 POOLS = (EXPORT_POOL, MEASURE_POOL)
 # Other programs may need the processors while the services start.
 _START_TIMEOUT_S = 600.0
@@ -109,7 +111,7 @@ class Rig:
         """Return the ids of new training runs with a model."""
         env = clean_environment(
             **setup.client_environment(self.context),
-            PYTHONPATH=os.pathsep.join(str(REPO / folder) for folder in (".", "include", "plugins")),
+            **IMPORTS,
         )
         argv = [sys.executable, "-m", "soak.train", EXPERIMENT, str(count), str(width)]
         done = subprocess.run(argv, cwd=REPO, env=env, capture_output=True, text=True, check=False)

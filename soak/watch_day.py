@@ -23,19 +23,19 @@ from airflow_onnx.hooks.mlflow_rest import AsyncMlflowRest
 from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.watch.poll import RunPoller
 from onnx_release.training_runs.queries import Scope
+from soak.rig import IMPORTS
 from stack.context import Context
 from stack.errors import StackError
 from stack.layout import REPO
 
 # The first polls fill caches.
 _WARM_UP_SHARE = 0.1
-_IMPORTS = {"PYTHONPATH": os.pathsep.join(str(REPO / folder) for folder in (".", "include", "plugins"))}
 
 
 def measure(context: Context, experiment: str, polls: int) -> dict[str, Any]:
     """Return memory, objects and open files of a process after the first tenth of the polls and after the last one."""
     argv = [sys.executable, "-m", "soak.watch_day", context.mlflow_url, experiment, str(polls)]
-    done = subprocess.run(argv, cwd=REPO, env=os.environ | _IMPORTS, capture_output=True, text=True, check=False)
+    done = subprocess.run(argv, cwd=REPO, env=os.environ | IMPORTS, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StackError(f"The polls of the watch failed:\n{done.stderr[-1000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
