@@ -23,7 +23,7 @@ _ALIAS = r"/registered-models/alias"
 _LOG = r"/runs/log-batch"
 _OUTAGE = "outage longer than the retries"
 # The width of a model with more than one part of an upload.
-_WIDE = 200_000
+_WIDE = 600_000
 
 MINIO = {
     "upload refused, download flipped": lambda: [
