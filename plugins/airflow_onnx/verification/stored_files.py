@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from airflow_onnx.errors import StorageRefused
@@ -48,11 +49,11 @@ def _found(folder: s3.S3Folder, file: FileDigest, size: int | None, target: Path
         return None
     if size != file.size_bytes:
         return FileDigest(path=file.path, sha256=_UNREAD, size_bytes=size)
-    first = _download(folder, file, target)
+    first = fetch(folder, file.path, file.size_bytes, target)
     if first is None or first == file:
         return first
     # The bytes may have been damaged on their way.
-    second = _download(folder, file, target)
+    second = fetch(folder, file.path, file.size_bytes, target)
     if second not in (first, file):
         raise Transient(
             f"The object {folder.uri}/{file.path}",
@@ -62,22 +63,28 @@ def _found(folder: s3.S3Folder, file: FileDigest, size: int | None, target: Path
     return second
 
 
-def _download(folder: s3.S3Folder, file: FileDigest, target: Path) -> FileDigest | None:
-    """Return the digest of a file that was just downloaded; None for an object that was deleted."""
-    local, digest, size = target / file.path, hashlib.sha256(), 0
+def fetch(folder: s3.S3Folder, path: str, size_bytes: int, target: Path) -> FileDigest | None:
+    """Download one object and return the digest of its bytes; None for an object that was deleted.
+
+    :param size_bytes: the size by the listing. Of an object that has grown since, little more is read.
+    """
+    local, digest, size = target / path, hashlib.sha256(), 0
     local.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with store_errors(folder, f"The object '{file.path}'"), local.open("wb") as written:
-            body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(file.path))["Body"]
+        with store_errors(folder, f"The object '{path}'"), local.open("wb") as written, ThreadPoolExecutor(1) as hasher:
+            body = folder.hook.get_conn().get_object(Bucket=folder.bucket, Key=folder.key(path))["Body"]
+            hashed: Future[None] | None = None
             for chunk in body.iter_chunks(s3.READ_CHUNK_BYTES):
-                digest.update(chunk)
+                # One chunk is hashed while the next one arrives.
+                if hashed is not None:
+                    hashed.result()
+                hashed = hasher.submit(digest.update, chunk)
                 written.write(chunk)
                 size += len(chunk)
-                if size > file.size_bytes:
-                    # The object was replaced by a larger one after the listing.
+                if size > size_bytes:
                     break
     except StorageRefused as refusal:
         if refusal.code in _MISSING:
             return None
         raise
-    return FileDigest(path=file.path, sha256=digest.hexdigest(), size_bytes=size)
+    return FileDigest(path=path, sha256=digest.hexdigest(), size_bytes=size)

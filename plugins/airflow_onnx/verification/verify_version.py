@@ -48,6 +48,7 @@ class Verifier:
         :raises Refused: if the version cannot be verified here, for a reason of the deployment.
         """
         folder = self._folder(version)
+        # A missing bucket is refused here: a mistake of the connection decides nothing about a version.
         sizes = s3.sizes(folder)
         with scratch_folder() as scratch:
             return self._verified(version, folder, sizes, scratch)
@@ -92,10 +93,7 @@ class Verifier:
                 "Give the parameter buckets the bucket of the releases.",
                 code="not_verifiable",
             )
-        folder = s3.folder_at(self.s3_conn_id, source, rerun=None)
-        # A missing bucket is a mistake of the connection, and no reason against a version.
-        s3.require_bucket(folder)
-        return folder
+        return s3.folder_at(self.s3_conn_id, source, rerun=None)
 
     def _trust(self, version: ReleasedVersion, sizes: Collection[str]) -> Trust | None:
         """Return the signers that the version must have; None if it was never signed and needs no signature."""
@@ -105,14 +103,17 @@ class Verifier:
         return signing.trust() if was_signed or settings.require_signature() else None
 
 
-def _report(folder: s3.S3Folder, sizes: Collection[str], scratch: Path) -> tuple[ReleaseReport | None, str]:
+def _report(folder: s3.S3Folder, sizes: dict[str, int], scratch: Path) -> tuple[ReleaseReport | None, str]:
     """Return the report beside the model, or None and the reason against it."""
     from onnx_release.report.release_report import read_report
 
-    if REPORT_FILE not in sizes:
+    size = sizes.get(REPORT_FILE, 0)
+    if size > _REPORT_MAX_BYTES:
+        return None, f"{REPORT_FILE} has {size} bytes; the limit is {_REPORT_MAX_BYTES}"
+    if REPORT_FILE not in sizes or stored_files.fetch(folder, REPORT_FILE, size, scratch) is None:
         return None, f"{REPORT_FILE} is missing among {len(sizes)} objects"
     try:
-        return read_report(s3.fetch_one(folder, REPORT_FILE, scratch, _REPORT_MAX_BYTES)), ""
+        return read_report(scratch / REPORT_FILE), ""
     except Refused as refusal:
         if refusal.is_of_deployment:
             raise
