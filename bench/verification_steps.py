@@ -60,7 +60,7 @@ def verify(meter: Meter, uri: str, sha256: str) -> None:
 
     from airflow_onnx.tracking.released_versions import ReleasedVersion
     from airflow_onnx.verification.verify_version import Verifier
-    from onnx_release.verification import verify_folder  # noqa: F401 - as above
+    from onnx_release.verification import verify_release  # noqa: F401 - as above
 
     version = ReleasedVersion(
         name=MODEL_NAME, version=1, sha256=sha256, source=uri, training_run_id="", created_at_ms=0
@@ -106,7 +106,7 @@ def task(meter: Meter, number: str) -> dict[str, Any]:
     from airflow.providers.amazon.aws.hooks.s3 import S3Hook  # noqa: F401 - the task imports it on first use
 
     from airflow_onnx.operators.verify_releases import VerifyReleasedVersionsOperator
-    from onnx_release.verification import verify_folder  # noqa: F401 - as above
+    from onnx_release.verification import verify_release  # noqa: F401 - as above
 
     versions = _listed()[int(number)]
     operator = VerifyReleasedVersionsOperator(task_id="verify", versions=versions, buckets=[os.environ["S3_BUCKET"]])

@@ -37,7 +37,7 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Outcome:
     """Verify one model. Every check runs, also after a failed one."""
-    from onnx_release.verification.verify_folder import Expected, verify_folder
+    from onnx_release.verification.verify_release import Expected, verify_release
 
     trust = _trust(arguments)
     with scratch_folder() as scratch:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
             found=found,
             runs_changed_files=True,
         )
-        verified = verify_folder(source.folder, source.report, source.artifact, expected)
+        verified = verify_release(source.folder, source.report, source.artifact, expected)
     document = {
         "model": arguments.model,
         "version": source.version.version if source.version else None,

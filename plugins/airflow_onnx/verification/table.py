@@ -32,10 +32,8 @@ def headline(results: Sequence[VersionResult]) -> str:
     counts = {outcome: sum(one.outcome == outcome for one in results) for outcome in _ORDER}
     if not results:
         return "No version to verify."
-    if counts["passed"] == len(results):
-        return f"All {len(results)} versions passed."
     parts = [f"{count} {outcome}" for outcome, count in counts.items() if count]
-    return f"{len(results)} versions: {', '.join(parts)}."
+    return f"{len(results)} version{'' if len(results) == 1 else 's'}: {', '.join(parts)}."
 
 
 def flat(lists: Any) -> list[VersionResult]:

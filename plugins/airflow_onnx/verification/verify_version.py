@@ -57,7 +57,7 @@ class Verifier:
         self, version: ReleasedVersion, folder: s3.S3Folder, sizes: dict[str, int], scratch: Path
     ) -> tuple[VerificationReport, str]:
         from onnx_release.verification.latency import latency_sentence
-        from onnx_release.verification.verify_folder import Expected, verify_folder, without_report
+        from onnx_release.verification.verify_release import Expected, verify_release, without_report
 
         report, problem = _report(folder, sizes, scratch)
         artifact = report.artifact if report else None
@@ -75,7 +75,7 @@ class Verifier:
         if trust:
             evidence.fetch_evidence(folder, scratch)
         expected = Expected(tag_sha256=version.sha256, found=tuple(found), trust=trust)
-        verified = verify_folder(scratch, report, artifact, expected)
+        verified = verify_release(scratch, report, artifact, expected)
         if not (self.measures and verified.passed):
             return verified, ""
         return verified, latency_sentence(scratch, report, artifact, _measuring_lock(version))

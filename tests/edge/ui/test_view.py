@@ -216,6 +216,15 @@ def test_a_rolled_back_release_has_a_state_with_the_reason_and_a_filter() -> Non
     assert (view.counts["rolled_back"], view.counts["released"]) == (1, 0)
 
 
+def test_a_verification_belongs_to_its_version_and_a_damaged_one_is_left_out() -> None:
+    text = '{"version": 3, "verdict": "failed", "at": "yesterday", "runtime": "1.32.0", "reason": "files: gone"}'
+    released = {"status": "released", "registered_model": "net", "verification": text}
+    found = shown(record(version="3", **released)).verified
+    assert (found.has_failed, found.at, found.date, found.reason) == (True, None, "", "files: gone")
+    assert shown(record(version="4", **released)).verified is None
+    assert shown(record(version="3", **released | {"verification": text[:-1]})).verified is None
+
+
 def test_the_columns_sort_the_list_and_releases_without_a_value_come_last() -> None:
     root = tags.ROOT
     sizes = {"a" * 32: 10.0, "b" * 32: 30.0, "c" * 32: None, "d" * 32: 20.0}

@@ -19,14 +19,18 @@ from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.operators.roll_back_failed import RollBackFailedVersionsOperator
 from airflow_onnx.operators.summarize_verification import SummarizeVerificationOperator
 from airflow_onnx.operators.verify_releases import ListReleasedVersionsOperator, VerifyReleasedVersionsOperator
+from airflow_onnx.storage import s3
 from airflow_onnx.tracking import alias_log, promotion
 from onnx_release.errors import Transient
-from onnx_release.limits import REFERENCE_FILE
+from onnx_release.limits import REFERENCE_FILE, SIGNATURE_FILE
+from onnx_release.provenance.signature import sign
 from onnx_release.records import AliasMove
 from onnx_release.records.verification import RollBack, VersionResult
 from onnx_release.training_runs import tags, verifications
 from stack import setup
+from tests.core.provenance import keys
 from tests.edge.events.airflow_home import run_in_airflow
+from tests.edge.operators.test_evidence import use_key
 from tests.edge.releasing import BUCKET, Release, new_release
 from tests.edge.ui.test_pages import client_of
 from tests.refusals import failed
@@ -60,10 +64,10 @@ class Registered:
 
     def change(self, version: int, path: str = "model.onnx") -> None:
         """Change one byte of an object in MinIO."""
-        s3 = S3Hook("minio_default")
-        content = bytearray(s3.get_key(self.key(version, path), BUCKET).get()["Body"].read())
+        store = S3Hook("minio_default")
+        content = bytearray(store.get_key(self.key(version, path), BUCKET).get()["Body"].read())
         content[len(content) // 2] ^= 1
-        s3.load_bytes(bytes(content), self.key(version, path), BUCKET, replace=True)
+        store.load_bytes(bytes(content), self.key(version, path), BUCKET, replace=True)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +166,7 @@ def test_versions_that_pass_get_the_same_tags_from_each_dag_run(model: Registere
     (entry,) = verifications.changes_in(found)
     assert (entry.verdict, entry.dag_run) == ("passed", "scheduled__1")
     assert first.events[VERIFIED_VERSIONS].asset_alias_events == []
-    assert first.summarize()["headline"] == "All 1 versions passed."
+    assert first.summarize()["headline"] == "1 version: 1 passed."
     with pytest.raises(AirflowSkipException):
         first.roll_back("nothing")
 
@@ -202,7 +206,7 @@ def test_a_changed_byte_is_found_shown_and_rolled_back(
     with failed("versions_failed", f"{model.name} v2"):
         run.summarize()
     VerificationCallback(called.append)(run.context)
-    assert called[0]["verification"].headline == "1 versions: 1 failed."
+    assert called[0]["verification"].headline == "1 version: 1 failed."
     assert called[0]["verification"].roll_backs[0].moved
 
 
@@ -271,6 +275,27 @@ def test_an_outage_and_a_foreign_bucket_are_no_verdict(model: Registered, servic
         run.summarize()
 
 
+def test_a_deployment_with_a_key_verifies_the_signature(
+    model: Registered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keys.new_key()
+    use_key(monkeypatch, key)
+    assert DagRun(model).verify()[0].outcome == "passed", "it was never signed"
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__REQUIRE_SIGNATURE", "True")
+    assert "signed: The signature model.sig is missing" in DagRun(model).verify()[0].reason
+    folder = s3.folder_at("minio_default", model.sources[2])
+    for path in s3.sizes(folder):
+        s3.fetch_one(folder, path, tmp_path, 2**26)
+    client = S3Hook("minio_default").get_conn()
+    client.upload_file(str(sign(tmp_path, keys.signing_key(key))), BUCKET, model.key(2, SIGNATURE_FILE))
+    assert DagRun(model).verify()[0].outcome == "passed"
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__REQUIRE_SIGNATURE", "False")
+    use_key(monkeypatch, keys.new_key())
+    assert "signed: " in DagRun(model).verify()[0].reason
+    monkeypatch.setenv("AIRFLOW_CONN_SIGNING", '{"conn_type": "generic"}')
+    assert DagRun(model).verify()[0].outcome == "not verified", "a mistake of the deployment"
+
+
 def test_hostile_tags_are_no_result(model: Registered) -> None:
     hostile = '<script>alert("1")</script>\n\u202e'
     found = {
@@ -324,5 +349,5 @@ def test_the_dag_verifies_rolls_back_notifies_and_fails(model: Registered, servi
     assert done["tasks"] == states, done["log"][-3000:]
     assert done["events"] == [f"models:/{model.name}@candidate", "onnx-verification"]
     assert model.holder() == 1
-    assert (tmp_path / "dags" / "verifying.py.note").read_text() == "1 versions: 1 failed."
+    assert (tmp_path / "dags" / "verifying.py.note").read_text() == "1 version: 1 failed."
     assert "went back from version 2 to version 1" in done["log"]

@@ -44,7 +44,7 @@ class Expected:
     runs_changed_files: bool = False
 
 
-def verify_folder(
+def verify_release(
     folder: Path, report: ReleaseReport, artifact: OnnxArtifact, expected: Expected | None = None
 ) -> VerificationReport:
     """Verify a released folder. Its model runs in this process.
