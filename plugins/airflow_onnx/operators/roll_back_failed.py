@@ -19,6 +19,7 @@ from airflow_onnx.tracking.released_versions import released_versions
 from airflow_onnx.verification import results, table
 from airflow_onnx.verification.verify_version import Verifier
 from onnx_release.errors import Refused
+from onnx_release.records import AliasMove
 from onnx_release.records.verification import RollBack, VersionResult
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class RollBackFailedVersionsOperator(MoveAliasStep):
         holder = model_registry.alias_holder(hook, failed.model, alias)
         current = int(holder.version) if holder else None
         moves = [one for one in alias_log.read(hook, failed.model) if one.alias == alias]
-        before = next((one.from_version for one in reversed(moves) if one.to_version == failed.version), None)
+        before = version_before(moves, failed.version)
         done = RollBack(model=failed.model, alias=alias, from_version=failed.version, to_version=before)
         if current != failed.version:
             # An earlier try of this task may have moved it.
@@ -112,3 +113,12 @@ class RollBackFailedVersionsOperator(MoveAliasStep):
             by=alias_log.user_of(context),
         )
         self.move(context, hook, self.verified_version(hook, request))
+
+
+def version_before(moves: Sequence[AliasMove], version: int) -> int | None:
+    """Return the version from which the alias last went forward to this one.
+
+    A move back to it came from a later version, which a person or this DAG has left.
+    """
+    found = [one.from_version for one in moves if one.to_version == version and one.from_version]
+    return next((before for before in reversed(found) if before < version), None)

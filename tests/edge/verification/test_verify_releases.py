@@ -16,7 +16,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow_onnx.events.model_assets import RELEASED_VERSIONS
 from airflow_onnx.events.verification_events import VERIFIED_VERSIONS, VerificationCallback
 from airflow_onnx.hooks.mlflow import MlflowHook
-from airflow_onnx.operators.roll_back_failed import RollBackFailedVersionsOperator
+from airflow_onnx.operators.roll_back_failed import RollBackFailedVersionsOperator, version_before
 from airflow_onnx.operators.summarize_verification import SummarizeVerificationOperator
 from airflow_onnx.operators.verify_releases import ListReleasedVersionsOperator, VerifyReleasedVersionsOperator
 from airflow_onnx.storage import s3
@@ -273,6 +273,17 @@ def test_an_outage_and_a_foreign_bucket_are_no_verdict(model: Registered, servic
     run.found = []
     with failed("versions_not_verified", model.name):
         run.summarize()
+
+
+@pytest.mark.parametrize(
+    ("moves", "before"),
+    [([(1, 2)], 1), ([(1, 2), (2, 3), (3, 2)], 1), ([(3, 2)], None), ([(None, 2)], None), ([], None)],
+)
+def test_an_alias_never_goes_back_to_a_version_that_it_has_left(
+    moves: list[tuple[int | None, int]], before: int | None
+) -> None:
+    log = [AliasMove(alias="a", from_version=old, to_version=new, by="", at="", why="") for old, new in moves]
+    assert version_before(log, 2) == before
 
 
 def test_a_deployment_with_a_key_verifies_the_signature(
