@@ -30,8 +30,9 @@ from stack.minio import REGION, S3_CONFIG
 MODEL_NAME = "bench"
 _STORED = "stored.json"
 _SHARED: dict[str, Any] = {
-    "trained_model": TrainedModel(training_run_id="run", model_uri="models:/m-1", run_name="bench").to_dict(),
-    "model_name": MODEL_NAME,
+    "trained_model": TrainedModel(
+        training_run_id="0" * 32, model_uri="models:/m-1", run_name="bench", model_name=MODEL_NAME
+    ).to_dict(),
 }
 
 
@@ -84,8 +85,13 @@ def upload(folder: Path) -> dict[str, Any]:
         benchmark=passed_report(artifact).to_dict(),
         **_SHARED,
     )
-    run = SimpleNamespace(dag_id="release_onnx", run_id="bench", start_date=datetime.now(UTC), conf={})
-    context = {"dag_run": run, "ti": SimpleNamespace(xcom_push=lambda key, value: None)}
+    now = datetime.now(UTC)
+    run = SimpleNamespace(dag_id="release_onnx", run_id="bench", start_date=now, conf={})
+    ti = SimpleNamespace(
+        xcom_push=lambda key, value: None, task=task, task_id=task.task_id, start_date=now, try_number=1, max_tries=0,
+        map_index=-1, dag_id=run.dag_id, run_id=run.run_id,
+    )  # fmt: skip
+    context = {"dag_run": run, "ti": ti, "task": task}
     stored = task.execute(cast("Any", context))
     (folder / _STORED).write_text(json.dumps(stored))
     return stored

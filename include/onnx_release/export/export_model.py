@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from onnx_release import limits
-from onnx_release.artifact.digests import describe_folder, folder_sha256, fresh_folder
+from onnx_release.artifact.digests import describe_file, describe_folder, folder_sha256, fresh_folder
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
 from onnx_release.export import diagnostics
 from onnx_release.export.contract import ModelContract, more_general
@@ -88,14 +89,14 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         result = export_onnx(model, folder, contract, export_options, verifier)
         spec = _package_spec(contract, result)
         write_package(folder, spec)
-        reference_findings = write_reference_outputs(
-            folder,
-            verifier,
-            package,
-            result.inputs,
-            options.reference,
-        )
-        files = describe_folder(folder)
+        # PyTorch's reference outputs take one thread, so the hashes take no time of their own.
+        with ThreadPoolExecutor(1) as beside:
+            hashed = beside.submit(describe_folder, folder)
+            reference_findings = write_reference_outputs(folder, verifier, package, result.inputs, options.reference)
+            found = {file.path: file for file in hashed.result()}
+        if (folder / limits.REFERENCE_FILE).exists():
+            found[limits.REFERENCE_FILE] = describe_file(folder, limits.REFERENCE_FILE)
+        files = tuple(found[path] for path in sorted(found))
     return OnnxArtifact(
         sha256=folder_sha256(files),
         size_bytes=sum(file.size_bytes for file in files),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_release.export.verify import ExportVerifier
-from onnx_release.limits import REFERENCE_ROWS_MAX, UNSEEN_BATCH_SIZE
+from onnx_release.limits import REFERENCE_EXTREMES_MAX_BYTES, REFERENCE_ROWS_MAX, UNSEEN_BATCH_SIZE
 from onnx_release.parity.task_metrics import read_evaluation_inputs
 from onnx_release.records import Finding, TensorSpec
 from onnx_release.samples.edge_cases import probing_samples, read_npz
@@ -54,7 +54,10 @@ def write_reference_outputs(
     if options.max_bytes == 0:
         return ()
     with verifier.reference_outputs() as run:
-        cases, notes = fit_samples(_samples(package, inputs, options), inputs, run, options.max_bytes)
+        samples = _samples(package, inputs, options)
+        if sum(path.stat().st_size for path in folder.iterdir()) > REFERENCE_EXTREMES_MAX_BYTES:
+            samples = (sample for sample in samples if sample.decides)
+        cases, notes = fit_samples(samples, inputs, run, options.max_bytes)
     if any(sample.decides for sample, _ in cases):
         write_reference(folder, cases)
     else:
