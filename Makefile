@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down status clean-demo gc env compose-up compose-down compose-test \
+.PHONY: help demo up down status clean-demo gc retire env compose-up compose-down compose-test \
   test lint format generated docs wheel screenshots zoo bench adopt soak coverage mutation
 
 help: ## List the targets
@@ -30,10 +30,14 @@ status: ## Show the services and their addresses
 clean-demo: $(STAMP) ## Stop the services and remove their state (.local)
 	@$(BIN)/python -m stack clean
 
-# Status 1 means that leftovers are there, which is no error of make.
+# Status 1 of these two means that something is there to remove, which is no error of make.
 gc: $(STAMP) ## List the leftovers of crashes in the local stack (DELETE=1: remove them; GRACE=hours)
 	@test -f "$${STACK_HOME:-.local}/env" || { echo "gc: no stack in $${STACK_HOME:-.local}. Run: make up" >&2; exit 2; }
 	@. "$${STACK_HOME:-.local}/env" && $(BIN)/airflow onnx-release gc $(if $(DELETE),--delete) $(addprefix --grace-hours ,$(GRACE)) || test $$? -eq 1
+
+retire: $(STAMP) ## List the old versions of the local stack that no alias has (DELETE=1: delete them; ARGS="--keep-newest 1")
+	@test -f "$${STACK_HOME:-.local}/env" || { echo "retire: no stack in $${STACK_HOME:-.local}. Run: make up" >&2; exit 2; }
+	@. "$${STACK_HOME:-.local}/env" && $(BIN)/airflow onnx-release retire $(if $(DELETE),--delete) $(ARGS) || test $$? -eq 1
 
 # These install nothing: they need Docker Engine, Compose and Python 3.11.
 env: ## Write the secrets of docker-compose.yaml to .env; adds missing ones, changes no other

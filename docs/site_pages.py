@@ -60,7 +60,7 @@ API = {
         ("airflow_onnx.dag.release_dag", "airflow_onnx.dag.release_task_group", "airflow_onnx.dag.watch_dag",
          "airflow_onnx.alias_dag.move_alias_dag", "airflow_onnx.leftovers_dag.collect_leftovers_dag",
          "airflow_onnx.rehearsal_dag.rehearse_runtime_dag",
-         "airflow_onnx.verification_dag.verify_releases_dag"),
+         "airflow_onnx.verification_dag.verify_releases_dag", "airflow_onnx.retirement_dag.retire_versions_dag"),
     ),
     "operators": ApiPage(
         "Operators and sensors",
@@ -73,6 +73,7 @@ API = {
          f"{_OPERATORS}.approve.OnnxApproveVersionOperator", f"{_OPERATORS}.promote.MlflowPromoteModelOperator",
          f"{_OPERATORS}.work_folder.CleanWorkFolderOperator", f"{_OPERATORS}.start_releases.StartReleasesOperator",
          f"{_OPERATORS}.collect_leftovers.CollectLeftoversOperator",
+         f"{_OPERATORS}.retire_versions.RetireVersionsOperator",
          f"{_OPERATORS}.rehearse_runtime.ChooseRehearsalOperator",
          f"{_OPERATORS}.rehearse_runtime.RehearseVersionOperator",
          f"{_OPERATORS}.rehearse_runtime.ReportRehearsalOperator",

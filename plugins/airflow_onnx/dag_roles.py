@@ -19,6 +19,7 @@ class DagRole(StrEnum):
     COLLECT_LEFTOVERS = "onnx-release:collect-leftovers"
     REHEARSE_RUNTIME = "onnx-release:rehearse-runtime"
     VERIFY_RELEASES = "onnx-release:verify-releases"
+    RETIRE_VERSIONS = "onnx-release:retire-versions"
 
 
 RELEASING = (DagRole.RELEASE, DagRole.RELEASE_TASKS)

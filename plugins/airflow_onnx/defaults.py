@@ -59,6 +59,9 @@ RELEASES_AT_ONCE_MAX = 64
 WORK_KEEP_S = 7 * 24 * 3600.0
 # The garbage collection takes nothing that is younger. The lowest value is longer than an upload.
 GRACE_H, GRACE_MIN_H, GRACE_MAX_H = 24.0, 1.0, 24.0 * 366
+# Retirement of versions. The lowest age leaves a day for an alias that was moved by mistake.
+RETIRE_AGE_DAYS, RETIRE_AGE_MIN_DAYS, RETIRE_AGE_MAX_DAYS = 90.0, 1.0, 36500.0
+RETIRE_KEEP_NEWEST, RETIRE_KEEP_PREVIOUS, RETIRE_KEEP_MAX = 5, 1, 1000
 # The size of a worker's cache of downloads, trained models and artifacts together.
 CACHE_MAX_BYTES = 10 * 2**30
 

@@ -26,7 +26,7 @@ These are objects that no version and no training run names, uploads in parts, w
 versions that never became ready. By default it only lists them: set *dry run* to false to remove them.
 """
 # The form opens only the section with this name: see `release_params`.
-_RUN, _CONNECTIONS = "Run Parameters", "Experts"
+RUN, _CONNECTIONS = "Run Parameters", "Experts"
 
 
 def collect_leftovers_dag(
@@ -71,20 +71,29 @@ def collect_leftovers_dag(
 
 def _params() -> dict[str, Param]:
     return {
-        "dry_run": field(True, "boolean", _RUN, "Dry run", "List the leftovers and remove nothing."),
+        "dry_run": field(True, "boolean", RUN, "Dry run", "List the leftovers and remove nothing."),
+        "grace_h": field(
+            defaults.GRACE_H, "number", RUN, "Grace period (hours)",
+            "Nothing that is younger is removed, by the clock of the store.",
+            minimum=defaults.GRACE_MIN_H, maximum=defaults.GRACE_MAX_H,
+        ),
+        **folder_params("Nothing outside of this folder is touched. Empty: the root of the bucket."),
+    }  # fmt: skip
+
+
+def folder_params(prefix_text: str) -> dict[str, Param]:
+    """Return the parameters of a folder of releases: its place, and the connections to it.
+
+    :param prefix_text: the text of the field with the folder.
+    """
+    return {
         "bucket": field(
-            settings.bucket() or None, "string", _RUN, "Bucket", "The bucket of the releases.",
+            settings.bucket() or None, "string", RUN, "Bucket", "The bucket of the releases.",
             pattern=defaults.BUCKET_NAME,
         ),
         "prefix": field(
-            settings.prefix() or None, "string", _RUN, "Folder in the bucket",
-            "Nothing outside of this folder is touched. Empty: the root of the bucket.",
+            settings.prefix() or None, "string", RUN, "Folder in the bucket", prefix_text,
             pattern=defaults.PREFIX, may_be_empty=True,
-        ),
-        "grace_h": field(
-            defaults.GRACE_H, "number", _RUN, "Grace period (hours)",
-            "Nothing that is younger is removed, by the clock of the store.",
-            minimum=defaults.GRACE_MIN_H, maximum=defaults.GRACE_MAX_H,
         ),
         "mlflow_conn_id": field(
             defaults.MLFLOW_CONN_ID, "string", _CONNECTIONS, "MLflow connection",

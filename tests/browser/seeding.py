@@ -147,6 +147,15 @@ class Seeder:
         log = json.dumps([move.to_dict() for move in moves])
         self.call("registered-models/set-tag", name=model, key=f"{tags.ALIAS_LOG}.1", value=log)
 
+    def logged(self, run_id: str, *, params: dict[str, str], metrics: dict[str, float]) -> None:
+        """Log parameters and metrics of the training."""
+        self.call(
+            "runs/log-batch",
+            run_id=run_id,
+            params=[{"key": key, "value": text} for key, text in params.items()],
+            metrics=[{"key": key, "value": value, "timestamp": 1, "step": 0} for key, value in metrics.items()],
+        )
+
     def tag(self, run_id: str, **found: str) -> None:
         """Set more tags of a release."""
         self.call(

@@ -21,6 +21,7 @@ from airflow_onnx.dag import release_dag, release_task_group, watch_dag
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.leftovers_dag import collect_leftovers_dag
 from airflow_onnx.rehearsal_dag import rehearse_runtime_dag
+from airflow_onnx.retirement_dag import retire_versions_dag
 from airflow_onnx.verification_dag import verify_releases_dag
 from onnx_release.limits import ParityLimits
 from tests.refusals import refused
@@ -43,6 +44,7 @@ def test_airflow_finds_the_dag_of_a_file_in_safe_mode(path: Path) -> None:
         (collect_leftovers_dag, DagRole.COLLECT_LEFTOVERS),
         (rehearse_runtime_dag, DagRole.REHEARSE_RUNTIME),
         (verify_releases_dag, DagRole.VERIFY_RELEASES),
+        (retire_versions_dag, DagRole.RETIRE_VERSIONS),
     ],
 )
 def test_two_dags_of_a_factory_differ_in_their_ids_alone_and_have_its_role(factory: Any, role: DagRole) -> None:
@@ -94,6 +96,9 @@ def test_a_release_in_another_dag_is_a_group_and_its_source_is_a_task() -> None:
         (lambda: collect_leftovers_dag("a", grace_h=0), "wrong_parameter", "'grace_h'"),
         (lambda: collect_leftovers_dag("a", dry_run="no"), "wrong_parameter", "'dry_run'"),
         (lambda: collect_leftovers_dag("a", prefix="../b"), "wrong_parameter", "'prefix'"),
+        (lambda: retire_versions_dag("a", min_age_days=0.5), "wrong_parameter", "'min_age_days'"),
+        (lambda: retire_versions_dag("a", keep_newest=-1), "wrong_parameter", "'keep_newest'"),
+        (lambda: retire_versions_dag("a", models=["a", ""]), "wrong_parameter", "'models[1]'"),
         (lambda: watch_dag("a", release_dag_id="r", expriments=["x"]), "unknown_parameter", "Use 'experiments'"),
     ],
 )
@@ -182,3 +187,5 @@ def test_a_collection_only_lists_and_has_no_schedule_by_default() -> None:
     dag = collect_leftovers_dag("collect", bucket="models")
     assert (dag.params["dry_run"], dag.params["grace_h"], dag.timetable.can_be_scheduled) == (True, 24.0, False)
     assert collect_leftovers_dag("weekly", schedule="@weekly", dry_run=False).params["dry_run"] is False
+    retirement = retire_versions_dag("retire", bucket="models")
+    assert (retirement.params["dry_run"], retirement.timetable.can_be_scheduled) == (True, False)

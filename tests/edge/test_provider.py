@@ -84,4 +84,4 @@ def test_airflow_can_format_the_defaults() -> None:
 def test_the_command_line_offers_plan_check_and_gc() -> None:
     (function,) = get_provider_info()["cli"]
     (group,) = imported(function)()
-    assert [command.name for command in group.subcommands] == ["plan", "check", "gc"]
+    assert [command.name for command in group.subcommands] == ["plan", "check", "gc", "retire"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_release import limits
-from onnx_release.cli import console, measuring, serving_folder, trained_source
+from onnx_release.cli import console, evidence, measuring, serving_folder, trained_source
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.cli.serving_folder import ServingFolder
 from onnx_release.cli.trained_source import TrainedSource
@@ -76,10 +76,11 @@ def add_arguments(arguments: argparse.ArgumentParser) -> None:
         "--allow-domain", metavar="NAME", action="append", default=[], help="allow operators of this domain"
     )
     serving_folder.add_arguments(arguments)
+    evidence.add_arguments(arguments)
 
 
 @dataclass(slots=True)
-class _Evidence:
+class _Found:
     """Records of an export so far."""
 
     trained: TrainedModel
@@ -107,23 +108,25 @@ def run(arguments: argparse.Namespace) -> Outcome:
     serving = ServingFolder.beside(arguments)
     if arguments.serving_layout:
         _require_free(serving.path, is_own=serving.is_own, may_replace=arguments.overwrite)
-    evidence = _Evidence(_trained_model(arguments.model))
+    key = evidence.signing_key(arguments)
+    found = _Found(_trained_model(arguments.model))
     with scratch_folder() as scratch:
         try:
             with fresh_folder(target) as folder:
                 source = trained_source.open_source(arguments, scratch)
-                _release(arguments, source, (scratch, folder), evidence)
-                report = evidence.report()
+                _release(arguments, source, (scratch, folder), found)
+                report = found.report()
                 if report.artifact:
                     report = report.replace(serving=serving.write(folder, report.artifact))
                 _write_reports(folder, report)
+                evidence.write(folder, report, key)
         except (CommandRefused, ParameterRefused):
             raise
         except Refused as refusal:
             if refusal.is_of_deployment:
                 raise
             with fresh_folder(refused) as folder:
-                report = _write_reports(folder, evidence.report(trained_source.for_command(refusal)))
+                report = _write_reports(folder, found.report(trained_source.for_command(refusal)))
                 if (bundle := scratch / "reproduction").is_dir():
                     shutil.copytree(bundle, folder / "reproduction")
             return _outcome(report, refused, ExitCode.REFUSED)
@@ -132,9 +135,7 @@ def run(arguments: argparse.Namespace) -> Outcome:
     return _outcome(report, target, ExitCode.PASSED)
 
 
-def _release(
-    arguments: argparse.Namespace, source: TrainedSource, folders: tuple[Path, Path], evidence: _Evidence
-) -> None:
+def _release(arguments: argparse.Namespace, source: TrainedSource, folders: tuple[Path, Path], found: _Found) -> None:
     """Export into the second folder, check and compare.
 
     Raises:
@@ -155,20 +156,20 @@ def _release(
         inputs_path=options.inputs_path,
         evaluation_path=_path(arguments.evaluation),
     )
-    evidence.artifact = artifact = export(source.path, folder, exporting)
+    found.artifact = artifact = export(source.path, folder, exporting)
     ServingFolder.beside(arguments).require_servable(artifact)
     if arguments.tune:
-        evidence.artifact = artifact = _tuned(arguments, source, folders, options, artifact)
+        found.artifact = artifact = _tuned(arguments, source, folders, options, artifact)
     domains = CheckOptions(allowed_domains=tuple(arguments.allow_domain))
-    evidence.check = check = check_artifact(folder, artifact, domains)
+    found.check = check = check_artifact(folder, artifact, domains)
     if check.passed and arguments.no_latency:
         parity = compare(source.path, folder, artifact, options)
-        evidence.benchmark = BenchmarkReport(
+        found.benchmark = BenchmarkReport(
             sha256=artifact.sha256, passed=parity.passed, timed=False, parity=parity, latency=None
         )
     elif check.passed:
-        evidence.benchmark = benchmark(source.path, folder, artifact, options)
-    if reasons := evidence.report().reasons:
+        found.benchmark = benchmark(source.path, folder, artifact, options)
+    if reasons := found.report().reasons:
         code = "benchmark_failed" if check.passed else "check_failed"
         raise ReportRefused("The model", f"did not pass: {'; '.join(reasons)}", "Read its report.", code=code)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_release.cli import console, trained_source
-from onnx_release.cli.measuring import wrong_argument
 from onnx_release.cli.outcome import ExitCode, Outcome
+from onnx_release.cli.pem_file import read_pem
 from onnx_release.cli.released_source import ReleasedSource, open_released
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused
 from onnx_release.records import FileDigest
 from onnx_release.scratch import scratch_folder
 from onnx_release.training_runs import tags
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 NAME = "verify"
 HELP = "Verify a released model: hashes, signature, checks, and its outputs against PyTorch's stored ones."
-_PEM_MAX_BYTES = 2**20
-_PEM_ACTION = "Give the path of a PEM file."
 _STYLES = {"passed": "good", "failed": "bad", "skipped": "dim"}
 
 
@@ -86,13 +84,7 @@ def _trust(arguments: argparse.Namespace) -> Trust | None:
         path, option = getattr(arguments, name), f"--{name.replace('_', '-')}"
         if path is None:
             continue
-        try:
-            with Path(path).open("rb") as file:
-                found[name] = file.read(_PEM_MAX_BYTES).decode("ascii")
-        except (OSError, ValueError) as error:
-            raise wrong_argument(option, f"cannot be read: {shorten(error)}", _PEM_ACTION) from error
-        if "-----BEGIN " not in found[name]:
-            raise wrong_argument(option, f"is {path:.200}, which is not a PEM file", _PEM_ACTION)
+        found[name] = read_pem(path, option)
     return Trust(name=" and ".join(f"--{name.replace('_', '-')}" for name in found), **found) if found else None
 
 

@@ -80,7 +80,8 @@ def _origin(report: ReleaseReport, artifact: OnnxArtifact, facts: TrainingFacts)
     trained = report.trained_model
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
-        name=trained.logged_model_name or trained.run_name or trained.training_run_id,
+        # A model of a path has no training run.
+        name=trained.logged_model_name or trained.run_name or trained.training_run_id or trained.model_uri,
         bom_ref=_TRAINED,
         external_references=[ExternalReference(type=ExternalReferenceType.OTHER, url=XsUri(trained.model_uri))],
         properties=_properties(
@@ -96,6 +97,7 @@ def _origin(report: ReleaseReport, artifact: OnnxArtifact, facts: TrainingFacts)
 
 def _model(report: ReleaseReport, artifact: OnnxArtifact) -> Component:
     """Return the artifact with its files."""
+    trained = report.trained_model
     files = [
         Component(
             type=ComponentType.FILE,
@@ -108,7 +110,7 @@ def _model(report: ReleaseReport, artifact: OnnxArtifact) -> Component:
     ]
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
-        name=report.trained_model.model_name or report.trained_model.training_run_id,
+        name=trained.model_name or trained.training_run_id or trained.model_uri,
         version=artifact.sha256,
         bom_ref=_MODEL,
         components=files,

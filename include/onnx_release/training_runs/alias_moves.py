@@ -41,6 +41,36 @@ def move_lists(model_tags: Mapping[str, str]) -> dict[int, list[AliasMove]]:
     return found
 
 
+def is_damaged(model_tags: Mapping[str, str]) -> bool:
+    """Return True if a list cannot be read: the log then lacks moves."""
+    return not all(move_lists(model_tags).values())
+
+
+def previous_holders(moves: Sequence[AliasMove], alias: str, current: int | None, count: int) -> tuple[int, ...]:
+    """Return the versions that an alias was at before, the last one first.
+
+    A version that the alias left for an older one is returned, but is not counted: a roll back needs the one before.
+
+    Args:
+        moves: The moves of one model, the newest last.
+        alias: The alias.
+        current: The version that has it now, which is left out. None: no version.
+        count: The number of versions that a roll back may need.
+    """
+    own = [move for move in moves if move.alias == alias]
+    left = {
+        one.from_version for one in own if one.from_version and one.to_version and one.to_version < one.from_version
+    }
+    held = [version for move in reversed(own) for version in (move.to_version, move.from_version) if version]
+    found: list[int] = []
+    for version in dict.fromkeys(held):
+        if len(set(found) - left) >= count:
+            break
+        if version != current:
+            found.append(version)
+    return tuple(found)
+
+
 def move_list_text(moves: Sequence[AliasMove]) -> str:
     """Return the text of one list."""
     return json.dumps([move.to_dict() for move in moves], ensure_ascii=False)

@@ -229,20 +229,31 @@ class Decider:
             return "skip", reasons.NOT_ROUTED, "no route matches its experiment"
         if name and (version := self._released_version(run, name, route.params)):
             return "skip", reasons.RELEASED_BEFORE, f"released as version {version} of '{name}'"
-        if tried := self.earlier_attempt(run, route.dag_id):
+        tried = self.earlier_attempt(run, route.dag_id)
+        if retired := self._retired_version(run, route.params):
+            # A person may have started a new release.
+            return tried if tried and tried[0] == "wait" else ("skip", reasons.RETIRED, retired)
+        if tried:
             return tried
         self._refuse_missing(run, found(), route.params)
         return "release", reasons.FINISHED, "finished, with a PyTorch model"
 
     def _released_version(self, run: TrainingRun, name: str, params: Mapping[str, Any]) -> int | None:
-        precisions = params.get("tune_precisions") if params.get("tune") else None
-        # A release that may ship int8 only ends in an int8 version. Otherwise an int8 version is not the release.
-        shipped = set(map(str, precisions)) if isinstance(precisions, list) else {str(Precision.EXACT)}
+        shipped = _shipped(params)
         for one in self._versions.get((name, run.run_id), ()):
             precision = one.tags.get(tags.VERSION_PRECISION, str(Precision.EXACT))
             if tags.VERSION_SHA256 in one.tags and precision in shipped:
                 return one.version
         return None
+
+    @staticmethod
+    def _retired_version(run: TrainingRun, params: Mapping[str, Any]) -> str:
+        """Return the record of a retirement of the run's version. Empty without one."""
+        named = (
+            tags.RETIRED if one == Precision.EXACT else tags.of_precision(tags.RETIRED, one) for one in _shipped(params)
+        )
+        found = next((text for name in named if (text := run.tags.get(name))), "")
+        return f"its {shorten(found, _REASON_CHARACTERS)}. To release it again, trigger its release" if found else ""
 
     def _find_model(self, run: TrainingRun, route: Route | None) -> FoundModel:
         return trained_models.find(self.rest, run, route.params.get("logged_model_name") if route else None)
@@ -274,6 +285,15 @@ def tried_before(run: TrainingRun, action: str) -> Outcome:
     if earlier := run.tags.get(tags.REASON):
         text += f" The earlier reason: {shorten(earlier, _REASON_CHARACTERS)}"
     return "skip", reasons.tried_before(run.tags.get(tags.REASON_CODE, ""), status), text
+
+
+def _shipped(params: Mapping[str, Any]) -> set[str]:
+    """Return the precisions with which a release by these parameters may end.
+
+    A release that may ship int8 only ends in an int8 version. Otherwise an int8 version is not the release.
+    """
+    precisions = params.get("tune_precisions") if params.get("tune") else None
+    return set(map(str, precisions)) if isinstance(precisions, list) else {str(Precision.EXACT)}
 
 
 def _is_given(text: str | None) -> bool:

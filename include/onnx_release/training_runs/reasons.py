@@ -9,6 +9,7 @@ from onnx_release.errors import Refused
 FINISHED = "finished"
 IN_PROGRESS = "in_progress"
 RELEASED_BEFORE = "released_before"
+RETIRED = "retired"
 STILL_RUNNING = "still_running"
 DELETED = "run_deleted"
 NOT_FINISHED = "run_not_finished"
@@ -20,6 +21,7 @@ _MEANINGS = {
     FINISHED: "The run has finished, with a PyTorch model.",
     IN_PROGRESS: "The release of the run is in progress.",
     RELEASED_BEFORE: "The run is released as a version.",
+    RETIRED: "The version of the run was retired. Only a person releases it again.",
     STILL_RUNNING: "The training goes on.",
     NOT_ROUTED: "No route of the watch matches the experiment.",
     TRIED_BEFORE: "An earlier release did not succeed. Clear its DAG run, or trigger the release DAG manually.",

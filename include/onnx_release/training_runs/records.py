@@ -80,7 +80,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersionEntry:
-    """A version of a registered model. Texts are not trusted."""
+    """A version of a registered model. Texts are not trusted. `stage` is the legacy one, ``None`` for none."""
 
     name: str
     version: int
@@ -88,6 +88,9 @@ class ModelVersionEntry:
     run_id: str
     description: str
     tags: dict[str, str]
+    source: str = ""
+    status: str = ""
+    stage: str = ""
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> ModelVersionEntry:
@@ -99,6 +102,9 @@ class ModelVersionEntry:
             run_id=row.get("run_id") or "",
             description=row.get("description") or "",
             tags=key_values(row.get("tags")),
+            source=row.get("source") or "",
+            status=row.get("status") or "",
+            stage=row.get("current_stage") or "",
         )
 
 

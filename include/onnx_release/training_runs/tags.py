@@ -30,7 +30,7 @@ LOGGED_MODEL_NAME = f"{ROOT}.logged_model_name"
 
 # The state of the release.
 STATUS = f"{ROOT}.status"
-"""State of the release: ``triggered``, ``running``, ``released``, ``refused`` or ``failed``."""
+"""State of the release: ``triggered``, ``running``, ``released``, ``refused``, ``failed`` or ``retired``."""
 HEADLINE = f"{ROOT}.headline"
 """Result in one sentence."""
 REASON = f"{ROOT}.reason"
@@ -75,7 +75,8 @@ WALL_S = f"{ROOT}.wall_s"
 """Work of all tasks in s, without waits."""
 PRECISION = f"{ROOT}.precision"
 """``exact``, ``int8`` or ``float16``."""
-
+RETIRED = f"{ROOT}.retired"
+"""Version of the training run that was retired last, with time, person and reason. It stays after a new release."""
 VERIFICATION = f"{ROOT}.verification"
 """Newest verification of the version, a JSON object (`verify_releases`)."""
 
@@ -123,6 +124,8 @@ PROMOTION_LOCK = "onnx.promotion_lock"
 # On a registered model: the moves of its aliases, in numbered tags.
 ALIAS_LOG = f"{ROOT}.alias_log"
 """Moves of the aliases, in numbered tags."""
+RETIRING = "onnx.retiring"
+"""Retirement of a version that was begun and has not ended, in a tag with its number."""
 
 
 def now() -> str:

@@ -53,6 +53,16 @@ CHECK_ARGUMENTS = (
     ARG_VERBOSE,
 )
 
+PLACE_ARGUMENTS = (
+    Arg(("--bucket",), help="Bucket of the releases. Default: the option bucket"),
+    Arg(("--prefix",), help="Folder in the bucket; nothing outside of it is touched. Default: the option prefix"),
+    Arg(("--mlflow-conn-id",), help="Airflow connection of type mlflow", default=defaults.MLFLOW_CONN_ID),
+    Arg(("--s3-conn-id",), help="Airflow connection of type s3store or aws", default=defaults.S3_CONN_ID),
+    Arg(("--json",), help="The same as --output json", action="store_true"),
+    ARG_OUTPUT,
+    ARG_VERBOSE,
+)
+
 GC_ARGUMENTS = (
     Arg(("--delete",), help="Remove the leftovers. Without it nothing is changed", action="store_true"),
     Arg(
@@ -61,13 +71,37 @@ GC_ARGUMENTS = (
         type=float,
         default=defaults.GRACE_H,
     ),
-    Arg(("--bucket",), help="Bucket of the releases. Default: the option bucket"),
-    Arg(("--prefix",), help="Folder in the bucket; nothing outside of it is touched. Default: the option prefix"),
-    Arg(("--mlflow-conn-id",), help="Airflow connection of type mlflow", default=defaults.MLFLOW_CONN_ID),
-    Arg(("--s3-conn-id",), help="Airflow connection of type s3store or aws", default=defaults.S3_CONN_ID),
-    Arg(("--json",), help="The same as --output json", action="store_true"),
-    ARG_OUTPUT,
-    ARG_VERBOSE,
+    *PLACE_ARGUMENTS,
+)
+
+RETIRE_ARGUMENTS = (
+    Arg(
+        ("--delete",), help="Delete the versions and their objects. Without it nothing is changed", action="store_true"
+    ),
+    Arg(("--model",), help="Name or pattern of models. May be repeated. Default: all models", action="append"),
+    Arg(
+        ("--min-age-days",),
+        help="Versions that were made, or left by an alias, later than this stay, by MLflow's clock",
+        type=float,
+        default=defaults.RETIRE_AGE_DAYS,
+    ),
+    Arg(
+        ("--made-before",), help="Only versions that were made before this time (ISO 8601, in UTC without a time zone)"
+    ),
+    Arg(
+        ("--keep-newest",),
+        help="The newest versions of each model that stay",
+        type=int,
+        default=defaults.RETIRE_KEEP_NEWEST,
+    ),
+    Arg(
+        ("--keep-previous",),
+        help="The versions that stay for a roll back of each alias: those that it was at before",
+        type=int,
+        default=defaults.RETIRE_KEEP_PREVIOUS,
+    ),
+    Arg(("--reason",), help="One sentence for the record on the training runs. Default: the rules"),
+    *PLACE_ARGUMENTS,
 )
 
 
@@ -101,5 +135,16 @@ def get_commands() -> list[CLICommand]:
         func=lazy_load_command("airflow_onnx.cli.gc.gc"),
         args=GC_ARGUMENTS,
     )
-    commands = (plan, check, gc)
+    retire = ActionCommand(
+        name="retire",
+        help="List old versions that no alias has, and delete them with their objects by --delete",
+        description=(
+            "Find versions that no alias has, that are old enough, and that are neither one of the newest of their "
+            "model nor needed for a roll back. Exit status: 0 if none is left to retire, 1 if some are there, 2 if the "
+            "search could not be made; nothing is deleted then"
+        ),
+        func=lazy_load_command("airflow_onnx.cli.retire.retire"),
+        args=RETIRE_ARGUMENTS,
+    )
+    commands = (plan, check, gc, retire)
     return [GroupCommand(name="onnx-release", help="Release training runs as ONNX models", subcommands=commands)]

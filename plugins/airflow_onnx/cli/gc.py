@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 
-from airflow.cli.simple_table import AirflowConsole
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 
-from airflow_onnx.cli import dag_run_states
+from airflow_onnx.cli import dag_run_states, printed
 from airflow_onnx.deployment import settings
 from airflow_onnx.leftovers import table
 from airflow_onnx.leftovers.collect import collect
-from airflow_onnx.leftovers.findings import Findings
 from onnx_release.errors import ReleaseError
 
 # As of `airflow onnx-release check`.
@@ -42,20 +39,14 @@ def gc(args: argparse.Namespace) -> None:
     except (ReleaseError, AirflowNotFoundException) as error:
         sys.stderr.write(f"gc: {error}\nNothing was removed.\n")
         sys.exit(NOT_MADE)
-    _print(found, "json" if args.json else args.output)
+    hint = ["To remove them: --delete."] if found.dry_run and found.leftovers else []
+    printed.write(
+        printed.Result(
+            document=found.to_dict(),
+            lines=[*table.lines(found), *hint],
+            rows=table.rows(found),
+            total=table.result(found),
+        ),
+        "json" if args.json else args.output,
+    )
     sys.exit(LEFT if found.left else NOTHING_LEFT)
-
-
-def _print(found: Findings, output: str) -> None:
-    if output == "json":
-        sys.stdout.write(json.dumps(found.to_dict(), indent=2) + "\n")
-    elif output == "table":
-        hint = ["To remove them: --delete."] if found.dry_run and found.leftovers else []
-        # A terminal without Unicode must not stop the command.
-        encoding = sys.stdout.encoding or "utf-8"
-        text = "\n".join([*table.lines(found), *hint])
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-    else:
-        # Its output is for programs.
-        AirflowConsole().print_as(data=table.rows(found), output=output)
-        sys.stderr.write(table.result(found) + "\n")

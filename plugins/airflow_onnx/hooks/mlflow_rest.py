@@ -136,9 +136,14 @@ class MlflowRest:
         """Return one run, deleted or not."""
         return TrainingRun.from_json(self._send(_get_run(run_id))["run"])
 
+    def run_fields(self, run_id: str) -> dict[str, Any]:
+        """Return a run as MLflow does, deleted or not."""
+        found: dict[str, Any] = self._send(_get_run(run_id))["run"]
+        return found
+
     def facts(self, run_id: str) -> TrainingFacts:
         """Return parameters, metrics and datasets of a run."""
-        return training_facts(self._send(_get_run(run_id))["run"])
+        return training_facts(self.run_fields(run_id))
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         """Set tags of a run in one call. A tag without a value is deleted."""
@@ -166,6 +171,14 @@ class MlflowRest:
         arguments = {"filter": f"name='{name}'", "max_results": PAGE_SIZE, "order_by": ["version_number DESC"]}
         rows = self._rows(_Call("GET", "model-versions/search", arguments), "model_versions")
         return [ModelVersionEntry.from_json(row) for row in rows]
+
+    def model_version(self, name: str, version: int) -> ModelVersionEntry:
+        """Return a version of a registered model.
+
+        :raises TrackingRefused: if it does not exist.
+        """
+        answer = self._send(_Call("GET", "model-versions/get", {"name": name, "version": str(version)}))
+        return ModelVersionEntry.from_json(answer["model_version"])
 
     def all_versions(self, name: str = "") -> Iterator[dict[str, Any]]:
         """Yield the versions of all registered models as MLflow returns them. It lists only those that may be read.

@@ -10,6 +10,7 @@ from typing import Any
 from airflow_onnx import airflow_urls
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.storage import stored_objects
 from airflow_onnx.tracking.run_log import WAITING
 from onnx_release.training_runs import tags
 from onnx_release.training_runs.records import TrainingRun, key_values
@@ -98,6 +99,14 @@ def run_needs(run: TrainingRun, uri: str, is_active: IsActive) -> str:
     """
     if any(text == uri for name, text in run.tags.items() if name.startswith(f"{tags.ROOT}.")):
         return "the record of its training run names it"
+    return in_progress(run, is_active)
+
+
+def in_progress(run: TrainingRun, is_active: IsActive) -> str:
+    """Return the reason why nothing of a training run may be removed now. Empty if no release of it is in progress.
+
+    :param is_active: as for `run_needs`.
+    """
     attempt = run.tags.get(tags.LAST_ATTEMPT, "").partition(" ")[0]
     dag_id, dag_run_id = airflow_urls.dag_run_of(run.tags.get(tags.DAG_RUN_URL, ""))
     if (
@@ -107,3 +116,12 @@ def run_needs(run: TrainingRun, uri: str, is_active: IsActive) -> str:
     ):
         return "a release of its training run is in progress"
     return ""
+
+
+def mlflow_now_s(rest: MlflowRest) -> float:
+    """Return the time of MLflow's server in s since 1970.
+
+    :raises StorageRefused: ``no_store_clock`` if its answer has no time.
+    """
+    header = rest.raw("GET", "version").headers.get("date")
+    return stored_objects.read_date(header, f"MLflow at {rest.server.tracking_uri}").timestamp()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
+from airflow_onnx.leftovers import names
 from airflow_onnx.leftovers.findings import Kind, Leftover
-from airflow_onnx.storage import stored_objects
 from onnx_release.training_runs import tags
 from onnx_release.training_runs.records import key_values
 
@@ -28,8 +28,7 @@ class PendingVersions:
 
     def find(self) -> Iterator[Leftover]:
         """Yield the versions that are older than the grace period by MLflow's clock."""
-        header = self.rest.raw("GET", "version").headers.get("date")
-        now_s = stored_objects.read_date(header, f"MLflow at {self.rest.server.tracking_uri}").timestamp()
+        now_s = names.mlflow_now_s(self.rest)
         for row in self.rest.all_versions():
             age_s = now_s - int(row.get("creation_timestamp") or 0) / 1000
             if age_s >= self.grace_s and self._is_pending(row) and self._is_pending(self._version(row)):

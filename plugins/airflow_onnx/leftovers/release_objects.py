@@ -18,7 +18,7 @@ from airflow_onnx.leftovers.findings import Kept, Kind, Leftover
 from airflow_onnx.leftovers.names import IsActive, Names
 from airflow_onnx.preflight.store import MARK
 from airflow_onnx.storage import s3, stored_objects
-from airflow_onnx.storage.object_metadata import TRACKING_SERVER, server_name
+from airflow_onnx.storage.object_metadata import server_name
 from airflow_onnx.storage.s3 import S3Folder
 from airflow_onnx.storage.stored_objects import StoredFolder
 from onnx_release.training_runs import tags
@@ -116,9 +116,7 @@ class ReleaseObjects:
     def _need(self, path: str, one: StoredFolder, found: Names) -> str:
         """Return the reason why unnamed objects stay. Empty if they do not."""
         uri, (model, run_id, _) = self._at(path).uri, path.split("/")
-        found_writers = (stored_objects.metadata(self.folder, item).get(TRACKING_SERVER) for item in one.paths)
-        # Evidence for other tools lies there too, without the server.
-        writer = next(filter(None, found_writers), "")
+        writer = stored_objects.writer(self.folder, one.paths)
         if writer != server_name(self.rest.server):
             return f"{_OTHER_SERVER} {writer or 'an unknown server'}"
         run = names.training_run(self.rest, run_id)

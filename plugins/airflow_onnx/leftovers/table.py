@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from airflow_onnx.leftovers.findings import Findings, Leftover
 from onnx_release.errors import printable
@@ -18,7 +18,7 @@ def rows(found: Findings) -> list[dict[str, str]]:
         {
             "kind": str(one.kind),
             "place": printable(one.place),
-            "age": _age_text(one.age_s),
+            "age": age_text(one.age_s),
             "size": size_text(one.size_bytes) if one.size_bytes else "-",
             "reason": _reason(one),
         }
@@ -28,15 +28,21 @@ def rows(found: Findings) -> list[dict[str, str]]:
 
 def lines(found: Findings) -> Iterator[str]:
     """Yield the table, the places that stay, and the result in one line."""
-    table = [dict(zip(COLUMNS, COLUMNS, strict=True)), *rows(found)] if found.leftovers else []
-    widths = {name: max((len(row[name]) for row in table), default=0) for name in COLUMNS}
-    for row in table:
-        yield "  ".join(f"{row[name]:<{widths[name]}}" for name in COLUMNS).rstrip()
+    yield from aligned(COLUMNS, rows(found))
     for kept in found.kept:
         yield f"stays: {printable(kept.place)}: {printable(kept.reason)}"
     for note in found.notes:
         yield f"note: {printable(note)}"
     yield result(found)
+
+
+def aligned(columns: Sequence[str], table: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """Yield rows below a heading, in columns of equal width. Nothing for no row."""
+    if not table:
+        return
+    widths = {name: max(len(name), *(len(row[name]) for row in table)) for name in columns}
+    for row in (dict(zip(columns, columns, strict=True)), *table):
+        yield "  ".join(f"{row[name]:<{widths[name]}}" for name in columns).rstrip()
 
 
 def result(found: Findings) -> str:
@@ -59,7 +65,8 @@ def _reason(one: Leftover) -> str:
     return printable(f"stays: {one.stays}" if one.stays else one.reason)
 
 
-def _age_text(age_s: float | None) -> str:
+def age_text(age_s: float | None) -> str:
+    """Return an age for people, in days from the third day on."""
     from onnx_release.report.numbers import seconds_text, three_digits
 
     if age_s is not None and age_s >= 48 * 3600:

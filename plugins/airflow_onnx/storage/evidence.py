@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_onnx.deployment import settings, signing
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
@@ -49,21 +48,14 @@ def put_evidence(
     if _is_there(target, local, artifact, key):
         return signer
     from onnx_release.artifact.digests import describe_file
-    from onnx_release.provenance.bill_of_materials import bill_of_materials
-    from onnx_release.provenance.statement import provenance_statement
+    from onnx_release.provenance.evidence import write_evidence
 
-    made_at, training_run_id = datetime.now(UTC), report.trained_model.training_run_id
+    training_run_id = report.trained_model.training_run_id
     with MlflowRest(server) as rest:
         facts = rest.facts(training_run_id)
-    _write(local / BILL_FILE, bill_of_materials(report, artifact, facts, made_at))
-    _write(local / STATEMENT_FILE, provenance_statement(report, artifact, facts, made_at))
-    names = [BILL_FILE, STATEMENT_FILE]
-    if key is not None:
-        signature.sign(local, key)
-        # Last: the store never has a signature of files that it does not have yet.
-        names.append(SIGNATURE_FILE)
     metadata = object_metadata(server, training_run_id, artifact.sha256)
-    for name in names:
+    # The signature is the last one: the store never has that of files that it does not have yet.
+    for name in write_evidence(local, report, artifact, facts, key):
         s3.put(target, local, describe_file(local, name), metadata)
     if key is None:
         s3.remove(target, [SIGNATURE_FILE])
@@ -127,8 +119,3 @@ def _has_subjects(path: Path, artifact: OnnxArtifact) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return subjects == {file.path: file.sha256 for file in artifact.files}
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")

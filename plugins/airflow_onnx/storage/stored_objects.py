@@ -7,13 +7,14 @@ part in it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 from airflow_onnx.errors import StorageRefused
+from airflow_onnx.storage.object_metadata import TRACKING_SERVER
 from airflow_onnx.storage.s3 import S3Folder
 from airflow_onnx.storage.s3_errors import store_errors
 
@@ -94,6 +95,12 @@ def metadata(folder: S3Folder, path: str) -> dict[str, str]:
     with store_errors(folder, f"The object '{path}'"):
         head = folder.hook.get_conn().head_object(Bucket=folder.bucket, Key=folder.key(path))
     return dict(head.get("Metadata") or {})
+
+
+def writer(folder: S3Folder, paths: Iterable[str]) -> str:
+    """Return the MLflow server whose release wrote the objects, by their metadata. Empty if none has it."""
+    found = (metadata(folder, path).get(TRACKING_SERVER) for path in paths)
+    return next(filter(None, found), "")
 
 
 def time_now(folder: S3Folder) -> datetime:

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from airflow_onnx import airflow_urls
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from airflow_onnx.ui import airflow_state, numbers, sources
+from airflow_onnx.ui import airflow_state, numbers, sources, trace_page
 from airflow_onnx.ui.airflow_state import AirflowRelease
 from airflow_onnx.ui.health import Health
 from airflow_onnx.ui.model_view import model_view
@@ -24,12 +24,14 @@ from airflow_onnx.ui.release_index import TIMEOUT_S, ReleaseIndex, ReleaseRecord
 from airflow_onnx.ui.release_view import dag_run_view, record_of, release_view
 from airflow_onnx.ui.states import WORDS, Releases
 from airflow_onnx.ui.stored_report import StoredReports, stored_reports
+from airflow_onnx.ui.trace_page import trace_view
 from airflow_onnx.ui.view import Filter, list_view
 from onnx_release.errors import ParameterRefused, Refused, Transient
 from onnx_release.records import ReleaseReport
 from onnx_release.training_runs import tags
 from onnx_release.training_runs.names import validate_model_name, validate_run_id
 from onnx_release.training_runs.records import ModelVersionEntry
+from onnx_release.training_runs.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ class ReleasePages:
             "/releases/{run_id}": self.release,
             "/models/{name}": self.model,
             "/models/{name}/compare": self.compare,
+            "/models/{name}/versions/{version}/trace": self.trace,
+            "/models/{name}/versions/{version}/trace.json": self.trace_json,
         }
         for path, page in routes.items():
             router.add_api_route(path, page, response_model=None)
@@ -198,6 +202,35 @@ class ReleasePages:
         return self._templates.page(
             request, "compare_page.html", name=name, names=names, comparison=comparison, problem=problem
         )
+
+    def trace(self, request: Request, name: str, version: str) -> Response:
+        """Return the origin of a version."""
+        found = self._trace(request, name, version)
+        if isinstance(found, Trace):
+            return self._templates.page(request, "trace_page.html", view=trace_view(found))
+        return found
+
+    def trace_json(self, request: Request, name: str, version: str) -> Response:
+        """Return the same as JSON, in the form of ``onnx-release trace --json``."""
+        found = self._trace(request, name, version)
+        return JSONResponse(found.document()) if isinstance(found, Trace) else found
+
+    def _trace(self, request: Request, name: str, version: str) -> Trace | Response:
+        """Return the entries of MLflow about a version, or the page of a problem."""
+        snapshot, title = self._snapshot(request), "There is no such version"
+        if snapshot.server is None or snapshot.problem:
+            return self._missing(request, title, snapshot)
+        try:
+            with MlflowRest(snapshot.server, TIMEOUT_S) as rest:
+                found = trace_page.read(rest, validate_model_name(name), version)
+        except ParameterRefused:
+            return self._missing(request, title, None)
+        except (Refused, Transient) as error:
+            is_missing = isinstance(error, Refused) and error.code == "not_found"
+            return self._missing(request, title, None if is_missing else replace(snapshot, problem=str(error)))
+        if not trace_page.may_be_shown(found, getattr(request.state, "hidden_dags", set())):
+            return self._missing(request, title, None)
+        return found
 
     def _reports_of(self, snapshot: Snapshot, name: str, versions: list[int]) -> tuple[ReleaseReport, ReleaseReport]:
         validate_model_name(name)

@@ -103,7 +103,7 @@ def release_view(
         run_id=record.run_id,
         report=report,
         reports=reports,
-        sentence=row.text if report is None or is_live or row.state == "rolled_back" else "",
+        sentence=row.text if report is None or is_live or row.state in ("rolled_back", "retired") else "",
         steps=steps_of(dag_run, now) if dag_run and not (report and report.steps and not is_live) else (),
         links=links(record, reports, snapshot.server),
         snippet=f'mlflow.pyfunc.load_model("models:/{record.model_name}/{record.version}")' if is_released else "",

@@ -20,6 +20,7 @@ WORDS = {
     "rolled_back": "rolled back",
     "refused": "refused",
     "failed": "failed",
+    "retired": "retired",
 }
 _DOING = {
     "wait_for_training": "waits for the end of the training run",
@@ -114,8 +115,8 @@ def state_of(record: ReleaseRecord, releases: Releases, snapshot: Snapshot, now:
         return "rolled_back"
     if record.status == "released":
         return "warning" if record.warning else "released"
-    if record.status == "refused":
-        return "refused"
+    if record.status in ("refused", "retired"):
+        return record.status
     if record.status in ("running", "triggered", "waiting") and not is_abandoned(record, releases, now):
         return "waiting" if record.status == "waiting" else "running"
     return "failed"

@@ -19,10 +19,12 @@ import yaml
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.cli.main import main
+from onnx_release.limits import BILL_FILE, SIGNATURE_FILE, STATEMENT_FILE
 from onnx_release.report.release_report import read_report
 from onnx_release.serving.runtime_environment import installed_version
 from tests.core.cli.command import ROOT, document
 from tests.core.models import FreezesBatch, TwoHeads, save
+from tests.core.provenance import keys
 from tests.services import Services
 
 QUICK = ("--limit", "measure_max_s=1", "--limit", "measure_min_s=0.2", "--limit", "on_miss=warn", "--batch-sizes", "1")
@@ -131,6 +133,70 @@ def test_the_files_for_those_who_serve_are_written_as_in_a_release(
     assert [check["verdict"] for check in verified if check["name"] == "reference"] == ["skipped"]
     (place / "triton" / "thesis.txt").write_text("three years")
     assert document(capsys, *again, code=2)["error"]["code"] == "output_exists"
+
+
+def test_the_evidence_is_that_of_a_release_and_the_stock_tool_accepts_it(
+    server: Services,
+    trained_pt2: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with mlflow.start_run() as run:
+        mlflow.log_params({"lr": "0.1", "api_key": "of-the-script"})
+        mlflow.log_artifacts(str(trained_pt2), "model")
+    root, signer = keys.new_key(), keys.new_key()
+    for name, text in {
+        "key.pem": keys.private_pem(signer, "of-the-key"),
+        "public.pem": keys.public_pem(signer),
+        "signer.pem": keys.certificate("release", signer, "root", root),
+        "root.pem": keys.certificate("root", root, "root", root),
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("ONNX_RELEASE_SIGNING_PASSWORD", "of-the-key")
+    out = tmp_path / "out"
+    key = ("--signing-key", tmp_path / "key.pem")
+    quick = ("export", f"runs:/{run.info.run_id}/model", "-o", out, "--no-latency", *key)
+    document(capsys, *quick)
+    report = read_report(out / "report.json")
+    assert report.artifact
+    statement = json.loads((out / STATEMENT_FILE).read_text())
+    assert {one["name"]: one["digest"]["sha256"] for one in statement["subject"]} == {
+        file.path: file.sha256 for file in report.artifact.files
+    }
+    bill = (out / BILL_FILE).read_text()
+    assert ('param:lr"' in bill, "of-the-script" in bill) == (True, False)
+    stock = [sys.executable, "-m", "model_signing", "verify"]
+    signature = ["--signature", str(out / SIGNATURE_FILE)]
+    public = ["--public_key", str(tmp_path / "public.pem")]
+    subprocess.run([*stock, "key", *signature, *public, str(out)], check=True, capture_output=True)
+    assert document(capsys, "verify", out, "--public-key", tmp_path / "public.pem")["exit_code"] == 0
+
+    chain = ("--certificate", tmp_path / "signer.pem", "--certificate-chain", tmp_path / "root.pem")
+    document(capsys, *quick, *chain, "--overwrite")
+    roots = ["--certificate_chain", str(tmp_path / "root.pem")]
+    subprocess.run([*stock, "certificate", *signature, *roots, str(out)], check=True, capture_output=True)
+    # Without a key the folder has no signature of the one before.
+    document(capsys, *quick[:-2], "--overwrite")
+    assert {BILL_FILE, STATEMENT_FILE} <= {path.name for path in out.iterdir()}
+    assert not (out / SIGNATURE_FILE).exists()
+
+
+def test_a_key_that_cannot_sign_is_refused_before_the_work(
+    trained_pt2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.pem").write_text("three years")
+    (tmp_path / "broken.pem").write_text("-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n")
+    out = tmp_path / "out"
+    for arguments, code, exit_code in (
+        (("--signing-key", tmp_path / "absent.pem"), "wrong_argument", 2),
+        (("--signing-key", tmp_path / "text.pem"), "wrong_argument", 2),
+        (("--certificate", tmp_path / "text.pem"), "wrong_argument", 2),
+        (("--signing-key", tmp_path / "broken.pem"), "unusable_key", 3),
+    ):
+        found = document(capsys, "export", trained_pt2, "-o", out, *arguments, code=exit_code)
+        assert found["error"]["code"] == code
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -17,9 +17,10 @@ from airflow_onnx.storage import s3
 from stack import minio
 from tests.edge.leftovers.conftest import Releases, places, releases
 from tests.edge.releasing import Release
+from tests.edge.retirement.conftest import Registry, registry
 from tests.services import Services
 
-__all__ = ["releases"]
+__all__ = ["registry", "releases"]
 
 POLICIES = Path(__file__).parents[3] / "deploy" / "minio"
 BUCKET, PREFIX = "heimdall-models", "teams/radio"
@@ -87,8 +88,8 @@ def test_the_account_of_a_team_reaches_its_prefix_only(services: Services, team:
     denied(client.list_buckets)
 
 
-def test_a_release_and_a_garbage_collection_need_no_more_than_the_policy_of_a_team(
-    team: str, releases: Releases, judged: Release, release: Release
+def test_a_release_and_both_deletions_need_no_more_than_the_policy_of_a_team(
+    team: str, releases: Releases, registry: Registry, judged: Release, release: Release
 ) -> None:
     release.params["prefix"] = PREFIX
     release.after(judged, "parity_latency")
@@ -104,4 +105,10 @@ def test_a_release_and_a_garbage_collection_need_no_more_than_the_policy_of_a_te
     # The right to list uploads has no condition of a prefix.
     assert [note.partition(":")[0] for note in found.notes] == ["uploads in parts are left out"] * 2
     assert (found.left, releases.keys(unnamed)) == (0, [])
+    assert releases.keys(uri)
+    registry.folder = releases.folder
+    old = registry.released()
+    assert registry.objects(old)
+    assert registry.retirer().run(dry_run=False).left == 0
+    assert (registry.objects(), registry.numbers()) == ([], [])
     assert releases.keys(uri)

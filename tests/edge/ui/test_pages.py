@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
 
 from airflow_onnx.hooks.mlflow_server import MlflowServer
@@ -180,6 +180,57 @@ def test_a_version_that_an_alias_has_left_is_rolled_back_in_list_and_model(reade
     assert reason in reader.get(f"{URL_PREFIX}/releases/{run_id}").text
     page = reader.get(f"{URL_PREFIX}/models/pages-back").text
     assert re.search(r"<b>v2</b></a>.*?rolled_back", page, re.DOTALL)
+
+
+def test_the_origin_of_a_version_is_a_page_and_the_same_as_json(reader: TestClient, seeded: Seeder) -> None:
+    run_id = seeded.released(HOSTILE, "pages-trace", ago=timedelta(hours=1), aliases=("candidate",))
+    seeded.logged(run_id, params={"lr": HOSTILE, "password": "of-the-script"}, metrics={"val mae": 0.25})
+    move = AliasMove(alias="candidate", from_version=None, to_version=1, by=HOSTILE, at=HOSTILE, why=HOSTILE)
+    seeded.moved("pages-trace", move)
+    page = f"{URL_PREFIX}/models/pages-trace/versions/1/trace"
+    text = eventually(reader, page, "Origin of version 1")
+    assert HOSTILE not in text
+    for part in (run_id, "Gates", "Parameters of the training", "val mae", f'href="{page}.json"'):
+        assert part in text
+    found = reader.get(f"{page}.json").json()
+    assert (found["model"], found["version"], found["aliases"]) == ("pages-trace", 1, ["candidate"])
+    assert found["training_run"]["params"] == {"lr": HOSTILE}
+    assert [one["why"] for one in found["moves"]] == [HOSTILE]
+    assert "of-the-script" not in text + str(found)
+    for name in (f"releases/{run_id}", "models/pages-trace"):
+        assert f'href="{page}"' in eventually(reader, f"{URL_PREFIX}/{name}", "Origin")
+    for wrong in ("2", "0", "x", "1%2F..", "9" * 400, "%D9%A1"):
+        for end in ("trace", "trace.json"):
+            assert reader.get(f"{URL_PREFIX}/models/pages-trace/versions/{wrong}/{end}").status_code == 404
+    assert reader.get(f"{URL_PREFIX}/models/..%2Fx/versions/1/trace").status_code == 404
+
+
+def test_the_origin_of_a_release_of_a_hidden_dag_is_missing(
+    connections: None, reader: TestClient, seeded: Seeder
+) -> None:
+    seeded.released("run-1", "pages-hidden", ago=timedelta(hours=1))
+
+    def hide(request: Request) -> None:
+        request.state.hidden_dags = {"release_onnx"}
+
+    app = make_app()
+    app.dependency_overrides |= {app.state.may_read: hide, app.state.may_read_moves: lambda: None}
+    with client_of(app) as client:
+        eventually(client, f"{URL_PREFIX}/releases", "ONNX releases")
+        for end in ("trace", "trace.json"):
+            path = f"{URL_PREFIX}/models/pages-hidden/versions/1/{end}"
+            assert (reader.get(path).status_code, client.get(path).status_code) == (200, 404)
+
+
+def test_a_retired_release_has_its_record_and_no_way_to_load_it(reader: TestClient, seeded: Seeder) -> None:
+    run_id = seeded.released("run-1", "pages-retired", ago=timedelta(hours=1))
+    seeded.tag(run_id, status="retired", headline=f"Retired: version 1 of pages-retired, by anna: {HOSTILE}")
+    text = eventually(reader, f"{URL_PREFIX}/releases/{run_id}", "version 1 of pages-retired, by anna: &lt;script&gt;")
+    assert 'class="pill retired"' in text
+    assert "load_model" not in text
+    assert "Release again" in text
+    listed = reader.get(f"{URL_PREFIX}/releases?state=retired").text
+    assert ("by anna" in listed, HOSTILE in listed) == (True, False)
 
 
 @pytest.mark.parametrize("path", ["/releases/nothing", "/releases/..%2Fx", "/models/none", "/models/%3Cb%3E"])

@@ -34,6 +34,8 @@ LOWEST_ROLE = {
     "GET /releases/{run_id}": "viewer",
     "GET /models/{name}": "viewer",
     "GET /models/{name}/compare": "viewer",
+    "GET /models/{name}/versions/{version}/trace": "viewer",
+    "GET /models/{name}/versions/{version}/trace.json": "viewer",
     "GET /run": "viewer",
     "GET /trigger": "viewer",
     "GET /check": "viewer",
@@ -53,7 +55,7 @@ class Callers:
 
     def status(self, role: str | None, endpoint: str, **headers: str) -> int:
         method, _, path = endpoint.partition(" ")
-        path = URL_PREFIX + path.format(run_id="0" * 32, name="net")
+        path = URL_PREFIX + path.format(run_id="0" * 32, name="net", version=1)
         if role is not None:
             headers["Authorization"] = f"Bearer {self.tokens[role]}"
         query = "?dag_id=release_a&run_id=none"

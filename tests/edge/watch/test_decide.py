@@ -174,3 +174,22 @@ def test_a_plan_asks_once_about_the_versions_and_dag_runs_of_many_runs(
     assert searches.count("model-versions/search") == 1
     # All six, their halves down to the active one, and its state.
     assert len(counted) < 2 * len(runs)
+
+
+def test_a_run_whose_version_was_retired_is_released_by_a_person_only(lab: Lab) -> None:
+    exact, reduced, again = lab.run(), lab.run(), lab.run()
+    record = "version 3 of net at 2026-01-01T00:00:00Z by anna: old"
+    for run, tag in ((exact, tags.RETIRED), (reduced, tags.of_precision(tags.RETIRED, "int8")), (again, tags.RETIRED)):
+        lab.hook.client.set_tag(run, tag, record)
+    lab.hook.client.set_tag(again, tags.DAG_RUN_ID, "manual__1")
+    lab.hook.client.set_tag(again, tags.DAG_RUN_URL, "http://airflow.test/dags/release_onnx/runs/manual__1")
+    lab.supervisor.states["manual__1"] = "running"
+    found = by_run(lab.backfill(plan_only="true"))
+    assert (found[exact][0], record in found[exact][1]) == ("skip", True)
+    assert found[reduced][0] == "release", "an int8 version is not the release"
+    assert found[again][0] == "wait"
+    int8 = {"tune": True, "tune_precisions": ["int8"]}
+    assert by_run(lab.backfill(params=int8, plan_only="true"))[reduced][0] == "skip"
+    # A poll records the reason, so that it is not found again.
+    lab.start()
+    assert record in lab.tags(exact)[tags.WATCHED]

@@ -1,0 +1,1 @@
+"""Retirement: deletion of old versions that no alias has, together with their objects."""
