@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 
 from airflow_onnx.errors import WatchRefused
 from onnx_release.errors import Transient, shorten
 from onnx_release.training_runs.names import validate_run_id
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 ACTIVE_STATES = ("queued", "running")
 # The ids of one call travel in its address, which servers limit to about 8 kB.
@@ -27,6 +30,12 @@ class State(Enum):
     ACTIVE = "active"
     SUCCESS = "success"
     FAILED = "failed"
+
+
+def owner(context: Context) -> str:
+    """Return the DAG run of a task as one text, which no other DAG run has."""
+    run: Any = context["dag_run"]
+    return f"{run.dag_id} {run.run_id}"
 
 
 def release_dag_run_id(training_run_id: str) -> str:

@@ -28,7 +28,10 @@ from onnx_release.training_runs.names import MODEL_NAME, RUN_ID
 ARTIFACT = re.compile(
     rf"({MODEL_NAME.regexp.strip('^$')}/{RUN_ID.regexp.strip('^$')}/[0-9a-f]{{{defaults.SHA_PREFIX_LENGTH}}})(-serving)?/.+"
 )
-CHECK = re.compile(rf"{MARK}-[0-9a-f]{{12}}\.txt(\.copy)?")
+# In the root of the prefix, or in the folder of a training run.
+CHECK = re.compile(
+    rf"({MODEL_NAME.regexp.strip('^$')}/{RUN_ID.regexp.strip('^$')}/)?{MARK}-[0-9a-f]{{12}}\.txt(\.copy)?"
+)
 
 
 @dataclass(kw_only=True)

@@ -83,8 +83,11 @@ class OnnxApproveVersionOperator(AcceptedStepOperator):
             try:
                 given = approval.approved(Approval.from_dict(requested), event)
             except Refused as refusal:
-                code = refusal.code.replace("_", " ")
-                self._tag_version(run, version, {tags.APPROVAL: refusal.problem, tags.VERSION_STATUS: code})
+                texts = {tags.APPROVAL: refusal.problem}
+                # An earlier release of the same bytes may have moved an alias that needed no approval: it stays.
+                if not model_registry.get_version(run.hook, version.name, version.version).aliases:
+                    texts[tags.VERSION_STATUS] = refusal.code.replace("_", " ")
+                self._tag_version(run, version, texts)
                 raise
             text = f"was approved by {given.by}{f': {given.comment}' if given.comment else ''}"
             self._tag_version(run, version, {tags.APPROVAL: text})

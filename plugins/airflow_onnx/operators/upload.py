@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_onnx import params, validation
+from airflow_onnx import dag_runs, params, validation
 from airflow_onnx.links import ObjectLink, release_links
 from airflow_onnx.operators.acceptance import JudgedArtifact
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
+from airflow_onnx.preflight.store import sweep
 from airflow_onnx.storage import s3, serving_layouts, staging
 from airflow_onnx.storage.object_metadata import object_metadata
 from onnx_release.errors import Refused
@@ -68,6 +69,7 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
         sent += [report] if is_new else []
         stray = set(s3.sizes(target)) - {file.path for file in artifact.files} - REPORTS
         s3.remove(target, sorted(stray))
+        sweep(s3.folder_at(self.s3_conn_id, of_run), dag_runs.owner(run.context))
         self.link_urls[ObjectLink.name] = s3.console_url(target)
         files = tuple(sorted((*artifact.files, report), key=lambda file: file.path))
         self._log_sent(target, files, sent)

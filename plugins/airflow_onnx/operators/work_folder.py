@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import AssetAlias, BaseOperator
 
-from airflow_onnx import defaults, outcome_log, params, run_notes, step_times, validation
+from airflow_onnx import dag_runs, defaults, outcome_log, params, run_notes, step_times, validation
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import StorageRefused
 from airflow_onnx.events import model_assets
@@ -18,10 +19,11 @@ from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.cancelled import EndsWhenCancelled
 from airflow_onnx.operators.promote import HEADLINE_KEY
 from airflow_onnx.preflight.release import Preflight
+from airflow_onnx.preflight.store import sweep
 from airflow_onnx.storage import s3, serving_layouts, staging
 from airflow_onnx.task_outcome import TaskOutcome, airflow_outcome, dag_run_outcome
 from airflow_onnx.tracking import model_registry, run_log, training_run, unrecorded
-from onnx_release.errors import Refused
+from onnx_release.errors import Refused, ReleaseError
 from onnx_release.records import ModelVersion, ReleaseReport, TrainedModel
 
 if TYPE_CHECKING:
@@ -104,6 +106,7 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
                 s3_conn_id=self.s3_conn_id,
                 files=self.files or {},
                 model_source=self.model_source or {},
+                owner=dag_runs.owner(context),
             ).run()
             root_uri = staging.staging_root_uri(settings.staging_uri(), self.prefix)
             uri = staging.work_folder_uri(root_uri, run.dag_id, run.run_id)
@@ -199,8 +202,14 @@ class CleanWorkFolderOperator(EndsWhenCancelled, BaseOperator):
                     model_assets.add_events_of_recorded(context, self.promotion_outlets, released, report)
                     return released.to_dict()
             self._record(hook, context, trained_model, outcome)
-            if self.target_uri and trained_model:
-                self._remove_unnamed_objects(hook, trained_model)
+            if trained_model and trained_model.model_name:
+                run_id = trained_model.training_run_id
+                of_run = validation.run_folder_uri(self.bucket, self.prefix, trained_model.model_name, run_id)
+                # Without the store or its keys, the garbage collection removes it.
+                with suppress(ReleaseError):
+                    sweep(s3.folder_at(self.s3_conn_id, of_run), dag_runs.owner(context))
+                if self.target_uri:
+                    self._remove_unnamed_objects(hook, trained_model, of_run)
             return None
 
     def _leave_note(self, context: Context, trained_model: TrainedModel | None, headline: str | None) -> None:
@@ -226,9 +235,8 @@ class CleanWorkFolderOperator(EndsWhenCancelled, BaseOperator):
             # For example a wrong run id: no training run can have the record.
             self.log.warning("The outcome is not recorded in MLflow: %s", failure)
 
-    def _remove_unnamed_objects(self, hook: MlflowHook, trained_model: TrainedModel) -> None:
+    def _remove_unnamed_objects(self, hook: MlflowHook, trained_model: TrainedModel, of_run: str) -> None:
         name, run_id = trained_model.model_name or "", trained_model.training_run_id
-        of_run = validation.run_folder_uri(self.bucket, self.prefix, name, run_id)
         if not re.fullmatch(rf"{re.escape(of_run)}/[0-9a-f]{{{defaults.SHA_PREFIX_LENGTH}}}", self.target_uri):
             raise StorageRefused(
                 f"The folder {self.target_uri!r:.200}",

@@ -30,6 +30,7 @@ class Preflight:
 
     :param files: URIs of the user's ``.npz`` files by the parameter of the release; an empty text stands for none.
     :param model_source: the parameters of `ReleaseInputs`.
+    :param owner: the DAG run of the release, as `dag_runs.owner` returns it.
     """
 
     hook: MlflowHook
@@ -39,6 +40,7 @@ class Preflight:
     s3_conn_id: str
     files: dict[str, str] = field(default_factory=dict)
     model_source: dict[str, Any] = field(default_factory=dict)
+    owner: str = ""
 
     def run(self) -> None:
         """Make every check and raise one error with all problems, those of the deployment first.
@@ -75,7 +77,8 @@ class Preflight:
 
     def _check_stores(self, subject: Subject) -> None:
         name, run_id = self.trained_model.model_name or "", self.trained_model.training_run_id
-        target = StoreProbe(self.s3_conn_id, validation.run_folder_uri(self.bucket, self.prefix, name, run_id))
+        uri = validation.run_folder_uri(self.bucket, self.prefix, name, run_id)
+        target = StoreProbe(self.s3_conn_id, uri, self.owner)
         store, staging = Subject("The store"), Subject("The staging folder")
         target.run(store)
         check_staging(staging, [target] if store.passed("store.copy") else [])

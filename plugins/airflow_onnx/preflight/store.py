@@ -6,10 +6,11 @@ written, because it would stay.
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,10 +19,12 @@ from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.s3_store import PROBE_CONFIG, s3_hook
 from airflow_onnx.preflight.checks import Subject, failure
 from airflow_onnx.preflight.clock import Clock, parse_date
-from airflow_onnx.storage import s3
+from airflow_onnx.storage import s3, stored_objects
 from airflow_onnx.storage.s3_errors import require_connection, store_errors
+from onnx_release.errors import Transient
 
 MARK = "onnx-release-check"
+_OWNER_CHARACTERS = 6
 _TEXT = "This object belongs to a check of the ONNX release. It may be deleted.\n"
 
 
@@ -31,10 +34,12 @@ class StoreProbe:
 
     :param conn_id: the connection.
     :param uri: the folder, ``s3://bucket/prefix``.
+    :param owner: the DAG run of a release, which can `sweep` what a killed check left. Empty for any other check.
     """
 
     conn_id: str
     uri: str
+    owner: str = ""
 
     @cached_property
     def folder(self) -> s3.S3Folder:
@@ -47,7 +52,8 @@ class StoreProbe:
     @cached_property
     def name(self) -> str:
         """The name of the object of this check."""
-        return f"{MARK}-{uuid.uuid4().hex[:12]}.txt"
+        own = uuid.uuid4().hex[:12]
+        return f"{_begin(self.owner)}{own[_OWNER_CHARACTERS:]}.txt" if self.owner else f"{MARK}-{own}.txt"
 
     @property
     def copy_name(self) -> str:
@@ -158,6 +164,20 @@ class StoreProbe:
     def _errors(self, subject: str) -> Iterator[None]:
         with store_errors(self.folder, subject):
             yield
+
+
+def sweep(folder: s3.S3Folder, owner: str) -> None:
+    """Remove the objects and uploads of an owner's checks, which a killed task or an outage left in a folder."""
+    ours = replace(folder, prefix=folder.key(_begin(owner)))
+    s3.remove(ours, [path for path, _, _ in stored_objects.objects(ours)])
+    # Some stores cannot list uploads, and some accounts may not. The garbage collection removes them.
+    with suppress(StorageRefused, Transient):
+        for upload in stored_objects.uploads(ours):
+            stored_objects.abort(ours, upload.path, upload.upload_id)
+
+
+def _begin(owner: str) -> str:
+    return f"{MARK}-{hashlib.sha256(owner.encode()).hexdigest()[:_OWNER_CHARACTERS]}"
 
 
 def check_staging_copy(subject: Subject, staging: StoreProbe, target: StoreProbe) -> None:

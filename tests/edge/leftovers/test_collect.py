@@ -140,15 +140,17 @@ def test_uploads_work_folders_and_checks_are_removed(releases: Releases, tmp_pat
     for key in (*begun, stays):
         upload = releases.client.create_multipart_upload(Bucket=bucket, Key=key)
         releases.client.upload_part(Bucket=bucket, Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=b"x")
-    check = "onnx-release-check-0123456789ab.txt"
-    s3.put_text(releases.folder, check, "x")
+    name = "onnx-release-check-0123456789ab.txt"
+    checks = sorted((name, f"{named.removeprefix(f'{releases.folder.uri}/').rpartition('/')[0]}/{name}"))
+    for check in checks:
+        s3.put_text(releases.folder, check, "x")
     s3.put_text(s3.folder_at("minio_default", f"{releases.folder.uri}-staging"), f"{'2' * 24}/artifact/x", "x")
     s3.put_text(s3.folder_at("minio_default", f"{releases.folder.uri}-staging"), "team/x", "x")
 
     found = releases.collector().run(dry_run=False)
     assert places(found, "upload") == sorted(f"s3://{bucket}/{key}" for key in begun)
     assert places(found, "staging") == [f"{releases.folder.uri}-staging/{'2' * 24}"]
-    assert places(found, "check object") == [f"{releases.folder.uri}/{check}"]
+    assert places(found, "check object") == [f"{releases.folder.uri}/{check}" for check in checks]
     left = releases.client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])
     assert [upload["Key"] for upload in left] == [stays]
     assert sorted(s3.sizes(releases.folder)) == sorted(

@@ -96,6 +96,17 @@ def test_a_rejection_and_a_time_out_refuse_the_release_and_keep_the_version(
     assert tags_of(hook, asking.training_run_id)["status"] == "refused"
 
 
+def test_a_rejection_does_not_mark_a_version_that_holds_an_alias(hook: MlflowHook, asking: Release) -> None:
+    (version,) = versions_of(hook, asking)
+    hook.client.set_registered_model_alias(asking.model_name, "candidate", version.version)
+    before = version.tags[tags.VERSION_STATUS]
+    with failed("rejected", "was rejected by bert"):
+        respond(asking, answer("Reject"))
+    (version,) = versions_of(hook, asking)
+    assert (version.tags[tags.VERSION_STATUS], aliases(hook, asking)) == (before, {"candidate": "1"})
+    assert version.tags[tags.APPROVAL] == "was rejected by bert"
+
+
 def newer_version(hook: MlflowHook, release: Release, *held: str) -> str:
     """Give aliases of the model to a version of a newer training run, as another release does."""
     run_id = hook.client.create_run("0").info.run_id

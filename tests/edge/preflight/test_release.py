@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 
+from airflow_onnx import dag_runs, validation
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.preflight import packages
 from airflow_onnx.preflight import release as preflight
+from airflow_onnx.preflight.store import MARK, StoreProbe
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import release_inputs
 from onnx_release.records import TensorSpec
@@ -42,6 +44,28 @@ def test_a_right_release_passes_and_leaves_no_object(waiting: Release, hook: Mlf
     hook.client.log_artifact(waiting.training_run_id, str(tmp_path / "inputs.npz"), "folder")
     waiting.params["inputs_uri"] = f"runs:/{waiting.training_run_id}/folder/inputs.npz"
     waiting.run("prepare")
+
+
+@pytest.mark.parametrize("is_uploaded", [True, False])
+def test_the_objects_of_a_killed_check_are_removed_by_the_upload_or_the_tear_down(
+    judged: Release, hook: MlflowHook, is_uploaded: bool
+) -> None:
+    uri = validation.run_folder_uri("heimdall-models", "", judged.model_name, judged.training_run_id)
+    killed = StoreProbe("minio_default", uri, dag_runs.owner(judged.context))
+    other = StoreProbe("minio_default", uri, "release_onnx another DAG run")
+    for probe in (killed, other):
+        probe.put()
+    client = killed.folder.hook.get_conn()
+    key = killed.folder.key(killed.name)
+    client.create_multipart_upload(Bucket="heimdall-models", Key=key)
+    if is_uploaded:
+        judged.run("upload")
+    else:
+        judged.clean()
+    left = [path for path in s3.sizes(killed.folder) if path.startswith(MARK)]
+    assert left == [other.name]
+    assert not client.list_multipart_uploads(Bucket="heimdall-models", Prefix=key).get("Uploads")
+    other.clean()
 
 
 def test_all_problems_are_in_one_message(waiting: Release, hook: MlflowHook, monkeypatch: pytest.MonkeyPatch) -> None:
