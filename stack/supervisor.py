@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from stack import interrupts, processes, services
+from stack import interrupts, postgres, processes, services
 from stack.context import Context
 from stack.credentials import Credentials
 from stack.environment import clean_environment
@@ -93,6 +93,9 @@ class Supervisor:
             print(f"{name} has ended after {count} restarts and is not started again.", flush=True)
         elif now - since >= (PAUSE_S * 2 ** (count - 1) if count else 0.0):
             processes.stop(self._layout, [name])  # workers of a dead server still hold its port
+            if name == postgres.NAME:
+                # A new server refuses the lock of a killed one whose parent has not waited for it.
+                postgres.prepare(self._layout)
             processes.start(self._layout, ended)
             self._restarted_at[name] = time.monotonic()
             del self._ended_at[name]

@@ -286,10 +286,10 @@ def test_the_database_has_a_socket_only_and_survives_a_kill(
         child = psutil.Process(record.pid).children()[0]
         child.suspend()
         os.kill(record.pid, signal.SIGKILL)
-        os.waitpid(record.pid, 0)
+        # Its parent does not wait for it, so the pid in its lock still exists.
+        os.waitid(os.P_PID, record.pid, os.WEXITED | os.WNOWAIT)
         Timer(1.0, child.resume).start()
-        postgres.prepare(layout)
-        processes.start(layout, postgres.command(layout))
+        supervisor.Supervisor(layout, [postgres.command(layout)]).check()
         processes.await_ready(layout, postgres.NAME, ready)
         connection = sqlalchemy.create_engine(postgres.uri(layout, "kept")).raw_connection()
         connection.cursor().execute("select 1")
