@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import AssetAlias, BaseOperator
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_onnx import dag_runs, defaults, outcome_log, params, run_notes, step_times, validation
 from airflow_onnx.deployment import settings
@@ -206,7 +207,7 @@ class CleanWorkFolderOperator(EndsWhenCancelled, BaseOperator):
                 run_id = trained_model.training_run_id
                 of_run = validation.run_folder_uri(self.bucket, self.prefix, trained_model.model_name, run_id)
                 # Without the store or its keys, the garbage collection removes it.
-                with suppress(ReleaseError):
+                with suppress(ReleaseError, AirflowNotFoundException):
                     sweep(s3.folder_at(self.s3_conn_id, of_run), dag_runs.owner(context))
                 if self.target_uri:
                     self._remove_unnamed_objects(hook, trained_model, of_run)
