@@ -26,7 +26,7 @@ These are objects that no version and no training run names, uploads in parts, w
 versions that never became ready. By default it only lists them: set *dry run* to false to remove them.
 """
 # The form opens only the section with this name: see `release_params`.
-RUN, _CONNECTIONS = "Run Parameters", "Experts"
+RUN, EXPERTS = "Run Parameters", "Experts"
 
 
 def collect_leftovers_dag(
@@ -81,26 +81,27 @@ def _params() -> dict[str, Param]:
     }  # fmt: skip
 
 
-def folder_params(prefix_text: str) -> dict[str, Param]:
+def folder_params(prefix_text: str, section: str = RUN) -> dict[str, Param]:
     """Return the parameters of a folder of releases: its place, and the connections to it.
 
     :param prefix_text: the text of the field with the folder.
+    :param section: the section of bucket and folder.
     """
     return {
         "bucket": field(
-            settings.bucket() or None, "string", RUN, "Bucket", "The bucket of the releases.",
+            settings.bucket() or None, "string", section, "Bucket", "The bucket of the releases.",
             pattern=defaults.BUCKET_NAME,
         ),
         "prefix": field(
-            settings.prefix() or None, "string", RUN, "Folder in the bucket", prefix_text,
+            settings.prefix() or None, "string", section, "Folder in the bucket", prefix_text,
             pattern=defaults.PREFIX, may_be_empty=True,
         ),
         "mlflow_conn_id": field(
-            defaults.MLFLOW_CONN_ID, "string", _CONNECTIONS, "MLflow connection",
+            defaults.MLFLOW_CONN_ID, "string", EXPERTS, "MLflow connection",
             "Of type mlflow. Its account must be able to read every model.", minLength=1,
         ),
         "s3_conn_id": field(
-            defaults.S3_CONN_ID, "string", _CONNECTIONS, "Object store connection", "Of type s3store or aws.",
+            defaults.S3_CONN_ID, "string", EXPERTS, "Object store connection", "Of type s3store or aws.",
             minLength=1,
         ),
     }  # fmt: skip

@@ -106,15 +106,15 @@ def _params() -> dict[str, Param]:
             True, "boolean", _RUN, "Measure the latency", "Beside the present version, in the same rounds: a few "
             "seconds for each model and version.",
         ),
-        "timeout_s": field(
-            defaults.REHEARSAL_TIMEOUT_S, "number", _RUN, "Time limit (s)",
-            "The longest run of one model in one version of ONNX Runtime, without the measurement.",
-            exclusiveMinimum=0, maximum=86400,
-        ),
         "buckets": field(
-            [settings.bucket()] if settings.bucket() else [], "array", _RUN, "Buckets",
+            [settings.bucket()] if settings.bucket() else None, "array", _RUN, "Buckets",
             "Buckets of releases, one a line. A version with files elsewhere is not rehearsed.",
             items={"type": "string", "pattern": defaults.BUCKET_NAME.regexp},
+        ),
+        "timeout_s": field(
+            defaults.REHEARSAL_TIMEOUT_S, "number", _CONNECTIONS, "Time limit (s)",
+            "The longest run of one model in one version of ONNX Runtime, without the measurement.",
+            exclusiveMinimum=0, maximum=86400,
         ),
         "experiment": field(
             defaults.REHEARSAL_EXPERIMENT, "string", _CONNECTIONS, "Experiment of the reports",

@@ -17,7 +17,7 @@ from airflow_onnx import defaults
 from airflow_onnx.dag import TAGS, new_dag
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.deployment import placement
-from airflow_onnx.leftovers_dag import RUN, folder_params
+from airflow_onnx.leftovers_dag import EXPERTS, RUN, folder_params
 from airflow_onnx.operators.retire_versions import RetireVersionsOperator
 from airflow_onnx.params import field, json_param, json_params, text_params, with_defaults
 
@@ -90,14 +90,14 @@ def _params() -> dict[str, Param]:
             defaults.RETIRE_KEEP_NEWEST, "integer", RUN, "Keep the newest", "Versions of each model that stay.",
             minimum=0, maximum=defaults.RETIRE_KEEP_MAX,
         ),
-        "keep_previous": field(
-            defaults.RETIRE_KEEP_PREVIOUS, "integer", RUN, "Keep for a roll back",
-            "Versions of each alias that stay: those that it was at before.",
-            minimum=0, maximum=defaults.RETIRE_KEEP_MAX,
-        ),
         "reason": field(
             None, "string", RUN, "Reason", "One sentence for the record on the training runs. Empty: the rules.",
             maxLength=500,
         ),
-        **folder_params("Versions with objects outside of this folder stay. Empty: the root of the bucket."),
+        "keep_previous": field(
+            defaults.RETIRE_KEEP_PREVIOUS, "integer", EXPERTS, "Keep for a roll back",
+            "Versions of each alias that stay: those that it was at before.",
+            minimum=0, maximum=defaults.RETIRE_KEEP_MAX,
+        ),
+        **folder_params("Versions with objects outside of this folder stay. Empty: the root of the bucket.", EXPERTS),
     }  # fmt: skip

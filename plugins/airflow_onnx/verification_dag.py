@@ -130,7 +130,7 @@ def _params() -> dict[str, Param]:
             False, "boolean", _RUN, "Measure the latency", "Report it beside the recorded one. It decides nothing.",
         ),
         "buckets": field(
-            [settings.bucket()] if settings.bucket() else [], "array", _RUN, "Buckets",
+            [settings.bucket()] if settings.bucket() else None, "array", _RUN, "Buckets",
             "Buckets of releases, one a line. A version with files elsewhere is not verified.",
             items={"type": "string", "pattern": defaults.BUCKET_NAME.regexp},
         ),
