@@ -25,6 +25,7 @@ from onnx_release.limits import TARGET_RUNTIME_PATTERN, TARGET_RUNTIMES_MAX
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records.base import Record
 from onnx_release.runners.child_process import clean_environment, run_guarded
+from onnx_release.scratch import scratch_folder
 
 INSTALL_MAX_S = 600.0
 LIST_MAX_S = 60.0
@@ -136,9 +137,9 @@ def existing_environment(path: Path, name: str) -> RuntimeEnvironment:
     subject = f"The environment {name!r:.200}"
     if not python.is_file() or not os.access(python, os.X_OK):
         raise _unusable(subject, "has no interpreter")
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         try:
-            done = run_guarded([str(python), *_IMPORT], clean_environment(scratch), Path(scratch), IMPORT_MAX_S)
+            done = run_guarded([str(python), *_IMPORT], clean_environment(str(scratch)), scratch, IMPORT_MAX_S)
         except subprocess.TimeoutExpired as error:
             raise _unusable(subject, f"does not import onnxruntime within {IMPORT_MAX_S:g} s") from error
     version = (done.stdout.split() or [""])[-1]
