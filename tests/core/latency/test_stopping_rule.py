@@ -141,14 +141,12 @@ def test_a_speedup_far_from_its_limits_is_settled_without_quiet_rounds(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, factor: float, is_short: bool
 ) -> None:
     monkeypatch.setattr("onnx_release.latency.measure.CpuWait", BusyHost)
-    plan, found = MeasurePlan(measure_max_s=10.0), []
-    for seed in range(100):
+    plan, found = MeasurePlan(measure_max_s=3.0), []
+    for seed in range(40):
         slow, fast = endless(seed, 0.04e-3 * factor, 0.1), endless(seed + 10**7, 0.04e-3, 0.1)
         found.append(measure(sides(machine, slow, fast), SAMPLE, plan, LatencyBudget()))
     assert all(one.rounds_disturbed > one.rounds / 2 for one in found)
-    assert sum(one.measured_s < 0.5 * plan.measure_max_s for one in found) in (
-        range(90, 101) if is_short else range(11)
-    )
+    assert sum(one.measured_s < 0.5 * plan.measure_max_s for one in found) in (range(36, 41) if is_short else range(5))
     assert sum(not one.speedup_low < factor < one.speedup_high for one in found) <= 0.05 * len(found)
 
 
@@ -157,8 +155,8 @@ def test_a_busy_host_that_slows_one_side_fifty_times_passes_no_slow_model(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, speedup: float, passes: bool
 ) -> None:
     monkeypatch.setattr("onnx_release.latency.measure.CpuWait", NeverQuietHost)
-    plan, found = MeasurePlan(measure_max_s=10.0), []
-    for seed in range(50):
+    plan, found = MeasurePlan(measure_max_s=4.0), []
+    for seed in range(25):
         waits = np.random.default_rng(seed).random
         slowed = (time * (50.0 if waits() < 0.9 else 1.0) for time in endless(seed, 0.02e-3 * speedup, 0.05))
         measured = measure(sides(machine, slowed, endless(seed + 99, 0.02e-3, 0.05)), SAMPLE, plan, LatencyBudget())

@@ -21,6 +21,7 @@ from airflow_onnx.operators.summarize_verification import SummarizeVerificationO
 from airflow_onnx.operators.verify_releases import ListReleasedVersionsOperator, VerifyReleasedVersionsOperator
 from airflow_onnx.storage import s3
 from airflow_onnx.tracking import alias_log, promotion
+from airflow_onnx.tracking.promotion_lock import promotion_lock
 from onnx_release.errors import Transient
 from onnx_release.limits import REFERENCE_FILE, SIGNATURE_FILE
 from onnx_release.provenance.signature import sign
@@ -53,7 +54,7 @@ class Registered:
         return dict(self.hook.client.get_model_version(self.name, str(version)).tags)
 
     def move(self, version: int) -> None:
-        with promotion.promotion_lock(self.hook, self.name) as lock:
+        with promotion_lock(self.hook, self.name, "release") as lock:
             moved = AliasMove(
                 alias="candidate", from_version=None, to_version=version, by="anna", at="", why="released"
             )
