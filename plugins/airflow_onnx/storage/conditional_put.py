@@ -37,7 +37,7 @@ def send(folder: S3Folder, path: Path, file: FileDigest, headers: dict[str, Any]
 
     store = folder.hook.get_conn().meta.endpoint_url
     more = {} if store in _refused else _checksum(folder, file, store)
-    absent = absent and not _in_parts(folder, file) and store not in _refused
+    absent = absent and not is_in_parts(folder, file) and store not in _refused
     try:
         _send(folder, path, file, headers | more, absent=absent)
     except (ClientError, S3UploadFailedError) as error:
@@ -68,7 +68,7 @@ def sha256_of(found: dict[str, Any], folder: S3Folder, path: Path, file: FileDig
     given = found.get("ChecksumSHA256")
     if not given:
         return None
-    if not _in_parts(folder, file):
+    if not is_in_parts(folder, file):
         return bool(given == _base64(file.sha256))
     # Some stores add the number of parts.
     return bool(given.partition("-")[0] == _parts_sha256(folder, path, file))
@@ -87,12 +87,13 @@ def _send(folder: S3Folder, path: Path, file: FileDigest, headers: dict[str, Any
 
 def _checksum(folder: S3Folder, file: FileDigest, store: str) -> dict[str, str]:
     """Return the arguments of a checksum. For parts boto3 computes it, so only where the store has returned one."""
-    if not _in_parts(folder, file):
+    if not is_in_parts(folder, file):
         return {"ChecksumAlgorithm": "SHA256", "ChecksumSHA256": _base64(file.sha256)}
     return {"ChecksumAlgorithm": "SHA256"} if store in _returned_sha256 else {}
 
 
-def _in_parts(folder: S3Folder, file: FileDigest) -> bool:
+def is_in_parts(folder: S3Folder, file: FileDigest) -> bool:
+    """Return True for a file that is put in parts."""
     return bool(file.size_bytes >= folder.hook.transfer_config.multipart_threshold)
 
 

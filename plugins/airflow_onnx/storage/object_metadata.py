@@ -1,13 +1,21 @@
-"""Metadata of the objects of a release: the training run, the artifact, and the MLflow server that has both."""
+"""Metadata of the objects of a release: media type, training run, artifact, and the MLflow server that has both."""
 
 from __future__ import annotations
 
+import mimetypes
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow_server import MlflowServer
 
 TRACKING_SERVER = "tracking-server"
+_CONTENT_TYPES = {
+    ".onnx": "application/octet-stream",
+    ".data": "application/octet-stream",
+    ".yaml": "application/yaml",
+    "MLmodel": "application/yaml",
+}
 
 
 def object_metadata(server: MlflowServer, training_run_id: str, sha256: str) -> dict[str, str]:
@@ -22,3 +30,10 @@ def object_metadata(server: MlflowServer, training_run_id: str, sha256: str) -> 
 def server_name(server: MlflowServer) -> str:
     """Return the address of an MLflow server as metadata, which is a header of HTTP."""
     return server.tracking_uri.encode("ascii", "backslashreplace").decode()
+
+
+def content_type(path: str) -> str:
+    """Return the media type of a file in a model folder."""
+    name = Path(path)
+    known = _CONTENT_TYPES.get(name.suffix or name.name)
+    return known or mimetypes.guess_type(path)[0] or "application/octet-stream"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import mimetypes
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from urllib.parse import quote
 from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.s3_store import s3_hook
 from airflow_onnx.storage import conditional_put
+from airflow_onnx.storage.object_metadata import content_type
 from airflow_onnx.storage.s3_errors import require_connection, store_errors
 from onnx_release.errors import Transient
 from onnx_release.records import FileDigest
@@ -35,13 +35,6 @@ TRANSFER_CONFIG = {"multipart_threshold": PART_BYTES, "multipart_chunksize": PAR
 READ_CHUNK_BYTES = 1 << 20
 # MD5 releases Python's lock once per block, so other threads run in between.
 _MD5_BLOCK_BYTES = 1 << 23
-CONTENT_TYPES = {
-    ".onnx": "application/octet-stream",
-    ".data": "application/octet-stream",
-    ".yaml": "application/yaml",
-    "MLmodel": "application/yaml",
-}
-
 
 # A task has several folders of one connection, and boto3 needs 0.3 s of CPU time for each new client.
 _hooks: dict[tuple[str, str], S3Hook] = {}
@@ -142,8 +135,11 @@ def put(
         expected = pool.submit(expected_object, folder, local, file)
         conditional_put.send(folder, local / file.path, file, _headers(file, metadata), absent=absent)
         head = conditional_put.head(folder, file.path)
-        same_sha256 = conditional_put.sha256_of(head, folder, local / file.path, file)
-        if same_sha256 is not False and _matches(head, file, expected.result()):
+        is_proved = _matches(head, file, expected.result())
+        # The checksum of parts needs another reading of the file.
+        is_read = not (is_proved and conditional_put.is_in_parts(folder, file))
+        same_sha256 = conditional_put.sha256_of(head, folder, local / file.path, file) if is_read else None
+        if is_proved and same_sha256 is not False:
             return expected.result()
     etag = head["ETag"].strip('"')
     if not (same_sha256 and head["ContentLength"] == file.size_bytes):
@@ -243,13 +239,6 @@ def multipart_etag(path: Path, part_bytes: int) -> str:
                 size += len(block)
             md5s.append(md5.digest())
     return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(md5s)}"
-
-
-def content_type(path: str) -> str:
-    """Return the media type of a file in a model folder."""
-    name = Path(path)
-    known = CONTENT_TYPES.get(name.suffix or name.name)
-    return known or mimetypes.guess_type(path)[0] or "application/octet-stream"
 
 
 def read_digest(folder: S3Folder, path: str, etag: str | None = None) -> FileDigest | None:
