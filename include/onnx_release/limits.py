@@ -287,6 +287,6 @@ class MeasurePlan(Record):
     rounds_min: int = 12
     measure_min_s: float = 0.5
     measure_max_s: float = 40.0
-    reported_max_s: float = 2.0
+    reported_max_s: float = 4.0
     confidence: float = 0.95
     interval_width_max: float = 0.25

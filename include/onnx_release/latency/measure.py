@@ -195,9 +195,14 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
             break
         if _is_answered(rounds, quiet, sides, plan, budget):
             break
+        # More time makes no quiet host.
+        if budget is None and len(rounds) >= max(2 * plan.rounds_min, 2 * len(quiet)) and look_s > 0.49 * clock.max_s:
+            break
     # Without the time for a round, the warm-up's last one is the measurement.
-    is_quiet = len(quiet) >= plan.rounds_min
-    kept = quiet if is_quiet else rounds or warmup[-1:]
+    has_enough = len(quiet) >= plan.rounds_min
+    kept = quiet if has_enough else rounds or warmup[-1:]
+    # A slow model has few rounds on a quiet host too.
+    is_quiet = has_enough or 2 * len(quiet) >= len(rounds)
     interval = _speedup(kept, plan, is_quiet)
     if not (is_quiet or budget or _has_undisturbed_calls(kept)):
         interval = replace(interval, low=0.0)
@@ -214,7 +219,7 @@ def measure(sides: Sides, sample: Sample, plan: MeasurePlan, budget: LatencyBudg
         rounds_disturbed=len(rounds) - len(quiet),
         calls_per_round=max(calls),
         measured_s=clock.elapsed_s,
-        conclusive=is_quiet and _is_conclusive(interval, plan, budget),
+        conclusive=has_enough and _is_conclusive(interval, plan, budget),
         cpu_wait_share=float(np.mean(waits)) if waits else None,
         champion=_champion(kept, sample, plan, is_quiet) if sides.champion else None,
     )
