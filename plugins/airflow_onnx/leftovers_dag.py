@@ -18,15 +18,13 @@ from airflow_onnx.dag import TAGS, new_dag
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.deployment import placement, settings
 from airflow_onnx.operators.collect_leftovers import CollectLeftoversOperator
-from airflow_onnx.params import field, json_param, json_params, text_params, with_defaults
+from airflow_onnx.params import EXPERTS, RUN, field, json_param, json_params, text_params, with_defaults
 
 _TEXT = """Garbage collection: removal of what a crash left behind.
 
 These are objects that no version and no training run names, uploads in parts, work folders, temporary folders and
 versions that never became ready. By default it only lists them: set *dry run* to false to remove them.
 """
-# The form opens only the section with this name: see `release_params`.
-RUN, EXPERTS = "Run Parameters", "Experts"
 
 
 def collect_leftovers_dag(

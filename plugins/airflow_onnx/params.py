@@ -22,6 +22,10 @@ from onnx_release.training_runs.names import NamePattern
 R = TypeVar("R", bound=Record)
 
 
+RUN, EXPERTS = "Run Parameters", "Experts"
+"""Sections of the forms with few fields. Airflow's form opens only the first one: see `release_params`."""
+
+
 def field(
     default: Any,
     kind: str,

@@ -22,7 +22,7 @@ from airflow_onnx.operators.rehearse_runtime import (
     RehearseVersionOperator,
     ReportRehearsalOperator,
 )
-from airflow_onnx.params import field, json_params, task_record, text_params, with_defaults
+from airflow_onnx.params import EXPERTS, RUN, field, json_params, task_record, text_params, with_defaults
 from onnx_release import limits
 
 _TEXT = """Rehearsal of an upgrade of ONNX Runtime, before the servers get it.
@@ -30,8 +30,6 @@ _TEXT = """Rehearsal of an upgrade of ONNX Runtime, before the servers get it.
 Each released version runs in each given version of ONNX Runtime, beside the present one. The report shows which models
 load, which outputs change, by how much and in which node, and the latency. No model, alias or server is changed.
 """
-# The form opens only the section with this name: see `release_params`.
-_RUN, _CONNECTIONS = "Run Parameters", "Experts"
 
 
 def rehearse_runtime_dag(
@@ -90,42 +88,42 @@ def rehearse_runtime_dag(
 def _params() -> dict[str, Param]:
     return {
         "runtimes": field(
-            None, "array", _RUN, "Versions of ONNX Runtime",
+            None, "array", RUN, "Versions of ONNX Runtime",
             "One per line: exact versions such as 1.24.4, a requirement such as onnxruntime>=1.20,<1.24, or names of "
             "environments of the deployment.",
             items={"type": "string", "maxLength": 200}, maxItems=limits.TARGET_RUNTIMES_MAX,
         ),
         "models": field(
-            [], "array", _RUN, "Registered models", "One name per line. Empty: all models.",
+            [], "array", RUN, "Registered models", "One name per line. Empty: all models.",
             may_be_empty=True, items={"type": "string", "maxLength": 256}, maxItems=1000,
         ),
         "all_versions": field(
-            False, "boolean", _RUN, "All versions", "Also versions that no alias holds."
+            False, "boolean", RUN, "All versions", "Also versions that no alias holds."
         ),
         "latency": field(
-            True, "boolean", _RUN, "Measure the latency", "Beside the present version, in the same rounds: a few "
+            True, "boolean", RUN, "Measure the latency", "Beside the present version, in the same rounds: a few "
             "seconds for each model and version.",
         ),
         "buckets": field(
-            [settings.bucket()] if settings.bucket() else None, "array", _RUN, "Buckets",
+            [settings.bucket()] if settings.bucket() else None, "array", RUN, "Buckets",
             "Buckets of releases, one a line. A version with files elsewhere is not rehearsed.",
             items={"type": "string", "pattern": defaults.BUCKET_NAME.regexp},
         ),
         "timeout_s": field(
-            defaults.REHEARSAL_TIMEOUT_S, "number", _CONNECTIONS, "Time limit (s)",
+            defaults.REHEARSAL_TIMEOUT_S, "number", EXPERTS, "Time limit (s)",
             "The longest run of one model in one version of ONNX Runtime, without the measurement.",
             exclusiveMinimum=0, maximum=86400,
         ),
         "experiment": field(
-            defaults.REHEARSAL_EXPERIMENT, "string", _CONNECTIONS, "Experiment of the reports",
+            defaults.REHEARSAL_EXPERIMENT, "string", EXPERTS, "Experiment of the reports",
             "The experiment in MLflow that gets a run with the report. It is created if it is missing.",
             minLength=1, maxLength=250,
         ),
         "mlflow_conn_id": field(
-            defaults.MLFLOW_CONN_ID, "string", _CONNECTIONS, "MLflow connection", "Of type mlflow.", minLength=1
+            defaults.MLFLOW_CONN_ID, "string", EXPERTS, "MLflow connection", "Of type mlflow.", minLength=1
         ),
         "s3_conn_id": field(
-            defaults.S3_CONN_ID, "string", _CONNECTIONS, "Object store connection", "Of type s3store or aws.",
+            defaults.S3_CONN_ID, "string", EXPERTS, "Object store connection", "Of type s3store or aws.",
             minLength=1,
         ),
     }  # fmt: skip

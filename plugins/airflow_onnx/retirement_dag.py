@@ -17,9 +17,9 @@ from airflow_onnx import defaults
 from airflow_onnx.dag import TAGS, new_dag
 from airflow_onnx.dag_roles import DagRole
 from airflow_onnx.deployment import placement
-from airflow_onnx.leftovers_dag import EXPERTS, RUN, folder_params
+from airflow_onnx.leftovers_dag import folder_params
 from airflow_onnx.operators.retire_versions import RetireVersionsOperator
-from airflow_onnx.params import field, json_param, json_params, text_params, with_defaults
+from airflow_onnx.params import EXPERTS, RUN, field, json_param, json_params, text_params, with_defaults
 
 _TEXT = """Retirement of old versions: deletion of the version and of its objects.
 

@@ -23,7 +23,7 @@ from airflow_onnx.events.verification_events import VERIFIED_VERSIONS, Verificat
 from airflow_onnx.operators.roll_back_failed import RollBackFailedVersionsOperator
 from airflow_onnx.operators.summarize_verification import SummarizeVerificationOperator
 from airflow_onnx.operators.verify_releases import ListReleasedVersionsOperator, VerifyReleasedVersionsOperator
-from airflow_onnx.params import field, json_param, json_params, text_param, text_params, with_defaults
+from airflow_onnx.params import EXPERTS, RUN, field, json_param, json_params, text_param, text_params, with_defaults
 from onnx_release.training_runs.names import MODEL_NAME
 
 _TEXT = """Verification of released versions: bytes, checks, and outputs on this ONNX Runtime.
@@ -33,8 +33,6 @@ results are tags of the version, and the pages of releases show them. The DAG ru
 
 No alias moves unless *if a version fails* is roll_back. A protected alias never moves without an approval.
 """
-# The form opens only the section with this name: see `release_params`.
-_RUN, _CONNECTIONS = "Run Parameters", "Experts"
 
 
 def verify_releases_dag(
@@ -115,31 +113,31 @@ def verify_releases_dag(
 def _params() -> dict[str, Param]:
     return {
         "models": field(
-            [], "array", _RUN, "Models", "Registered models, one a line. Empty: all.",
+            [], "array", RUN, "Models", "Registered models, one a line. Empty: all.",
             may_be_empty=True, items={"type": "string", "pattern": MODEL_NAME.regexp},
         ),
         "all_versions": field(
-            False, "boolean", _RUN, "All versions", "Verify versions without an alias too.",
+            False, "boolean", RUN, "All versions", "Verify versions without an alias too.",
         ),
         "on_failure": field(
-            "nothing", "string", _RUN, "If a version fails",
+            "nothing", "string", RUN, "If a version fails",
             "roll_back moves each of its aliases to the version before, if that one passes. Protected aliases stay.",
             enum=["nothing", "roll_back"],
         ),
         "latency": field(
-            False, "boolean", _RUN, "Measure the latency", "Report it beside the recorded one. It decides nothing.",
+            False, "boolean", RUN, "Measure the latency", "Report it beside the recorded one. It decides nothing.",
         ),
         "buckets": field(
-            [settings.bucket()] if settings.bucket() else None, "array", _RUN, "Buckets",
+            [settings.bucket()] if settings.bucket() else None, "array", RUN, "Buckets",
             "Buckets of releases, one a line. A version with files elsewhere is not verified.",
             items={"type": "string", "pattern": defaults.BUCKET_NAME.regexp},
         ),
         "mlflow_conn_id": field(
-            defaults.MLFLOW_CONN_ID, "string", _CONNECTIONS, "MLflow connection",
+            defaults.MLFLOW_CONN_ID, "string", EXPERTS, "MLflow connection",
             "Of type mlflow. Its account reads every model and writes tags.", minLength=1,
         ),
         "s3_conn_id": field(
-            defaults.S3_CONN_ID, "string", _CONNECTIONS, "Object store connection",
+            defaults.S3_CONN_ID, "string", EXPERTS, "Object store connection",
             "Of type s3store or aws. Its account only reads.", minLength=1,
         ),
     }  # fmt: skip
