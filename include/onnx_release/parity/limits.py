@@ -11,7 +11,7 @@ import numpy as np
 
 from onnx_release.errors import ParityRefused
 from onnx_release.limits import DTYPE_LIMITS, OutputLimits, ParityLimits
-from onnx_release.records import TensorSpec
+from onnx_release.records import ReleaseReport, TensorSpec
 
 _NAMES = tuple(OutputLimits.model_fields)
 
@@ -22,6 +22,12 @@ def resolve_limits(limits: ParityLimits, output: str, dtype: str) -> OutputLimit
     for entry in (DTYPE_LIMITS.get(dtype, {}), limits.per_dtype.get(dtype, {}), limits.per_output.get(output, {})):
         values |= entry
     return OutputLimits(**values)
+
+
+def limits_of_release(report: ReleaseReport) -> ParityLimits:
+    """Return the limits that a release was compared with, the defaults without a comparison."""
+    benchmark = report.benchmark
+    return ParityLimits.from_dict(benchmark.parity.limits) if benchmark else ParityLimits()
 
 
 def limits_for_weights(limits: ParityLimits, dtypes: Collection[str]) -> ParityLimits:

@@ -16,6 +16,7 @@ from onnx_release.latency.host import describe_host, usable_cpus
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.latency.measure import Sides, measure
 from onnx_release.limits import MODEL_FILE, PICKLE_MEMORY_SHARE, TARGET_RUNTIME_MAX_S, MeasurePlan, ParityLimits
+from onnx_release.parity.limits import limits_of_release
 from onnx_release.parity.stored_reference import compare_stored
 from onnx_release.records import OnnxArtifact, OutputParity, ReleaseReport
 from onnx_release.records.rehearsal import RehearsedModel, RehearsedRuntime, Runtime, RuntimeLatency
@@ -48,9 +49,7 @@ class ReleasedFolder:
     @classmethod
     def of_report(cls, name: str, folder: Path, artifact: OnnxArtifact, report: ReleaseReport) -> Self:
         """Return a released model with the limits in the report of its release."""
-        benchmark = report.benchmark
-        limits = ParityLimits.from_dict(benchmark.parity.limits) if benchmark else ParityLimits()
-        return cls(name=name, folder=folder, artifact=artifact, limits=limits)
+        return cls(name=name, folder=folder, artifact=artifact, limits=limits_of_release(report))
 
 
 @dataclass(frozen=True, slots=True)

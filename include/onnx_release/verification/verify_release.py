@@ -11,7 +11,8 @@ from onnx_release.artifact.digests import describe_folder, folder_sha256, requir
 from onnx_release.check.smoke_test import run_example
 from onnx_release.check.static_checks import CheckOptions, check_artifact
 from onnx_release.errors import Refused, without_folders
-from onnx_release.limits import MODEL_FILE, SIGNATURE_FILE, ParityLimits
+from onnx_release.limits import MODEL_FILE, SIGNATURE_FILE
+from onnx_release.parity.limits import limits_of_release
 from onnx_release.parity.stored_reference import compare_stored
 from onnx_release.provenance.signature import Trust, verify
 from onnx_release.records import FileDigest, OnnxArtifact, ReleaseReport, TensorSpec
@@ -152,9 +153,7 @@ class _Verification:
         cases = read_reference(self.folder)
         if cases is None:
             return "skipped", "the release stored no outputs of PyTorch"
-        benchmark = self.report.benchmark
-        limits = ParityLimits.from_dict(benchmark.parity.limits) if benchmark else ParityLimits()
-        found = compare_stored(self._runner, cases, limits)
+        found = compare_stored(self._runner, cases, limits_of_release(self.report))
         differences = [one.measures.max_abs for one in found.compared if one.decides]
         self.max_abs = max((one for one in differences if one is not None), default=None)
         if found.failures:
