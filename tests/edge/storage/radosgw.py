@@ -64,8 +64,16 @@ def radosgw(folder: Path, port: int, mon_port: int) -> Iterator[str]:
     config = folder / "ceph.conf"
     config.write_text(_CONFIG.format(fsid=fsid, folder=folder, port=port, mon_port=mon_port))
 
-    def call(*argv: str) -> None:
-        subprocess.run([*argv, "-c", str(config)], check=True, capture_output=True, timeout=_START_MAX_S)
+    def call(*argv: str, tries: int = 1) -> None:
+        for left in reversed(range(tries)):
+            ended = subprocess.run(
+                [*argv, "-c", str(config)], check=False, capture_output=True, text=True, timeout=_START_MAX_S
+            )
+            if ended.returncode == 0:
+                return
+            if not left:
+                raise RuntimeError(f"{argv} ended with {ended.returncode}: {ended.stderr[-2000:]}")
+            time.sleep(0.5)
 
     try:
         call("ceph-authtool", "--create-keyring", str(folder / "keyring"), "--gen-key", "-n", "mon.")
@@ -73,9 +81,10 @@ def radosgw(folder: Path, port: int, mon_port: int) -> Iterator[str]:
         call("monmaptool", "--create", "--fsid", fsid, "--addv", "a", monitor, str(folder / "monmap"))
         call("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(folder / "monmap"))
         call("ceph-mon", "-i", "a")
-        call("ceph", "osd", "new", osd)
+        # Under load a client may send a command before it knows the monitor's fsid, and ends with "wrong fsid".
+        call("ceph", "osd", "new", osd, tries=20)
         call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
-        call("ceph-osd", "-i", "0")
+        call("ceph-osd", "-i", "0", tries=20)
         call("radosgw", "-n", "client.rgw.a")
         call(
             "radosgw-admin", "user", "create", f"--uid={USER}", "--display-name=x", f"--access-key={USER}",
