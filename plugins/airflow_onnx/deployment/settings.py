@@ -189,8 +189,8 @@ def given_slots(option: str) -> int | None:
 def export_slots() -> int:
     """Return the slots of the pool of the exports when it is created.
 
-    With LocalExecutor a slot of the executor is left beside the exports and measurements: a light task, such as that of
-    the watch, never waits for the end of an export.
+    With LocalExecutor two slots of the executor are left beside the exports and measurements: a light task, such as that
+    of the watch, never waits for the end of an export.
 
     :raises DeploymentRefused: as in `given_slots`.
     """
@@ -200,18 +200,16 @@ def export_slots() -> int:
         return defaults.EXPORT_SLOTS_MAX
     from onnx_release.latency.host import usable_cpus
 
-    left = conf.getint("core", "parallelism") - measure_slots() - 1
+    left = conf.getint("core", "parallelism") - measure_slots() - 2
     return max(1, min(usable_cpus(), left))
 
 
 def measure_slots() -> int:
     """Return the slots of the measuring pool when it is created.
 
-    With LocalExecutor all tasks share the host and its lock, so a second task can load and compare meanwhile.
-
     :raises DeploymentRefused: as in `given_slots`.
     """
-    return given_slots("measure_slots") or (2 if _is_local() else 1)
+    return int(_number("measure_slots", whole=True))
 
 
 def _is_local() -> bool:
@@ -291,7 +289,9 @@ def _text(option: str) -> str:
 
 
 def _boolean(option: str) -> bool:
-    return bool(conf.getboolean(SECTION, option, fallback=OPTIONS[option].default == "True"))
+    if not conf.get(SECTION, option, fallback=""):
+        return OPTIONS[option].default == "True"
+    return bool(conf.getboolean(SECTION, option))
 
 
 def _names(option: str) -> list[str]:
@@ -304,10 +304,9 @@ def _given_integer(option: str) -> int | None:
 
 
 def _number(option: str, *, whole: bool = False, zero: bool = False) -> float:
-    read = conf.getint if whole else conf.getfloat
     try:
-        number = float(read(SECTION, option, fallback=OPTIONS[option].default))
-    except AirflowConfigException:
+        number = float((int if whole else float)(_text(option)))
+    except ValueError:
         number = math.nan
     if not (0 < number < math.inf or (zero and number == 0)):
         kind = "whole number" if whole else "number"
@@ -317,7 +316,7 @@ def _number(option: str, *, whole: bool = False, zero: bool = False) -> float:
 
 def _json(option: str, kind: type[dict[str, Any]] | type[list[Any]]) -> Any:
     try:
-        found = conf.getjson(SECTION, option, fallback=kind())
+        found = conf.getjson(SECTION, option) if conf.get(SECTION, option, fallback="") else kind()
     except AirflowConfigException:
         found = None
     if not isinstance(found, kind):

@@ -6,6 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 from airflow_onnx.dag import release_dag, watch_dag
 from airflow_onnx.deployment import settings
 from airflow_onnx.deployment.options import OPTIONS
@@ -22,6 +24,15 @@ def test_each_option_is_read_and_its_argument_exists() -> None:
     assert [name for name in OPTIONS if not hasattr(settings, name)] == []
     parameters = {*release_dag("a").params, *watch_dag("b", release_dag_id="a").params, "placement", "cron", "poll_s"}
     assert {option.argument for option in OPTIONS.values() if option.argument} <= parameters
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_empty_value_means_not_set(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    reader = getattr(settings, option)
+    monkeypatch.delenv(f"AIRFLOW__ONNX_RELEASE__{option.upper()}", raising=False)
+    unset = reader()
+    monkeypatch.setenv(f"AIRFLOW__ONNX_RELEASE__{option.upper()}", "")
+    assert reader() == unset
 
 
 def test_no_default_of_the_package_names_a_company_or_the_reference_model() -> None:
