@@ -93,9 +93,9 @@ class Burst:
         }
 
 
-def with_one_slot(context: Context, watched: Watched, runs: list[str]) -> dict[str, Any]:
-    """Measure a burst whose comparisons wait for each other's measurements: the measuring pool has one slot."""
-    pool = {"pool": MEASURE_POOL, "slots": 1, "include_deferred": False}
+def with_two_slots(context: Context, watched: Watched, runs: list[str]) -> dict[str, Any]:
+    """Measure a burst in which a model is compared during the measurement of another one: two measuring slots."""
+    pool = {"pool": MEASURE_POOL, "slots": 2, "include_deferred": False}
     watched.runs.api.patch(f"/pools/{MEASURE_POOL}", pool)
     return Burst(context, watched, runs).measure()
 

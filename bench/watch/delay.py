@@ -12,7 +12,7 @@ from airflow_onnx.defaults import WATCH_CRON, WATCH_POLL_S
 from bench.figure import Figure, Result, Setting, part
 from bench.servers import QUICK, embedded_stack
 from bench.sides import median_and_range
-from bench.watch.burst import Burst, with_one_slot
+from bench.watch.burst import Burst, with_two_slots
 from bench.watch.training_runs import Watched, train_runs
 
 
@@ -29,7 +29,7 @@ RATE = Figure("burst_rate", at_least=0.8)
 # A second start of a run would happen within this time after a burst.
 SETTLE_S = 30.0
 # Runs that end one after the other, and runs that end at the same time.
-# The last number: runs that end at the same time when the measuring pool has one slot.
+# The last number: runs that end at the same time when the measuring pool has two slots.
 USUAL, FULL, REHEARSAL = (5, 20, 8), (12, 20, 20), (1, 2, 1)
 
 
@@ -54,7 +54,7 @@ def measure(setting: Setting) -> Iterator[Result]:
         many = Burst(context, watched, together).measure()
         burst_s = many["delays_s"]
         time.sleep(SETTLE_S)
-        one_slot = with_one_slot(context, watched, train_runs(context, range(100, 100 + again)))
+        two_slots = with_two_slots(context, watched, train_runs(context, range(100, 100 + again)))
         facts = watched.facts([first, *alone, *together])
     detail = {
         "singles": singles,
@@ -74,4 +74,4 @@ def measure(setting: Setting) -> Iterator[Result]:
     yield DELAY.result(value, detail | facts, spread, n=len(alone_s), condition=condition)
     waits = many["watch_waits_s"]
     yield WAIT.result(max(waits), many, (min(waits), max(waits)), n=len(waits))
-    yield RATE.result(many["rate"], {"see": WAIT.name, "with_one_measuring_slot": one_slot}, n=burst)
+    yield RATE.result(many["rate"], {"see": WAIT.name, "with_two_measuring_slots": two_slots}, n=burst)

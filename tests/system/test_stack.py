@@ -80,8 +80,8 @@ def test_connections_and_the_pools_are_there(running_stack: RunningStack) -> Non
     assert found["minio_default"]["login"] == minio.RELEASE_ACCOUNT
     assert json.loads(found["minio_default"]["extra"])["endpoint_url"] == context.minio_url
     names = (defaults.MEASURE_POOL, defaults.EXPORT_POOL, defaults.WATCH_POOL)
-    # Four slots of the executor: one is left for all other tasks.
-    assert [running_stack.api.get(f"/pools/{name}")["slots"] for name in names] == [2, 1, defaults.WATCH_SLOTS]
+    # Four slots of the executor: two are left for all other tasks.
+    assert [running_stack.api.get(f"/pools/{name}")["slots"] for name in names] == [1, 1, defaults.WATCH_SLOTS]
 
 
 def test_airflow_knows_the_connection_type_and_its_test_button_works(running_stack: RunningStack) -> None:

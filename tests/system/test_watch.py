@@ -45,7 +45,7 @@ def measuring_held(stack: RunningStack) -> Iterator[None]:
     path, pool = f"/pools/{defaults.MEASURE_POOL}", {"pool": defaults.MEASURE_POOL, "include_deferred": False}
     stack.api.patch(path, {**pool, "slots": 0})
     yield
-    stack.api.patch(path, {**pool, "slots": 2})
+    stack.api.patch(path, {**pool, "slots": 1})
 
 
 def wait_for(failure: str, condition: Callable[[], Any]) -> Any:

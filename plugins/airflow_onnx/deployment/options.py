@@ -94,14 +94,13 @@ OPTIONS: Mapping[str, Option] = {
     "export_slots": Option(
         help="Slots of the pool of the exports when it is created: exports in the whole deployment at the same time.",
         default=None, example="8", kind="integer",
-        default_words="with LocalExecutor the host's CPUs, or fewer to leave one slot of its `parallelism` to other "
+        default_words="with LocalExecutor the host's CPUs, or fewer to leave two slots of its `parallelism` to other "
         f"tasks; else {defaults.EXPORT_SLOTS_MAX}",
     ),
     "measure_slots": Option(
-        help="Slots of the measuring pool when it is created. Only one task is timed on a host: the others load and "
-        "compare, or wait for the lock of the host.",
-        default=None, example="3", kind="integer",
-        default_words="with LocalExecutor 2, so that the next model is compared during a measurement; else 1",
+        help="Slots of the measuring pool when it is created: one for each host that measures. Only one task is timed "
+        "on a host: more slots let others load and compare meanwhile.",
+        default="1", example="3", kind="integer",
     ),
     "preload": Option(
         help="Import PyTorch, ONNX Runtime and MLflow in the scheduler, from which LocalExecutor forks the tasks.",

@@ -76,10 +76,10 @@ def found_in(home: Path, script: str, **options: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "pools"),
     [
-        # Four slots of the executor: two for measuring, one for exports, and one for all others.
+        # Four slots of the executor: one for measuring, one for exports, and two for all others.
         (
             {"core__executor": "LocalExecutor", "core__parallelism": "4"},
-            {"onnx_measure": 2, "onnx_export": 1, "onnx_watch": 2},
+            {"onnx_measure": 1, "onnx_export": 1, "onnx_watch": 2},
         ),
         (
             {"core__executor": "CeleryExecutor", "onnx_release__export_slots": "3"},
@@ -100,6 +100,6 @@ def test_a_component_creates_the_missing_pools_and_changes_no_existing_one(
     assert set(found["kept"]) == {5}
 
 
-def test_the_watch_is_first_and_tasks_that_take_long_leave_a_slot(tmp_path: Path) -> None:
+def test_the_watch_is_first_and_tasks_that_take_long_leave_two_slots(tmp_path: Path) -> None:
     found = found_in(tmp_path, QUEUE, core__executor="LocalExecutor", core__parallelism="4")
-    assert found["queued"] == ["start_releases", "parity_latency", "parity_latency", "check"]
+    assert found["queued"] == ["start_releases", "parity_latency", "check", "export"]
