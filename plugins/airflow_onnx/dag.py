@@ -86,6 +86,7 @@ def release_dag(
     _require_source(dag_id, schedule, form)
     placed = places.places(placement)
     tasks = ReleaseTasks(
+        dag_bucket=form["bucket"].value or "",
         places=placed,
         wait_timeout=wait_timeout,
         outlets=outlets,
@@ -136,6 +137,7 @@ def release_task_group(
     tasks = ReleaseTasks(
         # The DAG may have parameters of its own, which are unknown to a release.
         parameters="{%s}" % ", ".join(f'"{name}": {json_param(name)}' for name in form),  # noqa: UP031 - braces are Jinja's
+        dag_bucket=form["bucket"].value or "",
         places=placed,
         wait_timeout=wait_timeout,
         outlets=outlets,

@@ -22,6 +22,7 @@ class TrackingRefused(Refused):
         "uncertainty_tag": "The tag onnx_release.uncertainty_of is not a list of output:uncertainty.",
         "evaluation_tag": "The tag onnx_release.evaluation is not the path of an .npz file among the run's artifacts.",
         "factory_kwargs": "The arguments of the model factory are not a JSON object.",
+        "version_bucket": "The files of a version are in a bucket that the deployment does not allow.",
         "inputs_bucket": "An .npz file is in a bucket that the deployment does not allow.",
         "inputs_uri_form": "The URI of an .npz file has no known form.",
         "mlflow_address": "The Airflow connection to MLflow has no usable server address.",
@@ -48,6 +49,7 @@ class StorageRefused(Refused):
 
     codes: ClassVar[Mapping[str, str]] = {
         "no_bucket": "The bucket does not exist.",
+        "bucket_not_allowed": "The deployment does not allow the bucket for releases.",
         "no_object": "The object does not exist.",
         "not_found": "The bucket or the object does not exist.",
         "object_changed": "The object was replaced after it was verified.",

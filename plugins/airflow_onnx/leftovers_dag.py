@@ -48,10 +48,11 @@ def collect_leftovers_dag(
         `s3_conn_id`.
     :raises Refused: for a wrong argument. Airflow shows it as the import error of the DAG file.
     """
+    form = with_defaults(_params(), parameters)
     with new_dag(
         dag_id, DagRole.COLLECT_LEFTOVERS, _TEXT,
         dag_display_name=dag_display_name,
-        params=with_defaults(_params(), parameters),
+        params=form,
         tags=tags,
         schedule=schedule,
         is_paused_upon_creation=None if schedule else False,
@@ -61,6 +62,7 @@ def collect_leftovers_dag(
         CollectLeftoversOperator(
             task_id="collect",
             list_only=json_param("dry_run"),
+            dag_bucket=form["bucket"].value or "",
             **text_params("bucket", "prefix", "mlflow_conn_id", "s3_conn_id"),
             **json_params("grace_h"),
         )

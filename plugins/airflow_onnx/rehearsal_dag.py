@@ -105,7 +105,7 @@ def _params() -> dict[str, Param]:
             "seconds for each model and version.",
         ),
         "buckets": field(
-            [settings.bucket()] if settings.bucket() else None, "array", RUN, "Buckets",
+            settings.release_buckets() or None, "array", RUN, "Buckets",
             "Buckets of releases, one a line. A version with files elsewhere is not rehearsed.",
             items={"type": "string", "pattern": defaults.BUCKET_NAME.regexp},
         ),

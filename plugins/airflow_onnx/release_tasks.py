@@ -41,6 +41,7 @@ class ReleaseTasks:
     """The tasks of one release, each made by a method.
 
     :param parameters: the template of all parameters, which the first task checks together.
+    :param dag_bucket: the bucket that the DAG file names; empty for none.
     :param training_run_id: the id of the training run, or its template; likewise `model_uri`.
     :param places: the placement by kind of task.
     :param outlets: more assets that get an event when a version is promoted.
@@ -48,6 +49,7 @@ class ReleaseTasks:
     """
 
     parameters: str = ALL_PARAMETERS
+    dag_bucket: str = ""
     training_run_id: Any = "{{ params.training_run_id or '' }}"
     model_uri: Any = "{{ params.model_uri or '' }}"
     places: Mapping[str, Place]
@@ -82,6 +84,7 @@ class ReleaseTasks:
         """Return the set-up: the checks before the export, and the work folder."""
         return PrepareWorkFolderOperator(
             task_id="prepare_work",
+            dag_bucket=self.dag_bucket,
             files={**text_params("inputs_uri"), "evaluation_uri": _EVALUATION_URI},
             model_source=self._source,
             **self._destination,
@@ -141,6 +144,7 @@ class ReleaseTasks:
         """Return the task that compares the model with PyTorch's and times both."""
         return OnnxParityLatencyOperator(
             task_id="parity_latency",
+            dag_bucket=self.dag_bucket,
             artifact=self._artifact,
             check=task_record("check"),
             margins={"margin": json_param("champion_margin"), **json_params("metric_loss_max")},
@@ -155,6 +159,7 @@ class ReleaseTasks:
         """Return the task that stores the model."""
         return OnnxUploadToS3Operator(
             task_id="upload",
+            dag_bucket=self.dag_bucket,
             serving_layouts=json_param("serving_layouts"),
             **self._destination,
             **self._accepted,

@@ -50,10 +50,11 @@ def retire_versions_dag(
         `made_before`, `keep_newest`, `keep_previous`, `reason`, `mlflow_conn_id` and `s3_conn_id`.
     :raises Refused: for a wrong argument. Airflow shows it as the import error of the DAG file.
     """
+    form = with_defaults(_params(), parameters)
     with new_dag(
         dag_id, DagRole.RETIRE_VERSIONS, _TEXT,
         dag_display_name=dag_display_name,
-        params=with_defaults(_params(), parameters),
+        params=form,
         tags=tags,
         schedule=schedule,
         is_paused_upon_creation=None if schedule else False,
@@ -63,6 +64,7 @@ def retire_versions_dag(
         RetireVersionsOperator(
             task_id="retire",
             list_only=json_param("dry_run"),
+            dag_bucket=form["bucket"].value or "",
             rules=json_params("models", "min_age_days", "made_before", "keep_newest", "keep_previous"),
             **text_params("bucket", "prefix", "reason", "mlflow_conn_id", "s3_conn_id"),
         )

@@ -128,7 +128,7 @@ def _params() -> dict[str, Param]:
             False, "boolean", RUN, "Measure the latency", "Report it beside the recorded one. It decides nothing.",
         ),
         "buckets": field(
-            [settings.bucket()] if settings.bucket() else None, "array", RUN, "Buckets",
+            settings.release_buckets() or None, "array", RUN, "Buckets",
             "Buckets of releases, one a line. A version with files elsewhere is not verified.",
             items={"type": "string", "pattern": defaults.BUCKET_NAME.regexp},
         ),

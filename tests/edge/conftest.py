@@ -41,6 +41,7 @@ def connections(services: Services, tmp_path_factory: pytest.TempPathFactory) ->
     with pytest.MonkeyPatch.context() as patch:
         for name, value in setup.connection_environment(services.context).items():
             patch.setenv(name, value)
+        patch.setenv("AIRFLOW__ONNX_RELEASE__RELEASE_BUCKETS", "heimdall-models")
         patch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_FOLDER", str(tmp_path_factory.mktemp("cache")))
         yield
     mlflow.set_tracking_uri(None)

@@ -39,6 +39,11 @@ OPTIONS: Mapping[str, Option] = {
         help="Folder in the bucket for the released artifacts, for a bucket that others use too.",
         example="teams/radio", argument="prefix", default_words="the root of the bucket",
     ),
+    "release_buckets": Option(
+        help="More buckets that a release, a move of an alias, a garbage collection and a retirement may use. A bucket "
+        "that a DAG file names is allowed for this DAG.",
+        example="models-eu, models-us", default_words="only `bucket`",
+    ),
     "allow_pickle": Option(
         help="Load pickled models. A pickle can run any code on the worker.", default="False", kind="boolean"
     ),

@@ -44,6 +44,11 @@ def factory_packages() -> tuple[str, ...]:
     return tuple(_names("factory_packages"))
 
 
+def release_buckets() -> list[str]:
+    """Return the buckets that a release may be in: those of the option and the default bucket."""
+    return sorted({*_names("release_buckets"), *filter(None, [bucket()])})
+
+
 def inputs_buckets() -> list[str]:
     """Return the buckets that `inputs_uri` and `evaluation_uri` may name, besides the bucket of the release."""
     return _names("inputs_buckets")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import dag_runs, defaults, params
+from airflow_onnx.deployment import buckets
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.leftovers import table
 from airflow_onnx.leftovers.collect import collect
@@ -25,6 +26,8 @@ class CollectLeftoversOperator(EndsWhenCancelled, BaseOperator):
     `Findings.summary`.
 
     :param bucket: the bucket of the releases; likewise `prefix`, the folder in it.
+    :param dag_bucket: the bucket that the DAG file names, which is allowed besides those of the deployment. None:
+        `bucket`, unless it is a template.
     :param list_only: True to remove nothing.
     :param grace_h: the age in hours from which something is a leftover.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`. Its account must be able to read every model.
@@ -38,6 +41,7 @@ class CollectLeftoversOperator(EndsWhenCancelled, BaseOperator):
         self,
         *,
         bucket: str,
+        dag_bucket: str | None = None,
         prefix: str = "",
         list_only: Any = True,
         grace_h: Any = defaults.GRACE_H,
@@ -47,6 +51,7 @@ class CollectLeftoversOperator(EndsWhenCancelled, BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.bucket = bucket
+        self.dag_bucket = buckets.in_dag_file(bucket) if dag_bucket is None else dag_bucket
         self.prefix = prefix
         self.list_only = list_only
         self.grace_h = grace_h
@@ -56,6 +61,7 @@ class CollectLeftoversOperator(EndsWhenCancelled, BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Search, remove, log the table and return the findings."""
         with airflow_outcome():
+            buckets.require_allowed(self.bucket, self.dag_bucket)
             found = collect(
                 bucket=self.bucket,
                 prefix=self.prefix,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -10,7 +10,7 @@ from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import DownstreamTasksSkipped
 
 from airflow_onnx import params, validation
-from airflow_onnx.deployment import settings
+from airflow_onnx.deployment import buckets, settings
 from airflow_onnx.errors import StorageRefused, TrackingRefused
 from airflow_onnx.events import model_assets
 from airflow_onnx.events.figures import Figures
@@ -136,14 +136,19 @@ class MoveAliasStep(EndsWhenCancelled, BaseOperator):
             self.log.warning("%s moves to other inputs or outputs: %s.", move.target, difference)
         return True
 
-    def verified_version(self, hook: MlflowHook, request: AliasRequest) -> VerifiedVersion:
-        """Download the files of the version, hash them and run the model once."""
+    def verified_version(
+        self, hook: MlflowHook, request: AliasRequest, of_releases: Collection[str]
+    ) -> VerifiedVersion:
+        """Download the files of the version, hash them and run the model once.
+
+        :param of_releases: the buckets that the files may be in.
+        """
         from onnx_release.check.smoke_test import smoke_test
 
         version = model_registry.get_version(hook, request.model_name, request.version)
         self.link_urls[ModelVersionLink.name] = hook.server.version_url(request.model_name, request.version)
         with scratch_folder() as scratch:
-            artifact, report = version_files.fetch_version(self.s3_conn_id, version, scratch)
+            artifact, report = version_files.fetch_version(self.s3_conn_id, version, scratch, of_releases)
             smoke_test(scratch, artifact)
             evidence.require_signed(s3.folder_at(self.s3_conn_id, version.source, rerun=None), scratch)
         verified = VerifiedVersion(
@@ -251,7 +256,7 @@ class VerifyVersionOperator(MoveAliasStep):
     def execute(self, context: Context) -> dict[str, Any]:
         """Verify, and skip the approval of an alias that needs none."""
         with airflow_outcome(context):
-            verified = self.verified_version(MlflowHook(self.mlflow_conn_id), self._request(context))
+            verified = self.verified_version(MlflowHook(self.mlflow_conn_id), self._request(context), buckets.allowed())
         result = verified.to_dict()
         if not settings.is_protected(verified.request.alias):
             # The exception ends the task as a success, without a return value.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import params, step_times
-from airflow_onnx.deployment import settings
+from airflow_onnx.deployment import buckets, settings
 from airflow_onnx.log_lines import wrapped
 from airflow_onnx.operators.measuring_step import MeasuringStepOperator
 from airflow_onnx.operators.release_step import StepRun
@@ -44,6 +44,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
     :param policy: fields of `PromotionPolicy`; empty for no champion.
     :param rules: fields of `MoveRules`, each a value or its JSON.
     :param margins: ``margin`` and ``metric_loss_max`` of `ChampionOptions`, each a value or its JSON.
+    :param dag_bucket: a bucket that the champion may be in, besides those of the deployment.
     :param evaluation_uri: an ``.npz`` file of inputs and targets for the comparison with the champion; empty for the
         one in the run's tag.
     """
@@ -67,6 +68,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         policy: dict[str, Any] | None = None,
         rules: dict[str, Any] | None = None,
         margins: dict[str, Any] | None = None,
+        dag_bucket: str = "",
         evaluation_uri: str = "",
         **kwargs: Any,
     ) -> None:
@@ -76,6 +78,7 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         self.policy = policy
         self.rules = rules
         self.margins = margins
+        self.dag_bucket = dag_bucket
         self.evaluation_uri = evaluation_uri
 
     def release(self, run: StepRun) -> BenchmarkReport:
@@ -135,7 +138,8 @@ class OnnxParityLatencyOperator(MeasuringStepOperator):
         candidate = promotion.unregistered(run.trained_model, run.model_name, Contract.of_artifact(artifact))
         folder = scratch / "champion"
         folder.mkdir()
-        champion = find_champion(promoter, candidate, alias, artifact.sha256, folder)
+        allowed = buckets.allowed(self.dag_bucket)
+        champion = find_champion(promoter, candidate, alias, artifact.sha256, folder, allowed)
         if champion is None:
             return options
         refuses = policy.promotion == "auto"

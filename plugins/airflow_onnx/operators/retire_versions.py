@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_onnx import dag_runs, defaults, params
+from airflow_onnx.deployment import buckets
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.retirement import table
 from airflow_onnx.retirement.records import RetirementRules
@@ -25,6 +26,8 @@ class RetireVersionsOperator(BaseOperator):
     Returns the content of `Retirement.summary`.
 
     :param bucket: the bucket of the releases; likewise `prefix`, the folder in it.
+    :param dag_bucket: the bucket that the DAG file names, which is allowed besides those of the deployment. None:
+        `bucket`, unless it is a template.
     :param list_only: True to delete nothing.
     :param rules: fields of `RetirementRules`.
     :param reason: one sentence for the record. Empty: the rules.
@@ -47,6 +50,7 @@ class RetireVersionsOperator(BaseOperator):
         self,
         *,
         bucket: str,
+        dag_bucket: str | None = None,
         prefix: str = "",
         list_only: Any = True,
         rules: dict[str, Any] | None = None,
@@ -57,6 +61,7 @@ class RetireVersionsOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.bucket = bucket
+        self.dag_bucket = buckets.in_dag_file(bucket) if dag_bucket is None else dag_bucket
         self.prefix = prefix
         self.list_only = list_only
         self.rules = rules
@@ -67,6 +72,7 @@ class RetireVersionsOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Decide, delete, log the table and return the decisions."""
         with airflow_outcome():
+            buckets.require_allowed(self.bucket, self.dag_bucket)
             found = retire(
                 bucket=self.bucket,
                 prefix=self.prefix,

@@ -112,7 +112,7 @@ class RollBackFailedVersionsOperator(MoveAliasStep):
             reason=one_line(f"version {done.from_version} failed its verification: {why}", _WHY_MAX_CHARACTERS),
             by=alias_log.user_of(context),
         )
-        self.move(context, hook, self.verified_version(hook, request))
+        self.move(context, hook, self.verified_version(hook, request, allowed_buckets(self.buckets)))
 
 
 def version_before(moves: Sequence[AliasMove], version: int) -> int | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_onnx import dag_runs, params, validation
+from airflow_onnx.deployment import buckets
 from airflow_onnx.links import ObjectLink, release_links
 from airflow_onnx.operators.acceptance import JudgedArtifact
 from airflow_onnx.operators.release_step import AcceptedStepOperator, StepRun
@@ -35,6 +36,8 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
     uploaded again by a retry or a second release. Returns an `S3Object` after every object was verified.
 
     :param bucket: an existing bucket.
+    :param dag_bucket: the bucket that the DAG file names, which is allowed besides those of the deployment. None:
+        `bucket`, unless it is a template.
     :param prefix: a folder in the bucket; empty for its root.
     :param serving_layouts: ``triton``, ``kserve`` or both, to upload the layouts of these model servers too.
     """
@@ -43,14 +46,18 @@ class OnnxUploadToS3Operator(AcceptedStepOperator):
     operator_extra_links: Sequence[BaseOperatorLink] = (*release_links(), ObjectLink())
     ui_color = "#fae8ff"
 
-    def __init__(self, *, bucket: str, prefix: str = "", serving_layouts: Any = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *, bucket: str, dag_bucket: str | None = None, prefix: str = "", serving_layouts: Any = (), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.bucket = bucket
+        self.dag_bucket = buckets.in_dag_file(bucket) if dag_bucket is None else dag_bucket
         self.prefix = prefix
         self.serving_layouts = serving_layouts
 
     def release(self, run: StepRun) -> S3Object:
         """Upload missing objects, verify all, and remove objects that do not belong to the artifact."""
+        buckets.require_allowed(self.bucket, self.dag_bucket)
         judged, accepted = self.accepted_report(run)
         artifact, training_run_id = judged.artifact, run.trained_model.training_run_id
         of_run = validation.run_folder_uri(self.bucket, self.prefix, run.model_name, training_run_id)

@@ -11,7 +11,7 @@ from airflow.sdk import AssetAlias, BaseOperator
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_onnx import dag_runs, defaults, outcome_log, params, run_notes, step_times, validation
-from airflow_onnx.deployment import settings
+from airflow_onnx.deployment import buckets, settings
 from airflow_onnx.errors import StorageRefused
 from airflow_onnx.events import model_assets
 from airflow_onnx.hooks.mlflow import MlflowHook
@@ -38,6 +38,8 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
 
     :param trained_model: the `TrainedModel` that the sensor returned.
     :param bucket: the bucket of the upload; likewise `prefix`, the folder in it.
+    :param dag_bucket: the bucket that the DAG file names, which is allowed besides those of the deployment. None:
+        `bucket`, unless it is a template.
     :param files: URIs of the user's ``.npz`` files by the parameter of the release.
     :param model_source: as in `OnnxExportOperator`, for the names of the model's inputs.
     :param mlflow_conn_id: an Airflow connection of type `mlflow`.
@@ -62,6 +64,7 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
         *,
         trained_model: Any,
         bucket: str,
+        dag_bucket: str | None = None,
         prefix: str = "",
         files: dict[str, str] | None = None,
         model_source: dict[str, Any] | None = None,
@@ -74,6 +77,7 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
         super().__init__(**kwargs)
         self.trained_model = trained_model
         self.bucket = bucket
+        self.dag_bucket = buckets.in_dag_file(bucket) if dag_bucket is None else dag_bucket
         self.prefix = prefix
         self.files = files
         self.model_source = model_source
@@ -99,6 +103,7 @@ class PrepareWorkFolderOperator(EndsWhenCancelled, BaseOperator):
         run: Any = context["dag_run"]
         with airflow_outcome(context, log_refusal if self.log_to_run else None):
             self.link_urls |= run_log.link_urls(hook, context, trained_model)
+            buckets.require_allowed(self.bucket, self.dag_bucket)
             Preflight(
                 hook=hook,
                 trained_model=trained_model,

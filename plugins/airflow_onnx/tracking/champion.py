@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def find_champion(
-    promoter: Promoter, candidate: Candidate, alias: str, sha256: str, folder: Path
+    promoter: Promoter, candidate: Candidate, alias: str, sha256: str, folder: Path, buckets: Collection[str]
 ) -> ChampionOptions | None:
     """Download the champion and verify its sha256.
 
@@ -26,6 +27,7 @@ def find_champion(
 
     :param sha256: the candidate's.
     :param folder: an empty folder for the champion's files.
+    :param buckets: the buckets that the champion may be in.
     :return: None if no version has the alias, or if the alias would not move to the candidate.
     :raises TrackingRefused: ``contract_change`` if the champion has other inputs or outputs.
     """
@@ -43,7 +45,7 @@ def find_champion(
     if move.differences:
         return ChampionOptions(alias=alias, version=version, problem="; ".join(move.differences))
     try:
-        artifact, report = version_files.fetch_version(promoter.s3_conn_id, holder, folder)
+        artifact, report = version_files.fetch_version(promoter.s3_conn_id, holder, folder, buckets)
     except Refused as refusal:
         return ChampionOptions(alias=alias, version=version, problem=shorten(refusal))
     log.info("Version %d, the champion, was downloaded and has its sha256 %s.", version, artifact.sha256)

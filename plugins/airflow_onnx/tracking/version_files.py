@@ -16,15 +16,14 @@ _REPORT_MAX_BYTES = 2**26
 
 
 def fetch_version(
-    s3_conn_id: str, version: Any, folder: Path, buckets: Collection[str] | None = None
+    s3_conn_id: str, version: Any, folder: Path, buckets: Collection[str]
 ) -> tuple[OnnxArtifact, ReleaseReport]:
     """Download the files of a version that this package released, and compare every byte with the version's sha256.
 
     :param s3_conn_id: an Airflow connection of type `s3store` or `aws`.
     :param version: MLflow's `ModelVersion`.
     :param folder: an empty folder for the files.
-    :param buckets: the buckets that the files may be in, because a registry can name any place. None: all that the
-        connection reads.
+    :param buckets: the buckets that the files may be in, because a registry can name any place.
     :return: the artifact and the report of its release.
     :raises TrackingRefused: ``not_verifiable`` if the version has no sha256 or no files in an S3 store.
     :raises StorageRefused: if a file is missing or has other bytes.
@@ -37,10 +36,14 @@ def fetch_version(
     if not sha256 or not version.source.startswith("s3://"):
         raise not_verifiable(version, "has no sha256 or no folder in an S3 store")
     source = s3.folder_at(s3_conn_id, version.source, rerun=None)
-    if buckets is not None and source.bucket not in buckets:
-        allowed = ", ".join(sorted(buckets))
-        raise not_verifiable(
-            version, f"has its files in {source.bucket:.80}, outside of the allowed buckets ({allowed})"
+    if source.bucket not in buckets:
+        raise TrackingRefused(
+            f"Version {version.version} of model '{version.name}'",
+            f"has its files in the bucket {source.bucket!r:.80}, outside of the allowed buckets "
+            f"({', '.join(sorted(buckets)) or 'none'}), so they are not read",
+            "Choose another version, or let the deployment add the bucket to [onnx_release] release_buckets. "
+            "A DAG with a parameter buckets takes it there too.",
+            code="version_bucket",
         )
     report = read_report(s3.fetch_one(source, REPORT_FILE, folder, _REPORT_MAX_BYTES))
     artifact = report.artifact

@@ -16,7 +16,7 @@ from airflow_onnx.operators.promote import MlflowPromoteModelOperator
 from airflow_onnx.tracking.champion import find_champion
 from airflow_onnx.tracking.promotion import Candidate, MoveRules, Promoter
 from onnx_release.records import Contract, OnnxArtifact
-from tests.edge.releasing import SIGNATURE, Release, new_release, tags_of
+from tests.edge.releasing import BUCKET, SIGNATURE, Release, new_release, tags_of
 from tests.edge.tracking.test_contract import logged
 from tests.refusals import failed
 
@@ -151,7 +151,7 @@ def found(hook: MlflowHook, release: Release, stored: Release, folder: Path, *, 
         model_name=release.model_name, contract=Contract.of_artifact(artifact),
         training_run_id=release.training_run_id, ended_at_ms=ended_at_ms,
     )  # fmt: skip
-    return find_champion(promoter, candidate, "champion", artifact.sha256, folder)
+    return find_champion(promoter, candidate, "champion", artifact.sha256, folder, [BUCKET])
 
 
 def test_a_champion_that_cannot_be_measured_has_the_reason(

@@ -140,6 +140,22 @@ def test_a_move_away_is_recorded_on_the_training_run(hook: MlflowHook, released:
     assert found["alias_note"] == f"The alias 'candidate' was moved to version 2 by anna: {REASON}"
 
 
+def test_files_in_a_bucket_that_the_deployment_does_not_allow_are_not_read(
+    hook: MlflowHook, released: Released, administrator: None
+) -> None:
+    # The registry names the place, and the worker's account may read more than the releases.
+    source = f"s3://mlflow/{released.model_name}"
+    store = S3Hook("minio_default").get_conn()
+    bucket, _, prefix = released.source.removeprefix("s3://").partition("/")
+    for item in store.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
+        key = f"{released.model_name}{item['Key'].removeprefix(prefix)}"
+        store.copy_object(Bucket="mlflow", Key=key, CopySource={"Bucket": bucket, "Key": item["Key"]})
+    found = dict(hook.client.get_model_version(released.model_name, "1").tags)
+    hook.client.create_model_version(released.model_name, source, tags=found, await_creation_for=0)
+    with failed("version_bucket", "'mlflow'", "(heimdall-models)", "[onnx_release] release_buckets"):
+        Moving(released, version="3").verify()
+
+
 @pytest.mark.parametrize(("expected", "words"), [("1", "at version 1"), ("", "at no version"), (None, "at no version")])
 def test_another_current_version_than_the_expected_one_is_refused(
     hook: MlflowHook, released: Released, expected: Any, words: str
