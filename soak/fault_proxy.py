@@ -22,9 +22,9 @@ Change = Callable[[str, str, int, bytes], tuple[int, bytes]]
 
 Kind = Literal[
     "refused", "status", "clock", "cut upload", "cut download", "slow", "flipped upload", "flipped download", "lost",
-    "timeout"
+    "timeout", "late"
 ]  # fmt: skip
-_BEFORE = ("refused", "status", "clock", "cut upload", "timeout")
+_BEFORE = ("refused", "status", "clock", "cut upload", "timeout", "late")
 _SKEWED = b"<Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message></Error>"
 _OF_THE_CONNECTION = {"connection", "content-length", "expect", "transfer-encoding"}
 _TIMEOUT_S = 60.0
@@ -35,6 +35,7 @@ class Fault:
     """A fault of the requests that match.
 
     ``refused`` closes the connection before the request is read. ``lost`` closes it after the server has done the work.
+    ``late`` closes it at once, and the server gets the request after `seconds`: the client has repeated it by then.
     ``timeout`` answers nothing for `seconds`, and ``slow`` waits as long before the request goes on. ``clock`` answers
     as a store whose clock is `seconds` ahead of the client's. A cut sends `size` bytes of the body. A flip changes one
     bit in the middle of the body.
@@ -180,7 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
             moment = formatdate(time.time() + fault.seconds, usegmt=True)
             self._answer(HTTPStatus.FORBIDDEN, [("Content-Type", "application/xml"), ("Date", moment)], _SKEWED, None)
             return
-        if fault.kind == "timeout":
+        if fault.kind == "late":
+            threading.Timer(fault.seconds, self._forward, [body]).start()
+        elif fault.kind == "timeout":
             time.sleep(fault.seconds)
         elif fault.kind == "cut upload":
             service = self._connect(len(body))

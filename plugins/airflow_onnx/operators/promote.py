@@ -95,6 +95,8 @@ class MlflowPromoteModelOperator(AcceptedStepOperator):
         with promotion_lock.promotion_lock(
             run.hook, version.name, promotion_lock.holder(run.context, self.task_id)
         ) as lock:
+            # MLflow may have carried out a repeated request for the version after the registration.
+            model_registry.delete_duplicates(run.hook, version.name, version.training_run_id, version.sha256)
             candidate = promotion.registered(run.hook, version, Contract.of_artifact(artifact))
             # All decisions before any change: a refusal leaves aliases, stage and figures unchanged.
             stage_move = promoter.stage_move(candidate, stage) if stage else None

@@ -71,21 +71,20 @@ def ensure_version(hook: MlflowHook, request: VersionRequest) -> ModelVersion:
     """Create the version, or return the existing one.
 
     MLflow has no unique key. Two releases at the same time may both create a version. Each then finds both, keeps the
-    lower number and deletes the other, and one version remains.
+    lower number and deletes the other, and one version remains. A request that MLflow carries out later, after its
+    answer was lost, makes another one: `delete_duplicates` is called again at the promotion and by the garbage
+    collection.
     """
     created = None
     if not find_versions(hook, request.name, request.training_run_id, request.sha256):
         created = _create(hook, request)
-    found = find_versions(hook, request.name, request.training_run_id, request.sha256)
-    if not found:
+    kept = delete_duplicates(hook, request.name, request.training_run_id, request.sha256)
+    if kept is None:
         raise Transient(
             f"The model '{request.name}'",
             "does not list the version that was just created",
             "The registry may be late. Airflow tries again.",
         )
-    kept = found[0]
-    for duplicate in found[1:]:
-        _delete_duplicate(hook, request.name, duplicate)
     if kept.status != "READY":
         raise Transient(
             f"Version {kept.version} of model '{request.name}'",
@@ -100,6 +99,17 @@ def ensure_version(hook: MlflowHook, request: VersionRequest) -> ModelVersion:
         training_run_id=request.training_run_id,
         created=created is not None and created.version == kept.version,
     )
+
+
+def delete_duplicates(hook: MlflowHook, name: str, training_run_id: str, sha256: str) -> Any:
+    """Delete every version of one artifact of one training run but the oldest, and return that; None without any.
+
+    A version that has an alias or a stage stays.
+    """
+    found = find_versions(hook, name, training_run_id, sha256)
+    for duplicate in found[1:]:
+        _delete_duplicate(hook, name, duplicate)
+    return found[0] if found else None
 
 
 def _create(hook: MlflowHook, request: VersionRequest) -> Any:
@@ -140,9 +150,14 @@ def update_version(hook: MlflowHook, request: VersionRequest, number: int) -> No
 def _delete_duplicate(hook: MlflowHook, name: str, version: Any) -> None:
     from mlflow.exceptions import MlflowException
 
-    log.warning("Deleting version %s of model '%s': another release created the same one.", version.version, name)
     with hook.mlflow_errors(f"The version {version.version} of model '{name}'"):
         try:
+            # A search leaves out the aliases.
+            present = hook.client.get_model_version(name, version.version)
+            if present.aliases or present.current_stage not in (None, "", "None"):
+                log.warning("Version %s of model '%s' is a duplicate and stays: it is in use.", version.version, name)
+                return
+            log.warning("Deleting version %s of model '%s': it is a duplicate.", version.version, name)
             hook.client.delete_model_version(name, version.version)
         except MlflowException as error:
             # The other release may have deleted it already.

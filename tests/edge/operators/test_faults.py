@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,9 @@ from airflow_onnx.events.model_assets import RECORDED_PROMOTIONS, RELEASED_VERSI
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.storage import worker_cache
 from onnx_release.errors import TrainedModelRefused, Transient
-from soak.fault_proxy import proxy
+from soak.fault_proxy import Fault, Plan, proxy
 from tests.edge.conftest import Led, Services
-from tests.edge.releasing import CONSUMED, Release, assert_nothing_left, objects_of, tags_of
+from tests.edge.releasing import CONSUMED, Release, assert_nothing_left, objects_of, tags_of, versions_of
 from tests.refusals import failed
 
 
@@ -82,6 +84,28 @@ def test_a_model_that_was_damaged_on_its_way_is_not_refused_and_not_kept(
     with pytest.raises(Transient, match="was damaged on its way: two downloads differ"):
         worker_cache.require_sound(hook, uri, damaged, "0" * 64)
     assert not key.exists()
+
+
+def test_a_request_for_a_version_that_is_carried_out_after_its_repetition_leaves_one_version(
+    hook: MlflowHook, release: Release, judged: Release, services: Services, led: Led
+) -> None:
+    release.after(judged, "parity_latency").run("upload")
+    plan = Plan()
+    with proxy(services.context.mlflow_url, plan=plan) as address:
+        led("mlflow_default", address)
+        late = plan.add(Fault(kind="late", path="/model-versions/create", seconds=20.0))
+        with suppress(Transient):
+            release.run("register")
+        if "register" not in release.returned:
+            release.run("register")
+        led("mlflow_default", services.context.mlflow_url)
+        end = time.monotonic() + 60.0
+        while len(versions_of(hook, release)) < 2 and time.monotonic() < end:
+            time.sleep(0.2)
+        assert (late.injected, len(versions_of(hook, release))) == (1, 2)
+    assert release.run("promote")["version"] == 1
+    (left,) = versions_of(hook, release)
+    assert (left.version, tags_of(hook, release.training_run_id)["version"]) == ("1", "1")
 
 
 def test_an_outage_after_the_alias_has_moved_ends_as_released(

@@ -135,3 +135,14 @@ def test_objects_are_found_by_the_version_with_their_source(
     run_id = request_.training_run_id
     assert model_registry.of_source(hook, request_.name, run_id, request_.source + "/").version == "1"
     assert not model_registry.of_source(hook, request_.name, run_id, "s3://heimdall-models/elsewhere")
+
+
+def test_a_duplicate_with_an_alias_stays(hook: MlflowHook, request_: model_registry.VersionRequest) -> None:
+    model_registry.ensure_version(hook, request_)
+    again = {"run_id": request_.training_run_id, "tags": {tags.VERSION_SHA256: SHA}}
+    for _ in range(2):
+        hook.client.create_model_version(request_.name, request_.source, **again)
+    hook.client.set_registered_model_alias(request_.name, "production", "3")
+    assert model_registry.ensure_version(hook, request_).version == 1
+    left = hook.client.search_model_versions(f"name='{request_.name}'")
+    assert sorted(int(version.version) for version in left) == [1, 3]
