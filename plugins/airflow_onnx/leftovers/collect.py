@@ -20,10 +20,12 @@ from airflow_onnx.errors import LeftoversRefused
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
 from airflow_onnx.leftovers import uploads
+from airflow_onnx.leftovers.duplicate_versions import DuplicateVersions
 from airflow_onnx.leftovers.findings import Findings, Kind, Leftover
 from airflow_onnx.leftovers.names import IsActive
 from airflow_onnx.leftovers.pending_versions import PendingVersions
 from airflow_onnx.leftovers.release_objects import ReleaseObjects
+from airflow_onnx.leftovers.staged_checks import CHECK, StagedChecks
 from airflow_onnx.leftovers.uploads import Uploads
 from airflow_onnx.leftovers.work_folders import Scratch, WorkFolders
 from airflow_onnx.storage import s3, staging
@@ -50,6 +52,8 @@ class Collector:
     """The garbage collection of one folder of releases and of the deployment's staging folder.
 
     :param folder: the folder of the releases.
+    :param checked_uri: the staging folder that the checks of the deployment use: `staging_uri` without the prefix of
+        the releases.
     :param grace_s: the age in s from which something is a leftover.
     :param work_keep_s: the same for a work folder.
     :param is_active: returns True for the DAG run of a release in progress, whose objects stay.
@@ -58,6 +62,7 @@ class Collector:
     rest: MlflowRest
     folder: s3.S3Folder
     staging_uri: str
+    checked_uri: str
     grace_s: float
     is_active: IsActive
     work_keep_s: float = defaults.WORK_KEEP_S
@@ -100,8 +105,10 @@ class Collector:
             Kind.OBJECTS: self._objects,
             Kind.UPLOAD: self._uploads,
             Kind.STAGING: self._work_folders,
+            Kind.STAGED_CHECK: self._staged_checks,
             Kind.SCRATCH: Scratch(),
             Kind.VERSION: PendingVersions(rest=self.rest, folder_uri=self.folder.uri, grace_s=self.grace_s),
+            Kind.DUPLICATE: DuplicateVersions(rest=self.rest, folder_uri=self.folder.uri, grace_s=self.grace_s),
         }
 
     @cached_property
@@ -115,7 +122,13 @@ class Collector:
         folders = [uploads.of_releases(self.folder)]
         if urlsplit(self.staging_uri).scheme == "s3":
             folders.append((staging_folder(self.staging_uri), [uploads.STAGED]))
+        if self._staged_checks.folder is not None:
+            folders.append((self._staged_checks.folder, [CHECK]))
         return Uploads(folders=folders, grace_s=self.grace_s)
+
+    @cached_property
+    def _staged_checks(self) -> StagedChecks:
+        return StagedChecks(staging_uri=self.checked_uri, grace_s=self.grace_s)
 
     @cached_property
     def _work_folders(self) -> WorkFolders:
@@ -155,6 +168,7 @@ def collect(
             rest=rest,
             folder=folder,
             staging_uri=staging_uri,
+            checked_uri=settings.staging_uri(),
             grace_s=grace_s,
             is_active=lambda dag_id, dag_run_id: dag_state(dag_id, dag_run_id) is State.ACTIVE,
         )

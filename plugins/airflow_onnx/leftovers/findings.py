@@ -16,10 +16,12 @@ class Kind(StrEnum):
 
     OBJECTS = "objects"
     CHECK = "check object"
+    STAGED_CHECK = "staged check object"
     UPLOAD = "upload"
     STAGING = "staging"
     SCRATCH = "scratch"
     VERSION = "version"
+    DUPLICATE = "duplicate version"
 
 
 class Leftover(Record):

@@ -62,6 +62,7 @@ class Releases:
         """Return a collector without a grace period."""
         given: dict[str, Any] = {
             "rest": self.rest, "folder": self.folder, "staging_uri": f"{self.folder.uri}-staging",
+            "checked_uri": f"{self.folder.uri}-staging",
             "grace_s": NO_GRACE_S, "work_keep_s": NO_GRACE_S, "is_active": lambda *_: False,
         }  # fmt: skip
         return Collector(**(given | changes))

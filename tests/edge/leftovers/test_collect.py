@@ -135,19 +135,29 @@ def test_uploads_work_folders_and_checks_are_removed(releases: Releases, tmp_pat
     named = releases.put(run)
     releases.register(run, named)
     bucket, prefix = releases.folder.bucket, releases.folder.prefix.rstrip("/")
-    begun = [f"{named.removeprefix(f's3://{bucket}/')}/model.onnx.data", f"{prefix}-staging/{'1' * 24}/artifact/x"]
+    name = "onnx-release-check-0123456789ab.txt"
+    begun = [
+        f"{prefix}-staging/{name}",
+        f"{named.removeprefix(f's3://{bucket}/')}/model.onnx.data",
+        f"{prefix}-staging/{'1' * 24}/artifact/x",
+    ]
     stays = f"{prefix}/of-another-program.bin"
     for key in (*begun, stays):
         upload = releases.client.create_multipart_upload(Bucket=bucket, Key=key)
         releases.client.upload_part(Bucket=bucket, Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=b"x")
-    name = "onnx-release-check-0123456789ab.txt"
     checks = sorted((name, f"{named.removeprefix(f'{releases.folder.uri}/').rpartition('/')[0]}/{name}"))
     for check in checks:
         s3.put_text(releases.folder, check, "x")
+    for check in (name, f"{name}.copy", "onnx-release-check-of-a-person.txt"):
+        s3.put_text(s3.folder_at("minio_default", f"{releases.folder.uri}-staging"), check, "x")
     s3.put_text(s3.folder_at("minio_default", f"{releases.folder.uri}-staging"), f"{'2' * 24}/artifact/x", "x")
     s3.put_text(s3.folder_at("minio_default", f"{releases.folder.uri}-staging"), "team/x", "x")
 
+    staged = [f"{releases.folder.uri}-staging/{one}" for one in (name, f"{name}.copy")]
+    young = releases.collector(grace_s=3600.0).run(dry_run=False)
+    assert places(young, "staged check object", "upload") == []
     found = releases.collector().run(dry_run=False)
+    assert places(found, "staged check object") == staged
     assert places(found, "upload") == sorted(f"s3://{bucket}/{key}" for key in begun)
     assert places(found, "staging") == [f"{releases.folder.uri}-staging/{'2' * 24}"]
     assert places(found, "check object") == [f"{releases.folder.uri}/{check}" for check in checks]
@@ -156,7 +166,7 @@ def test_uploads_work_folders_and_checks_are_removed(releases: Releases, tmp_pat
     assert sorted(s3.sizes(releases.folder)) == sorted(
         f"{named.removeprefix(releases.folder.uri + '/')}/{name}" for name in ("MLmodel", "data/model.onnx")
     )
-    assert releases.keys(f"{releases.folder.uri}-staging") == ["team/x"]
+    assert releases.keys(f"{releases.folder.uri}-staging") == ["onnx-release-check-of-a-person.txt", "team/x"]
 
 
 def test_work_folders_on_a_disk_and_temporary_folders(
@@ -195,6 +205,32 @@ def test_a_version_that_never_became_ready_is_deleted(releases: Releases, servic
     assert sorted(int(version.version) for version in left) == numbers[1:]
     # It named its objects until now.
     assert places(releases.collector().find()) == [uris[0]]
+
+
+def test_a_second_version_of_a_release_is_removed_unless_something_names_it(releases: Releases) -> None:
+    run, others = releases.run(), [releases.run() for _ in range(3)]
+    uris = [releases.put(one) for one in (run, *others)]
+    # A duplicate, one with an alias, one that its training run names, and another source of the same bytes.
+    for one, uri in zip((run, *others[:2]), uris[:3], strict=True):
+        releases.register(one, uri)
+    numbers = [releases.register(one, uri) for one, uri in zip((run, *others[:2]), uris[:3], strict=True)]
+    releases.register(others[2], uris[3])
+    releases.register(others[2], releases.put(others[2]))
+    releases.hook.client.set_registered_model_alias(releases.model, "candidate", str(numbers[1]))
+    releases.hook.client.set_tag(others[1], tags.VERSION, str(numbers[2]))
+    assert places(releases.collector(grace_s=3600.0).run(dry_run=False), "duplicate version") == []
+    found = releases.collector()
+    listed = found.find()
+    assert places(listed, "duplicate version") == [f"models:/{releases.model}/{numbers[0]}"]
+    # It gets an alias between the search and the removal.
+    releases.hook.client.set_registered_model_alias(releases.model, "late", str(numbers[0]))
+    (kept,) = [one for one in found.remove(listed).leftovers if one.kind == "duplicate version"]
+    assert (kept.removed, "names it now" in kept.stays) == (False, True)
+    releases.hook.client.delete_registered_model_alias(releases.model, "late")
+    found.run(dry_run=False)
+    left = releases.hook.client.search_model_versions(f"name='{releases.model}'")
+    assert len(left) == 7
+    assert numbers[0] not in [int(version.version) for version in left]
 
 
 def test_nothing_is_removed_if_one_page_of_the_registry_cannot_be_read(releases: Releases) -> None:
