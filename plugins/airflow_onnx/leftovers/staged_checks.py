@@ -21,7 +21,7 @@ CHECK = re.compile(rf"{MARK}-[0-9a-f]{{12}}\.txt(\.copy)?")
 class StagedChecks:
     """The search for them in a staging folder in a store. On a disk, a check leaves nothing that it has closed.
 
-    :param staging_uri: the staging folder of the deployment. All releases check it, whatever their prefix is.
+    :param staging_uri: the staging folder of the deployment. Releases with other prefixes check it too.
     """
 
     staging_uri: str
