@@ -95,7 +95,9 @@ def installed_version() -> str | None:
 def prepare_environments(
     versions: Iterable[object], folder: Path, timeout_s: float = INSTALL_MAX_S
 ) -> tuple[RuntimeEnvironment, ...]:
-    """Return an environment for each version. One that is missing is made; the installed version needs none.
+    """Return an environment for each version. The installed version needs none.
+
+    An environment that is missing is made. One that does not import its packages any more is made again, once.
 
     Args:
         versions: Exact versions of ONNX Runtime.
@@ -114,10 +116,11 @@ def prepare_environments(
             continue
         python = sys.version_info
         target = folder / f"onnxruntime-{version}-py{python.major}.{python.minor}"
-        if not _is_ready(target):
+        if not _is_sound(target, version):
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / f"{target.name}.lock", version, timeout_s):
-                if not _is_ready(target):
+                # Another process may have made it meanwhile.
+                if not _is_sound(target, version):
                     _make(version, target, timeout_s)
         made.append(RuntimeEnvironment(version=version, python=str(_python_of(target))))
     return tuple(made)
@@ -137,11 +140,10 @@ def existing_environment(path: Path, name: str) -> RuntimeEnvironment:
     subject = f"The environment {name!r:.200}"
     if not python.is_file() or not os.access(python, os.X_OK):
         raise _unusable(subject, "has no interpreter")
-    with scratch_folder() as scratch:
-        try:
-            done = run_guarded([str(python), *_IMPORT], clean_environment(str(scratch)), scratch, IMPORT_MAX_S)
-        except subprocess.TimeoutExpired as error:
-            raise _unusable(subject, f"does not import onnxruntime within {IMPORT_MAX_S:g} s") from error
+    try:
+        done = _import(python)
+    except subprocess.TimeoutExpired as error:
+        raise _unusable(subject, f"does not import onnxruntime within {IMPORT_MAX_S:g} s") from error
     version = (done.stdout.split() or [""])[-1]
     if done.returncode or not re.fullmatch(r"[0-9][0-9A-Za-z.+-]{0,39}", version):
         raise _unusable(subject, f"does not import onnxruntime and numpy: {_last_error(done.stdout)}")
@@ -173,9 +175,24 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def _is_ready(environment: Path) -> bool:
+def _is_sound(environment: Path, version: str) -> bool:
+    """Return True for an environment that imports this version. A lost file or a full disk may have damaged it."""
     # The interpreter is a link, which an update of Python can break.
-    return (environment / _READY).exists() and _python_of(environment).exists()
+    if not (environment / _READY).exists() or not _python_of(environment).exists():
+        return False
+    try:
+        done = _import(_python_of(environment))
+    except subprocess.TimeoutExpired:
+        # A busy host is no reason to remove it.
+        return True
+    # Signals come from outside, such as that of too little memory.
+    return done.returncode < 0 or (done.returncode == 0 and done.stdout.split()[-1:] == [version])
+
+
+def _import(python: Path) -> subprocess.CompletedProcess[str]:
+    """Import onnxruntime and numpy in an environment, and print the version as the last word."""
+    with scratch_folder() as scratch:
+        return run_guarded([str(python), *_IMPORT], clean_environment(str(scratch)), scratch, IMPORT_MAX_S)
 
 
 def _python_of(environment: Path) -> Path:

@@ -93,6 +93,26 @@ def test_an_environment_is_made_once_for_two_tasks(
     assert made == [REJECTING] * 2
 
 
+@pytest.mark.parametrize("package", ["numpy", "onnxruntime"])
+def test_a_damaged_environment_is_made_again_once_for_two_tasks(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    (environment,) = prepare_environments([REJECTING], tmp_path / "cache")
+    (damaged,) = Path(environment.python).parent.parent.glob(f"lib/python*/site-packages/{package}/__init__.py")
+    damaged.write_text("import of_a_lost_file")
+    made: list[str] = []
+    monkeypatch.setattr(runtime_environment, "_make", _counting(runtime_environment._make, made))
+    tasks = [threading.Thread(target=prepare_environments, args=([REJECTING], tmp_path / "cache")) for _ in range(2)]
+    for task in tasks:
+        task.start()
+    for task in tasks:
+        task.join()
+    assert made == [REJECTING]
+    assert "of_a_lost_file" not in damaged.read_text()
+    assert prepare_environments([REJECTING], tmp_path / "cache") == (environment,)
+    assert made == [REJECTING], "a sound one stays"
+
+
 def _counting(make: object, made: list[str]) -> object:
     def run(version: str, *arguments: object) -> None:
         made.append(version)
