@@ -183,7 +183,7 @@ def _is_sound(environment: Path, version: str) -> bool:
     try:
         done = _import(_python_of(environment))
     except subprocess.TimeoutExpired:
-        # A busy host is no reason to remove it.
+        # A busy host does not damage it.
         return True
     # Signals come from outside, such as that of too little memory.
     return done.returncode < 0 or (done.returncode == 0 and done.stdout.split()[-1:] == [version])
