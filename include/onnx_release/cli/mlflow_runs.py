@@ -69,9 +69,9 @@ class MlflowRuns:
         with mlflow_errors(f"The files of the logged model {model_id}"):
             return [_entry(one) for one in self._client.list_logged_model_artifacts(model_id, path or None)]
 
-    def logged_models(self, experiment_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the info of each logged model that the run made and that is not deleted."""
-        arguments = {"experiment_ids": [experiment_id], "filter_string": f"source_run_id = '{run_id}'"}
+    def logged_models(self, experiment_ids: Sequence[str], condition: str) -> list[dict[str, Any]]:
+        """Return the info of each logged model of the experiments that matches and that is not deleted."""
+        arguments = {"experiment_ids": list(experiment_ids), "filter_string": condition}
         return [
             _info(row) for row in self._pages(lambda **page: self._client.search_logged_models(**arguments, **page))
         ]

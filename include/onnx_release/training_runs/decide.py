@@ -89,6 +89,8 @@ class Decider:
     pickles_allowed: bool = False
     # By name of the registered model and id of the training run.
     _versions: dict[tuple[str, str], list[ModelVersionEntry]] = field(default_factory=dict, init=False, repr=False)
+    # By id.
+    _models: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def _all_experiments(self) -> list[Experiment]:
@@ -143,6 +145,7 @@ class Decider:
     def prepare(self, runs: Sequence[TrainingRun]) -> None:
         """Read the facts about many runs that one request returns for all of them."""
         self._versions = {}
+        self._models = trained_models.single_models(self.rest, [run for run in runs if not self._by_state(run)])
         for one in self.rest.versions([run.run_id for run in runs]):
             self._versions.setdefault((one.name, one.run_id), []).append(one)
 
@@ -256,7 +259,8 @@ class Decider:
         return f"its {shorten(found, _REASON_CHARACTERS)}. To release it again, trigger its release" if found else ""
 
     def _find_model(self, run: TrainingRun, route: Route | None) -> FoundModel:
-        return trained_models.find(self.rest, run, route.params.get("logged_model_name") if route else None)
+        name = route.params.get("logged_model_name") if route else None
+        return trained_models.find(self.rest, run, name, known=self._models)
 
     def _refuse_missing(self, run: TrainingRun, found: FoundModel, given: Mapping[str, Any]) -> None:
         """Refuse a model that the release would refuse for a missing setting, parameter or tag."""

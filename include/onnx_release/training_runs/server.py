@@ -39,6 +39,11 @@ def versions_of_runs(run_ids: Sequence[str]) -> str:
     return f"run_id IN ({', '.join(repr(validate_run_id(run_id)) for run_id in run_ids)})"
 
 
+def models_of_run(run_id: str) -> str:
+    """Return the filter for the logged models that the run made."""
+    return f"source_run_id = '{validate_run_id(run_id)}'"
+
+
 class RunServer(Protocol):
     """Client of one MLflow server. Calls raise `Refused` for an object that does not exist, and `Transient`."""
 
@@ -60,8 +65,8 @@ class RunServer(Protocol):
     def model_files(self, model_id: str, path: str = "") -> list[dict[str, Any]]:
         """Return the entries of a folder of a logged model."""
 
-    def logged_models(self, experiment_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the info of each logged model that the run made and that is not deleted."""
+    def logged_models(self, experiment_ids: Sequence[str], condition: str) -> list[dict[str, Any]]:
+        """Return the info of each logged model of the experiments that matches and that is not deleted."""
 
     def logged_model(self, model_id: str) -> dict[str, Any]:
         """Return the info of a logged model."""

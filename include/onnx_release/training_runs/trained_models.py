@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 from onnx_release.errors import Refused, TrainingRunRefused
 from onnx_release.training_runs import logged_models, tags, weight_files
 from onnx_release.training_runs.logged_models import Choice, LoggedModel, Unusable
 from onnx_release.training_runs.records import TrainingRun
-from onnx_release.training_runs.server import RunServer
+from onnx_release.training_runs.server import RunServer, models_of_run
 
 Kind = Literal["pt2", "pickle", "file"]
 """Kind of a trained model: that of a logged model, or ``file`` for a file of weights or of a model."""
@@ -34,6 +35,9 @@ _NEAR = 1
 # A model of another run is requested by its id.
 _OF_OTHER_RUNS_MAX = 20
 _LISTED_MAX = 5
+# A search for fewer models costs more than it saves.
+_SEARCHED_MIN = 2
+_MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 # MLflow's REST API has LOGGED_MODEL_READY and LOGGED_MODEL_UPLOAD_FAILED, its client READY and FAILED.
 _STATUS = re.compile("^LOGGED_MODEL_(UPLOAD_)?")
 
@@ -57,7 +61,31 @@ class FoundModel:
     skipped: tuple[str, ...] = ()
 
 
-def find(rest: RunServer, run: TrainingRun, name: str | None = None, check: Check | None = None) -> FoundModel:
+def single_models(rest: RunServer, runs: Sequence[TrainingRun]) -> dict[str, dict[str, Any]]:
+    """Return the info of the logged models by id, for the runs that logged one model, with one request for all of them.
+
+    The runs with several models are left out: their models may be thousands.
+    """
+    single = [run for run in runs if len(run.model_steps) == 1]
+    ids = [one for run in single for one in run.model_steps if _MODEL_ID.fullmatch(one)]
+    if len(ids) < _SEARCHED_MIN:
+        return {}
+    experiments = sorted({run.experiment_id for run in single})
+    try:
+        rows = rest.logged_models(experiments, f"model_id IN ({', '.join(map(repr, ids))})")
+    except Refused:
+        # A server may refuse the condition. Then each model is read by itself.
+        return {}
+    return {row["model_id"]: row for row in rows}
+
+
+def find(
+    rest: RunServer,
+    run: TrainingRun,
+    name: str | None = None,
+    check: Check | None = None,
+    known: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> FoundModel:
     """Return the model of a finished run.
 
     The order is: the logged models of MLflow 3, model folders among the run's artifacts (MLflow 2), files. The names of
@@ -65,9 +93,10 @@ def find(rest: RunServer, run: TrainingRun, name: str | None = None, check: Chec
 
     :param name: the name of the logged model. Without it, the run's tag decides.
     :param check: a further check of a logged model that has its files.
+    :param known: the info of logged models by id that was read before.
     :raises TrainingRunRefused: if the run has no PyTorch model, or several that match equally well.
     """
-    return _Search(rest, run, name or run.tags.get(tags.LOGGED_MODEL_NAME) or None, check).model()
+    return _Search(rest, run, name or run.tags.get(tags.LOGGED_MODEL_NAME) or None, check, known).model()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +105,7 @@ class _Search:
     run: TrainingRun
     name: str | None
     check: Check | None
+    known: Mapping[str, dict[str, Any]]
 
     def model(self) -> FoundModel:
         listing = cache(self._entries)
@@ -103,7 +133,8 @@ class _Search:
         """Yield groups of logged models; a later group counts if the one before has no usable model."""
         if logged := list(self._of_mlflow_3()):
             yield logged
-        history, near = self._of_mlflow_2(), weight_files.search(listing, _NEAR)
+        history = self._of_mlflow_2()
+        near = weight_files.search(listing, _NEAR, history)
         folders = self._folders(near.model_folders, history)
         if folders or self.name:
             yield folders
@@ -115,9 +146,9 @@ class _Search:
         steps = self.run.model_steps
         if not steps:
             return
-        found = {}
+        found = {one: self.known[one] for one in steps if one in self.known}
         if len(steps) > 1:
-            rows = self.rest.logged_models(self.run.experiment_id, self.run.run_id)
+            rows = self.rest.logged_models([self.run.experiment_id], models_of_run(self.run.run_id))
             found = {row["model_id"]: row for row in rows if row["model_id"] in steps}
         for number, model_id in enumerate(sorted(steps.keys() - found.keys(), key=lambda one: -steps[one])):
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import PurePosixPath
@@ -68,14 +68,20 @@ def is_file(model_uri: str) -> bool:
     return model_uri.startswith("runs:/") and model_uri.lower().endswith(_SUFFIXES)
 
 
-def search(listing: Listing, depth_max: int = DEPTH_MAX) -> Artifacts:
-    """Return models and weights of a run, found level by level."""
+def search(listing: Listing, depth_max: int = DEPTH_MAX, logged: Collection[str] = ()) -> Artifacts:
+    """Return models and weights of a run, found level by level.
+
+    :param logged: folders of models, which are not listed.
+    """
     found, folders, listed = Artifacts(), deque([("", 0)]), 0
     while folders:
         if listed == FOLDERS_MAX:
             found.complete = False
             break
         folder, depth = folders.popleft()
+        if folder in logged:
+            found.model_folders.append(folder)
+            continue
         items, listed = list(listing(folder)), listed + 1
         names = {PurePosixPath(path).name for path, _ in items}
         if folder and "MLmodel" in names:

@@ -246,12 +246,12 @@ class MlflowRest:
         arguments = {"artifact_directory_path": path} if path else {}
         return list(self._rows(_Call("GET", f"logged-models/{model_id}/artifacts/directories", arguments), "files"))
 
-    def logged_models(self, experiment_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the info of each logged model that the run made and that is not deleted.
+    def logged_models(self, experiment_ids: Sequence[str], condition: str) -> list[dict[str, Any]]:
+        """Return the info of each logged model of the experiments that matches and that is not deleted.
 
-        :param run_id: a validated run id.
+        :param condition: a filter of `onnx_release.training_runs.server`.
         """
-        arguments = {"experiment_ids": [experiment_id], "filter": f"source_run_id = '{run_id}'", "max_results": 100}
+        arguments = {"experiment_ids": list(experiment_ids), "filter": condition, "max_results": 100}
         return [row["info"] for row in self._rows(_Call("POST", "logged-models/search", arguments), "models")]
 
     def logged_model(self, model_id: str) -> dict[str, Any]:

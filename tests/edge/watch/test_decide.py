@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
+from mlflow.entities import LoggedModelOutput
 
 from airflow_onnx.tracking.model_registry import VersionRequest, ensure_version
 from onnx_release.training_runs import tags
@@ -148,6 +151,51 @@ def test_a_version_of_reduced_precision_is_no_exact_release(lab: Lab) -> None:
     assert set(lab.supervisor.confs) == {f"release__{exact}"}
 
 
+@contextmanager
+def requests_noted(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Yield the paths of the requests to MLflow during the block."""
+    paths: list[str] = []
+
+    def note(_: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
+        paths.append(path.partition("?")[0].partition("/mlflow/")[2])
+        return status, body
+
+    with proxy(lab.hook.server.tracking_uri, note) as address:
+        monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": address}))
+        yield paths
+
+
+def test_a_plan_reads_the_logged_models_of_many_runs_together(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, runs = lab.hook.client, [lab.run(ended_h_ago=6 - number, model=False) for number in range(4)]
+    ids = [client.create_logged_model(lab.experiment_id, "net", run).model_id for run in (*runs, runs[3])]
+    for run, model_id in zip((*runs, runs[3]), ids, strict=True):
+        client.log_outputs(run, [LoggedModelOutput(model_id, ids.index(model_id))])
+        client.log_model_artifacts(model_id, str(lab.model_folder))
+        client.finalize_logged_model(model_id, "READY")
+    client.delete_logged_model(ids[1])
+    with requests_noted(lab, monkeypatch) as paths:
+        report = lab.backfill(plan_only="true")
+    assert [row["action"] for row in report["runs"]] == ["release", "skip", "release", "release"]
+    # One for the runs with one model, one for the run with two.
+    assert paths.count("logged-models/search") == 2
+    files = f"logged-models/{ids[0]}/artifacts/directories"
+    assert [path for path in paths if ids[0] in path] == [files]
+    assert f"logged-models/{ids[1]}" in paths, "the search omits a deleted model"
+
+
+def test_the_folder_of_a_recorded_model_is_listed_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, bare = lab.run(ended_h_ago=2), lab.run(ended_h_ago=1)
+    row = {"artifact_path": "model", "utc_time_created": "2024-05-01 10:11:12.123456"}
+    lab.hook.client.set_tag(recorded, "mlflow.log-model.history", json.dumps([row]))
+    listings = []
+    for run in (recorded, bare):
+        with requests_noted(lab, monkeypatch) as paths:
+            report = lab.backfill(plan_only="true", run_filter=f"attributes.run_id = '{run}'")
+        assert by_run(report)[run][0] == "release"
+        listings.append(paths.count("artifacts/list"))
+    assert listings == [2, 3]
+
+
 def test_a_plan_asks_once_about_the_versions_and_dag_runs_of_many_runs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,16 +205,9 @@ def test_a_plan_asks_once_about_the_versions_and_dag_runs_of_many_runs(
     )
     ensure_version(lab.hook, request)
     lab.supervisor.states[f"release__{runs[4]}"] = "running"
-    searches: list[str] = []
     counted, send = [], lab.supervisor.send
     monkeypatch.setattr(lab.supervisor, "send", lambda message: [counted.append(message), send(message)][1])
-
-    def note(_: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
-        searches.append(path.partition("?")[0].partition("/mlflow/")[2])
-        return status, body
-
-    with proxy(lab.hook.server.tracking_uri, note) as address:
-        monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": address}))
+    with requests_noted(lab, monkeypatch) as searches:
         report = lab.backfill(params={"model_name": "planned"}, plan_only="true")
     assert [row["training_run_id"] for row in report["runs"]] == runs, "in the order of their ends"
     expected = ["release", "release", "skip", "release", "wait", "release"]
