@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up down status clean-demo gc retire env compose-up compose-down compose-test \
-  test lint format generated docs wheel screenshots zoo bench adopt soak coverage mutation
+  test lint format generated docs wheel screenshots zoo bench adopt soak load coverage mutation
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,10 @@ adopt: $(STAMP) ## Install the wheel into a stock Airflow, release two models, p
 soak: $(STAMP) ## Release under faults, kills and outages, and check that nothing is lost (ONLY="disk clock": a part; SEED=n; MINUTES=n; JSON=file)
 	@PYTHONPATH=include:plugins:. $(BIN)/python -m soak $(if $(ONLY),--only $(ONLY)) $(addprefix --seed ,$(SEED)) \
 	  $(addprefix --minutes ,$(MINUTES)) $(addprefix --json ,$(JSON))
+
+load: $(STAMP) ## Release 50 models at once, plan 2,000 old runs, poll for a day (minutes; RELEASES=n OLD_RUNS=n POLLS=n; JSON=file)
+	@PYTHONPATH=include:plugins:. $(BIN)/python -m soak.load $(addprefix --releases ,$(RELEASES)) \
+	  $(addprefix --old-runs ,$(OLD_RUNS)) $(addprefix --polls ,$(POLLS)) $(addprefix --json ,$(JSON))
 
 # Installation: again only when a list of packages has changed. A failed one writes no stamp, so the next call repeats it.
 # On Linux without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids the CUDA packages.

@@ -1,7 +1,7 @@
-"""Load on the local stack: many releases at the same time, a long backfill, and a day of the watch.
+"""Command of ``make load``: many releases at the same time, a long backfill, and a day of the watch.
 
-``python -m soak.load`` starts a stack of its own, and prints the figures as JSON. ``--releases``, ``--old-runs`` and
-``--polls`` set the size.
+``python -m soak.load [--releases N] [--old-runs N] [--polls N] [--json FILE]`` starts a stack of its own, and prints a
+table. Exit status: 0 everything has ended and nothing has grown · 1 something has not.
 """
 
 from __future__ import annotations
@@ -9,25 +9,33 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
+
+from rich import box
+from rich.table import Table
 
 from bench.figure import progress
 from bench.servers import EXPERIMENT, MODEL_NAME, embedded_stack
 from bench.watch import airflow_runs
 from bench.watch.training_runs import Watched, train_runs
 from soak import old_runs, watch_day
+from soak.table import host
 from soak.usage import TASKS, Usage, sampled
+from stack.console import make_console
 from stack.context import Context
 from stack.release import DAG_ID
 
-RELEASES, OLD_RUNS, POLLS = 50, 2000, 43_200
+RELEASES, OLD_RUNS, POLLS = 50, 2000, 14_400
 ALONE = 3
 # On a busy host a release takes a minute.
 _RELEASE_MAX_S = 120.0
 _PARAMETERS = {"model_name": MODEL_NAME, "batch_sizes": [1, 3], "on_miss": "warn", "measure_max_s": 4.0}
 _MB = 1_000_000
+# Resident memory late in a backfill over that early in it.
+_GROWTH_MAX = 1.2
 
 
 def run(*, releases: int = RELEASES, old: int = OLD_RUNS, polls: int = POLLS) -> dict[str, Any]:
@@ -35,10 +43,11 @@ def run(*, releases: int = RELEASES, old: int = OLD_RUNS, polls: int = POLLS) ->
 
     :param releases: training runs that end at the same time; 0 leaves out this part, and likewise the others.
     :param old: finished training runs of one backfill.
-    :param polls: polls of one trigger of the watch; 43,200 are a day.
+    :param polls: polls of one trigger of the watch; 14,400 are a day.
     """
+    began = time.monotonic()
     with embedded_stack(_PARAMETERS) as context:
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"host": host()}
         if releases:
             found["releases"] = _at_once(context, releases)
             progress(json.dumps(found["releases"]))
@@ -47,7 +56,53 @@ def run(*, releases: int = RELEASES, old: int = OLD_RUNS, polls: int = POLLS) ->
             progress(json.dumps(found["backfill"]))
         if polls:
             found["watch"] = watch_day.measure(context, EXPERIMENT, polls)
-    return found
+    return found | {"wall_s": round(time.monotonic() - began, 1), "problems": list(problems(found))}
+
+
+def problems(found: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each release that has not succeeded, each speedup that differs, and all that has grown."""
+    if (of_releases := found.get("releases")) is not None:
+        if of_releases["states"] != {"success": of_releases["count"]}:
+            yield f"of {of_releases['count']} releases: {of_releases['states']}"
+        if differ := of_releases["settled_and_different"]:
+            yield f"{len(differ)} settled speedups differ from those of releases alone: {differ[:3]}"
+    if (backfill := found.get("backfill")) is not None:
+        if backfill["plan_totals"].get("release") != backfill["runs"]:
+            yield f"the plan of {backfill['runs']} runs has {backfill['plan_totals']}"
+        if backfill["backfill_state"] != "running":
+            yield f"the backfill has the state {backfill['backfill_state']}"
+        for name, growth in backfill["growth"].items():
+            if growth > _GROWTH_MAX:
+                yield f"the memory of {name} has grown by a factor of {growth}"
+    if (watch := found.get("watch")) is not None:
+        yield from watch_day.leaks(watch)
+
+
+def table(found: dict[str, Any]) -> Table:
+    """Return the figures for a reader."""
+    made = Table("load", "result", title=f"Load, {found['wall_s'] / 60:.0f} minutes", title_justify="left")
+    made.box = box.SIMPLE_HEAD
+    if (of_releases := found.get("releases")) is not None:
+        disk = sum(of_releases["disk_peak_mb"].values())
+        made.add_row("releases at the same time", f"{of_releases['count']} ended in {of_releases['wall_s']:.0f} s")
+        made.add_row("states", str(of_releases["states"]))
+        made.add_row("peak of memory, of disk", f"{of_releases['memory_peak_mb']} MB, {disk:.0f} MB")
+        made.add_row("longest wait of a task", f"{max(of_releases['longest_wait_s'].values(), default=0):.0f} s")
+        made.add_row("speedups alone", ", ".join(f"{one['speedup']}x" for one in of_releases["speedup_alone"]))
+        low, median, high = of_releases["speedup_loaded"] or (0.0, 0.0, 0.0)
+        made.add_row("under load: lowest, median, highest", f"{low}x, {median}x, {high}x")
+        differ = len(of_releases["settled_and_different"])
+        made.add_row("not settled · settled and different", f"{of_releases['not_settled']} · {differ}")
+    if (backfill := found.get("backfill")) is not None:
+        made.add_row("plan of old runs", f"{backfill['runs']} in {backfill['plan_task_s']:.0f} s")
+        for name, growth in backfill["growth"].items():
+            made.add_row(f"memory of {name} in a backfill", f"peak {backfill['peak_mb'][name]} MB, late/early {growth}")
+    if (watch := found.get("watch")) is not None:
+        before, after = watch["before"], watch["after"]
+        made.add_row("watch", f"{watch['simulated_h']} h in {watch['wall_s']:.0f} s")
+        for name in before:
+            made.add_row(f"{name} after a tenth, at the end", f"{before[name]}, {after[name]}")
+    return made
 
 
 def _at_once(context: Context, count: int) -> dict[str, Any]:
@@ -142,16 +197,21 @@ def _time(text: str) -> float:
 
 
 def main() -> int:
-    """Run with the sizes of the command line. Return 1 if a release failed or a settled speedup changed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run with the sizes of the command line and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m soak.load", description=__doc__.partition("\n")[0])
     parser.add_argument("--releases", type=int, default=RELEASES)
     parser.add_argument("--old-runs", type=int, default=OLD_RUNS)
     parser.add_argument("--polls", type=int, default=POLLS)
+    parser.add_argument("--json", type=Path, help="file for the result")
     given = parser.parse_args()
     found = run(releases=given.releases, old=given.old_runs, polls=given.polls)
-    print(json.dumps(found, indent=2))
-    of_releases = found.get("releases", {"states": {"success": given.releases}, "settled_and_different": []})
-    return int(of_releases["states"] != {"success": given.releases} or bool(of_releases["settled_and_different"]))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+    console = make_console()
+    console.print(table(found))
+    for problem in found["problems"]:
+        console.print(f"Problem: {problem}", highlight=False, markup=False)
+    return int(bool(found["problems"]))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -13,6 +15,7 @@ from urllib.parse import quote
 
 import mlflow
 import sqlalchemy
+from mlflow.entities.logged_model_status import LoggedModelStatus
 from mlflow.store.tracking.dbmodels import models as tracking
 
 from bench.figure import progress
@@ -27,8 +30,8 @@ from stack.release import WATCH_DAG_ID
 
 DAYS_AGO = 3
 # The backfill starts releases for this time. All of them would take hours.
-BACKFILL_S = 120.0
-_PLAN_MAX_S = 300.0
+BACKFILL_S = 90.0
+_PLAN_MAX_S = 600.0
 _ROWS_AT_ONCE = 500
 _MLMODEL = b"flavors:\n  pytorch:\n    model_data: data\n    serialization_format: pt2\nmodel_uuid: none\n"
 _SERVICES = ("airflow-scheduler", "airflow-triggerer")
@@ -91,34 +94,85 @@ def _await_end(watched: Watched, dag_run_id: str) -> dict[str, Any]:
 
 
 def _insert(context: Context, count: int, end: datetime, name: str) -> None:
-    """Insert runs through MLflow's table definitions: its server needs 20 ms for each. Their files go to the store."""
+    """Insert runs through MLflow's table definitions: its server needs 20 ms for each. Their files go to the store.
+
+    Half of them are as MLflow 3 logs a model, the others as MLflow 2.
+    """
     client = mlflow.MlflowClient(context.mlflow_url, context.mlflow_url)
     experiment = client.get_experiment_by_name(name) or client.get_experiment(client.create_experiment(name))
-    ids = [uuid.uuid4().hex for _ in range(count)]
-    end_ms = int(1000 * end.timestamp())
-    rows = (
-        {
-            "run_uuid": one, "name": f"old-{number}", "user_id": "load", "status": "FINISHED", "start_time": number,
-            "end_time": end_ms + number, "lifecycle_stage": "active",
-            "artifact_uri": f"{experiment.artifact_location}/{one}/artifacts",
-            "experiment_id": int(experiment.experiment_id),
-        }
-        for number, one in enumerate(ids)
-    )  # fmt: skip
+    made = [
+        _OldRun(uuid.uuid4().hex, number, int(1000 * end.timestamp()) + number, experiment) for number in range(count)
+    ]
     with sqlalchemy.create_engine(postgres.uri(context.layout, postgres.MLFLOW)).begin() as connection:
-        for some in _parts(rows):
-            connection.execute(tracking.SqlRun.__table__.insert(), some)
+        for some in _parts(made):
+            connection.execute(tracking.SqlRun.__table__.insert(), [one.row for one in some])
+            if old := [one.history for one in some if not one.model_id]:
+                connection.execute(tracking.SqlTag.__table__.insert(), old)
+            if new := [one for one in some if one.model_id]:
+                connection.execute(tracking.SqlLoggedModel.__table__.insert(), [one.logged_model for one in new])
+                connection.execute(tracking.SqlInput.__table__.insert(), [one.output for one in new])
     store = s3_client(context)
-    root = experiment.artifact_location.removeprefix("mlflow-artifacts:/").strip("/")
 
-    def put(one: str) -> None:
-        for name, text in (("MLmodel", _MLMODEL), ("data/model.pt2", b"x")):
-            store.put_object(Bucket="mlflow", Key=f"{root}/{one}/artifacts/model/{name}", Body=text)
+    def put(one: _OldRun) -> None:
+        for file, text in (("MLmodel", _MLMODEL), ("data/model.pt2", b"x")):
+            key = f"{one.model_folder}/{file}".removeprefix("mlflow-artifacts:/").strip("/")
+            store.put_object(Bucket="mlflow", Key=key, Body=text)
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(put, ids))
+        list(pool.map(put, made))
 
 
-def _parts(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    while some := list(islice(rows, _ROWS_AT_ONCE)):
+@dataclass(frozen=True, slots=True)
+class _OldRun:
+    """Rows of MLflow's tables for a run with a model. `ended_ms` is in milliseconds since 1970."""
+
+    run_id: str
+    number: int
+    ended_ms: int
+    experiment: Any
+
+    @property
+    def model_id(self) -> str:
+        """The id of the logged model of MLflow 3, empty for a run of MLflow 2."""
+        return f"m-{self.run_id}" if self.number % 2 else ""
+
+    @property
+    def model_folder(self) -> str:
+        root = self.experiment.artifact_location
+        return f"{root}/models/{self.model_id}/artifacts" if self.model_id else f"{root}/{self.run_id}/artifacts/model"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return {
+            "run_uuid": self.run_id, "name": f"old-{self.number}", "user_id": "load", "status": "FINISHED",
+            "start_time": self.number, "end_time": self.ended_ms, "lifecycle_stage": "active",
+            "artifact_uri": f"{self.experiment.artifact_location}/{self.run_id}/artifacts",
+            "experiment_id": int(self.experiment.experiment_id),
+        }  # fmt: skip
+
+    @property
+    def history(self) -> dict[str, str]:
+        logged = {"run_id": self.run_id, "artifact_path": "model", "utc_time_created": "2024-05-01 10:11:12.123456"}
+        return {"run_uuid": self.run_id, "key": "mlflow.log-model.history", "value": json.dumps([logged])}
+
+    @property
+    def logged_model(self) -> dict[str, Any]:
+        return {
+            "model_id": self.model_id, "experiment_id": int(self.experiment.experiment_id), "name": "model",
+            "artifact_location": self.model_folder, "creation_timestamp_ms": self.ended_ms,
+            "last_updated_timestamp_ms": self.ended_ms, "status": LoggedModelStatus.READY.to_int(), "model_type": "",
+            "lifecycle_stage": "active", "source_run_id": self.run_id,
+        }  # fmt: skip
+
+    @property
+    def output(self) -> dict[str, Any]:
+        return {
+            "input_uuid": uuid.uuid4().hex, "source_type": "RUN_OUTPUT", "source_id": self.run_id,
+            "destination_type": "MODEL_OUTPUT", "destination_id": self.model_id, "step": 0,
+        }  # fmt: skip
+
+
+def _parts(runs: list[_OldRun]) -> Iterator[list[_OldRun]]:
+    left = iter(runs)
+    while some := list(islice(left, _ROWS_AT_ONCE)):
         yield some

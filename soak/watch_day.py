@@ -1,4 +1,4 @@
-"""A day of the watch's trigger in minutes: it polls without pauses, and its clock is moved by the interval.
+"""A day of the watch's trigger in minutes: it polls without pauses, and its clock is moved after each poll.
 
 ``python -m soak.watch_day MLFLOW_URL EXPERIMENT POLLS`` prints the result as JSON. Its process does nothing else.
 """
@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,12 @@ from stack.context import Context
 from stack.errors import StackError
 from stack.layout import REPO
 
+# Time between two polls. All polls of a day would take MLflow's server seven minutes or more.
+_STEP_S = 3 * WATCH_POLL_S
 # The first polls fill caches.
 _WARM_UP_SHARE = 0.1
+# A leak of one object for each poll would be thousands of them.
+_GROWN_MAX = {"objects": 200, "files": 0}
 
 
 def measure(context: Context, experiment: str, polls: int) -> dict[str, Any]:
@@ -41,6 +46,13 @@ def measure(context: Context, experiment: str, polls: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def leaks(found: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each kind of object of which more were left at the end than after the first polls."""
+    for name, most in _GROWN_MAX.items():
+        if (grown := found["after"][name] - found["before"][name]) > most:
+            yield f"{grown} more {name} after {found['polls']} polls"
+
+
 def main(mlflow_url: str, experiment: str, polls: int) -> dict[str, Any]:
     """Poll in this process."""
     server = MlflowServer(conn_id="load", tracking_uri=mlflow_url, ui_url=mlflow_url)
@@ -48,7 +60,7 @@ def main(mlflow_url: str, experiment: str, polls: int) -> dict[str, Any]:
     before, after = asyncio.run(_poll(server, experiment, polls))
     return {
         "polls": polls,
-        "simulated_h": round(polls * WATCH_POLL_S / 3600, 2),
+        "simulated_h": round(polls * _STEP_S / 3600, 2),
         "wall_s": round(time.monotonic() - began, 1),
         "before": before,
         "after": after,
@@ -56,7 +68,7 @@ def main(mlflow_url: str, experiment: str, polls: int) -> dict[str, Any]:
 
 
 async def _poll(server: MlflowServer, experiment: str, polls: int) -> tuple[dict[str, int], dict[str, int]]:
-    clock, before = itertools.count(time.time(), WATCH_POLL_S), _held()
+    clock, before = itertools.count(time.time(), _STEP_S), _held()
     scope = Scope(experiments=(experiment,))
     poller = RunPoller(scope, WATCH_LOOKBACK_H, None, clock=lambda: next(clock))
     async with AsyncMlflowRest(server) as rest:
