@@ -27,8 +27,8 @@ _NEXT_TRY_TIMEOUT_S = 300.0
 _CREATE, _ALIAS = "/model-versions/create", "/registered-models/alias"
 
 
-def _kills(rig: Rig, rng: random.Random) -> Outcome:
-    """Kill the tasks of one release, each at a random moment of its work."""
+def _kills(kills_max: int, rig: Rig, rng: random.Random) -> Outcome:
+    """Kill tasks of one release, each at a random moment of its work."""
     case, killed = Case(rig, rig.take()), 0
 
     def kill() -> None:
@@ -37,7 +37,7 @@ def _kills(rig: Rig, rng: random.Random) -> Outcome:
         running = [task for task in case.tasks() if task["state"] == "running"]
         for task in running:
             process = process_of(task)
-            if killed < _KILLS_OF_A_RELEASE and task["try_number"] <= _TRIES_KILLED and process:
+            if killed < kills_max and task["try_number"] <= _TRIES_KILLED and process:
                 process.kill()
                 killed += 1
 
@@ -129,7 +129,12 @@ def _await_next_try(case: Case, task: dict[str, Any]) -> bool:
 
 
 SCENARIOS = [
-    *(Scenario(name=f"task killed {n}", kind="task killed", run=_kills) for n in range(1, _RELEASES + 1)),
+    *(
+        Scenario(name=f"task killed {n}", kind="task killed", run=partial(_kills, _KILLS_OF_A_RELEASE))
+        for n in range(1, _RELEASES + 1)
+    ),
+    # Short: a part of the tests.
+    Scenario(name="two tasks killed", kind="task killed", run=partial(_kills, 2)),
     *(
         Scenario(name=f"{name} killed in {task}", kind=f"{name} killed", run=partial(_service, name, task), alone=True)
         for name, task in (

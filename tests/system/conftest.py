@@ -29,6 +29,8 @@ def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS
         shutil.copytree(folder, dags, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     environment = {**stack_environment(home, free_ports(3)), "STACK_DAGS": str(dags)}
     environment["AIRFLOW__ONNX_RELEASE__PROTECTED_ALIASES"] = PROTECTED
+    # Tests that kill a task wait for its next try.
+    environment["AIRFLOW__ONNX_RELEASE__RETRY_DELAY_S"] = "2"
     with guarded(home):
         started = run_stack("up", environment)
         assert started.returncode == 0, f"the stack did not start:\n{started.stdout}\n{started.stderr}"
