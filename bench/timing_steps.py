@@ -19,12 +19,15 @@ from onnx_release.benchmark.benchmark_model import benchmark_artifact
 from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.latency import measure
+from onnx_release.latency.rounds import Round, run_round
+from onnx_release.latency.stopping import StoppingRule
 from onnx_release.limits import MeasurePlan
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
 # The functions of the arithmetic. Some call each other.
-_ARITHMETIC = ("_ratio", "_interval", "_bounds", "_ends", "_is_conclusive", "summarize")
+_ARITHMETIC: list[tuple[object, str]] = [(measure, "summarize")]
+_ARITHMETIC += [(StoppingRule, name) for name in ("ends", "keep", "speedup", "interval", "is_conclusive")]
 # Shapes of the matrices, and the duration of a call from which on they are large.
 _SMALL, _LARGE, _LARGE_FROM_S = (64, 64), (768, 768), 4e-3
 _TRIALS = 50
@@ -82,8 +85,8 @@ class _Arithmetic:
     def __init__(self) -> None:
         self.seconds = 0.0
         self._depth = 0
-        for name in _ARITHMETIC:
-            setattr(measure, name, self._timed(getattr(measure, name)))
+        for place, name in _ARITHMETIC:
+            setattr(place, name, self._timed(getattr(place, name)))
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -105,16 +108,15 @@ class _Rounds:
 
     def __init__(self, batch_size: int) -> None:
         self.seconds: list[float] = []
-        run_round = measure.run_round
 
-        def timed(runners: Any, sample: Sample, *arguments: Any, **keywords: Any) -> measure.Round:
+        def timed(runners: Any, sample: Sample, *arguments: Any, **keywords: Any) -> Round:
             began = time.perf_counter()
             done = run_round(runners, sample, *arguments, **keywords)
             if sample.batch_size == batch_size:
                 self.seconds.append(time.perf_counter() - began)
             return done
 
-        measure.run_round = timed
+        setattr(measure, "run_round", timed)  # noqa: B010 - the module does not export the name
 
 
 class _Worker:

@@ -19,7 +19,7 @@ import numpy as np
 
 from onnx_release.errors import RunnerRefused, shorten, without_folders
 from onnx_release.latency.host import CpuWait
-from onnx_release.latency.measure import Block, TimeUp
+from onnx_release.latency.rounds import Block, TimeUp
 from onnx_release.runners.child_process import clean_environment, describe_exit, start_guarded
 from onnx_release.scratch import scratch_folder
 from onnx_release.serving import run_in_runtime

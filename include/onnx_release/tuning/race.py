@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnx_release.latency.host_lock import HostLock
-from onnx_release.latency.measure import Block, Round, calls_per_block, run_round, summarize, wall_times
+from onnx_release.latency.rounds import Block, Round, calls_per_block, run_round, summarize, wall_times
 from onnx_release.latency.statistics import Interval, ratio_of_medians
 from onnx_release.limits import ELIMINATION_ROUNDS_MIN, MeasurePlan
 from onnx_release.records import SideLatency

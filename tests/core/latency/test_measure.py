@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from onnx_release.latency.measure import Block, Round, Sides, measure, measure_all, summarize
+from onnx_release.latency.measure import Sides, measure, measure_all
+from onnx_release.latency.rounds import Block, Round, summarize
 from onnx_release.limits import CALLS_PER_ROUND_MAX, CPU_WAIT_SHARE_MAX, LatencyBudget, MeasurePlan
 from onnx_release.records import BatchLatency
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
@@ -33,7 +34,7 @@ class Unknown:
 
 @pytest.fixture(autouse=True)
 def _every_round_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", Unknown)
+    monkeypatch.setattr("onnx_release.latency.rounds.CpuWait", Unknown)
 
 
 class Sleeper:
@@ -225,7 +226,7 @@ class Stolen:
 
 
 def test_disturbed_rounds_are_dropped_for_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", Stolen)
+    monkeypatch.setattr("onnx_release.latency.rounds.CpuWait", Stolen)
     monkeypatch.setattr(Stolen, "made", -QUICK.warmup_rounds)
     # A block has two calls, and the first round is the warm-up: PyTorch is slow in odd rounds.
     sides, _, _ = _sleepers([0.02, 0.02, 0.2, 0.2], [0.02])
@@ -241,7 +242,7 @@ def test_disturbed_rounds_are_dropped_for_both_sides(monkeypatch: pytest.MonkeyP
 def test_with_too_few_quiet_rounds_all_rounds_are_kept_and_the_result_is_not_conclusive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", Stolen)
+    monkeypatch.setattr("onnx_release.latency.rounds.CpuWait", Stolen)
     monkeypatch.setattr(Stolen, "share", lambda _: 0.5)
     sides, _, _ = _sleepers([0.02], [0.02])
     result = measure(sides, SAMPLE, QUICK.replace(measure_max_s=0.8))

@@ -63,7 +63,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
     clocks = SimpleNamespace(perf_counter=made.perf_counter, process_time=made.perf_counter)
     monkeypatch.setattr("onnx_release.latency.measure.time", clocks)
-    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", QuietHost)
+    monkeypatch.setattr("onnx_release.latency.rounds.time", clocks)
+    monkeypatch.setattr("onnx_release.latency.rounds.CpuWait", QuietHost)
     return made
 
 
@@ -140,7 +141,7 @@ def test_at_most_one_in_twenty_verdicts_at_a_limit_is_wrong(
 def test_a_speedup_far_from_its_limits_is_settled_without_quiet_rounds(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, factor: float, is_short: bool
 ) -> None:
-    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", BusyHost)
+    monkeypatch.setattr("onnx_release.latency.rounds.CpuWait", BusyHost)
     plan, found = MeasurePlan(measure_max_s=3.0), []
     for seed in range(40):
         slow, fast = endless(seed, 0.04e-3 * factor, 0.1), endless(seed + 10**7, 0.04e-3, 0.1)
@@ -154,7 +155,7 @@ def test_a_speedup_far_from_its_limits_is_settled_without_quiet_rounds(
 def test_a_busy_host_that_slows_one_side_fifty_times_passes_no_slow_model(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, speedup: float, passes: bool
 ) -> None:
-    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", NeverQuietHost)
+    monkeypatch.setattr("onnx_release.latency.rounds.CpuWait", NeverQuietHost)
     plan, found = MeasurePlan(measure_max_s=4.0), []
     for seed in range(25):
         waits = np.random.default_rng(seed).random
@@ -170,7 +171,7 @@ def test_a_busy_host_that_slows_one_side_fifty_times_passes_no_slow_model(
 def test_a_busy_host_without_one_undisturbed_call_settles_nothing(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onnx_release.latency.measure.CpuWait", NeverQuietHost)
+    monkeypatch.setattr("onnx_release.latency.rounds.CpuWait", NeverQuietHost)
     plan, both = MeasurePlan(measure_max_s=10.0), sides(machine, endless(1, 13e-3, 0.1), endless(2, 0.01e-3, 0.1))
     served = measure(both, SAMPLE, plan, LatencyBudget())
     reported = measure(both, SAMPLE, plan.replace(measure_max_s=plan.reported_max_s))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onnx_release.benchmark.setup import BenchmarkOptions
 from onnx_release.export.export_model import ExportStepOptions, export_trained
-from onnx_release.latency.measure import Block, Round
+from onnx_release.latency.rounds import Block, Round
 from onnx_release.limits import MODEL_FILE, LatencyBudget, MeasurePlan
 from onnx_release.records import OnnxArtifact
 from onnx_release.runners import Runner
