@@ -69,45 +69,50 @@ def verify_releases_dag(
         max_active_runs=1,
         default_args={**placement.arguments(placement.LIGHT), **(default_args or {})},
     ) as dag:  # fmt: skip
-        # These load models.
-        loading = {**placement.arguments(placement.EXPORT), **(default_args or {})}
-        connections = text_params("mlflow_conn_id", "s3_conn_id")
-        versions = ListReleasedVersionsOperator(
-            task_id="list",
-            mlflow_conn_id=text_param("mlflow_conn_id"),
-            **json_params("models", "all_versions"),
-        )
-        verify = VerifyReleasedVersionsOperator.partial(
-            task_id="verify",
-            max_active_tis_per_dag=at_once,
-            outlets=[VERIFIED_VERSIONS],
-            **json_params("buckets", "latency"),
-            **connections,
-            **loading,
-        ).expand(versions=versions.output)
-        roll_back = RollBackFailedVersionsOperator(
-            task_id="roll_back",
-            found=verify.output,
-            on_failure=text_param("on_failure"),
-            buckets=json_param("buckets"),
-            outlets=[RELEASED_VERSIONS],
-            # Results count also if another mapped task has failed.
-            trigger_rule=TriggerRule.ALL_DONE,
-            **connections,
-            **loading,
-        )
-        ended = VerificationCallback(on_change)
-        summarize = SummarizeVerificationOperator(
-            task_id="summarize",
-            listed=versions.output,
-            found=verify.output,
-            moves=roll_back.output,
-            trigger_rule=TriggerRule.ALL_DONE,
-            on_success_callback=ended,
-            on_failure_callback=ended,
-        )
-        roll_back >> summarize
+        _add_tasks(at_once, on_change, default_args or {})
     return dag
+
+
+def _add_tasks(at_once: int, on_change: Notifier | Sequence[Notifier] | None, default_args: Mapping[str, Any]) -> None:
+    """Add the tasks to the DAG of the context."""
+    # These load models.
+    loading = {**placement.arguments(placement.EXPORT), **default_args}
+    connections = text_params("mlflow_conn_id", "s3_conn_id")
+    versions = ListReleasedVersionsOperator(
+        task_id="list",
+        mlflow_conn_id=text_param("mlflow_conn_id"),
+        **json_params("models", "all_versions"),
+    )
+    verify = VerifyReleasedVersionsOperator.partial(
+        task_id="verify",
+        max_active_tis_per_dag=at_once,
+        outlets=[VERIFIED_VERSIONS],
+        **json_params("buckets", "latency"),
+        **connections,
+        **loading,
+    ).expand(versions=versions.output)
+    roll_back = RollBackFailedVersionsOperator(
+        task_id="roll_back",
+        found=verify.output,
+        on_failure=text_param("on_failure"),
+        buckets=json_param("buckets"),
+        outlets=[RELEASED_VERSIONS],
+        # Results count also if another mapped task has failed.
+        trigger_rule=TriggerRule.ALL_DONE,
+        **connections,
+        **loading,
+    )
+    ended = VerificationCallback(on_change)
+    summarize = SummarizeVerificationOperator(
+        task_id="summarize",
+        listed=versions.output,
+        found=verify.output,
+        moves=roll_back.output,
+        trigger_rule=TriggerRule.ALL_DONE,
+        on_success_callback=ended,
+        on_failure_callback=ended,
+    )
+    roll_back >> summarize
 
 
 def _params() -> dict[str, Param]:
