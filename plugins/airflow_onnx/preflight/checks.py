@@ -31,6 +31,7 @@ CHECKS: Mapping[str, str] = {
     "dag.parsed": "The DAG's file has no import error.",
     "dag.unpaused": "The DAG is not paused: a paused one queues its DAG runs for ever.",
     "dag.bucket": "The DAG has a bucket.",
+    "dag.bucket_allowed": "The deployment allows the buckets that routes give to its releases.",
     "watch.unpaused": "The watch is not paused.",
     "watch.routes": "Each route of the watch leads to a DAG that exists.",
     "watch.experiments": "MLflow has the watched experiments.",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from airflow_onnx.deployment import buckets
 from airflow_onnx.preflight.checks import Subject, failure, warning
 from airflow_onnx.preflight.clock import database_clock
 from airflow_onnx.preflight.deployment import DagFacts, Deployment, routes
@@ -77,10 +78,11 @@ def _provider() -> str:
     return f"the types {' and '.join(CONNECTION_TYPES)} have forms"
 
 
-def check_dag(subject: Subject, dag: DagFacts, known: Collection[str]) -> None:
+def check_dag(subject: Subject, dag: DagFacts, known: Collection[str], routed: Collection[str] = ()) -> None:
     """Make the checks of one DAG.
 
     :param known: the ids of all DAGs of releases.
+    :param routed: the buckets that routes give to its releases.
     """
     subject.check("dag.parsed", lambda: _parsed(dag))
     subject.check("watch.unpaused" if dag.is_watch else "dag.unpaused", lambda: _unpaused(dag))
@@ -88,6 +90,8 @@ def check_dag(subject: Subject, dag: DagFacts, known: Collection[str]) -> None:
         subject.check("watch.routes", lambda: _routes(dag, known))
     elif not dag.text("bucket"):
         subject.check("dag.bucket", _no_bucket)
+    if refused := sorted(set(routed).difference(buckets.allowed(dag.text("bucket")))):
+        subject.check("dag.bucket_allowed", lambda: _not_allowed(refused))
 
 
 def _parsed(dag: DagFacts) -> str:
@@ -118,6 +122,13 @@ def _no_bucket() -> str:
     raise warning(
         "no default bucket: a release without the parameter bucket is refused",
         "Set it in release_dag(bucket=…), or in the option [onnx_release] bucket.",
+    )
+
+
+def _not_allowed(refused: Sequence[str]) -> str:
+    raise failure(
+        f"routes send its releases to buckets that the deployment does not allow: {', '.join(refused)}",
+        "Add them to the option [onnx_release] release_buckets.",
     )
 
 

@@ -76,6 +76,11 @@ class Deployment:
             pairs += [(folder, dag.dag_id) for folder in named]
         return _grouped(pairs) or {Folder(defaults.S3_CONN_ID, settings.bucket(), settings.prefix()): ()}
 
+    def routed_buckets(self, dag_id: str) -> list[str]:
+        """Return the buckets that routes give to the releases of a DAG."""
+        given = [str((route.get("params") or {}).get("bucket") or "") for route in self._routes(dag_id)]
+        return sorted({*filter(None, given)})
+
     @property
     def pools(self) -> dict[str, tuple[int, tuple[str, ...]]]:
         """The largest number of slots of a task, and the DAGs, by pool."""

@@ -128,7 +128,9 @@ def _jobs(deployment: Deployment, place: Place) -> Iterator[_Job]:
     for dag in (*deployment.releases, *deployment.watches):
         kind = "Watch" if dag.is_watch else "DAG"
         subject = Subject(f"{kind} {dag.dag_id}", [dag.dag_id])
-        yield _Job(subject, partial(components.check_dag, dag=dag, known=known))
+        yield _Job(
+            subject, partial(components.check_dag, dag=dag, known=known, routed=deployment.routed_buckets(dag.dag_id))
+        )
     for pool, need in deployment.pools.items():
         check = partial(components.check_pool, name=pool, slots=need[0], known=known)
         yield _Job(Subject("Pools", need[1]), check, of_database=True)

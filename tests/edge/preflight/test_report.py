@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from airflow_onnx.preflight import clock, packages, run, table
+from airflow_onnx.preflight import clock, components, packages, run, table
 from airflow_onnx.preflight.checks import CHECKS, Check, Noticed, State, Subject
 from airflow_onnx.preflight.deployment import DagFacts, Deployment
 from airflow_onnx.preflight.run import DeploymentReport, Place
@@ -95,6 +95,20 @@ def test_the_parts_of_a_deployment_are_those_of_its_dags_and_routes() -> None:
     }
     assert deployment.mlflow_conn_ids == {"mlflow_default": ("release_a", "release_b"), "other": ("watch",)}
     assert deployment.pools == {"p": (2, ("release_a", "watch"))}
+
+
+def test_a_bucket_of_a_route_that_releases_would_refuse_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    routes = [{"dag_id": "release_a", "params": {"bucket": name}} for name in ("models", "listed", "other")]
+    deployment = Deployment((dag(),), (dag(dag_id="watch", is_watch=True, params={"routes": routes}),))
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__RELEASE_BUCKETS", "listed")
+    subject = Subject("DAG release_a")
+    components.check_dag(subject, dag(), {"release_a"}, deployment.routed_buckets("release_a"))
+    (found,) = [one for one in subject.checks if one.id == "dag.bucket_allowed"]
+    assert (found.state, "not allow: other" in found.found, "release_buckets" in found.action) == (
+        State.FAILED,
+        True,
+        True,
+    )
 
 
 def test_a_library_that_raises_anything_is_a_failed_check() -> None:
