@@ -194,8 +194,8 @@ def given_slots(option: str) -> int | None:
 def export_slots() -> int:
     """Return the slots of the pool of the exports when it is created.
 
-    With LocalExecutor two slots of the executor are left beside the exports and measurements: a light task, such as that
-    of the watch, never waits for the end of an export.
+    With LocalExecutor two slots of the executor are left beside the exports and measurements: a light task, such as
+    that of the watch, never waits for the end of an export.
 
     :raises DeploymentRefused: as in `given_slots`.
     """
