@@ -38,7 +38,8 @@ def test_a_logged_model_becomes_a_tested_folder(
         values = np.random.default_rng(3).random((5, 4), dtype=np.float32)
         model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(dim=1)).eval()
         signature = mlflow.models.infer_signature(values, model(torch.tensor(values)).detach().numpy())
-        mlflow.pytorch.log_model(model, name="model", signature=signature, input_example=values)
+        more = {"signature": signature, "input_example": values, "pip_requirements": ["torch"]}
+        mlflow.pytorch.log_model(model, name="model", **more)
     out = tmp_path / "out"
     found = document(capsys, "export", f"runs:/{run.info.run_id}/model", "-o", out, *QUICK)
     report = read_report(out / "report.json")

@@ -24,7 +24,9 @@ def experiment(server: Services) -> str:
     name = f"plan-{uuid.uuid4().hex[:8]}"
     mlflow.set_experiment(name)
     with mlflow.start_run(run_name="pickle"):
-        mlflow.pytorch.log_model(torch.nn.Linear(2, 1), name="model", serialization_format="pickle")
+        # Without requirements, MLflow loads the model in another process to infer them.
+        more = {"serialization_format": "pickle", "pip_requirements": ["torch"]}
+        mlflow.pytorch.log_model(torch.nn.Linear(2, 1), name="model", **more)
     for run, settings in {"ckpt": {}, "whole": {}, "released": {"onnx_release.dag_run_id": "x"}}.items():
         with mlflow.start_run(run_name=run, tags=settings):
             mlflow.log_text("weights", f"{run}.ckpt" if run == "ckpt" else f"{run}.pt2")
