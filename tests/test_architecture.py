@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -135,40 +136,41 @@ def test_the_rooms_of_the_core_import_each_other_without_a_circle() -> None:
     assert [room for room in order if room != "__init__"][-2:] == ["run_step", "cli"]
 
 
-def _loaded_by(code: str, *libraries: str) -> str:
-    """Return which of the libraries a fresh process has loaded after the code, as a list's text."""
-    code = f"import sys; {code}; print(sorted(set({libraries!r}) & set(sys.modules)))"
-    paths = [str(ROOT / "include"), str(ROOT / "plugins")]
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}; {code}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def _loaded_by(statements: Iterable[str], *libraries: str) -> dict[str, list[str]]:
+    """Run statements one after the other in a fresh process. Return those after which it has loaded a library."""
+    # One process for all of them: most of its time is the import of Airflow.
+    code = f"""
+import json, runpy, sys
+sys.path[:0] = {[str(ROOT / "include"), str(ROOT / "plugins")]!r}
+found = {{}}
+for statement in {list(statements)!r}:
+    exec(statement)
+    found[statement] = sorted(set({libraries!r}) & set(sys.modules))
+print(json.dumps({{statement: names for statement, names in found.items() if names}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip().splitlines()[-1]
+    found: dict[str, list[str]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
-@pytest.mark.parametrize("path", _files(ROOT / "dags"), ids=_name)
-def test_parsing_a_dag_loads_no_heavy_library(path: Path) -> None:
-    code = f"import runpy; runpy.run_path({str(path)!r})"
-    assert _loaded_by(code, "torch", "onnx", "onnxruntime", "mlflow", "boto3") == "[]"
+def test_parsing_the_dags_loads_no_heavy_library() -> None:
+    dags = [f"runpy.run_path({str(path)!r})" for path in _files(ROOT / "dags")]
+    assert dags
+    assert _loaded_by(dags, "torch", "onnx", "onnxruntime", "mlflow", "boto3") == {}
 
 
 def test_the_process_of_a_pickle_has_one_thread_before_it_is_isolated() -> None:
     # numpy starts threads when it is imported, and a process with threads cannot enter a namespace.
-    assert _loaded_by("import onnx_release.run_step", "numpy", "torch") == "[]"
+    assert _loaded_by(["import onnx_release.run_step"], "numpy", "torch") == {}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
+def test_what_runs_no_model_in_pytorch_does_not_load_it() -> None:
+    modules = (
         "check.smoke_test",
         "check.static_checks",
         "rehearsal.rehearse",
         "report.release_report",
         "runners.onnxruntime_process",
-    ],
-)
-def test_what_runs_no_model_in_pytorch_does_not_load_it(module: str) -> None:
-    assert _loaded_by(f"import onnx_release.{module}", "torch") == "[]"
+    )
+    assert _loaded_by([f"import onnx_release.{module}" for module in modules], "torch") == {}
