@@ -28,20 +28,25 @@ PLACED = {
     "measure": {"queue": "measuring", "cpu": "4", "memory": "6.5Gi", "node_selector": {"pool": "quiet"}},
 }
 KUBERNETES = "CeleryExecutor,KubernetesExecutor"
-# Parses the DAG file like the DAG processor and prints the tasks as the scheduler deserializes them.
+# Parses the DAG file like the DAG processor and prints the tasks as the scheduler deserializes them. One process parses
+# it with each of the given settings, because most of its time is the import of Airflow.
 PARSE = """
-import json, sys
+import json, os, sys
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
-bag = DagBag("dags/release_onnx.py")
-tasks = {}
-for dag in bag.dags.values():
-    dag = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
-    for task in dag.tasks:
-        pod = task.executor_config.get("pod_override")
-        tasks[task.task_id] = [task.queue, task.pool, task.pool_slots, bool(pod)]
-errors, kubernetes = list(bag.import_errors.values()), "kubernetes" in sys.modules
-print(json.dumps({"tasks": tasks, "errors": errors, "kubernetes": kubernetes}))
+found = []
+for variables in json.loads(sys.argv[1]):
+    os.environ.update(variables)
+    bag = DagBag("dags/release_onnx.py")
+    tasks = {}
+    for dag in bag.dags.values():
+        dag = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+        for task in dag.tasks:
+            pod = task.executor_config.get("pod_override")
+            tasks[task.task_id] = [task.queue, task.pool, task.pool_slots, bool(pod)]
+    errors, kubernetes = list(bag.import_errors.values()), "kubernetes" in sys.modules
+    found.append({"tasks": tasks, "errors": errors, "kubernetes": kubernetes})
+print(json.dumps(found))
 """
 
 
@@ -56,61 +61,51 @@ def _environment(placement: Any = None, executor: str = "") -> dict[str, str]:
     return variables | ({"AIRFLOW__CORE__EXECUTOR": executor} if executor else {})
 
 
-def _parsed(tmp_path: Path, **settings: Any) -> dict[str, Any]:
+def _parsed(tmp_path: Path, *settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what the scheduler reads with each of the settings."""
     path = os.pathsep.join(str(ROOT / folder) for folder in ("include", "plugins"))
     own = {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": path, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
     done = subprocess.run(
-        [sys.executable, "-c", PARSE],
+        [sys.executable, "-c", PARSE, json.dumps([_environment(**each) for each in settings])],
         cwd=ROOT,
-        env=os.environ | own | _environment(**settings),
+        env=os.environ | own,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    found: list[dict[str, Any]] = json.loads(done.stdout.strip().splitlines()[-1])
+    assert len(found) == len(settings)
     return found
 
 
-def test_without_settings_the_tasks_that_take_long_have_their_own_pools(tmp_path: Path) -> None:
-    found = _parsed(tmp_path)
-    assert found["errors"] == []
-    others = {name: task for name, task in found["tasks"].items() if task != ["default", "default_pool", 1, False]}
+def test_the_serialized_dag_has_the_placement_of_each_task(tmp_path: Path) -> None:
+    plain, placed, pods = _parsed(tmp_path, {}, {"placement": PLACED}, {"placement": PLACED, "executor": KUBERNETES})
+    assert plain["errors"] == placed["errors"] == pods["errors"] == []
+    others = {name: task for name, task in plain["tasks"].items() if task != ["default", "default_pool", 1, False]}
     measuring = {name: ["default", "onnx_measure", 1, False] for name in ("tune", "parity_latency")}
     assert others == measuring | {"export": ["default", "onnx_export", 1, False]}
-    assert not found["kubernetes"]
-
-
-def test_the_serialized_dag_has_the_placement_of_each_task(tmp_path: Path) -> None:
-    found = _parsed(tmp_path, placement=PLACED)
-    assert found["errors"] == []
-    assert found["tasks"]["export"] == ["export", "exports", 2, False]
-    assert found["tasks"]["tune"] == found["tasks"]["parity_latency"] == ["measuring", "onnx_measure", 1, False]
-    light = set(found["tasks"]) - {"export", "tune", "parity_latency"}
+    assert placed["tasks"]["export"] == ["export", "exports", 2, False]
+    assert placed["tasks"]["tune"] == placed["tasks"]["parity_latency"] == ["measuring", "onnx_measure", 1, False]
+    light = set(placed["tasks"]) - {"export", "tune", "parity_latency"}
     assert len(light) == 8
-    assert all(found["tasks"][name] == ["light", "default_pool", 1, False] for name in light)
-    assert not found["kubernetes"], "the Kubernetes client is imported only for a KubernetesExecutor"
+    assert all(placed["tasks"][name] == ["light", "default_pool", 1, False] for name in light)
+    # Pods are overridden where Kubernetes runs tasks. Elsewhere its client is not imported.
+    assert {name for name, task in pods["tasks"].items() if task[3]} == {"export", "tune", "parity_latency"}
+    assert [found["kubernetes"] for found in (plain, placed, pods)] == [False, False, True]
 
 
-def test_pods_are_overridden_where_kubernetes_runs_tasks(tmp_path: Path) -> None:
-    found = _parsed(tmp_path, placement=PLACED, executor=KUBERNETES)
-    assert found["errors"] == []
-    assert {name for name, task in found["tasks"].items() if task[3]} == {"export", "tune", "parity_latency"}
-
-
-@pytest.mark.parametrize(
-    ("settings", "why"),
-    [
-        ({"placement": "{"}, "placement is '{'"),
-        ({"placement": '["light"]'}, "Give a JSON object"),
-        ({"placement": {"heavy": {}}}, "'heavy', is not a kind of task"),
-        ({"placement": {"export_cuda": {}}}, "'export_cuda', is not a kind of task"),
-    ],
-)
-def test_a_mistake_is_an_import_error_of_the_dag(tmp_path: Path, settings: dict[str, Any], why: str) -> None:
-    found = _parsed(tmp_path, **settings)
-    assert found["tasks"] == {}
-    assert why in found["errors"][0]
+def test_a_mistake_is_an_import_error_of_the_dag(tmp_path: Path) -> None:
+    mistakes = {
+        "placement is '{'": "{",
+        "Give a JSON object": '["light"]',
+        "'heavy', is not a kind of task": {"heavy": {}},
+        "'export_cuda', is not a kind of task": {"export_cuda": {}},
+    }
+    parsed = _parsed(tmp_path, *({"placement": placement} for placement in mistakes.values()))
+    for why, found in zip(mistakes, parsed, strict=True):
+        assert found["tasks"] == {}
+        assert why in found["errors"][0]
 
 
 @pytest.mark.parametrize(
