@@ -6,26 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.edge.events.airflow_home import ROOT, run_in_airflow
 
 DAGS = {name: (ROOT / "dags" / name).read_text() for name in ("release_onnx.py", "watch_training.py")}
-# A component starts twice; between the two a person changes the slots of a pool.
+# With each of the given settings, a component starts twice. Between the two a person changes the slots of each pool.
 CREATE = """
 from airflow.jobs.job import Job
 from airflow.models.pool import Pool
 from airflow.utils.session import create_session
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
-Job()
-with create_session() as session:
-    found["made"] = {pool.pool: pool.slots for pool in session.scalars(select(Pool))}
-    for pool in session.scalars(select(Pool)):
-        pool.slots = 5
-Job()
-with create_session() as session:
-    found["kept"] = [pool.slots for pool in session.scalars(select(Pool))]
+found["made"], found["kept"] = [], []
+for settings in json.loads(os.environ["EACH"]):
+    os.environ.update(settings)
+    Job()
+    with create_session() as session:
+        found["made"].append({pool.pool: pool.slots for pool in session.scalars(select(Pool))})
+        for pool in session.scalars(select(Pool)):
+            pool.slots = 5
+    Job()
+    with create_session() as session:
+        found["kept"].append([pool.slots for pool in session.scalars(select(Pool))])
+        session.execute(delete(Pool))
 """
 # Six releases are ready to export, six to compare, and one to check. Then a decision of the watch becomes ready. The
 # scheduler has the executor's four slots to give away.
@@ -68,38 +70,31 @@ with create_session() as session:
 """
 
 
-def found_in(home: Path, script: str, **options: str) -> dict[str, Any]:
-    options = {f"AIRFLOW__{name.upper()}": value for name, value in options.items()}
-    return run_in_airflow(home, DAGS, script, AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"), **options)
+def found_in(home: Path, script: str, **variables: str) -> dict[str, Any]:
+    return run_in_airflow(home, DAGS, script, AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"), **variables)
 
 
-@pytest.mark.parametrize(
-    ("options", "pools"),
-    [
-        # Four slots of the executor: one for measuring, one for exports, and two for all others.
-        (
-            {"core__executor": "LocalExecutor", "core__parallelism": "4"},
-            {"onnx_measure": 1, "onnx_export": 1, "onnx_watch": 2},
-        ),
-        (
-            {"core__executor": "CeleryExecutor", "onnx_release__export_slots": "3"},
-            {"onnx_measure": 1, "onnx_export": 3, "onnx_watch": 2},
-        ),
-        (
-            {"onnx_release__placement": json.dumps({"measure": {"pool": "quiet"}}), "onnx_release__measure_slots": "7",
-             "core__executor": "CeleryExecutor"},
-            {"quiet": 7, "onnx_export": 128, "onnx_watch": 2},
-        ),
-    ],
-)  # fmt: skip
-def test_a_component_creates_the_missing_pools_and_changes_no_existing_one(
-    tmp_path: Path, options: dict[str, str], pools: dict[str, int]
-) -> None:
-    found = found_in(tmp_path, CREATE, **options)
-    assert found["made"] == pools
-    assert set(found["kept"]) == {5}
+def test_a_component_creates_the_missing_pools_and_changes_no_existing_one(tmp_path: Path) -> None:
+    # Four slots of the executor: one for measuring, one for exports, and two for all others.
+    local = {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor", "AIRFLOW__CORE__PARALLELISM": "4"}
+    celery = {"AIRFLOW__CORE__EXECUTOR": "CeleryExecutor", "AIRFLOW__ONNX_RELEASE__EXPORT_SLOTS": "3"}
+    placed = {
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "32",
+        "AIRFLOW__ONNX_RELEASE__EXPORT_SLOTS": "",
+        "AIRFLOW__ONNX_RELEASE__MEASURE_SLOTS": "7",
+        "AIRFLOW__ONNX_RELEASE__PLACEMENT": json.dumps({"measure": {"pool": "quiet"}}),
+    }
+    found = found_in(tmp_path, CREATE, EACH=json.dumps([local, celery, placed]))
+    assert found["made"] == [
+        {"onnx_measure": 1, "onnx_export": 1, "onnx_watch": 2},
+        {"onnx_measure": 1, "onnx_export": 3, "onnx_watch": 2},
+        {"quiet": 7, "onnx_export": 128, "onnx_watch": 2},
+    ]
+    assert found["kept"] == [[5, 5, 5]] * 3
 
 
 def test_the_watch_is_first_and_tasks_that_take_long_leave_two_slots(tmp_path: Path) -> None:
-    found = found_in(tmp_path, QUEUE, core__executor="LocalExecutor", core__parallelism="4")
+    options = {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor", "AIRFLOW__CORE__PARALLELISM": "4"}
+    found = found_in(tmp_path, QUEUE, **options)
     assert found["queued"] == ["start_releases", "parity_latency", "check", "export"]
