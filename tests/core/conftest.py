@@ -23,18 +23,19 @@ class Exported:
     artifact: OnnxArtifact
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained_pt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a logged model. Tests must not write to it, nor to the two below."""
     return save(TwoHeads().eval(), tmp_path_factory.mktemp("mlflow") / "pt2")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained_pickle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # In training mode, as at the end of a training script. The loader has to switch to eval mode.
     return save(TwoHeads().train(), tmp_path_factory.mktemp("mlflow") / "pickle", serialization_format="pickle")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def released(trained_pt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The artifact of the pt2 model. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("exported") / "artifact"
