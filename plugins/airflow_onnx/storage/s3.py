@@ -7,7 +7,6 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from urllib.parse import quote
 
 from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.s3_store import s3_hook
-from airflow_onnx.storage import conditional_put
+from airflow_onnx.storage import conditional_put, part_upload
 from airflow_onnx.storage.object_metadata import content_type
+from airflow_onnx.storage.part_upload import ObjectDigests
 from airflow_onnx.storage.s3_errors import require_connection, store_errors
 from onnx_release.errors import Transient
 from onnx_release.records import FileDigest
@@ -126,23 +126,28 @@ def put(
     The store answers with an ETag: the MD5 of the bytes, or the MD5 over the MD5s of the parts. If the ETag differs
     (encryption with own keys, some gateways), the store's SHA-256 counts. Without one the object is read back.
 
-    :param absent: put a file that is sent in one request only if no object is there, if the store has the condition.
+    :param absent: put a file that is not sent in parts only if no object is there, if the store has the condition.
     :raises StorageRefused: ``object_changed`` if an object is there against `absent`.
     :raises Transient: if the object has other bytes.
     """
-    # The MD5 is taken while the file is sent.
-    with ThreadPoolExecutor(1) as pool, store_errors(folder, f"The object '{file.path}'"):
-        expected = pool.submit(expected_object, folder, local, file)
-        conditional_put.send(folder, local / file.path, file, _headers(file, metadata), absent=absent)
+    path, headers = local / file.path, _headers(file, metadata)
+    with store_errors(folder, f"The object '{file.path}'"):
+        if part_upload.is_in_parts(folder, file):
+            sent = part_upload.send(folder, path, file, headers)
+        else:
+            conditional_put.send(folder, path, file, headers, absent=absent)
+            sha256 = conditional_put.base64_of(bytes.fromhex(file.sha256))
+            sent = ObjectDigests(expected_object(folder, local, file).etag, sha256)
         head = conditional_put.head(folder, file.path)
-        is_proved = _matches(head, file, expected.result())
-        # The checksum of parts needs another reading of the file.
-        is_read = not (is_proved and conditional_put.is_in_parts(folder, file))
-        same_sha256 = conditional_put.sha256_of(head, folder, local / file.path, file) if is_read else None
-        if is_proved and same_sha256 is not False:
-            return expected.result()
-    etag = head["ETag"].strip('"')
-    if not (same_sha256 and head["ContentLength"] == file.size_bytes):
+    etag, has_size = head["ETag"].strip('"'), head["ContentLength"] == file.size_bytes
+    # Some stores add the number of parts.
+    stored_sha256 = head.get("ChecksumSHA256", "").partition("-")[0]
+    same_sha256 = stored_sha256 == sent.sha256 if stored_sha256 and sent.sha256 else None
+    if has_size and etag == sent.etag and same_sha256 is not False:
+        return VerifiedObject(etag=etag, etag_from_bytes=True)
+    if has_size and same_sha256:
+        part_upload.expect_other_etags(folder)
+    else:
         _require_readback(folder, file, etag)
     return VerifiedObject(etag=etag, etag_from_bytes=False)
 
@@ -224,7 +229,7 @@ def expected_object(folder: S3Folder, local: Path, file: FileDigest) -> Verified
     if file.size_bytes < config.multipart_threshold:
         etag = hashlib.md5((local / file.path).read_bytes(), usedforsecurity=False).hexdigest()
     else:
-        etag = multipart_etag(local / file.path, conditional_put.part_bytes(folder, file))
+        etag = multipart_etag(local / file.path, part_upload.part_bytes(folder, file))
     return VerifiedObject(etag=etag, etag_from_bytes=True)
 
 

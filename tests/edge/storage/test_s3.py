@@ -79,13 +79,12 @@ def test_an_object_whose_etag_does_not_come_from_its_bytes_is_read(
 def test_other_bytes_in_the_store_are_transient(
     folder: s3.S3Folder, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, send = write(local, "f", b"abc"), folder.hook.get_conn().upload_file
-    write(local, "other", b"abd")
+    file, send = write(local, "f", b"abc"), folder.hook.get_conn().put_object
 
-    def spoiled(_: str, *args: object, **kwargs: object) -> None:
-        send(str(local / "other"), *args, **kwargs)
+    def spoiled(Body: object, ChecksumSHA256: str, **arguments: object) -> None:  # noqa: N803 - boto3's names
+        send(Body=b"abd", **arguments)
 
-    monkeypatch.setattr(folder.hook.get_conn(), "upload_file", spoiled)
+    monkeypatch.setattr(folder.hook.get_conn(), "put_object", spoiled)
     with pytest.raises(Transient, match="reads back as"):
         s3.put(folder, local, file, {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from airflow_onnx.errors import StorageRefused
-from airflow_onnx.storage import conditional_put, s3, stored_objects
+from airflow_onnx.storage import conditional_put, part_upload, s3, stored_objects
 from airflow_onnx.storage.staging_base import put_folder
 from onnx_release.errors import Transient
 from onnx_release.records import FileDigest
@@ -136,13 +137,16 @@ def test_conditions_and_checksums_are_used_where_the_store_has_them(
     # As in a store that encrypts with own keys: the ETag is not the MD5.
     other = s3.VerifiedObject(etag="of other rules", etag_from_bytes=True)
     monkeypatch.setattr(s3, "expected_object", lambda *_: other)
+    monkeypatch.setattr(part_upload, "_other_etags", set())
     reads: list[str] = []
     real = s3.read_digest
     monkeypatch.setattr(s3, "read_digest", lambda folder, path, *more: reads.append(path) or real(folder, path, *more))
     large = written(local, "large", bytes(2 * s3.PART_BYTES + 1))
     assert not s3.put(tried, local, file, {}).etag_from_bytes
-    assert not s3.put(tried, local, large, {}).etag_from_bytes
-    assert reads == ([] if server in CHECKSUMS else ["f", "large"])
+    # Parts have a SHA-256 where it proved an object before, and an MD5 in the other stores.
+    assert s3.put(tried, local, large, {}).etag_from_bytes == (server not in CHECKSUMS)
+    assert ("ChecksumSHA256" in conditional_put.head(tried, "large")) == (server in CHECKSUMS)
+    assert reads == ([] if server in CHECKSUMS else ["f"])
 
 
 def test_ages_and_uploads_are_listed(tried: s3.S3Folder) -> None:
@@ -186,6 +190,28 @@ def test_with_object_lock_a_released_object_outlives_its_deletion(server: str, t
         client.delete_object(Bucket=bucket, Key=folder.key("f"), VersionId=first)
     kept = client.get_object(Bucket=bucket, Key=folder.key("f"), VersionId=first)["Body"].read()
     assert kept == b"abc"
+
+
+def test_a_part_that_changes_on_its_way_is_refused_and_nothing_stays(
+    tried: s3.S3Folder, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, client = written(local, "large", bytes(2 * s3.PART_BYTES + 1)), tried.hook.get_conn()
+    monkeypatch.setattr(part_upload, "_other_etags", set())
+    signed: list[bytes] = []
+
+    def spoiled(request: Any, **_: Any) -> None:
+        signed.append(request.headers["X-Amz-Content-SHA256"])
+        if "partNumber=2" in request.url:
+            request.body = io.BytesIO(b"x" + request.body.read()[1:])
+
+    client.meta.events.register("before-send.s3.UploadPart", spoiled)
+    try:
+        with pytest.raises((StorageRefused, Transient)):
+            s3.put(tried, local, large, {})
+    finally:
+        client.meta.events.unregister("before-send.s3.UploadPart", spoiled)
+    assert set(signed) == {b"UNSIGNED-PAYLOAD"}
+    assert list(stored_objects.uploads(tried)) == []
 
 
 def test_a_store_that_refuses_the_headers_gets_the_file_without_them(
