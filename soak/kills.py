@@ -33,6 +33,8 @@ def _kills(kills_max: int, rig: Rig, rng: random.Random) -> Outcome:
 
     def kill() -> None:
         nonlocal killed
+        if killed == kills_max:
+            return
         time.sleep(rng.uniform(0.0, _PAUSE_MAX_S))
         running = [task for task in case.tasks() if task["state"] == "running"]
         for task in running:
