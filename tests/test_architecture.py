@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "include" / "onnx_release"
 CLI = CORE / "cli"
 EDGE = ROOT / "plugins" / "airflow_onnx"
-LIGHT_CORE = ("records", "errors", "limits", "machine_faults", "scratch", "training_runs")
+LIGHT_CORE = ("records", "errors", "limits", "machine_faults", "scratch", "text", "training_runs")
 HEAVY = {"torch", "onnx", "onnxruntime", "mlflow", "boto3", "botocore", "airflow"}
 
 
@@ -83,7 +83,7 @@ def test_the_command_loads_its_work_inside_functions(path: Path) -> None:
 
 
 LIGHT_FILES = [
-    *(CORE / f"{name}.py" for name in ("errors", "limits", "machine_faults", "scratch")),
+    *(CORE / f"{name}.py" for name in ("errors", "limits", "machine_faults", "scratch", "text")),
     *_files(CORE / "records"),
     *_files(CORE / "training_runs"),
 ]

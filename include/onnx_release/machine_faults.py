@@ -9,7 +9,8 @@ import errno
 import re
 from collections.abc import Iterator
 
-from onnx_release.errors import ReleaseError, Transient, shorten, without_folders
+from onnx_release.errors import ReleaseError, Transient
+from onnx_release.text import shorten, without_folders
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}

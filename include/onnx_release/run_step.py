@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from onnx_release import limits
-from onnx_release.errors import ReleaseError, RunnerRefused, shorten
+from onnx_release.errors import ReleaseError, RunnerRefused
 from onnx_release.limits import MODEL_SUFFIXES, NO_CODE_SUFFIXES
 from onnx_release.machine_faults import causes, machine_failure
 from onnx_release.records import BenchmarkReport, OnnxArtifact, ParityReport
@@ -42,6 +42,7 @@ from onnx_release.runners.child_process import (
 from onnx_release.runners.descendants import ended_afterwards, machine_bytes, memory_bytes
 from onnx_release.runners.isolation import hide_from_children, isolate
 from onnx_release.scratch import scratch_folder
+from onnx_release.text import shorten
 
 if TYPE_CHECKING:
     from onnx_release.benchmark.setup import BenchmarkOptions

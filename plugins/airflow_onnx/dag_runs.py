@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
 
 from airflow_onnx.errors import WatchRefused
-from onnx_release.errors import Transient, shorten
+from onnx_release.errors import Transient
+from onnx_release.text import shorten
 from onnx_release.training_runs.names import validate_run_id
 
 if TYPE_CHECKING:

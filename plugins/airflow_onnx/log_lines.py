@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from onnx_release.errors import printable
+from onnx_release.text import printable
 
 # A browser shows a line of this length without a scroll bar. Links are not broken.
 LINE_MAX_CHARACTERS = 150

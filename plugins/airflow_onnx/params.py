@@ -15,8 +15,9 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import ParamValidationError
 
 from onnx_release import limits
-from onnx_release.errors import ParameterRefused, RecordRefused, shorten
+from onnx_release.errors import ParameterRefused, RecordRefused
 from onnx_release.records.base import Record
+from onnx_release.text import shorten
 from onnx_release.training_runs.names import NamePattern
 
 R = TypeVar("R", bound=Record)

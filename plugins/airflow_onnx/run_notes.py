@@ -12,7 +12,7 @@ from typing import Any
 from airflow.listeners import hookimpl
 
 from airflow_onnx.dag_roles import RELEASING
-from onnx_release.errors import printable
+from onnx_release.text import printable
 
 XCOM_KEY = "onnx_release_note"
 # The column of Airflow's database.

@@ -26,10 +26,11 @@ from airflow_onnx import outcome_log, retries
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import DeploymentRefused
 from airflow_onnx.outcome_log import TaskFailed
-from onnx_release.errors import Refused, ReleaseError, Transient, shorten, without_folders
+from onnx_release.errors import Refused, ReleaseError, Transient
 from onnx_release.machine_faults import machine_failure
 from onnx_release.records import ReleaseReport
 from onnx_release.records.base import Record
+from onnx_release.text import shorten, without_folders
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnx_release.benchmark.champion import Champion, open_champion
 from onnx_release.benchmark.setup import BenchmarkOptions, BenchmarkSetup
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused
 from onnx_release.export.contract import contract_for
 from onnx_release.export.strategies import retrace
 from onnx_release.latency.evaluate import evaluate_latency, require_valid_latency_options
@@ -34,6 +34,7 @@ from onnx_release.runners.onnxruntime import OnnxRuntimeRunner
 from onnx_release.samples.reference import read_reference
 from onnx_release.samples.sample import Sample
 from onnx_release.serving.target_runtimes import RuntimeComparison
+from onnx_release.text import shorten
 from onnx_release.trained.mapped_weights import pages_dropped_after
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.benchmark.setup import BenchmarkSetup, ChampionOptions
-from onnx_release.errors import ArtifactRefused, Refused, shorten
+from onnx_release.errors import ArtifactRefused, Refused
 from onnx_release.limits import MODEL_FILE, REFERENCE_FILE, ParityLimits
 from onnx_release.parity.compare_model import Comparison, run
 from onnx_release.parity.task_metrics import read_evaluation_sample
@@ -17,6 +17,7 @@ from onnx_release.records import ChampionComparison, ChampionMetric, OnnxArtifac
 from onnx_release.runners import Runner
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.sample import Sample
+from onnx_release.text import shorten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onnx_release.artifact.digests import require_bytes
 from onnx_release.benchmark.champion import compare_runners
-from onnx_release.errors import ParityRefused, Refused, shorten
+from onnx_release.errors import ParityRefused, Refused
 from onnx_release.latency.host import describe_host, usable_cpus
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.latency.measure import Sides, measure_all
@@ -18,6 +18,7 @@ from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunn
 from onnx_release.samples.edge_cases import read_npz
 from onnx_release.samples.generate import make_samples
 from onnx_release.samples.sample import Sample
+from onnx_release.text import shorten
 from onnx_release.trained.mlflow_model import read_example
 
 

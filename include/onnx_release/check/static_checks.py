@@ -17,9 +17,10 @@ import onnx
 
 from onnx_release import limits
 from onnx_release.artifact.digests import folder_sha256, verify_folder
-from onnx_release.errors import Refused, bounded
+from onnx_release.errors import Refused
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import CheckReport, Finding, OnnxArtifact, TensorSpec
+from onnx_release.text import bounded
 
 # Findings of one check, and domains, in a report.
 _FINDINGS_MAX, _DOMAINS_MAX = 100, 20

@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TextIO
 from unicodedata import combining, east_asian_width
 
-from onnx_release.errors import printable, shorten
+from onnx_release.text import printable, shorten
 
 WIDTH_MIN, WIDTH_MAX, WIDTH_DEFAULT = 40, 160, 100
 # The narrowest column of a table.

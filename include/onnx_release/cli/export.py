@@ -18,7 +18,7 @@ from onnx_release.cli import console, evidence, measuring, serving_folder, train
 from onnx_release.cli.outcome import ExitCode, Outcome
 from onnx_release.cli.serving_folder import ServingFolder
 from onnx_release.cli.trained_source import TrainedSource
-from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReportRefused, printable
+from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReportRefused
 from onnx_release.records import (
     BenchmarkReport,
     CheckReport,
@@ -29,6 +29,7 @@ from onnx_release.records import (
     TrainedModel,
 )
 from onnx_release.scratch import scratch_folder
+from onnx_release.text import printable
 
 if TYPE_CHECKING:
     from onnx_release.benchmark.setup import BenchmarkOptions

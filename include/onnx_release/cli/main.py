@@ -16,8 +16,9 @@ from typing import Any
 
 from onnx_release.cli import compare, console, doctor, export, plan, rehearse, trace, verify
 from onnx_release.cli.outcome import ExitCode, Outcome
-from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReleaseError, TrainingRunRefused, shorten
+from onnx_release.errors import CommandRefused, ParameterRefused, Refused, ReleaseError, TrainingRunRefused
 from onnx_release.machine_faults import machine_failure
+from onnx_release.text import shorten
 
 _EXIT_CODES = """\
 exit codes:

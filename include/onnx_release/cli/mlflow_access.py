@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from onnx_release.errors import CommandRefused, Transient, shorten
+from onnx_release.errors import CommandRefused, Transient
 from onnx_release.machine_faults import machine_failure
+from onnx_release.text import shorten
 
 URIS = ("runs:/", "models:/")
 _OUTAGES = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnx_release.cli.measuring import wrong_argument
-from onnx_release.errors import shorten
+from onnx_release.text import shorten
 
 _MAX_BYTES = 2**20
 _ACTION = "Give the path of a PEM file."

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused
 from onnx_release.export.fallback import ExportResult
 from onnx_release.export.strategies import DYNAMO
 from onnx_release.export.train_mode import uses_batch_statistics
 from onnx_release.records import Finding, TensorSpec
+from onnx_release.text import shorten
 from onnx_release.trained.dimension_names import batch_name
 from onnx_release.trained.input_binding import InputBinding
 from onnx_release.trained.load import LoadedModel

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_release.errors import ExportRefused, Refused, shorten
+from onnx_release.errors import ExportRefused, Refused
 from onnx_release.export.torch_patches import DATA_DEPENDENT_ERRORS
+from onnx_release.text import shorten
 from onnx_release.trained.model_errors import where_raised
 
 _REASON_CHARACTERS = 600

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 
 from onnx_release import limits
-from onnx_release.errors import ExportRefused, Refused, shorten
+from onnx_release.errors import ExportRefused, Refused
 from onnx_release.export import graph_cleanup
 from onnx_release.export.contract import (
     ModelContract,
@@ -27,6 +27,7 @@ from onnx_release.export.strategies import TORCHSCRIPT, strategies_for
 from onnx_release.export.train_mode import require_eval
 from onnx_release.machine_faults import causes, raise_machine_failure
 from onnx_release.records import ExportAttempt, TensorSpec
+from onnx_release.text import shorten
 from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.module_state import ModuleState
 

@@ -17,11 +17,12 @@ import onnx_ir as ir
 import torch
 
 from onnx_release import limits
-from onnx_release.errors import ExportRefused, shorten
+from onnx_release.errors import ExportRefused
 from onnx_release.export import recurrent, torch_patches
 from onnx_release.export.contract import ModelContract, varying_axes
 from onnx_release.export.torch_patches import TracerWarning, pytree
 from onnx_release.scratch import scratch_folder
+from onnx_release.text import shorten
 from onnx_release.trained.call_model import FlatModule, flat_script
 from onnx_release.trained.input_binding import InputBinding, bind_inputs
 from onnx_release.trained.load import LoadedModel

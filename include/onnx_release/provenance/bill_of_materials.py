@@ -21,10 +21,11 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 import onnx_release
-from onnx_release.errors import ReportRefused, shorten
+from onnx_release.errors import ReportRefused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import Gate, OnnxArtifact, ReleaseReport, TensorSpec
 from onnx_release.records.provenance import TrainingFacts
+from onnx_release.text import shorten
 
 # Serial numbers are made of the artifact's digest and of the training run: the same release has the same number.
 _NAMESPACE = uuid.UUID("5a2f6f5e-5f0b-4f0e-9d51-3b7f9d6a2c11")

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_release.errors import SignatureRefused, shorten
+from onnx_release.errors import SignatureRefused
 from onnx_release.limits import BILL_FILE, REPORTS, SIGNATURE_FILE, STATEMENT_FILE
 from onnx_release.machine_faults import raise_machine_failure
+from onnx_release.text import shorten
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey

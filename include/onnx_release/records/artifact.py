@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from onnx_release.errors import bounded
 from onnx_release.records.base import Record
 from onnx_release.records.measures import Measures
 from onnx_release.records.tensors import TensorSpec
+from onnx_release.text import bounded
 
 
 class FileDigest(Record):

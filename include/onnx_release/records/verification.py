@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from onnx_release.errors import bounded
 from onnx_release.records.base import Record
+from onnx_release.text import bounded
 
 _DETAIL_MAX_CHARACTERS = 1000
 _REASON_MAX_CHARACTERS = 500

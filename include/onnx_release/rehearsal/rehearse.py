@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from onnx_release.artifact.digests import require_bytes
-from onnx_release.errors import Refused, ReleaseError, RunnerRefused, shorten
+from onnx_release.errors import Refused, ReleaseError, RunnerRefused
 from onnx_release.latency.host import describe_host, usable_cpus
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.latency.measure import Sides, measure
@@ -28,6 +28,7 @@ from onnx_release.samples.reference import Case, read_reference
 from onnx_release.samples.sample import Sample
 from onnx_release.serving.runtime_environment import RuntimeEnvironment, installed_version
 from onnx_release.serving.runtime_process import RuntimeEnded, RuntimeProcess, RuntimeRunner, readable
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.mlflow_model import read_example
 

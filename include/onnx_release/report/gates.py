@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused
 from onnx_release.latency.evaluate import latency_gates
 from onnx_release.limits import CPU_WAIT_SHARE_MAX, LatencyBudget
 from onnx_release.records import (
@@ -23,6 +23,7 @@ from onnx_release.records import (
 )
 from onnx_release.report.champion import champion_gates
 from onnx_release.report.numbers import limit_text, measured_text, size_text, speedup_text, three_digits
+from onnx_release.text import shorten
 
 TITLES = {
     "check": "static checks",

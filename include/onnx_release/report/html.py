@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import jinja2
 from markupsafe import Markup
 
-from onnx_release.errors import shorten
 from onnx_release.limits import LATENCY_QUANTILES, REPORT_PAGE
 from onnx_release.records import Measures, ReleaseReport
 from onnx_release.report.champion import champion_speed
@@ -20,6 +19,7 @@ from onnx_release.report.gates import TITLES, published_speedup, refused_outputs
 from onnx_release.report.numbers import limit_text, measured_text, seconds_text, size_text, speedup_text, three_digits
 from onnx_release.report.plots import gate_bar, latency_plot, sides
 from onnx_release.report.short_view import closest_gates, has_more_reasons, release_state, used_measures, worst_first
+from onnx_release.text import shorten
 
 TEMPLATES = Path(__file__).parent / "templates"
 

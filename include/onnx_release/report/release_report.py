@@ -6,13 +6,14 @@ import json
 import os
 from pathlib import Path
 
-from onnx_release.errors import Refused, ReportRefused, shorten
+from onnx_release.errors import Refused, ReportRefused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import BenchmarkReport, CheckReport, OnnxArtifact, ReleaseReport, TrainedModel
 from onnx_release.records.release import SCHEMA_VERSION
 from onnx_release.report.acceptance import acceptance, report_failures
 from onnx_release.report.gates import gates, headline, next_step
+from onnx_release.text import shorten
 
 
 def build_report(

@@ -9,8 +9,9 @@ from typing import Any, Self
 
 import onnxruntime
 
-from onnx_release.errors import RunnerRefused, shorten
+from onnx_release.errors import RunnerRefused
 from onnx_release.machine_faults import raise_machine_failure
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays, describe_arrays
 
 CPU_PROVIDERS = ("CPUExecutionProvider",)

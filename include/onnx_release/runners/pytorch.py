@@ -10,8 +10,9 @@ from typing import Any, Self
 
 import torch
 
-from onnx_release.errors import RunnerRefused, shorten
+from onnx_release.errors import RunnerRefused
 from onnx_release.machine_faults import raise_machine_failure
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays, describe_arrays
 from onnx_release.trained.call_model import runnable
 from onnx_release.trained.input_binding import bind_inputs

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from onnx_release.errors import SampleRefused, shorten
+from onnx_release.errors import SampleRefused
 from onnx_release.limits import BATCH_SIZE_MAX, SAMPLE_SEEDS, UNSEEN_BATCH_SIZE
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import TensorSpec
@@ -19,6 +19,7 @@ from onnx_release.samples.draw import seeded_arrays
 from onnx_release.samples.generate import bounds_of, checked_example
 from onnx_release.samples.npz_header import read_header
 from onnx_release.samples.sample import Sample
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 

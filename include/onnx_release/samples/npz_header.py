@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_release.errors import SampleRefused, shorten
+from onnx_release.errors import SampleRefused
 from onnx_release.limits import NPZ_MAX_BYTES
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import TensorSpec
+from onnx_release.text import shorten
 
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _SUFFIX = ".npy"

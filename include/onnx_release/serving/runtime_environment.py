@@ -20,12 +20,13 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from onnx_release.errors import ParameterRefused, RunnerRefused, Transient, shorten
+from onnx_release.errors import ParameterRefused, RunnerRefused, Transient
 from onnx_release.limits import TARGET_RUNTIME_PATTERN, TARGET_RUNTIMES_MAX
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records.base import Record
 from onnx_release.runners.child_process import clean_environment, run_guarded
 from onnx_release.scratch import scratch_folder
+from onnx_release.text import shorten
 
 INSTALL_MAX_S = 600.0
 LIST_MAX_S = 60.0

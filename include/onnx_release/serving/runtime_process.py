@@ -17,13 +17,14 @@ from typing import IO, Any, Self, cast
 
 import numpy as np
 
-from onnx_release.errors import RunnerRefused, shorten, without_folders
+from onnx_release.errors import RunnerRefused
 from onnx_release.latency.host import CpuWait
 from onnx_release.latency.rounds import Block, TimeUp
 from onnx_release.runners.child_process import clean_environment, describe_exit, start_guarded
 from onnx_release.scratch import scratch_folder
 from onnx_release.serving import run_in_runtime
 from onnx_release.serving.runtime_environment import RuntimeEnvironment
+from onnx_release.text import shorten, without_folders
 from onnx_release.trained.arrays import Arrays, describe_arrays
 
 # A place in the source code of ONNX Runtime, with the signature of the function.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnx_release.errors import RunnerRefused, shorten
+from onnx_release.errors import RunnerRefused
 from onnx_release.limits import MODEL_FILE, TARGET_RUNTIME_MAX_S, ParityLimits
 from onnx_release.parity.compare_outputs import compare_outputs
 from onnx_release.parity.scales import output_scales
@@ -16,6 +16,7 @@ from onnx_release.runners.child_process import raise_if_ended_from_outside
 from onnx_release.samples.sample import Sample
 from onnx_release.serving.runtime_environment import RuntimeEnvironment
 from onnx_release.serving.runtime_process import RuntimeEnded, RuntimeProcess, RuntimeRunner
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays
 
 _log = logging.getLogger(__name__)

@@ -21,9 +21,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused
 from onnx_release.limits import INDEX_SUFFIXES, MODEL_SUFFIXES
 from onnx_release.machine_faults import raise_machine_failure
+from onnx_release.text import shorten
 
 # A file of torch 1.5 or older is a sequence of pickles: a magic number, two headers, the content, the storages.
 _PICKLES_OF_A_LEGACY_FILE = 5

@@ -15,10 +15,11 @@ import torch
 from torch import distributed
 from torch.export import ExportedProgram
 
-from onnx_release.errors import Refused, TrainedModelRefused, shorten
+from onnx_release.errors import Refused, TrainedModelRefused
 from onnx_release.limits import NO_CODE_SUFFIXES
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import Finding
+from onnx_release.text import shorten
 from onnx_release.trained.checkpoint_file import foreign_globals, is_index, is_pickle, shards_of
 from onnx_release.trained.mapped_weights import MappedPages
 from onnx_release.trained.match_weights import shown

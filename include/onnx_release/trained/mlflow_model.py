@@ -16,10 +16,11 @@ import yaml
 from mlflow.models import Model
 from mlflow.types import Schema
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused
 from onnx_release.limits import INDEX_SUFFIXES, MLMODEL_MAX_BYTES, MODEL_SUFFIXES
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import TensorSpec
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.input_spec import InputSpec
 from onnx_release.trained.scan_torchscript import is_script_archive

@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import Field
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused
 from onnx_release.limits import FACTORY_PATTERN
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records.base import Record
+from onnx_release.text import shorten
 from onnx_release.trained.checkpoint_file import absent_in
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused
 from onnx_release.machine_faults import raise_machine_failure
+from onnx_release.text import shorten
 
 _TEXT = re.compile(rb"[A-Za-z0-9._-]{0,64}\n?")
 _PAYLOAD_CONFIG = re.compile(r"data/(weights|constants)/[^/]+_config\.json")

@@ -19,9 +19,10 @@ import torch
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from onnx_release import limits
-from onnx_release.errors import Refused, TrainedModelRefused, shorten
+from onnx_release.errors import Refused, TrainedModelRefused
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records import Finding
+from onnx_release.text import shorten
 from onnx_release.trained.checkpoint_file import (
     absent_in,
     is_index,

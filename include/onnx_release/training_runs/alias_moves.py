@@ -11,8 +11,9 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused
 from onnx_release.records import AliasMove
+from onnx_release.text import shorten
 from onnx_release.training_runs import tags
 
 log = logging.getLogger(__name__)

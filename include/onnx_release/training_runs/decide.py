@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from onnx_release.errors import Refused, shorten, without_folders
+from onnx_release.errors import Refused
 from onnx_release.records.artifact import Precision
 from onnx_release.records.base import Record
+from onnx_release.text import shorten, without_folders
 from onnx_release.training_runs import reasons, refusals, tags, trained_models, weight_files
 from onnx_release.training_runs.names import (
     FILE_NAME,

@@ -8,8 +8,8 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from onnx_release.errors import shorten
 from onnx_release.records.provenance import Dataset, TrainingFacts
+from onnx_release.text import shorten
 from onnx_release.training_runs.records import key_values
 
 ENTRIES_MAX = 200

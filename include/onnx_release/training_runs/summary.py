@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 from unicodedata import combining, east_asian_width
 
-from onnx_release.errors import printable, shorten
+from onnx_release.text import printable, shorten
 from onnx_release.training_runs import reasons
 from onnx_release.training_runs.decide import Decision
 from onnx_release.training_runs.estimate import Estimate

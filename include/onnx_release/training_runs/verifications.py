@@ -6,8 +6,9 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused
 from onnx_release.records.verification import Verification
+from onnx_release.text import shorten
 from onnx_release.training_runs import tags
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,11 @@ from typing import Any
 from onnxruntime import quantization
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from onnx_release.errors import TuningRefused, shorten
+from onnx_release.errors import TuningRefused
 from onnx_release.limits import MODEL_FILE
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.scratch import scratch_folder
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays
 from onnx_release.tuning.graph_rewrites import normalize
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from onnx_release.errors import Refused, Transient, shorten
+from onnx_release.errors import Refused, Transient
 from onnx_release.latency.host_lock import HostLock
 from onnx_release.limits import ELIMINATION_MAX_S, MODEL_FILE, TUNE_BUILD_SHARE
 from onnx_release.records import Precision, TuneVariant
 from onnx_release.runners import Runner
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
+from onnx_release.text import shorten
 from onnx_release.tuning.acceptance import AcceptanceTest
 from onnx_release.tuning.build import VariantBuilder
 from onnx_release.tuning.memory import available_bytes, session_bytes

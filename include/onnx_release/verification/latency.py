@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_release.errors import bounded
 from onnx_release.latency.host import describe_host
 from onnx_release.latency.host_lock import HostLock, LockOptions
 from onnx_release.limits import MODEL_FILE
@@ -15,6 +14,7 @@ from onnx_release.parity.compare_model import run
 from onnx_release.records import OnnxArtifact, ReleaseReport
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from onnx_release.samples.generate import make_samples
+from onnx_release.text import bounded
 from onnx_release.trained.mlflow_model import read_example
 
 _WARMUP_S, _MEASURE_S, _CALLS_MIN = 0.3, 2.0, 10

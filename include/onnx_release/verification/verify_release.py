@@ -10,7 +10,7 @@ from pathlib import Path
 from onnx_release.artifact.digests import describe_folder, folder_sha256, require_same_files
 from onnx_release.check.smoke_test import run_example
 from onnx_release.check.static_checks import CheckOptions, check_artifact
-from onnx_release.errors import Refused, without_folders
+from onnx_release.errors import Refused
 from onnx_release.limits import MODEL_FILE, SIGNATURE_FILE
 from onnx_release.parity.limits import limits_of_release
 from onnx_release.parity.stored_reference import compare_stored
@@ -19,6 +19,7 @@ from onnx_release.records import FileDigest, OnnxArtifact, ReleaseReport, Tensor
 from onnx_release.records.verification import CheckVerdict, VerificationCheck, VerificationReport
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner, runtime_version
 from onnx_release.samples.reference import read_reference
+from onnx_release.text import without_folders
 from onnx_release.trained.mlflow_model import read_signature
 from onnx_release.training_runs import tags
 

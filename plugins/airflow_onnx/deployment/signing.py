@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.deployment import settings
 from airflow_onnx.errors import DeploymentRefused
-from onnx_release.errors import shorten
+from onnx_release.text import shorten
 
 if TYPE_CHECKING:
     from onnx_release.provenance.signature import SigningKey, Trust

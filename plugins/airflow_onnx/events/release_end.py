@@ -11,9 +11,10 @@ from airflow_onnx import airflow_urls, outcome_log, params
 from airflow_onnx.events.figures import Figures
 from airflow_onnx.hooks.mlflow import MlflowHook
 from airflow_onnx.task_outcome import TaskOutcome, dag_run_outcome
-from onnx_release.errors import Refused, printable, shorten
+from onnx_release.errors import Refused
 from onnx_release.records import ModelVersion, ReleaseReport, TrainedModel
 from onnx_release.records.base import Record
+from onnx_release.text import printable, shorten
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

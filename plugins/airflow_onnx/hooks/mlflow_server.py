@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.address import server_address
-from onnx_release.errors import Transient, shorten
+from onnx_release.errors import Transient
+from onnx_release.text import shorten
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection

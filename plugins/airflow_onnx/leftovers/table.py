@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from airflow_onnx.leftovers.findings import Findings, Leftover
-from onnx_release.errors import printable
+from onnx_release.text import printable
 
 COLUMNS = ("kind", "place", "age", "size", "reason")
 

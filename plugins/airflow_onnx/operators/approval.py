@@ -14,8 +14,9 @@ from airflow.sdk import Param
 from airflow_onnx import compat
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.log_lines import one_line
-from onnx_release.errors import Transient, shorten
+from onnx_release.errors import Transient
 from onnx_release.records.base import Record
+from onnx_release.text import shorten
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -21,10 +21,11 @@ from airflow_onnx.operators.verify_releases import allowed_buckets, texts
 from airflow_onnx.task_outcome import airflow_outcome
 from airflow_onnx.tracking import model_registry, rehearsal_log, version_files
 from airflow_onnx.tracking.released_versions import ReleasedVersion, released_versions
-from onnx_release.errors import ParameterRefused, Refused, printable
+from onnx_release.errors import ParameterRefused, Refused
 from onnx_release.records.base import Record
 from onnx_release.records.rehearsal import RehearsalReport, RehearsedModel, Runtime
 from onnx_release.scratch import scratch_folder
+from onnx_release.text import printable
 from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:

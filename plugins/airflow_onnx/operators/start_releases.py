@@ -22,7 +22,7 @@ from airflow_onnx.watch.backfill import Backfill, BackfillOptions, Backlog
 from airflow_onnx.watch.decide import Decider
 from airflow_onnx.watch.routes import read_routes
 from airflow_onnx.watch.start import ReleaseStarter, start_new_releases
-from onnx_release.errors import printable, shorten
+from onnx_release.text import printable, shorten
 from onnx_release.training_runs import summary
 from onnx_release.training_runs.decide import Decision
 from onnx_release.training_runs.estimate import Estimate, estimate

@@ -8,8 +8,9 @@ from enum import StrEnum
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_onnx.task_outcome import classified
-from onnx_release.errors import ReleaseError, shorten
+from onnx_release.errors import ReleaseError
 from onnx_release.records.base import Record
+from onnx_release.text import shorten
 
 FOUND_MAX_CHARACTERS = 500
 # The advice for a task, which Airflow repeats. A check is not repeated.

@@ -10,7 +10,7 @@ from airflow_onnx.deployment import buckets
 from airflow_onnx.preflight.checks import Subject, failure, warning
 from airflow_onnx.preflight.clock import database_clock
 from airflow_onnx.preflight.deployment import DagFacts, Deployment, routes
-from onnx_release.errors import shorten
+from onnx_release.text import shorten
 
 PLUGIN = "airflow_onnx"
 CONNECTION_TYPES = ("mlflow", "s3store")

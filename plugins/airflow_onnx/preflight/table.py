@@ -8,7 +8,7 @@ from itertools import groupby
 
 from airflow_onnx.preflight.checks import Check, State
 from airflow_onnx.preflight.run import DeploymentReport
-from onnx_release.errors import printable
+from onnx_release.text import printable
 
 _WORDS = {State.OK: "ok", State.WARNING: "WARNING", State.FAILED: "FAILED", State.SKIPPED: "skipped"}
 # Green, yellow, red and grey, which terminals show readably on light and dark grounds.

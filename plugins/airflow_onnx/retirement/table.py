@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from airflow_onnx.leftovers.table import age_text, aligned
 from airflow_onnx.retirement.records import Fate, Retirement
-from onnx_release.errors import printable
+from onnx_release.text import printable
 
 COLUMNS = ("model", "version", "age", "size", "goes", "reason")
 

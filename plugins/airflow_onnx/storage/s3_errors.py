@@ -14,7 +14,8 @@ from airflow.sdk import BaseHook
 
 from airflow_onnx.errors import StorageRefused
 from airflow_onnx.hooks.s3_store import S3StoreHook, aws_extra
-from onnx_release.errors import Transient, shorten
+from onnx_release.errors import Transient
+from onnx_release.text import shorten
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.tracking import model_registry, version_files
 from airflow_onnx.tracking.promotion import Candidate, Promoter
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused
+from onnx_release.text import shorten
 from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.storage import s3
-from onnx_release.errors import Refused, shorten
+from onnx_release.errors import Refused
 from onnx_release.limits import REPORT_FILE
 from onnx_release.records import Contract, TensorSpec
 from onnx_release.scratch import scratch_folder
+from onnx_release.text import shorten
 from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from airflow_onnx.events import release_end
 from airflow_onnx.links import ReportLink, RerunLink, TrainingRunLink
 from airflow_onnx.tracking import model_registry, report_files, run_description
 from airflow_onnx.tracking.run_description import Result, described
-from onnx_release.errors import Refused, Transient, shorten
+from onnx_release.errors import Refused, Transient
 from onnx_release.records import ReleaseReport, TrainedModel
 from onnx_release.records.artifact import Precision
+from onnx_release.text import shorten
 from onnx_release.training_runs import tags
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_onnx.errors import TrackingRefused
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from onnx_release.errors import TrainedModelRefused, shorten
+from onnx_release.errors import TrainedModelRefused
 from onnx_release.records import TrainedModel
 from onnx_release.scratch import scratch_folder
+from onnx_release.text import shorten
 from onnx_release.training_runs import tags, trained_models, weight_files
 from onnx_release.training_runs.names import validate_run_id
 from onnx_release.training_runs.records import TrainingRun

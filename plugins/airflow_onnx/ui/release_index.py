@@ -20,9 +20,10 @@ from airflow_onnx.hooks.mlflow_server import MlflowServer
 from airflow_onnx.ui import numbers
 from airflow_onnx.ui.refreshed import Refreshed
 from airflow_onnx.ui.roll_backs import roll_backs_in
-from onnx_release.errors import Refused, Transient, shorten
+from onnx_release.errors import Refused, Transient
 from onnx_release.records import AliasMove
 from onnx_release.records.verification import Verification
+from onnx_release.text import shorten
 from onnx_release.training_runs import tags, verifications
 from onnx_release.training_runs.records import TrainingRun
 from onnx_release.training_runs.server import RunQuery

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_onnx.hooks.mlflow_rest import MlflowRest
-from onnx_release.errors import ParameterRefused, RecordRefused, Refused, ReportRefused, Transient, shorten
+from onnx_release.errors import ParameterRefused, RecordRefused, Refused, ReportRefused, Transient
 from onnx_release.records import ReleaseReport
+from onnx_release.text import shorten
 from onnx_release.training_runs import tags
 from onnx_release.training_runs.names import validate_model_name
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import onnxruntime
 
-from onnx_release.errors import ParityRefused, shorten
+from onnx_release.errors import ParityRefused
 from onnx_release.latency.host import usable_cpus
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays
 
 _SILENT = 4

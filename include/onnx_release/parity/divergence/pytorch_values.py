@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from onnx_release.errors import shorten
+from onnx_release.text import shorten
 from onnx_release.trained.arrays import Arrays
 from onnx_release.trained.call_model import FlatModule
 from onnx_release.trained.input_binding import bind_inputs
