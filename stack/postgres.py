@@ -44,7 +44,7 @@ def prepare(layout: Layout) -> None:
     _create_socket_folder(layout)
     if _data(layout).exists():
         _await_end_of_killed_server(_data(layout))
-        _remove_stale_lock(_data(layout))
+        _remove_stale_locks(layout)
         return
     # A new name until it is complete: an interrupted call leaves a part.
     new = layout.postgres / "data.new"
@@ -144,13 +144,13 @@ def _await_end_of_killed_server(data: Path) -> None:
     psutil.wait_procs(left, timeout=_CHILDREN_END_S)
 
 
-def _remove_stale_lock(data: Path) -> None:
-    """Remove the lock of a server that was killed. It names a pid, which a zombie or another program may have now."""
-    path = data / "postmaster.pid"
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        pid = int(path.read_text().split()[0])
-        if identity(pid) is None or psutil.Process(pid).name() != "postgres":
-            path.unlink()
+def _remove_stale_locks(layout: Layout) -> None:
+    """Remove the two locks of a killed server. They name a pid, which a zombie or another program may have now."""
+    for path in (_data(layout) / "postmaster.pid", socket_folder(layout) / f"{_SOCKET}.lock"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            pid = int(path.read_text().split()[0])
+            if identity(pid) is None or psutil.Process(pid).name() != "postgres":
+                path.unlink()
 
 
 def _create_socket_folder(layout: Layout) -> None:

@@ -214,8 +214,8 @@ def test_a_killed_retirement_leaves_no_version_without_objects_and_is_ended_by_t
                 if after == _CHANGES[-1]:
                     # A garbage collection removes the objects whose version and record are gone.
                     collector = Collector(
-                        rest=rest, folder=folder, staging_uri=f"{folder.uri}-staging", grace_s=-5.0,
-                        is_active=lambda *_: False,
+                        rest=rest, folder=folder, staging_uri=f"{folder.uri}-staging",
+                        checked_uri=f"{folder.uri}-staging", grace_s=-5.0, is_active=lambda *_: False,
                     )  # fmt: skip
                     assert collector.run(dry_run=False).left == 0
                     assert behind.objects() == []

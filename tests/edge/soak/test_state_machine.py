@@ -212,8 +212,9 @@ class Releases(RuleBasedStateMachine):
         # The objects have the address that the releases have used.
         with MlflowRest(MlflowHook().server) as rest:
             collector = Collector(
-                rest=rest, folder=folder, staging_uri=f"{folder.uri}/{self.name}-staging", grace_s=NO_GRACE_S,
-                work_keep_s=NO_GRACE_S, is_active=lambda dag_id, run_id: self.states.get((dag_id, run_id)) == "running",
+                rest=rest, folder=folder, staging_uri=f"{folder.uri}/{self.name}-staging",
+                checked_uri=f"{folder.uri}/{self.name}-staging", grace_s=NO_GRACE_S, work_keep_s=NO_GRACE_S,
+                is_active=lambda dag_id, run_id: self.states.get((dag_id, run_id)) == "running",
             )  # fmt: skip
             try:
                 found = collector.find()
