@@ -33,12 +33,7 @@ class ReleaseError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the class and the parts as a JSON-safe dict, for another process."""
-        return {
-            "class": type(self).__name__,
-            "subject": self.subject,
-            "problem": self.problem,
-            "action": self.action,
-        }
+        return {"class": type(self).__name__, "subject": self.subject, "problem": self.problem, "action": self.action}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> ReleaseError:
@@ -210,8 +205,11 @@ class RunnerRefused(Refused):
         "step_memory": "The process of a step used more memory than a pickle may.",
         "step_too_long": "The process of a step ran longer than a pickle may.",
         "step_crashed": "The process of a step crashed or ended without an answer.",
+        "step_account": "The worker, which runs as root, cannot run a pickle with the account of the option.",
     }
-    deployment_codes: ClassVar[frozenset[str]] = frozenset({"no_cuda", "provider_missing", "runtime_unavailable"})
+    deployment_codes: ClassVar[frozenset[str]] = frozenset(
+        {"no_cuda", "provider_missing", "runtime_unavailable", "step_account"}
+    )
 
 
 class ExportRefused(Refused):

@@ -97,6 +97,9 @@ NPZ_MAX_BYTES = 2 * 2**30
 # Limits of the process that runs a pickle.
 PICKLE_MAX_S = 6 * 3600.0
 PICKLE_FILE_MAX_BYTES = 64 * 2**30
+PICKLE_ANSWER_MAX_BYTES = 256 * 2**20
+# The user and group id of that process where the worker is root. No common system gives it to an account of its own.
+PICKLE_USER = 65533
 # The share of the memory of the machine or container, where the deployment sets no other limit.
 PICKLE_MEMORY_SHARE = 0.75
 

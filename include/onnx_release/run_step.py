@@ -1,9 +1,10 @@
 """Public calls of the core: `export`, `benchmark`, `compare` and `tune`.
 
 Each call runs in this process, or in a child process when it may run the training run's own code (a pickle). The child
-has the worker's account. Its memory, environment and open files contain no connection, variable or secret of Airflow,
-and `runners.isolation` keeps it from other processes, other files and the network. Its home folder is removed when it
-ends, and the processes that it started end with it. A child that crashes is a failed step.
+has the worker's account, or another one where the worker is root (`runners.account`). Its memory, environment and open
+files contain no connection, variable or secret of Airflow, and `runners.isolation` keeps it from other processes, other
+files and the network. Its home folder is removed when it ends, and the processes that it started end with it. A child
+that crashes is a failed step.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -42,6 +42,7 @@ from onnx_release.runners.child_process import (
 from onnx_release.runners.descendants import ended_afterwards, machine_bytes, memory_bytes
 from onnx_release.runners.isolation import hide_from_children, isolate
 from onnx_release.scratch import scratch_folder
+from onnx_release.step_files import step_files
 from onnx_release.text import shorten
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ _STEPS: dict[str, Callable[..., Record]] = {}
 def _step(returns: type[R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Register a function as a step, which runs in a child process when the training run's code may run.
 
-    The function has a parameter `trained` (a path) and a parameter `options` (a record with `allow_pickle` and
-    `pickle_memory_bytes`). Its arguments are paths and records, because they travel as JSON. It writes into the folder
-    of its parameter `out`, and into the files that `_written` lists.
+    The function has a parameter `trained` (a path) and a parameter `options` (a record with `allow_pickle`,
+    `pickle_memory_bytes` and `pickle_user`). Its arguments are paths and records, because they travel as JSON. It
+    writes into the folder of its parameter `out`, and into the files that its options name (see `step_files`).
     """
 
     def register(function: Callable[P, R]) -> Callable[P, R]:
@@ -76,8 +77,7 @@ def _step(returns: type[R]) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             arguments = inspect.signature(function).bind(*args, **kwargs).arguments
             if runs_code(arguments["trained"], allow_pickle=arguments["options"].allow_pickle):
-                with _own_output(arguments) as own:
-                    return returns.from_dict(_run_in_child(name, own))
+                return returns.from_dict(_run_in_child(name, arguments))
             return function(*args, **kwargs)
 
         return run
@@ -186,28 +186,6 @@ def runs_code(trained: Path, *, allow_pickle: bool) -> bool:
     return allow_pickle and any(name.endswith(MODEL_SUFFIXES) and not name.endswith(NO_CODE_SUFFIXES) for name in names)
 
 
-@contextlib.contextmanager
-def _own_output(arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the arguments with an output in a folder of its own, the only place where the child writes.
-
-    The output moves to its place at the end. A step may have none.
-    """
-    out: Path | None = arguments.get("out")
-    if out is None:
-        yield arguments
-        return
-    from onnx_release.artifact.digests import fresh_folder
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as own:
-        made = Path(own, out.name)
-        yield {**arguments, "out": made}
-        if made.is_dir() and not made.is_symlink():
-            with fresh_folder(out) as folder:
-                for file in made.iterdir():
-                    file.rename(folder / file.name)
-
-
 def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:
     """Run a step in a child process and return its record as a dict.
 
@@ -218,63 +196,31 @@ def _run_in_child(step: str, arguments: Mapping[str, Any]) -> Any:
         RuntimeError: The step raised an unexpected error.
         RunnerRefused: The child crashed or ended without an answer.
     """
-    with scratch_folder() as scratch:
-        request, answer, home = (scratch / name for name in ("request.json", "answer.json", "home"))
-        encoded = {name: _encode(value) for name, value in arguments.items()}
-        home.mkdir()
-        files = {"read": _read(arguments, request), "written": _written(arguments, scratch)}
-        request.write_text(json.dumps({"step": step, "arguments": encoded, "files": files}))
-        memory = arguments["options"].pickle_memory_bytes
-        exit_code, output = _run([sys.executable, "-m", __name__, str(request), str(answer)], home, memory)
-        result = json.loads(answer.read_text()) if answer.exists() else {}
-    if "record" in result:
-        return result["record"]
-    if "error" in result:
-        raise ReleaseError.from_dict(result["error"])
-    if "missing" in result:
-        raise ImportError(result["text"], name=result["missing"])
-    if "unexpected" in result:
-        raise RuntimeError(f"{result['unexpected']}: {result['text']}")
-    subject, end = f"The process of the step '{step}'", describe_exit(exit_code)
-    raise_if_ended_from_outside(subject, exit_code, output)
-    raise RunnerRefused(
-        subject,
-        f"{end}: {output[-_TAIL_CHARACTERS:]}",
-        "The model's own code or a library crashed. Try it in a shell with the same versions.",
-        code="step_crashed",
-    )
-
-
-def _read(arguments: Mapping[str, Any], request: Path) -> list[str]:
-    """Return the paths that a step reads. Texts of the training run name none of them."""
-    options = arguments["options"]
-    measuring = getattr(options, "benchmark", options)
-    champion = getattr(measuring, "champion", None)
-    texts = [getattr(measuring, name, None) for name in ("inputs_path", "evaluation_path")]
-    texts += [getattr(options, "evaluation", None), champion.folder if champion else None]
-    # An environment is two folders above its interpreter.
-    texts += [Path(one.python).parent.parent for one in getattr(measuring, "target_runtimes", ())]
-    paths = [value for value in arguments.values() if isinstance(value, Path)]
-    return [str(Path(path).resolve()) for path in (request, *paths, *filter(None, texts))]
-
-
-def _written(arguments: Mapping[str, Any], scratch: Path) -> list[str]:
-    """Return the paths that a step writes."""
-    options = arguments["options"]
-    measuring = getattr(options, "benchmark", options)
-    paths = [scratch]
-    for folder in (arguments.get("out"), getattr(measuring, "reproduction_folder", None)):
-        if folder:
-            # The folder is made beside its place, and renamed.
-            paths.append(Path(folder).resolve().parent)
-            paths[-1].mkdir(parents=True, exist_ok=True)
-    lock = getattr(measuring, "lock", None)
-    if lock and lock.path:
-        from onnx_release.latency.host_lock import create_lock_file
-
-        create_lock_file(Path(lock.path))
-        paths.append(Path(lock.path).absolute())
-    return [str(path) for path in paths]
+    with scratch_folder() as scratch, step_files(arguments, scratch) as files:
+        request = scratch / "request.json"
+        encoded = {name: _encode(value) for name, value in files.arguments.items()}
+        paths = {"read": [*map(str, files.read)], "written": [*map(str, files.written)]}
+        request.write_text(json.dumps({"step": step, "arguments": encoded, "files": paths, "user": files.user}))
+        command = [sys.executable, "-m", __name__, str(request), str(files.answer)]
+        exit_code, output = _run(command, files.home, arguments["options"].pickle_memory_bytes)
+        result = files.read_answer()
+        # An error leaves the block before the outputs move to their places.
+        if "record" in result:
+            return result["record"]
+        if "error" in result:
+            raise ReleaseError.from_dict(result["error"])
+        if "missing" in result:
+            raise ImportError(result["text"], name=result["missing"])
+        if "unexpected" in result:
+            raise RuntimeError(f"{result['unexpected']}: {result['text']}")
+        subject, end = f"The process of the step '{step}'", describe_exit(exit_code)
+        raise_if_ended_from_outside(subject, exit_code, output)
+        raise RunnerRefused(
+            subject,
+            f"{end}: {output[-_TAIL_CHARACTERS:]}",
+            "The model's own code or a library crashed. Try it in a shell with the same versions.",
+            code="step_crashed",
+        )
 
 
 def _encode(value: Path | Record) -> Any:
@@ -352,7 +298,8 @@ class _Output:
 def _main(request_path: str, answer_path: str) -> int:
     request = json.loads(Path(request_path).read_text())
     # Before torch starts threads: a namespace is for processes with one thread.
-    missing = list(isolate(*([Path(path) for path in request["files"][kind]] for kind in ("read", "written"))))
+    read, written = ([Path(path) for path in request["files"][kind]] for kind in ("read", "written"))
+    missing = list(isolate(read, written, request["user"]))
     end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Progress lines, which the parent logs. A library may replace the handlers of the root logger.

@@ -33,6 +33,13 @@ def scratch_folder() -> Iterator[Path]:
         os.close(lock)
 
 
+def open_to_group(files: Path, group: int) -> None:
+    """Let a group enter a temporary folder from `scratch_folder`, but not list it or change it. Only root can do so."""
+    for folder in (files.parent, files):
+        os.chown(folder, -1, group)
+        folder.chmod(0o710)
+
+
 def remove_abandoned() -> int:
     """Remove the temporary folders of this account whose process has ended on this host. Return their number.
 

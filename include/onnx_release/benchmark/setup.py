@@ -82,7 +82,7 @@ class BenchmarkOptions(Record):
         lock: The lock of the host during the measurement.
         champion: The champion to measure beside the artifact.
         evaluation_path: An ``.npz`` file of inputs and targets, for the task metric of artifact and champion.
-        allow_pickle, pickle_memory_bytes, factory, input_spec: As for the export.
+        allow_pickle, pickle_memory_bytes, pickle_user, factory, input_spec: As for the export.
     """
 
     batch_sizes: tuple[int, ...] = BATCH_SIZES
@@ -92,6 +92,7 @@ class BenchmarkOptions(Record):
     measure_plan: MeasurePlan = Field(default_factory=MeasurePlan)
     allow_pickle: bool = False
     pickle_memory_bytes: int | None = None
+    pickle_user: int | None = None
     factory: FactoryOptions | None = None
     input_spec: Any = None
     inputs_path: str | None = None

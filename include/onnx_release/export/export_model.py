@@ -35,6 +35,7 @@ class ExportStepOptions(Record):
         device: ``cpu``, ``cuda`` or ``auto`` (CUDA if it is available).
         allow_pickle: True if the deployment lets the training run's own code run.
         pickle_memory_bytes: The memory limit of that code; None: a share of the machine's memory.
+        pickle_user: The user and group id of that code where this process is root; 0: root; None: `PICKLE_USER`.
         factory: The factory that builds the model of a state dict.
         input_spec: The inputs of a model without a signature (see `InputSpec`).
         single_file_max_bytes: The largest size of all weights for one file. 0: weights are always external.
@@ -47,6 +48,7 @@ class ExportStepOptions(Record):
     device: str = "auto"
     allow_pickle: bool = False
     pickle_memory_bytes: int | None = None
+    pickle_user: int | None = None
     factory: FactoryOptions | None = None
     input_spec: Any = None
     single_file_max_bytes: int = limits.SINGLE_FILE_MAX_BYTES

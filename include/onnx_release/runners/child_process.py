@@ -48,6 +48,8 @@ def clean_environment(scratch: str) -> dict[str, str]:
         "PYTHONPATH": import_path,
         "HOME": scratch,
         "TMPDIR": scratch,
+        # torch needs a name of the account, and an account without one fails.
+        "LOGNAME": "onnx-release",
         "HF_HUB_OFFLINE": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         # The model's code lies in a folder whose bytes must not change.

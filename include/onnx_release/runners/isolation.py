@@ -1,7 +1,8 @@
 """Isolation of a process that runs the training run's own code, as far as the kernel supports it.
 
-Independent parts, all of Linux, none of which needs an administrator:
+Independent parts, all of Linux. Only the first one needs root:
 
+- Another account, without other groups: it does not reach the files and processes of root.
 - Landlock: the files of Python and of the step alone, and no memory, environment or signal of another process.
 - A user and a network namespace: no network but this process's own loopback.
 - A filter of system calls: no Unix socket, and no change of the mode or owner of a file.
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from onnx_release.limits import PICKLE_FILE_MAX_BYTES
 from onnx_release.runners import landlock
+from onnx_release.runners.account import become
 from onnx_release.runners.python_files import DEVICES, python_files
 from onnx_release.runners.system_calls import call, filter_calls
 
@@ -46,20 +48,28 @@ def hide_from_children() -> None:
         call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def isolate(readable: Sequence[Path] = (), writable: Sequence[Path] = ()) -> Iterator[str]:
+def isolate(readable: Sequence[Path] = (), writable: Sequence[Path] = (), user: int | None = None) -> Iterator[str]:
     """Isolate this process, which has one thread. Yield a phrase for each part that the kernel does not support.
 
     Args:
         readable: The files and folders that the step reads, besides those of Python and the system.
         writable: The files and folders that it writes.
+        user: The account to change to, from `child_account`; None: the account stays.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (PICKLE_FILE_MAX_BYTES, PICKLE_FILE_MAX_BYTES))
-    alone = _enter_namespaces_if_possible()
+    # Before the change of the account, to which folders of the import path can be closed.
+    of_python = list(python_files())
+    alone = False
+    if user is not None:
+        # Root needs no user namespace for a network of its own. Some systems forbid such namespaces to other accounts.
+        alone = _enter_namespaces_if_possible(0)
+        become(user)
+    alone = alone or _enter_namespaces_if_possible(_CLONE_NEWUSER)
     _drop_capabilities()
     unsupported = OSError, AttributeError
     try:
-        landlock.restrict([*python_files(), *readable], [*DEVICES, *writable], network=alone)
+        landlock.restrict([*of_python, *readable], [*DEVICES, *writable], network=alone)
     except unsupported:
         yield NO_LANDLOCK
         with_tcp = True
@@ -73,37 +83,38 @@ def isolate(readable: Sequence[Path] = (), writable: Sequence[Path] = ()) -> Ite
         yield NO_FILTER
 
 
-def _enter_namespaces_if_possible() -> bool:
+def _enter_namespaces_if_possible(of_the_user: int) -> bool:
     # A trial in another process: a half-made namespace has no account and cannot write files.
-    if not _succeeds_elsewhere():
+    if not _succeeds_elsewhere(of_the_user):
         return False
     try:
-        _enter_namespaces()
+        _enter_namespaces(of_the_user)
     except OSError:  # A library of the environment has started a thread.
         return False
     return True
 
 
-def _succeeds_elsewhere() -> bool:
+def _succeeds_elsewhere(of_the_user: int) -> bool:
     pid = os.fork()
     if pid:
         return os.waitpid(pid, 0)[1] == 0
     status = 1
     try:
-        _enter_namespaces()
+        _enter_namespaces(of_the_user)
         status = 0
     finally:
         os._exit(status)
 
 
-def _enter_namespaces() -> None:
+def _enter_namespaces(of_the_user: int) -> None:
     user, group = os.geteuid(), os.getegid()
-    call("unshare", _CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC)
-    own = Path("/proc/self")
-    (own / "setgroups").write_text("deny")
-    # The account keeps its number, so its files stay its own.
-    (own / "uid_map").write_text(f"{user} {user} 1")
-    (own / "gid_map").write_text(f"{group} {group} 1")
+    call("unshare", of_the_user | _CLONE_NEWNET | _CLONE_NEWIPC)
+    if of_the_user:
+        own = Path("/proc/self")
+        (own / "setgroups").write_text("deny")
+        # The account keeps its number, so its files stay its own.
+        (own / "uid_map").write_text(f"{user} {user} 1")
+        (own / "gid_map").write_text(f"{group} {group} 1")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         # A model that was logged inside DistributedDataParallel makes a process group of one process over loopback.
         request = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, struct.pack("16sh22x", b"lo", 0))

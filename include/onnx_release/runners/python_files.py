@@ -39,14 +39,19 @@ def python_files() -> Iterator[Path]:
             yield folder
             continue
         # The folder itself may also have secrets: that of a started command is on the path, and may be AIRFLOW_HOME.
-        yield from (entry for entry in folder.iterdir() if _is_module(entry))
+        yield from (entry for entry in folder.iterdir() if is_module(entry))
+    yield from editable_packages()
+
+
+def editable_packages() -> Iterator[Path]:
+    """Yield the packages that setuptools installed as editable."""
     for finder in sys.meta_path:
-        # Packages that setuptools installed as editable.
         mapping = getattr(sys.modules.get(getattr(finder, "__module__", "")), "MAPPING", {})
         yield from map(Path, mapping.values() if isinstance(mapping, dict) else ())
 
 
-def _is_module(entry: Path) -> bool:
+def is_module(entry: Path) -> bool:
+    """Return True if an entry of a folder of the import path is a package, a module or the data of one."""
     if entry.name.isidentifier():
         return entry.is_dir()
     return ".so." in entry.name or entry.suffix in _MODULE_SUFFIXES

@@ -44,6 +44,11 @@ class TuneOptions(Record):
         """The memory limit of a pickle."""
         return self.benchmark.pickle_memory_bytes
 
+    @property
+    def pickle_user(self) -> int | None:
+        """The account of a pickle where this process is root."""
+        return self.benchmark.pickle_user
+
 
 def require_valid_tune_options(options: TuneOptions) -> None:
     """Refuse options that allow no tuning.

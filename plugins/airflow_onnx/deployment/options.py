@@ -55,6 +55,11 @@ OPTIONS: Mapping[str, Option] = {
         help="Memory limit of the process that loads a pickle, with all that it starts, in bytes.", default=None,
         example=str(16 * 2**30), kind="integer", default_words="three quarters of the worker's memory",
     ),
+    "pickle_user": Option(
+        help="User and group id of the process that loads a pickle, where the worker runs as root on Linux. 0: the "
+        "worker's account.",
+        default=None, example="1999", kind="integer", default_words=f"{limits.PICKLE_USER}",
+    ),
     "factory_packages": Option(
         help="Packages whose functions may build a model for a training run that logged only weights.",
         example="our_models, radio.nets",

@@ -20,6 +20,9 @@ from airflow_onnx.deployment.options import OPTIONS, SECTION
 from airflow_onnx.errors import DeploymentRefused
 from onnx_release.records.artifact import Precision
 
+# Linux has 32 bits for an id, and the last number means "no change".
+_USER_MAX = 2**32 - 2
+
 
 def allow_pickle() -> bool:
     """Return True if pickled models may be loaded. A pickle can run any code on the worker."""
@@ -37,6 +40,19 @@ def pickle_memory_bytes() -> int | None:
     :raises DeploymentRefused: for a value that is not a whole number above 0.
     """
     return _given_integer("pickle_memory_bytes")
+
+
+def pickle_user() -> int | None:
+    """Return the user and group id of the process of a pickle where the worker is root, or None for the default.
+
+    :raises DeploymentRefused: for a value that is not a whole number from 0 on, and one above the kernel's ids.
+    """
+    if not _text("pickle_user"):
+        return None
+    number = int(_number("pickle_user", whole=True, zero=True))
+    if number > _USER_MAX:
+        raise _refused("pickle_user", str(number), f"Give a whole number up to {_USER_MAX}.")
+    return number
 
 
 def factory_packages() -> tuple[str, ...]:

@@ -144,6 +144,7 @@ class OnnxExportOperator(ReleaseStepOperator):
             device=self.device,
             allow_pickle=pickle_permission.is_allowed(run.hook, run.trained_model.model_uri),
             pickle_memory_bytes=settings.pickle_memory_bytes(),
+            pickle_user=settings.pickle_user(),
             factory=source.factory(),
             input_spec=source.input_spec(),
             single_file_max_bytes=params.single_file_max_bytes(self.single_file_max_bytes),

@@ -97,6 +97,7 @@ class MeasuringStepOperator(ReleaseStepOperator):
             measure_plan=params.settings(MeasurePlan, self.plan or {}),
             allow_pickle=pickle_permission.is_allowed(run.hook, run.trained_model.model_uri),
             pickle_memory_bytes=settings.pickle_memory_bytes(),
+            pickle_user=settings.pickle_user(),
             factory=source.factory(),
             input_spec=source.input_spec(),
             inputs_path=fetch_inputs(run.hook, self.s3_conn_id, self.inputs_uri, scratch / "inputs"),

@@ -11,6 +11,7 @@ import pytest
 from airflow_onnx.dag import release_dag, watch_dag
 from airflow_onnx.deployment import settings
 from airflow_onnx.deployment.options import OPTIONS
+from tests.refusals import refused
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,6 +34,19 @@ def test_an_empty_value_means_not_set(monkeypatch: pytest.MonkeyPatch, option: s
     unset = reader()
     monkeypatch.setenv(f"AIRFLOW__ONNX_RELEASE__{option.upper()}", "")
     assert reader() == unset
+
+
+@pytest.mark.parametrize(("value", "number"), [("0", 0), ("1999", 1999), ("4294967294", 4294967294)])
+def test_the_account_of_a_pickle_is_a_number(monkeypatch: pytest.MonkeyPatch, value: str, number: int) -> None:
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__PICKLE_USER", value)
+    assert settings.pickle_user() == number
+
+
+@pytest.mark.parametrize("value", ["nobody", "-1", "1.5", "4294967295"])
+def test_an_account_that_is_none_of_the_kernel_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__PICKLE_USER", value)
+    with refused("wrong_option", "pickle_user", value):
+        settings.pickle_user()
 
 
 def test_no_default_of_the_package_names_a_company_or_the_reference_model() -> None:
