@@ -8,6 +8,7 @@ copied back, and no link is followed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import stat
@@ -24,6 +25,8 @@ from onnx_release.limits import PICKLE_ANSWER_MAX_BYTES
 from onnx_release.records.base import Record
 from onnx_release.runners.account import child_account
 from onnx_release.scratch import open_to_group
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,7 +86,10 @@ def step_files(arguments: Mapping[str, Any], scratch: Path) -> Iterator[StepFile
     runtimes = [Path(one.python) for one in getattr(measuring, "target_runtimes", ())]
     lock = _lock_file(measuring)
     needed = dict.fromkeys(runtimes, os.R_OK | os.X_OK) | dict.fromkeys(lock, os.R_OK | os.W_OK)
-    files = StepFiles(user=child_account(options.pickle_user, needed), own=scratch / "own")
+    account = child_account(options.pickle_user, needed)
+    if account.problem:
+        _log.warning("The code of this model runs as root: %s. %s", account.problem, account.action)
+    files = StepFiles(user=account.user, own=scratch / "own")
     files.home.mkdir(parents=True)
     # An environment is two folders above its interpreter.
     files.read += [python.parent.parent.resolve() for python in runtimes]

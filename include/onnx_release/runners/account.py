@@ -7,12 +7,12 @@ it reads only files that all accounts may read. Python and its packages must be 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_release.errors import RunnerRefused
@@ -21,7 +21,6 @@ from onnx_release.runners.child_process import clean_environment
 from onnx_release.runners.python_files import editable_packages, is_module
 from onnx_release.runners.system_calls import call
 
-_log = logging.getLogger(__name__)
 _PR_SET_DUMPABLE = 4
 # The worker gives files to the account, takes them back, and ends its processes. Root can lack each in a container.
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_KILL": 5}
@@ -35,11 +34,26 @@ for line in sys.stdin.read().split("\\0"):
 """
 
 
-def child_account(configured: int | None, needed: dict[Path, int]) -> int | None:
-    """Return the user and group id of a process of a pickle, or None for those of this process.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildAccount:
+    """Account of a process of a pickle.
 
-    Only a worker that runs as root on Linux changes the account. Where that would make a release fail, the log gets a
-    warning, and the process keeps the worker's account.
+    Attributes:
+        user: The user and group id. None: those of this process.
+        problem: The reason why the process runs as root, else empty.
+        action: The next step for a person, with a problem.
+    """
+
+    user: int | None = None
+    problem: str = ""
+    action: str = ""
+
+
+def child_account(configured: int | None, needed: dict[Path, int]) -> ChildAccount:
+    """Return the account of a process of a pickle.
+
+    Only a worker that runs as root on Linux changes it. Where that would make a release fail, the worker's account
+    stays, with a problem.
 
     Args:
         configured: The id that the deployment chose; 0 for the worker's account, None for the default.
@@ -49,36 +63,32 @@ def child_account(configured: int | None, needed: dict[Path, int]) -> int | None
         RunnerRefused: `step_account`: the worker cannot change to the id that the deployment chose.
     """
     if sys.platform != "linux" or os.geteuid() != 0 or configured == 0:
-        return None
+        return ChildAccount()
     user = PICKLE_USER if configured is None else configured
-    closed, problem = None, _missing_capabilities()
-    if not problem:
+    closed, lacks = None, _missing_capabilities()
+    if not lacks:
         try:
             closed = _closed_path(user, {Path(tempfile.gettempdir()): os.X_OK} | dict(_python()) | needed)
         except OSError as error:
-            problem = error.strerror or type(error).__name__
+            lacks = error.strerror or type(error).__name__
     if closed:
-        _log.warning(
-            "The code of this model runs as root: the account %d has no access to %s. Give all accounts access to it "
-            "(chmod o+rx), or run the worker as an account of its own.",
-            user,
-            closed,
+        return ChildAccount(
+            problem=f"the account {user} has no access to {closed}",
+            action="Give all accounts access to it (chmod o+rx), or run the worker as an account of its own.",
         )
-    elif problem and configured is None:
-        _log.warning(
-            "The code of this model runs as root: this worker cannot change to the account %d (%s). Run the worker as "
-            "an account of its own, or set [onnx_release] pickle_user.",
-            user,
-            problem,
+    if not lacks:
+        return ChildAccount(user=user)
+    if configured is None:
+        return ChildAccount(
+            problem=f"this worker cannot change to the account {user} ({lacks})",
+            action="Run the worker as an account of its own, or set [onnx_release] pickle_user.",
         )
-    elif problem:
-        raise RunnerRefused(
-            f"The account {user} of [onnx_release] pickle_user",
-            f"cannot be used by this worker: {problem}",
-            "Give an id that exists in its container, or 0 to run pickles with the worker's account.",
-            code="step_account",
-        )
-    return None if closed or problem else user
+    raise RunnerRefused(
+        f"The account {user} of [onnx_release] pickle_user",
+        f"cannot be used by this worker: {lacks}",
+        "Give an id that exists in its container, or 0 to run pickles with the worker's account.",
+        code="step_account",
+    )
 
 
 def become(user: int) -> None:

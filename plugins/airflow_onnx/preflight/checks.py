@@ -64,6 +64,7 @@ CHECKS: Mapping[str, str] = {
     "staging.copy": "The store copies from the staging folder to the bucket.",
     "worker.packages": "This host has the packages of the tasks, in the tested versions.",
     "worker.disk": "The disks of the work folders have free space.",
+    "worker.pickles": "Pickles are refused, or a worker of root runs them with another account.",
     "worker.telemetry": "No library sends usage data.",
     "clock.mlflow": "The clocks of this host and of MLflow agree.",
     "clock.store": "The clocks of this host and of the store agree.",

@@ -27,6 +27,7 @@ def check_worker(subject: Subject) -> None:
     """Make the checks of this host."""
     subject.check("worker.packages", check_packages)
     subject.check("worker.disk", check_disks)
+    subject.check("worker.pickles", check_pickles)
     subject.check("worker.telemetry", check_telemetry)
 
 
@@ -103,6 +104,21 @@ def _existing(folder: Path) -> Path:
 
 def _size(number: float) -> str:
     return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+
+
+def check_pickles() -> str:
+    """Return the account of the processes that load pickles, or a warning if it is root.
+
+    :raises RunnerRefused: if the worker cannot use the account of the option `pickle_user`.
+    """
+    if not (settings.allow_pickle() or settings.pickle_experiments()):
+        return "pickles are refused"
+    from onnx_release.runners.account import child_account
+
+    account = child_account(settings.pickle_user(), {})
+    if account.problem:
+        raise warning(f"pickles run as root: {account.problem}", account.action)
+    return f"pickles run as the account {os.geteuid() if account.user is None else account.user}"
 
 
 def check_telemetry() -> str:

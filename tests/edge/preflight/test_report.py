@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import sys
 import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from airflow_onnx.preflight import clock, components, packages, run, table
+from airflow_onnx.preflight import clock, components, packages, run, table, worker
 from airflow_onnx.preflight.checks import CHECKS, Check, Noticed, State, Subject
 from airflow_onnx.preflight.deployment import DagFacts, Deployment
 from airflow_onnx.preflight.run import DeploymentReport, Place
@@ -120,6 +122,26 @@ def test_a_library_that_raises_anything_is_a_failed_check() -> None:
     assert not subject.check("store.get", lambda: "read", needs=["store.put"])
     assert [check.state for check in subject.checks] == [State.FAILED, State.SKIPPED]
     assert "KeyError" in subject.checks[0].found
+
+
+def test_the_account_of_pickles_is_checked_where_they_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker.check_pickles() == "pickles are refused"
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__PICKLE_EXPERIMENTS", "12")
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__PICKLE_USER", "0")
+    assert worker.check_pickles() == f"pickles run as the account {os.geteuid()}"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root on Linux can change its account")
+def test_a_folder_that_is_closed_to_the_account_of_pickles_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "our_models").mkdir()
+    tmp_path.chmod(0o700)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__ALLOW_PICKLE", "True")
+    with pytest.raises(Noticed, match="pickles run as root: the account 65533 has no access to /") as caught:
+        worker.check_pickles()
+    assert (caught.value.state, "chmod o+rx" in caught.value.action) == (State.WARNING, True)
 
 
 @pytest.mark.parametrize(
