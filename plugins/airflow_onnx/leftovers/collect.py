@@ -84,7 +84,7 @@ class Collector:
             grace_s=self.grace_s,
             leftovers=tuple(leftovers),
             kept=tuple(self._objects.kept),
-            notes=(*self._uploads.notes, *self._work_folders.notes),
+            notes=(*self._uploads.notes, *self._staged_checks.notes, *self._work_folders.notes),
         )
 
     def remove(self, found: Findings) -> Findings:
