@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import threading
 from collections import defaultdict
@@ -115,8 +116,10 @@ def _disk(context: Context) -> dict[str, int]:
 
 
 def _size(folder: Path) -> int:
+    """Return the bytes of the files of a folder. Files and folders that are removed meanwhile do not count."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size if path.is_file() else 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(Path(path, name)).st_size
     return total
