@@ -69,8 +69,7 @@ class DuplicateVersions:
 
     def _is_used(self, row: dict[str, Any]) -> bool:
         """Return True for a version with an alias, which a search leaves out, a stage, or a run that names it."""
-        place = {"name": row["name"], "version": row["version"]}
-        found: dict[str, Any] = self.rest.call("GET", "model-versions/get", place)["model_version"]
+        found = names.registered_version(self.rest, row["name"], row["version"])
         if found.get("aliases") or str(found.get("current_stage") or "") not in _NO_STAGE:
             return True
         run = names.training_run(self.rest, row["run_id"])

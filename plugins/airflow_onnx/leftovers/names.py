@@ -125,3 +125,9 @@ def mlflow_now_s(rest: MlflowRest) -> float:
     """
     header = rest.raw("GET", "version").headers.get("date")
     return stored_objects.read_date(header, f"MLflow at {rest.server.tracking_uri}").timestamp()
+
+
+def registered_version(rest: MlflowRest, name: str, version: str) -> dict[str, Any]:
+    """Return a version of the registry with its aliases, which a search leaves out."""
+    found: dict[str, Any] = rest.call("GET", "model-versions/get", {"name": name, "version": version})["model_version"]
+    return found

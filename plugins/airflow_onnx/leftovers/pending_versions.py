@@ -31,7 +31,7 @@ class PendingVersions:
         now_s = names.mlflow_now_s(self.rest)
         for row in self.rest.all_versions():
             age_s = now_s - int(row.get("creation_timestamp") or 0) / 1000
-            if age_s >= self.grace_s and self._is_pending(row) and self._is_pending(self._version(row)):
+            if age_s >= self.grace_s and self._is_pending(row) and self._stays_pending(row["name"], row["version"]):
                 yield Leftover(
                     kind=Kind.VERSION,
                     place=f"models:/{row['name']}/{row['version']}",
@@ -42,17 +42,13 @@ class PendingVersions:
     def remove(self, leftover: Leftover) -> str:
         """Delete a version that is still pending. Return the reason if it stays."""
         name, _, version = leftover.place.removeprefix("models:/").rpartition("/")
-        place = {"name": name, "version": version}
-        if not self._is_pending(self._version(place)):
+        if not self._stays_pending(name, version):
             return "it is ready now, or has an alias"
-        self.rest.call("DELETE", "model-versions/delete", place)
+        self.rest.call("DELETE", "model-versions/delete", {"name": name, "version": version})
         return ""
 
-    def _version(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a version with its aliases, which a search leaves out."""
-        place = {"name": row["name"], "version": row["version"]}
-        found: dict[str, Any] = self.rest.call("GET", "model-versions/get", place)["model_version"]
-        return found
+    def _stays_pending(self, name: str, version: str) -> bool:
+        return self._is_pending(names.registered_version(self.rest, name, version))
 
     def _is_pending(self, row: dict[str, Any]) -> bool:
         of_release = tags.VERSION_SHA256 in key_values(row.get("tags"))

@@ -74,16 +74,20 @@ def test_the_installed_version_needs_no_environment(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def prepare_in_two_tasks(cache: Path) -> None:
+    tasks = [threading.Thread(target=prepare_environments, args=([REJECTING], cache)) for _ in range(2)]
+    for task in tasks:
+        task.start()
+    for task in tasks:
+        task.join()
+
+
 def test_an_environment_is_made_once_for_two_tasks(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
     monkeypatch.setattr(runtime_environment, "_make", _counting(runtime_environment._make, made))
-    tasks = [threading.Thread(target=prepare_environments, args=([REJECTING], tmp_path / "cache")) for _ in range(2)]
-    for task in tasks:
-        task.start()
-    for task in tasks:
-        task.join()
+    prepare_in_two_tasks(tmp_path / "cache")
     (environment,) = prepare_environments([REJECTING], tmp_path / "cache")
     assert made == [REJECTING]
     assert Path(environment.python).exists()
@@ -102,11 +106,7 @@ def test_a_damaged_environment_is_made_again_once_for_two_tasks(
     damaged.write_text("import of_a_lost_file")
     made: list[str] = []
     monkeypatch.setattr(runtime_environment, "_make", _counting(runtime_environment._make, made))
-    tasks = [threading.Thread(target=prepare_environments, args=([REJECTING], tmp_path / "cache")) for _ in range(2)]
-    for task in tasks:
-        task.start()
-    for task in tasks:
-        task.join()
+    prepare_in_two_tasks(tmp_path / "cache")
     assert made == [REJECTING]
     assert "of_a_lost_file" not in damaged.read_text()
     assert prepare_environments([REJECTING], tmp_path / "cache") == (environment,)
