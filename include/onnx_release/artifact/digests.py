@@ -18,8 +18,12 @@ from onnx_release.records import FileDigest, OnnxArtifact
 _AGAIN = "Release the training run again from its export. If it happens twice, find the program that writes there."
 
 
-def describe_folder(folder: Path) -> tuple[FileDigest, ...]:
+def describe_folder(folder: Path, known: Iterable[FileDigest] = ()) -> tuple[FileDigest, ...]:
     """Hash every file below a folder.
+
+    Args:
+        folder: The folder.
+        known: Digests that the caller has just taken itself. These files are not read again.
 
     Returns:
         One digest per file, sorted by path.
@@ -35,10 +39,11 @@ def describe_folder(folder: Path) -> tuple[FileDigest, ...]:
             code="not_a_folder",
         )
     files, special = [], []
+    taken = {file.path: file for file in known}
     for path in folder.rglob("*"):
         name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
         if stat.S_ISREG(mode):
-            files.append(describe_file(folder, name))
+            files.append(taken.get(name) or describe_file(folder, name))
         elif not stat.S_ISDIR(mode):
             special.append(f"{name} ({'a symbolic link' if stat.S_ISLNK(mode) else 'a special file'})")
     if special:

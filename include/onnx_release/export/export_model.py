@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from onnx_release.export import diagnostics
 from onnx_release.export.contract import ModelContract, more_general
 from onnx_release.export.fallback import ExportOptions, ExportResult, export_onnx, tool_versions
 from onnx_release.export.preflight import prepare
-from onnx_release.export.reference_outputs import ReferenceOptions, write_reference_outputs
-from onnx_release.records import OnnxArtifact
+from onnx_release.export.reference_outputs import ReferenceOptions, ReferenceOutputs, reference_outputs
+from onnx_release.export.verify import ExportVerifier
+from onnx_release.records import FileDigest, OnnxArtifact
 from onnx_release.records.base import Record
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import load_unchecked
-from onnx_release.trained.mlflow_model import read_trained
+from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
 # Packages whose versions the artifact records, besides those of `tool_versions`.
@@ -88,17 +90,13 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
         export_options = ExportOptions(
             opset=options.opset, device=options.device, single_file_max_bytes=options.single_file_max_bytes
         )
-        result = export_onnx(model, folder, contract, export_options, verifier)
+        trial = _Trial(verifier, package, options.reference)
+        result = export_onnx(model, folder, contract, export_options, trial.verify)
         spec = _package_spec(contract, result)
         write_package(folder, spec)
-        # PyTorch's reference outputs take one thread, so the hashes take no time of their own.
-        with ThreadPoolExecutor(1) as beside:
-            hashed = beside.submit(describe_folder, folder)
-            reference_findings = write_reference_outputs(folder, verifier, package, result.inputs, options.reference)
-            found = {file.path: file for file in hashed.result()}
-        if (folder / limits.REFERENCE_FILE).exists():
-            found[limits.REFERENCE_FILE] = describe_file(folder, limits.REFERENCE_FILE)
-        files = tuple(found[path] for path in sorted(found))
+        reference, known = trial.results(folder, result)
+        reference.write(folder)
+        files = describe_folder(folder, known)
     return OnnxArtifact(
         sha256=folder_sha256(files),
         size_bytes=sum(file.size_bytes for file in files),
@@ -122,9 +120,54 @@ def export_trained(trained: Path, out: Path, options: ExportStepOptions) -> Onnx
             *diagnostics.name_findings(package, prepared.binding, verifier.outputs),
             *diagnostics.dimension_findings(package, more_general(result.inputs, result.outputs, contract)),
             *diagnostics.export_findings(result, verifier.written, verifier.limited),
-            *reference_findings,
+            *reference.findings,
         ),
     )
+
+
+@dataclass
+class _Trial:
+    """Trial of a written graph in ONNX Runtime, and work for the artifact that the other process leaves time for.
+
+    PyTorch's reference outputs take one thread, and the hash of the weights another one.
+    """
+
+    verifier: ExportVerifier
+    package: TrainedPackage
+    options: ReferenceOptions
+    _done: tuple[Future[ReferenceOutputs], tuple[FileDigest, ...]] | None = None
+
+    def verify(self, folder: Path, result: ExportResult) -> str | None:
+        """Return why the graph is refused, or None."""
+        self._done = None
+        reason = self.verifier(folder, result, lambda: self._work(folder, result))
+        if reason is not None:
+            # Another graph will be written.
+            self._done = None
+        return reason
+
+    def results(self, folder: Path, result: ExportResult) -> tuple[ReferenceOutputs, tuple[FileDigest, ...]]:
+        """Return the reference outputs, and the digest of the external data if it was taken.
+
+        Raises:
+            SampleRefused: A file of inputs cannot be used.
+        """
+        reference, known = self._done or self._work(folder, result)
+        return reference.result(), known
+
+    def _work(self, folder: Path, result: ExportResult) -> tuple[Future[ReferenceOutputs], tuple[FileDigest, ...]]:
+        # An error about the samples says nothing about the graph, so it waits for `results`.
+        reference: Future[ReferenceOutputs] = Future()
+        has_data = (folder / limits.EXTERNAL_DATA_FILE).exists()
+        with ThreadPoolExecutor(1) as beside:
+            hashed = beside.submit(describe_file, folder, limits.EXTERNAL_DATA_FILE) if has_data else None
+            try:
+                outputs = reference_outputs(folder, self.verifier, self.package, result.inputs, self.options)
+                reference.set_result(outputs)
+            except Exception as error:  # noqa: BLE001 - raised by `results`
+                reference.set_exception(error)
+            self._done = reference, (hashed.result(),) if hashed else ()
+        return self._done
 
 
 def _package_spec(contract: ModelContract, result: ExportResult) -> PackageSpec:

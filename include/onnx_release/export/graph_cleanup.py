@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import torch
@@ -82,7 +83,18 @@ class _StridedTensor(ir.Tensor[npt.NDArray[Any]]):
         array = self.numpy()
         rows = max(1, _BLOCK_BYTES * len(array) // array.nbytes)
         for first in range(0, len(array), rows):
-            file.write(torch.from_numpy(array[first : first + rows]).contiguous().numpy().data)
+            file.write(_contiguous(array[first : first + rows]).data)
+
+
+def _contiguous(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a copy in row-major order.
+
+    torch transposes a matrix by tiles, five times faster than it copies a strided one, if its columns are contiguous
+    and adjoin each other. Rows of a transposed view do not adjoin until numpy has gathered their columns.
+    """
+    if block.ndim == 2:
+        return torch.from_numpy(np.ascontiguousarray(block.T)).t().contiguous().numpy()
+    return torch.from_numpy(block).contiguous().numpy()
 
 
 def _renamed(dimension: ir.SymbolicDim, names: Mapping[str, str]) -> str | None:

@@ -12,7 +12,7 @@ from onnx_release.parity.task_metrics import read_evaluation_inputs
 from onnx_release.records import Finding, TensorSpec
 from onnx_release.samples.edge_cases import probing_samples, read_npz
 from onnx_release.samples.generate import make_samples
-from onnx_release.samples.reference import first_rows, fit_samples, write_reference
+from onnx_release.samples.reference import Case, first_rows, fit_samples, write_reference
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.mlflow_model import TrainedPackage
 
@@ -32,17 +32,35 @@ class ReferenceOptions:
     evaluation_path: str | None
 
 
-def write_reference_outputs(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceOutputs:
+    """Samples that travel with the artifact.
+
+    Attributes:
+        cases: The samples, with PyTorch's outputs.
+        findings: A finding about samples that are too large.
+    """
+
+    cases: tuple[Case, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def write(self, folder: Path) -> None:
+        """Write the file of an artifact folder, unless no sample decides."""
+        if _decides(self.cases):
+            write_reference(folder, self.cases)
+
+
+def reference_outputs(
     folder: Path,
     verifier: ExportVerifier,
     package: TrainedPackage,
     inputs: Sequence[TensorSpec],
     options: ReferenceOptions,
-) -> tuple[Finding, ...]:
-    """Write the reference outputs into the artifact folder. Return a finding about samples that are too large.
+) -> ReferenceOutputs:
+    """Run PyTorch on the samples that travel with the artifact.
 
     Args:
-        folder: The artifact folder.
+        folder: The folder of the exported graph.
         verifier: The comparison with PyTorch.
         package: The description of the trained model.
         inputs: The inputs of the graph.
@@ -52,20 +70,21 @@ def write_reference_outputs(
         SampleRefused: A file of inputs cannot be used.
     """
     if options.max_bytes == 0:
-        return ()
+        return ReferenceOutputs()
     with verifier.reference_outputs() as run:
         samples = _samples(package, inputs, options)
         if sum(path.stat().st_size for path in folder.iterdir()) > REFERENCE_EXTREMES_MAX_BYTES:
             samples = (sample for sample in samples if sample.decides)
         cases, notes = fit_samples(samples, inputs, run, options.max_bytes)
-    if any(sample.decides for sample, _ in cases):
-        write_reference(folder, cases)
-    else:
+    if not _decides(cases):
         notes.append("no file is written")
-    if not notes:
-        return ()
     limit = f"The reference outputs have at most {options.max_bytes} bytes (`reference_max_bytes`)"
-    return (Finding(severity="info", code="reference_outputs", message=f"{limit}: {'; '.join(notes)}"),)
+    finding = Finding(severity="info", code="reference_outputs", message=f"{limit}: {'; '.join(notes)}")
+    return ReferenceOutputs(cases=tuple(cases), findings=(finding,) if notes else ())
+
+
+def _decides(cases: Sequence[Case]) -> bool:
+    return any(sample.decides for sample, _ in cases)
 
 
 def _samples(package: TrainedPackage, inputs: Sequence[TensorSpec], options: ReferenceOptions) -> Iterator[Sample]:

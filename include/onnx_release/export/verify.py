@@ -115,8 +115,15 @@ class ExportVerifier:
         """
         return self._axes
 
-    def __call__(self, folder: Path, result: ExportResult) -> str | None:
+    def __call__(
+        self, folder: Path, result: ExportResult, meanwhile: Callable[[], object] = lambda: None
+    ) -> str | None:
         """Return why the model in `folder` is malformed or differs from PyTorch, or None if it passes.
+
+        Args:
+            folder: The folder of the model.
+            result: The export that wrote it.
+            meanwhile: The caller's own work while ONNX Runtime runs the samples. A malformed model is not run.
 
         Raises:
             ExportRefused: If PyTorch returns other outputs at each call (``random_outputs``, ``stateful_model``), or
@@ -127,7 +134,7 @@ class ExportVerifier:
         others = [*self._other_sizes(result.inputs, result.device)]
         beyond = [*self._beyond_bounds(result)]
         self._require_repeatable([*self._cases, *others, *beyond])
-        reason = self._difference(folder, [*self._cases, *others, *beyond], result.device)
+        reason = self._difference(folder, [*self._cases, *others, *beyond], result.device, meanwhile)
         by_size = reason is not None and (beyond or (others and self._state.written))
         if by_size and self._difference(folder, self._cases, result.device) is None:
             written = f". `forward` writes {self._names()}" if self._state.written else ""
@@ -156,10 +163,17 @@ class ExportVerifier:
 
             yield run_one
 
-    def _difference(self, folder: Path, cases: Sequence[tuple[Sample, Arrays]], device: str) -> str | None:
+    def _difference(
+        self,
+        folder: Path,
+        cases: Sequence[tuple[Sample, Arrays]],
+        device: str,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> str | None:
         """Return the first difference between ONNX Runtime and PyTorch, or None."""
+        inputs = [sample.inputs for sample, _ in cases]
         try:
-            candidates = self._onnxruntime.run(folder / limits.MODEL_FILE, [sample.inputs for sample, _ in cases])
+            candidates = self._onnxruntime.run(folder / limits.MODEL_FILE, inputs, meanwhile)
         except Refused as refusal:
             return f"{refusal.subject} {refusal.problem}"
         scales = output_scales(cases)

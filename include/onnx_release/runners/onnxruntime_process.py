@@ -10,7 +10,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -54,12 +55,13 @@ class OnnxRuntimeProcess:
             self._waiting.communicate()
         self._stack.close()
 
-    def run(self, model: Path, cases: Sequence[Arrays]) -> list[Arrays]:
+    def run(self, model: Path, cases: Sequence[Arrays], meanwhile: Callable[[], object] = lambda: None) -> list[Arrays]:
         """Run a model on several inputs.
 
         Args:
             model: The ONNX file.
             cases: The inputs of each call, by name.
+            meanwhile: The caller's own work while the process runs.
 
         Returns:
             The outputs of each call, by name.
@@ -73,7 +75,11 @@ class OnnxRuntimeProcess:
             inputs, outputs = Path(folder, "inputs"), Path(folder, "outputs")
             _write(inputs, cases)
             outputs.mkdir()
-            output, _ = process.communicate(json.dumps([str(model.resolve()), str(inputs), str(outputs)]))
+            request = json.dumps([str(model.resolve()), str(inputs), str(outputs)])
+            with ThreadPoolExecutor(1) as beside:
+                answer = beside.submit(process.communicate, request)
+                meanwhile()
+                output, _ = answer.result()
             self._waiting = None
             if (outputs / _REFUSAL).exists():
                 raise ReleaseError.from_dict(json.loads((outputs / _REFUSAL).read_text()))
