@@ -48,7 +48,7 @@ SPANS = {
     },
     "upload": {
         "airflow_onnx.storage.s3:require_bucket": "make the client, check the bucket",
-        "onnx_release.artifact.digests:verify_folder": "compare the folder with its record",
+        "onnx_release.artifact.digests:describe_folder": "compare the small files with their record",
         "airflow_onnx.storage.s3:put": "upload the files and verify them",
     },
     "fetch_back": {

@@ -23,7 +23,7 @@ def describe_folder(folder: Path, known: Iterable[FileDigest] = ()) -> tuple[Fil
 
     Args:
         folder: The folder.
-        known: Digests that the caller has just taken itself. These files are not read again.
+        known: Digests that the caller takes itself. These files are not read.
 
     Returns:
         One digest per file, sorted by path.

@@ -19,6 +19,7 @@ from onnx_release.export.reference_outputs import ReferenceOptions, ReferenceOut
 from onnx_release.export.verify import ExportVerifier
 from onnx_release.records import FileDigest, OnnxArtifact
 from onnx_release.records.base import Record
+from onnx_release.runners.distribution import installed_distribution
 from onnx_release.runners.onnxruntime import CPU_PROVIDERS, CUDA_PROVIDERS, cuda_available
 from onnx_release.trained.input_spec import parse_input_spec
 from onnx_release.trained.load import load_unchecked
@@ -26,7 +27,7 @@ from onnx_release.trained.mlflow_model import TrainedPackage, read_trained
 from onnx_release.trained.model_factory import FactoryOptions
 
 # Packages whose versions the artifact records, besides those of `tool_versions`.
-_TOOLS = ("mlflow", "numpy", "onnx", "onnxruntime", "onnxscript")
+_TOOLS = ("mlflow", "numpy", "onnx", "onnxscript")
 
 
 class ExportStepOptions(Record):
@@ -178,5 +179,5 @@ def _package_spec(contract: ModelContract, result: ExportResult) -> PackageSpec:
         outputs=result.outputs,
         example=contract.example,
         providers=providers,
-        tool_versions=tool_versions() | {tool: version(tool) for tool in _TOOLS},
+        tool_versions=tool_versions() | {tool: version(tool) for tool in _TOOLS} | installed_distribution(),
     )

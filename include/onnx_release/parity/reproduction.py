@@ -21,6 +21,7 @@ from onnx_release.parity.limits import resolve_limits
 from onnx_release.parity.measures import ColumnScale
 from onnx_release.parity.scales import output_scales
 from onnx_release.records import Divergence
+from onnx_release.runners.distribution import installed_distribution
 from onnx_release.samples.sample import Sample
 from onnx_release.trained.arrays import Arrays
 
@@ -84,8 +85,8 @@ def write_reproduction(folder: Path, case: ReproductionCase) -> tuple[Path, ...]
         every = [scale for of_output in scales for scale in of_output]
         arrays = [array for scale in every for array in (scale.spread, scale.scale, scale.rounding)]
         _save(fresh / SCALES, {str(index): array for index, array in enumerate(arrays)})
-        here = {name: importlib.metadata.version(name) for name in ("numpy", "onnxruntime", "torch")}
-        here |= {"python": platform.python_version(), "platform": platform.platform()}
+        here = {name: importlib.metadata.version(name) for name in ("numpy", "torch")}
+        here |= installed_distribution() | {"python": platform.python_version(), "platform": platform.platform()}
         _dump(fresh / VERSIONS, {"compared with": here, "exported with": dict(case.versions)})
         _write(fresh / SCRIPT, _SCRIPT)
         # The bundle takes the measures of the release from the same source.

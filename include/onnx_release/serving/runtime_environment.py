@@ -25,6 +25,7 @@ from onnx_release.limits import TARGET_RUNTIME_PATTERN, TARGET_RUNTIMES_MAX
 from onnx_release.machine_faults import raise_machine_failure
 from onnx_release.records.base import Record
 from onnx_release.runners.child_process import clean_environment, run_guarded
+from onnx_release.runners.distribution import installed_distribution
 from onnx_release.scratch import scratch_folder
 from onnx_release.text import shorten
 
@@ -87,10 +88,7 @@ def require_versions(versions: Iterable[object]) -> tuple[str, ...]:
 
 def installed_version() -> str | None:
     """Return the version of ONNX Runtime in this process, or None."""
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return None
+    return next(iter(installed_distribution().values()), None)
 
 
 def prepare_environments(

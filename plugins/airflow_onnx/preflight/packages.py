@@ -72,10 +72,19 @@ def tasks_run_here() -> bool:
 
 def _packages() -> Iterator[Package]:
     for requirement in requirements():
-        try:
-            yield Package(requirement, version(requirement.name))
-        except PackageNotFoundError:
-            yield Package(requirement, "")
+        yield Package(requirement, _version(requirement.name))
+
+
+def _version(name: str) -> str:
+    """Return the version of a distribution, or of another one with the same package, or an empty text."""
+    from onnx_release.runners.distribution import DISTRIBUTIONS, installed_distribution
+
+    if name in DISTRIBUTIONS:
+        return next(iter(installed_distribution().values()), "")
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def requirements() -> list[Requirement]:

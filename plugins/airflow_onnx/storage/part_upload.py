@@ -1,5 +1,8 @@
 """Upload of a large file in parts. Each part is read once, and is hashed while others are sent.
 
+The parts are read in order, so the bytes that are sent also give the SHA-256 of the file. The store makes the object of
+them only if it is that of the record.
+
 A part has one digest: its MD5, from which most stores make the ETag. It is the SHA-256 where the ETag has another
 origin and the store returns SHA-256 checksums.
 """
@@ -7,11 +10,13 @@ origin and the store returns SHA-256 checksums.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_onnx.storage.conditional_put import base64_of
@@ -57,18 +62,24 @@ def expect_other_etags(folder: S3Folder) -> None:
 def send(folder: S3Folder, path: Path, file: FileDigest, headers: dict[str, Any]) -> ObjectDigests:
     """Put a file in parts and return the digests of the object.
 
+    :raises ArtifactRefused: ``changed_files`` if the file has other bytes than its record. No object is made.
     :raises ClientError: if the store refuses a part; likewise boto3's other errors. The upload is aborted.
     """
+    from onnx_release.artifact.digests import require_same_files
+
     client, size = folder.hook.get_conn(), part_bytes(folder, file)
     # The same handler is registered once.
     client.meta.events.register("before-sign.s3.UploadPart", _sign_the_digest, unique_id="onnx-release-parts")
     by_sha256 = _bucket(folder) in _other_etags
     place = {"Bucket": folder.bucket, "Key": folder.key(file.path)}
     arguments = headers | ({"ChecksumAlgorithm": "SHA256"} if by_sha256 else {})
+    numbers, whole, reading = itertools.count(1), hashlib.sha256(), Lock()
     with _begun(client, place | arguments, place) as upload, path.open("rb") as body:
 
-        def send_part(number: int) -> tuple[bytes, dict[str, Any]]:
-            content = os.pread(body.fileno(), size, (number - 1) * size)
+        def send_next(_: int) -> tuple[bytes, dict[str, Any]]:
+            with reading:
+                number, content = next(numbers), body.read(size)
+                whole.update(content)
             if by_sha256:
                 digest = hashlib.sha256(content).digest()
                 checksum = {"ChecksumSHA256": base64_of(digest)}
@@ -80,7 +91,10 @@ def send(folder: S3Folder, path: Path, file: FileDigest, headers: dict[str, Any]
             return digest, {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
         with ThreadPoolExecutor(_SENDERS) as pool:
-            sent = list(pool.map(send_part, range(1, -(-file.size_bytes // size) + 1)))
+            parts = -(-file.size_bytes // size)
+            sent = sorted(pool.map(send_next, range(parts)), key=lambda one: one[1]["PartNumber"])
+        found = FileDigest(path=file.path, sha256=whole.hexdigest(), size_bytes=os.fstat(body.fileno()).st_size)
+        require_same_files(f"The artifact folder '{path.parent.name}'", [found], [file])
         client.complete_multipart_upload(**upload, MultipartUpload={"Parts": [part for _, part in sent]})
     joined = b"".join(digest for digest, _ in sent)
     if by_sha256:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from airflow_onnx.errors import StorageRefused
+from airflow_onnx.storage import part_upload
 from airflow_onnx.storage.staging_base import Staging, is_work_folder, put_folder
 from onnx_release.errors import Transient
 
@@ -76,12 +77,15 @@ class FolderStaging(Staging):
     def send(
         self, artifact: OnnxArtifact, target: S3Folder, metadata: dict[str, str]
     ) -> Iterator[tuple[FileDigest, bool]]:
-        """Verify the whole folder, then put its files."""
-        from onnx_release.artifact.digests import verify_folder
+        """Put the files. Those in parts come first, and are verified as they are read; all others before any is put."""
+        from onnx_release.artifact.digests import describe_folder, require_same_files
 
         with self.local_folder(artifact) as folder:
-            verify_folder(folder, artifact.files)
-            yield from put_folder(folder, artifact.files, target, metadata)
+            in_parts = [file for file in artifact.files if part_upload.is_in_parts(target, file)]
+            found = describe_folder(folder, in_parts)
+            require_same_files(f"The artifact folder '{folder.name}'", found, artifact.files)
+            others = [file for file in artifact.files if file not in in_parts]
+            yield from put_folder(folder, (*in_parts, *others), target, metadata)
 
     def remove(self) -> None:
         """Delete the work folder."""

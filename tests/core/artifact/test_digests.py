@@ -43,6 +43,13 @@ def test_every_file_is_described_by_its_bytes_sorted_by_path(folder: Path) -> No
     assert files[0].sha256 == hashlib.sha256(bytes(3_000_000)).hexdigest()
 
 
+def test_a_known_digest_is_taken_without_reading_the_file(folder: Path) -> None:
+    files = describe_folder(folder)
+    known = files[0].replace(sha256="0" * 64)
+    elsewhere = known.replace(path="elsewhere")
+    assert describe_folder(folder, [known, elsewhere]) == (known, *files[1:])
+
+
 def test_a_folder_with_the_files_of_its_record_is_accepted(folder: Path) -> None:
     artifact = described(folder)
     require_bytes(folder.rename(folder.with_name("elsewhere")), artifact)

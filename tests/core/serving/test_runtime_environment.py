@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import threading
 import zipfile
 from pathlib import Path
@@ -10,8 +11,13 @@ import pytest
 
 from onnx_release.errors import Transient
 from onnx_release.limits import TARGET_RUNTIMES_MAX
+from onnx_release.runners.distribution import installed_distribution
 from onnx_release.serving import runtime_environment
-from onnx_release.serving.runtime_environment import installed_version, prepare_environments, require_versions
+from onnx_release.serving.runtime_environment import (
+    installed_version,
+    prepare_environments,
+    require_versions,
+)
 from tests.refusals import refused
 
 # A package of this version does not load any model.
@@ -80,6 +86,17 @@ def prepare_in_two_tasks(cache: Path) -> None:
         task.start()
     for task in tasks:
         task.join()
+
+
+def test_the_build_for_gpus_is_an_installed_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name != "onnxruntime-gpu":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.31.1"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert installed_distribution() == {"onnxruntime-gpu": "1.31.1"}
+    assert installed_version() == "1.31.1"
 
 
 def test_an_environment_is_made_once_for_two_tasks(

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from torch import nn
 
 from airflow_onnx.hooks.mlflow import MlflowHook
+from airflow_onnx.storage import part_upload
 from tests.edge.releasing import (
     SIGNATURE,
     Release,
@@ -69,6 +70,20 @@ def test_bytes_that_change_after_the_verdict_are_not_shipped(
     release.after(judged, "parity_latency")
     (release.artifact_folder / "requirements.txt").write_text("evil\n")
     with pytest.raises(AirflowFailException, match=r"requirements\.txt"):
+        release.run("upload")
+    release.clean()
+    assert_nothing_left(hook, release)
+
+
+def test_no_file_is_shipped_beside_a_large_one_that_changed(
+    hook: MlflowHook, release: Release, judged: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release.after(judged, "parity_latency")
+    size = (release.artifact_folder / "model.onnx").stat().st_size
+    monkeypatch.setattr(part_upload, "is_in_parts", lambda _, file: file.size_bytes >= size)
+    with (release.artifact_folder / "model.onnx").open("r+b") as file:
+        file.write(b"evil")
+    with pytest.raises(AirflowFailException, match=r"model\.onnx changed"):
         release.run("upload")
     release.clean()
     assert_nothing_left(hook, release)

@@ -214,6 +214,20 @@ def test_a_part_that_changes_on_its_way_is_refused_and_nothing_stays(
     assert list(stored_objects.uploads(tried)) == []
 
 
+@pytest.mark.parametrize("change", ["another byte", "a longer file", "a shorter file"])
+def test_a_large_file_that_differs_from_its_record_becomes_no_object(
+    tried: s3.S3Folder, local: Path, change: str
+) -> None:
+    size = 2 * s3.PART_BYTES + 1
+    large = written(local, "large", bytes(size))
+    content = {"another byte": b"x" + bytes(size - 1), "a longer file": bytes(size + 9), "a shorter file": bytes(9)}
+    (local / "large").write_bytes(content[change])
+    with refused("changed_files", "large"):
+        s3.put(tried, local, large, {})
+    assert s3.sizes(tried) == {}
+    assert list(stored_objects.uploads(tried)) == []
+
+
 def test_a_store_that_refuses_the_headers_gets_the_file_without_them(
     tried: s3.S3Folder, local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
