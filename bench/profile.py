@@ -31,10 +31,9 @@ SPANS = {
         "torch.export:export": "trace the model (torch.export)",
         "onnx_release.export.strategies:_convert_with_dynamo": "translate and optimise the graph (torch.onnx)",
         "onnx_release.export.graph_cleanup:save_model": "write graph and weights, folded ones put in order",
-        "onnx_release.export.verify:ExportVerifier.__call__": "run it in ONNX Runtime (own process) while hashing",
+        "onnx_release.export.verify:ExportVerifier.__call__": "run it in ONNX Runtime, and more meanwhile",
     },
     "check": {
-        "onnx_release.check.static_checks:verify_folder": "compare the folder with its record",
         "onnx.checker:check_model": "onnx.checker, by path",
         "onnx.shape_inference:infer_shapes": "shape inference, strict",
     },
