@@ -91,8 +91,12 @@ def figures(entries: Sequence[Entry], old: Mapping[str, str]) -> str:
     names = [figure.name for part in PARTS for figure in part.figures]
     rows = ["| figure | value | spread | goal | met | n | measured |", "|---|---|---|---|---|---|---|"]
     rows += [row for name in names if (row := found.get(name) or old.get(name))]
-    hosts = sorted({_host(entry["detail"]["host"]) for entry in entries if "host" in entry["detail"]})
-    return "\n".join([*rows, "", f"Machine: {'; '.join(hosts) or 'unknown'}."])
+    hosts: dict[str, set[str]] = {}
+    for entry in entries:
+        if "host" in entry["detail"]:
+            hosts.setdefault(_host(entry["detail"]["host"]), set()).add(entry["detail"].get("measured_at", "")[:10])
+    lines = [f"{host} ({', '.join(sorted(days))})" for host, days in sorted(hosts.items())]
+    return "\n".join([*rows, "", f"Machine: {'; '.join(lines) or 'unknown'}."])
 
 
 def _host(host: Entry) -> str:

@@ -78,8 +78,13 @@ class OnnxRuntimeProcess:
             request = json.dumps([str(model.resolve()), str(inputs), str(outputs)])
             with ThreadPoolExecutor(1) as beside:
                 answer = beside.submit(process.communicate, request)
-                meanwhile()
-                output, _ = answer.result()
+                try:
+                    meanwhile()
+                    output, _ = answer.result()
+                except BaseException:
+                    # Such as the time limit of the task: the thread must not wait for a process that may never end.
+                    process.kill()
+                    raise
             self._waiting = None
             if (outputs / _REFUSAL).exists():
                 raise ReleaseError.from_dict(json.loads((outputs / _REFUSAL).read_text()))

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256
 from onnx_release.artifact.mlflow_package import PackageSpec, write_package
-from onnx_release.benchmark.benchmark_model import BenchmarkOptions, benchmark_artifact, compare_artifact
+from onnx_release.benchmark.benchmark_model import BenchmarkOptions, benchmark_artifact, compare_artifact, gpu_note
 from onnx_release.benchmark.champion import served_bytes
 from onnx_release.benchmark.setup import ChampionOptions
 from onnx_release.check.smoke_test import smoke_test
@@ -28,6 +28,7 @@ from onnx_release.limits import EXTERNAL_DATA_FILE, MODEL_FILE, REFERENCE_FILE, 
 from onnx_release.records import FileDigest, OnnxArtifact, ParityReport, TensorSpec
 from onnx_release.report.acceptance import acceptance
 from onnx_release.report.gates import gates
+from onnx_release.runners.child_process import clean_environment
 from onnx_release.runners.onnxruntime import OnnxRuntimeOptions, OnnxRuntimeRunner
 from tests.core import records
 from tests.refusals import refused
@@ -292,6 +293,14 @@ def test_a_package_for_a_gpu_is_refused_on_a_cpu(case: Case) -> None:
 def test_the_smoke_test_accepts_a_good_folder_and_does_not_change_it(case: Case) -> None:
     smoke_test(case.folder, case.artifact)
     assert describe_folder(case.folder) == case.artifact.files
+
+
+def test_a_difference_on_a_gpu_names_tf32_unless_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    assert "TF32" in gpu_note()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert "TF32" not in gpu_note()
+    assert "NVIDIA_TF32_OVERRIDE" in clean_environment("/nowhere"), "the process of the export's trial needs it too"
 
 
 def test_the_smoke_test_lists_every_output_that_differs_from_the_record(case: Case) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from onnx_release.artifact.digests import describe_folder, folder_sha256
+from onnx_release.export import graph_cleanup
 from onnx_release.export.contract import ModelContract
 from onnx_release.export.export_model import ExportStepOptions, export_trained
 from onnx_release.export.fallback import ExportOptions, export_onnx
@@ -299,3 +300,13 @@ def test_the_export_prints_and_logs_nothing(trained_pt2: Path, tmp_path: Path, c
     assert [str(warning.message) for warning in seen] == []
     assert [record.getMessage() for record in caplog.records] == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "int8", "uint8", "int64", "bool"])
+@pytest.mark.parametrize("shape", [(5, 7), (700, 3001), (1, 9), (9, 1), (4, 6, 5)])
+def test_strided_weights_are_written_in_row_major_order(tmp_path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    stored = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    for view in (stored.T, stored.T[::2], stored.swapaxes(0, -1)):
+        with (tmp_path / "data").open("wb") as file:
+            graph_cleanup._StridedTensor(view).tofile(file)
+        assert (tmp_path / "data").read_bytes() == view.tobytes()

@@ -212,6 +212,18 @@ def test_a_separate_process_that_is_killed_is_transient(square: Path) -> None:
             process.run(square, [])
 
 
+def test_an_interrupt_of_the_callers_work_ends_a_process_that_hangs(square: Path) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with OnnxRuntimeProcess() as process:
+        waiting = process_of(process)
+        waiting.suspend()
+        with pytest.raises(KeyboardInterrupt):
+            process.run(square, [], interrupted)
+        assert not waiting.is_running()
+
+
 def test_a_session_leaves_no_usage_data_in_the_home_folder(square: Path, tmp_path: Path) -> None:
     code = (
         "import sys, numpy\n"
