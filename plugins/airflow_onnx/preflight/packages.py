@@ -77,10 +77,11 @@ def _packages() -> Iterator[Package]:
 
 def _version(name: str) -> str:
     """Return the version of a distribution, or of another one with the same package, or an empty text."""
-    from onnx_release.runners.distribution import DISTRIBUTIONS, installed_distribution
+    from onnx_release.runners.distribution import DISTRIBUTIONS
+    from onnx_release.serving.runtime_environment import installed_version
 
     if name in DISTRIBUTIONS:
-        return next(iter(installed_distribution().values()), "")
+        return installed_version() or ""
     try:
         return version(name)
     except PackageNotFoundError:
