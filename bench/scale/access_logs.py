@@ -13,8 +13,9 @@ _MLFLOW = re.compile(r'(?P<caller>[\d.]+):\d+ - "(?P<verb>[A-Z]+) (?P<path>\S+) 
 _AIRFLOW = re.compile(r"client_addr=(?P<caller>[\d.]+):\d+ .*method=(?P<verb>[A-Z]+) path=(?P<path>\S+)")
 # … Task execute_workload[5315f6a8-…] succeeded in 6.732741279000038s: None …
 _WORKLOAD = re.compile(r"Task execute_workload\[\S+\] succeeded in ([\d.]+)s")
-# trained model models:/m-…, 113246208 bytes: in the cache.
-_CACHE = re.compile(r", (\d+) bytes: (in the cache|fetched)\.$")
+# The trained model models:/m-…, 113 MB, from this worker's cache.
+_CACHE = re.compile(r", ([\d.]+) (bytes|kB|MB|GB), (from this worker's cache|fetched in .+)\.$")
+_UNITS = {"bytes": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 # For these words of MLflow's API the second word is the action.
 _TWO_WORDS = {"runs", "experiments", "model-versions", "registered-models", "mlflow-artifacts"}
 _WORD = re.compile(r"[a-z][a-z-]*")
@@ -40,12 +41,12 @@ def workloads(lines: Iterable[str]) -> dict[str, float]:
 
 
 def cache_use(lines: Iterable[Mapping[str, Any]]) -> Counter[str]:
-    """Count the hits and misses of a worker's cache, and their bytes, in the log of a task."""
+    """Count the hits and misses of a worker's cache, and their bytes to three digits, in the log of a task."""
     used: Counter[str] = Counter()
     for line in lines:
         if found := _CACHE.search(str(line.get("event", ""))):
-            names = ("hits", "hit_bytes") if found[2] == "in the cache" else ("misses", "miss_bytes")
-            used.update(dict(zip(names, (1, int(found[1])), strict=True)))
+            names = ("misses", "miss_bytes") if found[3].startswith("fetched") else ("hits", "hit_bytes")
+            used.update(dict(zip(names, (1, round(float(found[1]) * _UNITS[found[2]])), strict=True)))
     return used
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airflow_onnx.storage import worker_cache
 from bench import document
 from bench.figure import NotMeasured, Result
 from bench.parts import PARTS
@@ -17,6 +20,7 @@ from bench.scale import access_logs, counters, deployment, model, servers, table
 from bench.scale import figures as figures_of
 from deploy import compose
 from deploy.errors import DeployError
+from onnx_release.artifact.cache import CacheRequest
 
 WORKER, TRIGGERER, OURS = "172.21.0.8", "172.21.0.7", "172.21.0.1"
 CALLERS = {WORKER: "airflow-worker", TRIGGERER: "airflow-triggerer"}
@@ -134,17 +138,25 @@ def test_the_rate_is_from_the_first_start_to_the_last_end() -> None:
     assert found["measuring_share"] == 0.2
 
 
-def test_cache_use_is_counted_from_task_logs() -> None:
-    lines = [
-        {"event": "trained model models:/m-1, 100 bytes: fetched."},
-        {"event": "artifact s3://staging/x, 300 bytes: in the cache."},
-        {"event": "::endgroup::"},
-    ]
-    used = access_logs.cache_use(lines)
-    assert used == {"misses": 1, "miss_bytes": 100, "hits": 1, "hit_bytes": 300}
-    assert figures_of.hit_rate([used]) == 0.5
-    assert figures_of.hit_rate([used], "_bytes") == 0.75
+def test_cache_use_is_counted_from_the_lines_that_tasks_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AIRFLOW__ONNX_RELEASE__CACHE_FOLDER", str(tmp_path / "cache"))
+    small, large = (
+        CacheRequest(name=f"The artifact {size}", fill=partial(_fill, size), key=str(size)) for size in (100, 300_000)
+    )
+    for request in (large, small, large):
+        with caplog.at_level(logging.INFO), worker_cache.cached_folder(request):
+            logging.getLogger().info("another line, 5 kB, of the task.")
+    used = access_logs.cache_use([{"event": message} for message in [*caplog.messages, "::endgroup::"]])
+    assert used == {"misses": 2, "miss_bytes": 300_100, "hits": 1, "hit_bytes": 300_000}
+    assert figures_of.hit_rate([used]) == 1 / 3
+    assert figures_of.hit_rate([used], "_bytes") == 300_000 / 600_100
     assert figures_of.hit_rate([]) == 0.0
+
+
+def _fill(size_bytes: int, folder: Path) -> None:
+    (folder / "weights").write_bytes(bytes(size_bytes))
 
 
 def batch(number: int, per_hour: float, scale: float = 1.0) -> dict[str, Any]:

@@ -102,6 +102,31 @@ class Cache:
                         entry = self._hit(stack, request) or self._miss(stack, request)
             yield entry
 
+    def add(self, name: str, folder: Path, files: tuple[FileDigest, ...]) -> None:
+        """Move a folder that the caller has made into the cache, so that this worker does not fetch it.
+
+        The folder is not hashed here, because every entry is hashed before use. If it does not fit, or the disk is
+        full, nothing is kept.
+
+        Args:
+            name: The folder's name in messages, as the subject of a sentence.
+            folder: The folder. The caller does not use it afterwards.
+            files: The digests of its files.
+        """
+        entry = CacheEntry(folder=folder, files=files, sha256=content_sha256(files), hit=False)
+        if entry.size_bytes > self._max_bytes:
+            return
+        try:
+            with self._disk_errors(), ExitStack() as stack:
+                self._set_up()
+                # A rename, or a copy if the folder is on another disk.
+                moved = Path(shutil.move(folder, stack.enter_context(self._work_folder()) / "entry"))
+                with _locked(self._lease(entry.sha256), shared=True) as lease:
+                    os.utime(lease)
+                    self._publish(name, replace(entry, folder=moved), self._entry(entry.sha256))
+        except Transient as refusal:
+            _log.warning("%s is not kept in the cache: %s", name, refusal)
+
     def forget(self, key: str) -> None:
         """Remove a key, whose content was damaged when it was fetched. Its entry stays for requests by its digest."""
         if self._max_bytes > 0:
@@ -130,20 +155,26 @@ class Cache:
         lease = stack.enter_context(_locked(self._lease(entry.sha256), shared=True))
         os.utime(lease)
         target = self._entry(entry.sha256)
-        with _locked(self._root / "fills" / "room"):
-            if not target.is_dir() or _verified(target, entry.sha256) is None:
-                if not self._make_room(entry.size_bytes, entry.sha256):
-                    _log.info("%s, %d bytes, does not fit into the cache.", request.name, entry.size_bytes)
-                    return entry
-                # A process that still uses the damaged entry continues with the intact files.
-                self._discard(target)
-                entry.folder.rename(target)
+        if not self._publish(request.name, entry, target):
+            return entry
         if request.key:
             key_file = self._key_file(request.key)
             temporary = key_file.with_name(f"{key_file.name}.{secrets.token_hex(8)}")
             temporary.write_text(entry.sha256)
             temporary.replace(key_file)
         return replace(entry, folder=target)
+
+    def _publish(self, name: str, entry: CacheEntry, target: Path) -> bool:
+        """Move a folder on the cache's disk to its place, unless an intact one is there. Return False without room."""
+        with _locked(self._root / "fills" / "room"):
+            if not target.is_dir() or _verified(target, entry.sha256) is None:
+                if not self._make_room(entry.size_bytes, entry.sha256):
+                    _log.info("%s, %d bytes, does not fit into the cache.", name, entry.size_bytes)
+                    return False
+                # A process that still uses the damaged entry continues with the intact files.
+                self._discard(target)
+                entry.folder.rename(target)
+        return True
 
     def _make_room(self, size_bytes: int, sha256: str) -> bool:
         """Evict the least recently used entries until the size fits. Entries in use stay."""

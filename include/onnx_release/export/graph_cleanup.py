@@ -20,7 +20,7 @@ from onnx_release.trained.load import LoadedModel
 from onnx_release.trained.mapped_weights import pages_of
 
 _WRITERS = 2
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 2**20
 
 
 def rename_inner_values(graph: ir.Graph) -> None:

@@ -41,7 +41,10 @@ class Staging(abc.ABC):
 
     @abc.abstractmethod
     def stage(self, name: str, artifact: OnnxArtifact, written: Path) -> OnnxArtifact:
-        """Stage the artifact in the folder `written`, and return its record with `staging_uri`."""
+        """Stage the artifact in the folder `written`, and return its record with `staging_uri`.
+
+        The folder may be gone afterwards.
+        """
 
     @abc.abstractmethod
     def local_folder(self, artifact: OnnxArtifact) -> AbstractContextManager[Path]:

@@ -68,12 +68,13 @@ class S3Staging(Staging):
         return scratch / name
 
     def stage(self, name: str, artifact: OnnxArtifact, written: Path) -> OnnxArtifact:
-        """Put every file and verify it."""
+        """Put every file and verify it. The folder `written` moves to this worker's cache, for the next tasks here."""
         parent = staging_folder(f"{self.uri}/{name}")
         folder = staging_folder(f"{parent.uri}/{artifact.sha256}")
         metadata = {"artifact-sha256": artifact.sha256}
         staged = StagedObjects(objects={file.path: s3.put(folder, written, file, metadata) for file in artifact.files})
         s3.put_text(parent, _objects_file(artifact), json.dumps(staged.to_dict()))
+        worker_cache.keep_folder(_name(folder.uri), written, artifact.files)
         return artifact.replace(staging_uri=folder.uri)
 
     @contextmanager
@@ -93,7 +94,7 @@ class S3Staging(Staging):
                 )
             s3.fetch(self.folder, artifact.files, target)
 
-        request = CacheRequest(name=f"The artifact {self.uri}", fill=fill, sha256=artifact.sha256, files=artifact.files)
+        request = CacheRequest(name=_name(self.uri), fill=fill, sha256=artifact.sha256, files=artifact.files)
         with worker_cache.cached_folder(request) as entry:
             yield entry.folder
 
@@ -158,6 +159,10 @@ def staging_folder(uri: str) -> s3.S3Folder:
     """Return the folder of a URI, through the deployment's connection."""
     validation.validate_bucket(uri.removeprefix("s3://").partition("/")[0])
     return s3.folder_at(settings.staging_conn_id(), uri, rerun=RERUN)
+
+
+def _name(uri: str) -> str:
+    return f"The artifact {uri}"
 
 
 def _objects_file(artifact: OnnxArtifact) -> str:

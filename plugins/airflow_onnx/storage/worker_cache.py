@@ -21,6 +21,7 @@ from onnx_release.training_runs import weight_files
 if TYPE_CHECKING:
     from airflow_onnx.hooks.mlflow import MlflowHook
     from onnx_release.artifact.cache import CacheEntry, CacheRequest
+    from onnx_release.records import FileDigest
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,13 @@ def cached_folder(request: CacheRequest) -> Iterator[CacheEntry]:
         source = "from this worker's cache" if entry.hit else f"fetched in {seconds_text(time.monotonic() - began)}"
         log.info("%s, %s, %s.", request.name, size_text(entry.size_bytes), source)
         yield entry
+
+
+def keep_folder(name: str, folder: Path, files: tuple[FileDigest, ...]) -> None:
+    """Move a folder that this task has made into this worker's cache. See `Cache.add`."""
+    from onnx_release.artifact.cache import Cache
+
+    Cache(settings.cache_folder(), settings.cache_max_bytes()).add(name, folder, files)
 
 
 @contextmanager

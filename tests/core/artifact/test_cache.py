@@ -201,6 +201,56 @@ def test_a_limit_of_0_keeps_nothing_and_does_not_use_the_folder(root: Path, fetc
     assert not root.exists()
 
 
+def made(tmp_path: Path, content: str) -> Path:
+    """Return a folder that this process has made."""
+    folder = tmp_path / "made"
+    folder.mkdir()
+    filling(Path(os.devnull), content)(folder)
+    return folder
+
+
+def test_an_added_folder_is_not_fetched(root: Path, fetched: Path, tmp_path: Path) -> None:
+    cache, folder = Cache(root, 250), made(tmp_path, "a")
+    files = describe_folder(folder)
+    cache.add("a", folder, files)
+    assert not folder.exists()
+    assert left_behind(root) == []
+    with cache.entry(request_for(fetched, "a", sha256=content_sha256(files))) as entry:
+        assert entry.hit
+        cache.add("a", made(tmp_path, "a"), files)
+        assert (entry.folder / "MLmodel").read_text() == "a", "the entry in use stays"
+    assert fetched.read_text() == ""
+    assert len(entries(root)) == 1
+
+
+def test_an_added_folder_with_other_bytes_than_its_record_is_not_used(
+    root: Path, fetched: Path, tmp_path: Path
+) -> None:
+    cache, folder = Cache(root, 250), made(tmp_path, "a")
+    files = describe_folder(folder)
+    (folder / "data" / "weights").write_bytes(b"other bytes")
+    cache.add("a", folder, files)
+    with cache.entry(request_for(fetched, "a", sha256=content_sha256(files))) as entry:
+        assert not entry.hit
+        assert describe_folder(entry.folder) == files
+
+
+@pytest.mark.parametrize("max_bytes", [0, 99])
+def test_an_added_folder_that_does_not_fit_is_not_kept(root: Path, tmp_path: Path, max_bytes: int) -> None:
+    folder = made(tmp_path, "a")
+    Cache(root, max_bytes).add("a", folder, describe_folder(folder))
+    assert not root.exists()
+
+
+def test_a_cache_that_cannot_be_written_does_not_fail_the_task_that_adds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    folder = made(tmp_path, "a")
+    Cache(tmp_path / "file" / "cache", 1000).add("The artifact", folder, describe_folder(folder))
+    assert "The artifact is not kept in the cache" in caplog.text
+
+
 def test_a_failed_fetch_leaves_nothing(root: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "half").write_text("x")

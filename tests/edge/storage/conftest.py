@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Transfers:
 
 
 @pytest.fixture
-def staged_release(release: Release, judged: Release, workers: Workers) -> Release:
+def staged_release(release: Release, judged: Release, workers: Workers, tmp_path: Path) -> Release:
     """A release after its verdict, with its artifact staged in the store as the export does it."""
     workers.go("export")
     release.returned = json.loads(json.dumps(judged.returned))
@@ -67,5 +68,7 @@ def staged_release(release: Release, judged: Release, workers: Workers) -> Relea
     release.skipped = set(judged.skipped)
     work = staging.open_staging(release.run("prepare"))
     artifact = OnnxArtifact.from_dict(judged.returned["export"])
-    release.returned["export"] = work.stage(staging.ARTIFACT, artifact, judged.artifact_folder).to_dict()
+    # Staging moves the folder.
+    written = shutil.copytree(judged.artifact_folder, tmp_path / "written")
+    release.returned["export"] = work.stage(staging.ARTIFACT, artifact, written).to_dict()
     return release
