@@ -44,14 +44,11 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 def with_figures(page: str, entries: Sequence[Entry]) -> str:
     """Return the page with the picture and a table of the entries between its two marks.
 
-    A figure without an entry keeps its row, whose date is older.
-
     Raises:
         ValueError: A mark is missing.
     """
     picture = f"![The main figures]({PICTURE.relative_to(PAGE.parent)})"
-    old = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
-    return _between(page, BEGIN, END, f"{picture}\n\n{figures(entries, old)}")
+    return _between(page, BEGIN, END, f"{picture}\n\n{figures(entries)}")
 
 
 def with_profile(page: str, entries: Sequence[Entry]) -> str:
@@ -74,23 +71,15 @@ def _between(page: str, begin: str, end: str, text: str) -> str:
     return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
-def figures(entries: Sequence[Entry], old: Mapping[str, str]) -> str:
-    """Return the table, and a line about the machines of the entries.
-
-    Args:
-        entries: The results.
-        old: Rows of figures by name, used without a result.
-    """
-    found = {}
+def figures(entries: Sequence[Entry]) -> str:
+    """Return the table, and a line about the machines of the entries."""
+    rows = ["| figure | value | spread | goal | met | n | measured |", "|---|---|---|---|---|---|---|"]
     for entry in entries:
         met = {None: "", True: "yes", False: "**no**"}[entry["met"]]
         low, high = (f"{edge:.3g}" for edge in entry["spread"])
         cells = [f"`{entry['name']}`", f"{entry['value']:.3g} {entry['unit']}".strip(), f"{low} to {high}"]
         cells += [entry["goal"], met, str(entry["n"]), str(entry["detail"].get("measured_at", ""))[:10]]
-        found[entry["name"]] = f"| {' | '.join(cells)} |"
-    names = [figure.name for part in PARTS for figure in part.figures]
-    rows = ["| figure | value | spread | goal | met | n | measured |", "|---|---|---|---|---|---|---|"]
-    rows += [row for name in names if (row := found.get(name) or old.get(name))]
+        rows.append(f"| {' | '.join(cells)} |")
     hosts: dict[str, set[str]] = {}
     for entry in entries:
         if "host" in entry["detail"]:

@@ -13,7 +13,7 @@ from mlflow.types import Schema, TensorSpec
 from torch import nn
 
 from bench.models import FACTORY, INPUT_SPEC, make, mlflow_arguments
-from bench.servers import EXPERIMENT
+from bench.servers import EXPERIMENT, MODEL_NAME
 from bench.step import Meter
 
 FEATURES = 32
@@ -48,7 +48,9 @@ def log_models(meter: Meter, size: str, *seeds: str) -> dict[str, Any]:
     experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
     ids = []
     for seed in seeds:
-        run = mlflow.start_run(experiment_id=experiment_id, run_name=f"{size or 'small'}-{seed}")
+        # A registered model has one set of inputs and outputs.
+        tags = {"onnx_release.model_name": f"{MODEL_NAME}-{size}"} if size else None
+        run = mlflow.start_run(experiment_id=experiment_id, run_name=f"{size or 'small'}-{seed}", tags=tags)
         if size:
             model, arguments = _reference_model(size, int(seed)), mlflow_arguments()
         else:
