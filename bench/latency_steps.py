@@ -42,7 +42,7 @@ def time_pair(meter: Meter, pair: str, size: str, batch: str, onnx: str, limit: 
     budget = LatencyBudget(speedup_min=float(limit), speedup_goal=float(limit)) if limit else None
     meter.start()
     began = time.perf_counter()
-    with _sides(pair, size, Path(onnx), sample) as sides:
+    with sides_of(pair, size, Path(onnx), sample) as sides:
         ready_s = time.perf_counter() - began
         with meter.work():
             measured = measure(sides, sample, plan, budget)
@@ -50,7 +50,8 @@ def time_pair(meter: Meter, pair: str, size: str, batch: str, onnx: str, limit: 
 
 
 @contextmanager
-def _sides(pair: str, size: str, onnx: Path, sample: Sample) -> Iterator[Sides]:
+def sides_of(pair: str, size: str, onnx: Path, sample: Sample) -> Iterator[Sides]:
+    """Yield both sides of a pair, ready to run; `onnx` is a file for the pairs with ONNX Runtime."""
     if pair == "onnxruntime":
         with _session(onnx) as session:
             yield Sides(reference=session, candidate=session)
@@ -62,7 +63,7 @@ def _sides(pair: str, size: str, onnx: Path, sample: Sample) -> Iterator[Sides]:
         if pair == "torch":
             yield Sides(reference=reference, candidate=reference)
         elif pair == "pt2":
-            example = tuple(contract().tensors("cpu"))
+            example = tuple(contract().tensors("cpu").values())
             program = torch.export.export(model, example, dynamic_shapes=({0: torch.export.Dim("batch")},))
             with _pytorch(program) as exported:
                 yield Sides(reference=reference, candidate=exported)

@@ -120,7 +120,7 @@ def _release_options() -> dict[str, str]:
     They are in airflow.cfg, not in the environment, so that the `airflow` command line of another shell has them too.
     """
     options = {"factory_packages": "examples", "watch_experiments": EXPERIMENT, "bucket": RELEASE_BUCKET}
-    options |= {"preload": "True", "signing_conn_id": signing.CONNECTION}
+    options |= {"preload": "True", "export_slots": "1", "signing_conn_id": signing.CONNECTION}
     options |= {name.lower(): os.environ[name] for name in _SHORT if os.environ.get(name)}
     prefix = "AIRFLOW__ONNX_RELEASE__"
     return options | {
@@ -135,7 +135,10 @@ def _settings(context: Context) -> str:
         {
             "core": {
                 "executor": "LocalExecutor",
-                "parallelism": "4",
+                # LocalExecutor runs queued tasks first come, first served. The pools give it four tasks of releases at
+                # most: one export, one measuring task and two others. The fifth slot is free for the watch.
+                "parallelism": "5",
+                "default_pool_task_slot_count": "2",
                 "load_examples": "False",
                 # STACK_DAGS is a folder with more DAGs beside copies of these.
                 "dags_folder": os.environ.get("STACK_DAGS") or str(REPO / "dags"),

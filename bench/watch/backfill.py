@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow_onnx.defaults import WATCH_POOL
 from bench.figure import Figure, Result, Setting, part, progress
 from bench.servers import MODEL_NAME, QUICK, embedded_stack
 from bench.watch import airflow_runs
@@ -193,7 +193,6 @@ class History:
         return [str(version.run_id) for version in found]
 
     def _slots(self) -> int:
-        """Return the number of tasks that the stack's executor runs at the same time."""
-        parser = configparser.ConfigParser(interpolation=None)
-        parser.read(self._context.layout.airflow_home / "airflow.cfg")
-        return parser.getint("core", "parallelism")
+        """Return the number of tasks of releases that may run at the same time, by their pools."""
+        pools = self._airflow.api.get("/pools")["pools"]
+        return sum(pool["slots"] for pool in pools if pool["name"] != WATCH_POOL)

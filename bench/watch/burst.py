@@ -39,6 +39,7 @@ class Burst:
         # A service uses some time without any release.
         used_s = {name: max(0.0, seconds - idle.get(name, 0.0) * window_s) for name, seconds in used.items()}
         rows = self._watched.runs.releases(self._runs)
+        measured = list(self._measured(rows))
         wall_s = max(_time(row["end_date"]) for row in rows) - min(_time(row["start_date"]) for row in rows)
         allowed_s = sum(used_s.values()) / cpu.cpus()
         return {
@@ -48,18 +49,24 @@ class Burst:
             "releases_per_hour": 3600 * len(self._runs) / wall_s,
             "cpu_s": used_s,
             "rate_of_the_tasks_alone": used_s.get("tasks", 0.0) / cpu.cpus() / wall_s,
-            "speedups": sorted(self._speedups(rows)),
+            "speedups": sorted(batch["speedup"] for batch in measured if batch["conclusive"]),
+            # Fewer undisturbed rounds than needed within `measure_max_s`; a release reports them as uncertain.
+            "inconclusive": [
+                {name: batch[name] for name in ("speedup", "speedup_low", "speedup_high")}
+                for batch in measured
+                if not batch["conclusive"]
+            ],
             **self._watch_waits(began),
         }
 
-    def _speedups(self, rows: list[dict[str, Any]]) -> Iterator[float]:
-        """Yield the speedup at the serving batch size of each release."""
+    def _measured(self, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the measurement at the serving batch size of each release."""
         for row in rows:
             report = self._watched.runs.api.xcom(DAG_ID, row["dag_run_id"], "parity_latency")
             # A failed release has none.
             if latency := report and report["latency"]:
                 size = latency["budget"]["batch_size"]
-                yield next(batch["speedup"] for batch in latency["batches"] if batch["batch_size"] == size)
+                yield next(batch for batch in latency["batches"] if batch["batch_size"] == size)
 
     def _follow(self) -> None:
         """Wait for all releases; meanwhile a run without a model ends now and then."""
@@ -83,11 +90,13 @@ class Burst:
         queued = {row["dag_run_id"]: _time(row["queued_at"]) for row in self._watched.runs.watches()}
         tasks = [task for task in self._watched.runs.watch_tasks() if task["start_date"]]
         starts = {task["dag_run_id"]: _time(task["start_date"]) for task in tasks}
-        waits = [begin - queued[run] for run, begin in starts.items() if queued[run] >= since]
+        waits = {run: begin - queued[run] for run, begin in starts.items() if queued[run] >= since}
+        parts = {task["dag_run_id"]: _parts(task, queued[task["dag_run_id"]]) for task in tasks}
         # A run that ended last may be decided after the burst.
         decided = [min((begin for begin in starts.values() if begin >= end), default=None) for end in self._late_ends]
         return {
-            "watch_waits_s": waits,
+            "watch_waits_s": list(waits.values()),
+            "watch_waits_made_of_s": [parts[run] for run in waits],
             "late_runs": len(self._late_ends),
             "end_to_decision_s": [at - end for at, end in zip(decided, self._late_ends, strict=True) if at],
         }
@@ -98,6 +107,15 @@ def with_two_slots(context: Context, watched: Watched, runs: list[str]) -> dict[
     pool = {"pool": MEASURE_POOL, "slots": 2, "include_deferred": False}
     watched.runs.api.patch(f"/pools/{MEASURE_POOL}", pool)
     return Burst(context, watched, runs).measure()
+
+
+def _parts(task: dict[str, Any], created_s: float) -> dict[str, float]:
+    """Return the parts of a task's wait in seconds; empty for a task that was scheduled again after a deferral."""
+    names = ("until_scheduled", "until_queued", "until_started")
+    times = [created_s, *(_time(task[name]) for name in ("scheduled_when", "queued_when", "start_date"))]
+    if times != sorted(times):
+        return {}
+    return {name: end - begin for name, begin, end in zip(names, times, times[1:], strict=False)}
 
 
 def _time(text: str) -> float:

@@ -19,11 +19,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bench import __main__ as command
-from bench import airflow_parts, cpu, document, profile, results, sides
+from bench import airflow_parts, cpu, document, latency_steps, profile, results, sides
 from bench.figure import Figure, NotMeasured, Part, Result, Setting
 from bench.gemm_steps import Gemm, products_of
+from bench.models import contract
 from bench.parts import PARTS, chosen
 from bench.sides import Cost, Side, Step, interleave, ratio
+from onnx_release.samples.generate import make_samples
 from stack.errors import StackError
 
 MB = 10**6
@@ -151,6 +153,15 @@ def test_the_goal_of_a_figure_decides_whether_it_is_met() -> None:
     plain = Figure("three", "s").result(2.0, {})
     assert (plain.met, plain.goal, plain.spread) == (None, "", (2.0, 2.0))
     assert "host" in plain.detail
+
+
+def test_an_exported_program_is_timed_against_its_eager_model() -> None:
+    sample = make_samples(contract().inputs, None, (3,))[0]
+    with latency_steps.sides_of("pt2", "nano", Path("not-used"), sample) as pair:
+        eager, program = pair.reference.run(sample.inputs), pair.candidate.run(sample.inputs)
+    assert set(eager) == set(program) == {"positions", "uncertainties"}
+    for name, values in eager.items():
+        np.testing.assert_allclose(program[name], values, atol=1e-5)
 
 
 def test_other_parts_run_after_a_failed_part(
