@@ -50,7 +50,7 @@ class Burst:
             "cpu_s": used_s,
             "rate_of_the_tasks_alone": used_s.get("tasks", 0.0) / cpu.cpus() / wall_s,
             "speedups": sorted(batch["speedup"] for batch in measured if batch["conclusive"]),
-            # Fewer undisturbed rounds than needed within `measure_max_s`; a release reports them as uncertain.
+            # A wide interval, or disturbed rounds: a release reports them as uncertain.
             "inconclusive": [
                 {name: batch[name] for name in ("speedup", "speedup_low", "speedup_high")}
                 for batch in measured
